@@ -1,0 +1,57 @@
+"""The exceptions a user can meet.
+
+Every message is one line that says what is wrong and what to do about it. The command line prints the message and exits
+with `exit_code`; a library user catches `R2mrfError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class R2mrfError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code = 2
+
+
+class UsageError(R2mrfError):
+    """An option or argument that means nothing, or that contradicts another."""
+
+
+class CheckpointError(R2mrfError):
+    """A checkpoint that cannot be read, is unsafe, or does not fit its network."""
+
+
+class GraphError(R2mrfError):
+    """An ONNX model that is damaged, invalid, or uses something that a step cannot handle."""
+
+
+class ArtifactError(R2mrfError):
+    """An artifact that is damaged or does not match its manifest."""
+
+
+class RuntimeUnavailable(R2mrfError):
+    """A runtime (or another optional package) that is not installed or has no device here."""
+
+
+class BuildError(R2mrfError):
+    """An engine that the builder could not, or must not, build."""
+
+
+class InputError(R2mrfError):
+    """An image, folder or array that cannot be used as input."""
+
+
+class CheckFailed(R2mrfError):
+    """A check was carried out and its answer is no: parity, budget."""
+
+    exit_code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the nearest valid one, else all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"

@@ -1,0 +1,206 @@
+"""The manifest: the JSON beside every artifact, bound to it by SHA-256.
+
+An artifact is one model file and its manifest, `x.onnx` + `x.onnx.json`. The model file stays native; whatever else a
+loader, a person or a program embedding it has to know stands in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from r2mrf_deploy.errors import ArtifactError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TensorSpec(_Model):
+    """One input or output. A dimension is an int, or a name where it is free."""
+
+    name: str
+    dtype: str
+    """numpy's name: uint8, float32, float16, bfloat16."""
+    shape: list[int | str]
+    layout: Literal["NHWC", "NCHW"] | None = None
+
+    @property
+    def static(self) -> bool:
+        return all(isinstance(d, int) for d in self.shape)
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(self.shape) and all(
+            not isinstance(want, int) or want == got for want, got in zip(self.shape, shape, strict=True)
+        )
+
+    def __str__(self) -> str:
+        dims = "×".join(map(str, self.shape))
+        return f"{self.name}: {self.dtype} [{dims}]" + (f" {self.layout}" if self.layout else "")
+
+
+class Preprocess(_Model):
+    """How a camera's RGB bytes become the network's input: (x / 255 - mean) / std, per channel."""
+
+    mean: list[float]
+    std: list[float]
+    color: Literal["RGB"] = "RGB"
+    inside: bool = True
+    """Whether the graph does this itself (`--io image`) or expects it done (`--io tensor`)."""
+
+
+class RewriteRecord(_Model):
+    """One exact rewrite as it was applied: how often, and what it saved."""
+
+    name: str
+    count: int
+    multiply_adds_before: int
+    multiply_adds_after: int
+
+
+class Target(_Model):
+    """The devices a plan was built for."""
+
+    runtime: str
+    runtime_version: str
+    compute_capabilities: list[str]
+    gpus: list[str] = Field(default_factory=list)
+    built_without_gpu: bool = False
+    achieved_precision: str = "not verified: no device to ask"
+
+
+class Manifest(_Model):
+    format: Literal["r2mrf-artifact/1"] = "r2mrf-artifact/1"
+    file: str
+    sha256: str
+    bytes: int
+    companions: dict[str, str] = Field(default_factory=dict)
+    """Further files of the artifact (OpenVINO's .bin) and their SHA-256."""
+    kind: Literal["onnx", "plan", "openvino"]
+    checkpoint_sha256: str | None = None
+    source_sha256: str | None = None
+    """SHA-256 of the ONNX file that a plan or an OpenVINO model was made from."""
+    network: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    profiles: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
+    """For each input with free dimensions: its min, opt and max shape."""
+    preprocess: Preprocess | None = None
+    precision: str = "fp32"
+    opset: int | None = None
+    rewrites: list[RewriteRecord] = Field(default_factory=list)
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    """Of one image at the static size, or at the optimum of the profile."""
+    target: Target | None = None
+    tools: dict[str, str] = Field(default_factory=dict)
+    parity: list[dict[str, Any]] = Field(default_factory=list)
+    latency: list[dict[str, Any]] = Field(default_factory=list)
+    created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    @staticmethod
+    def path_for(artifact: Path) -> Path:
+        return artifact.with_name(artifact.name + ".json")
+
+    def save(self, artifact: Path) -> Path:
+        """Write the manifest beside `artifact`, atomically."""
+        return write_atomically(self.path_for(artifact), (self.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest file.
+
+        Raises:
+            ArtifactError: it does not exist, is not JSON, or is not a manifest.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is missing: an artifact needs its manifest beside it") from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise ArtifactError(f"{path} cannot be read as a manifest: {e}") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the document"
+            raise ArtifactError(f"{path} is not a manifest: {where}: {first['msg']}") from None
+
+    @classmethod
+    def beside(cls, artifact: Path) -> Manifest | None:
+        """The manifest of `artifact`, checked against it; None where there is no manifest.
+
+        Raises:
+            ArtifactError: the manifest is damaged, or is not this file's.
+        """
+        path = cls.path_for(artifact)
+        if not path.exists():
+            return None
+        manifest = cls.read(path)
+        expected = {artifact.name: manifest.sha256} | manifest.companions
+        for name, digest in expected.items():
+            file = artifact.with_name(name)
+            if not file.exists():
+                raise ArtifactError(f"{file} is missing: it belongs to {artifact.name}")
+            if sha256(file) != digest:
+                raise ArtifactError(
+                    f"{file} does not match {path.name} (SHA-256 differs): it was changed or only half written; "
+                    "make the artifact again"
+                )
+        return manifest
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(f)
+
+
+def _sha256(f: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := f.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:
+    """Write a file whole or not at all: to a temporary file beside it, then rename.
+
+    Args:
+        path: where the file shall be; missing folders are made.
+        content: the bytes, or a function that writes them to the path it is given.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full; an existing file at `path` is left as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as e:
+        raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            if isinstance(content, bytes):
+                f.write(content)
+        if not isinstance(content, bytes):
+            content(temporary)
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as e:
+        raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

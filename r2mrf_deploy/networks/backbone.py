@@ -1,0 +1,174 @@
+"""Backbones: five feature maps F_1 .. F_5 of an image, shallow to deep.
+
+All are torchvision's classification networks without their classifiers. Parameters keep torchvision's names below `body`,
+so ImageNet weights load without a table of renamings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from r2mrf_deploy.errors import UsageError, did_you_mean
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One feature map: the children of `body` that lead to it from the tap before, and what comes out."""
+
+    children: tuple[str, ...]
+    channels: int
+    stride: int
+    pool: int = 1
+    """Max-pooling factor that brings a map finer than stride 4 to stride 4."""
+
+
+def _stages(*children: str) -> tuple[str, ...]:
+    return children
+
+
+def _numbered(first: int, last: int) -> tuple[str, ...]:
+    return tuple(map(str, range(first, last + 1)))
+
+
+_RESNET = (
+    Tap(_stages("conv1", "bn1", "relu", "maxpool"), 64, 4),
+    Tap(_stages("layer1"), 256, 4),
+    Tap(_stages("layer2"), 512, 8),
+    Tap(_stages("layer3"), 1024, 16),
+    Tap(_stages("layer4"), 2048, 32),
+)
+
+# name -> (where torchvision keeps the convolutional part, taps). R²MRF paper, "Effectiveness of Different Backbone Network
+# Architectures", for ResNeXt, VGG-16 and DenseNet-161.
+_TABLE: dict[str, tuple[Literal["", "features"], tuple[Tap, ...]]] = {
+    "resnext101_32x4d": ("", _RESNET),
+    "resnext50_32x4d": ("", _RESNET),
+    "resnext101_32x8d": ("", _RESNET),
+    "resnext101_64x4d": ("", _RESNET),
+    "vgg16": (
+        "features",
+        (
+            Tap(_numbered(0, 3), 64, 4, pool=4),  # conv1_2
+            Tap(_numbered(4, 8), 128, 4, pool=2),  # conv2_2
+            Tap(_numbered(9, 15), 256, 4),  # conv3_3
+            Tap(_numbered(16, 22), 512, 8),  # conv4_3
+            Tap(_numbered(23, 29), 512, 16),  # conv5_3
+        ),
+    ),
+    "densenet161": (
+        "features",
+        (
+            Tap(_stages("conv0", "norm0", "relu0", "pool0"), 96, 4),
+            Tap(_stages("denseblock1"), 384, 4),
+            Tap(_stages("transition1", "denseblock2"), 768, 8),
+            Tap(_stages("transition2", "denseblock3"), 2112, 16),
+            Tap(_stages("transition3", "denseblock4"), 2208, 32),
+        ),
+    ),
+    "mobilenet_v3_large": (
+        "features",
+        (
+            Tap(_numbered(0, 1), 16, 4, pool=2),
+            Tap(_numbered(2, 3), 24, 4),
+            Tap(_numbered(4, 6), 40, 8),
+            Tap(_numbered(7, 12), 112, 16),
+            Tap(_numbered(13, 16), 960, 32),
+        ),
+    ),
+}
+
+NAMES = tuple(_TABLE)
+
+
+class Backbone(nn.Module):
+    """`forward`: image [N, 3, H, W] to (F_1 .. F_5), each [N, C_l, ~H/s_l, ~W/s_l].
+
+    F_1 is at stride 4 for every backbone: R²MRF works at F_1's size. Maps that are finer (VGG-16, MobileNet) are max-pooled,
+    as ResNeXt's own first map is; averaging would remove the high frequencies that tell sharp from blurred.
+
+    Args:
+        name: one of `NAMES`.
+
+    Raises:
+        UsageError: there is no such backbone.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if name not in _TABLE:
+            raise UsageError(f"no backbone {name!r}: {did_you_mean(name, _TABLE)}")
+        self.name = name
+        where, self.taps = _TABLE[name]
+        model = _torchvision(name)
+        model = getattr(model, where) if where else model
+        self.body = nn.ModuleDict({c: model.get_submodule(c) for tap in self.taps for c in tap.children})
+        for module in self.body.modules():
+            if isinstance(module, nn.ReLU):  # in-place ops would overwrite the taps
+                module.inplace = False
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(tap.channels for tap in self.taps)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        x = image
+        for tap in self.taps:
+            for child in tap.children:
+                x = self.body[child](x)
+            maps.append(F.max_pool2d(x, tap.pool, ceil_mode=True) if tap.pool > 1 else x)
+        return tuple(maps)
+
+    def load_imagenet(self, path: str | None = None) -> None:
+        """Load ImageNet weights: a local torchvision state dict, or torchvision's own download.
+
+        Raises:
+            UsageError: torchvision has no ImageNet weights for this backbone, or the file does not fit it.
+        """
+        if path is not None:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        elif self.name in torchvision.models.list_models():
+            state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict()
+        else:
+            raise UsageError(f"torchvision has no ImageNet weights for {self.name}; give a local file")
+        prefix = "features." if _TABLE[self.name][0] else ""
+        own = self.body.state_dict()
+        fitting = {k.removeprefix(prefix): v for k, v in state.items() if k.removeprefix(prefix) in own}
+        if missing := sorted(own.keys() - fitting.keys()):
+            raise UsageError(f"these ImageNet weights are not {self.name}'s: no {missing[0]!r}")
+        try:
+            self.body.load_state_dict(fitting)
+        except RuntimeError as e:
+            raise UsageError(
+                f"these ImageNet weights are not {self.name}'s: {str(e).splitlines()[1].strip()}"
+            ) from None
+
+
+def identify(shapes: Shapes, prefix: str = "backbone.") -> str | None:
+    """The backbone whose parameters these are, by names and shapes; None where it is none of ours."""
+    found = {k: v for k, v in shapes.items() if k.startswith(prefix)}
+    return next((name for name in NAMES if _signature(name, prefix) == found), None)
+
+
+@cache
+def _signature(name: str, prefix: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {prefix + k: tuple(v.shape) for k, v in Backbone(name).state_dict().items()}
+
+
+def _torchvision(name: str) -> nn.Module:
+    if name == "resnext101_32x4d":  # torchvision has the layers but not this combination (44.2 M with its classifier)
+        from torchvision.models.resnet import Bottleneck, ResNet
+
+        return ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
+    return torchvision.models.get_model(name, weights=None)

@@ -1,0 +1,81 @@
+"""Runtimes: everything that can run an artifact, behind one protocol and one registry.
+
+The registry is a table of module paths, so that asking for one runtime imports no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError, did_you_mean
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
+
+__all__ = ["Availability", "OpenOptions", "Runner", "Runtime", "Timing", "get", "names", "open", "suitable"]
+
+# name -> module:class. For a suffix that several can open, the first is the default.
+_REGISTRY = {
+    "pytorch": "r2mrf_deploy.runtimes.pytorch:PyTorch",
+    "onnxruntime": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU",
+    "onnxruntime-cuda": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA",
+    "openvino": "r2mrf_deploy.runtimes.openvino:OpenVINO",
+    "tensorrt": "r2mrf_deploy.runtimes.tensorrt:TensorRT",
+}
+
+
+def names() -> list[str]:
+    return list(_REGISTRY)
+
+
+def get(name: str) -> Runtime:
+    """The runtime called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in _REGISTRY:
+        raise UsageError(f"no runtime {name!r}: {did_you_mean(name, _REGISTRY)}")
+    module, _, attribute = _REGISTRY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def suitable(artifact: Path) -> list[Runtime]:
+    """Every runtime that opens files of this suffix, available or not."""
+    return [r for r in map(get, _REGISTRY) if artifact.suffix.lower() in r.suffixes]
+
+
+def open(
+    artifact: Path | str, runtime: str | None = None, *, trust: bool = False, options: OpenOptions | None = None
+) -> Runner:
+    """Open an artifact or a checkpoint with a runtime (by default the first that opens its kind of file).
+
+    Args:
+        artifact: the model file. Where a manifest lies beside it, the two must match.
+        trust: open a plan without a manifest. A plan is executable code.
+
+    Raises:
+        InputError: no such file.
+        ArtifactError: the file does not match its manifest, or is a plan without one, or no runtime opens it.
+        RuntimeUnavailable: the runtime is not installed or has no device here.
+    """
+    path = Path(artifact)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    runtimes = suitable(path)
+    if not runtimes:
+        raise ArtifactError(
+            f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are .pth .onnx .xml .plan"
+        )
+    chosen = get(runtime) if runtime else runtimes[0]
+    if chosen.name not in {r.name for r in runtimes}:
+        raise UsageError(
+            f"{chosen.name} does not open {path.suffix} files; {' or '.join(r.name for r in runtimes)} does"
+        )
+    manifest = Manifest.beside(path)
+    if manifest is None and path.suffix == ".plan" and not trust:
+        raise ArtifactError(
+            f"{path}: a plan is executable code and this one has no manifest ({path.name}.json); "
+            "build it with `r2mrf build`, or pass --trust if you know where it comes from"
+        )
+    return chosen.open(path, manifest, options)

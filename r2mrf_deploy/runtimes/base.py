@@ -1,0 +1,172 @@
+"""The protocol every runtime keeps.
+
+A Runtime says whether it can be used here and opens an artifact; a Runner is an opened artifact. Public verbs check, the
+`_` verbs of a backend do. Nothing above this package sees a backend's own types.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from r2mrf_deploy.errors import InputError, RuntimeUnavailable
+from r2mrf_deploy.manifest import Manifest, TensorSpec
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One inference on the host's monotonic clock, in milliseconds, with trtexec's names.
+
+    A runtime without a device has no transfers: its h2d and d2h are empty intervals at the ends of its compute.
+    """
+
+    start_enqueue: float
+    end_enqueue: float
+    start_h2d: float
+    end_h2d: float
+    start_compute: float
+    end_compute: float
+    start_d2h: float
+    end_d2h: float
+
+    @classmethod
+    def host(cls, start: float, end: float) -> Timing:
+        return cls(start, end, start, start, start, end, end, end)
+
+    @property
+    def enqueue(self) -> float:
+        return self.end_enqueue - self.start_enqueue
+
+    @property
+    def h2d(self) -> float:
+        return self.end_h2d - self.start_h2d
+
+    @property
+    def compute(self) -> float:
+        return self.end_compute - self.start_compute
+
+    @property
+    def d2h(self) -> float:
+        return self.end_d2h - self.start_d2h
+
+    @property
+    def latency(self) -> float:
+        return self.h2d + self.compute + self.d2h
+
+
+def now_ms() -> float:
+    return time.perf_counter() * 1e3
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What a runtime says of itself: the doctor's row."""
+
+    ok: bool
+    version: str | None = None
+    reason: str = ""
+    """Why it cannot be used, or what it cannot do here."""
+    cure: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How to open an artifact. A runtime refuses what it cannot honour."""
+
+    threads: int | None = None
+    """CPU threads of one inference; None leaves it to the runtime."""
+
+
+class Runner(ABC):
+    """An opened artifact."""
+
+    runtime: str
+    device: str
+    """What computes, in words."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Compute the outputs.
+
+        Args:
+            arrays: one array for each of `inputs`, of its dtype and a shape it accepts.
+
+        Raises:
+            InputError: a name, dtype, rank or dimension is wrong (said in that order: the first difference).
+        """
+        return self._run(self._checked(arrays))
+
+    def run_timed(self, arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Timing]:
+        """`run`, and when each part of it started and ended."""
+        return self._run_timed(self._checked(arrays))
+
+    def close(self) -> None:
+        """Give back what the runner holds; it cannot be used afterwards."""
+
+    @abstractmethod
+    def _run(self, arrays: Arrays) -> Arrays: ...
+
+    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
+        start = now_ms()
+        outputs = self._run(arrays)
+        return outputs, Timing.host(start, now_ms())
+
+    def _checked(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        names = {s.name for s in self.inputs}
+        if missing := names - set(arrays):
+            raise InputError(f"{self.runtime}: input {sorted(missing)[0]!r} is missing; it wants {sorted(names)}")
+        if surplus := set(arrays) - names:
+            raise InputError(f"{self.runtime}: unknown input {sorted(surplus)[0]!r}; it wants {sorted(names)}")
+        for spec in self.inputs:
+            array = arrays[spec.name]
+            if array.dtype.name != spec.dtype:
+                raise InputError(f"{self.runtime}: {spec.name} must be {spec.dtype}, not {array.dtype.name}")
+            if not spec.accepts(array.shape):
+                raise InputError(f"{self.runtime}: {spec.name} must have shape {spec.shape}, not {list(array.shape)}")
+        return {s.name: np.ascontiguousarray(arrays[s.name]) for s in self.inputs}
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Runtime(ABC):
+    """A way of running artifacts."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    """The artifacts it opens, by file suffix; it is the default for the first runtime registered with a suffix."""
+
+    @abstractmethod
+    def availability(self) -> Availability: ...
+
+    @abstractmethod
+    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner: ...
+
+    def open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions | None = None) -> Runner:
+        """Open an artifact that is already checked against its manifest.
+
+        Raises:
+            RuntimeUnavailable: the runtime is not installed or has no device here.
+            ArtifactError: the file is damaged or was made for another version or device.
+        """
+        state = self.availability()
+        if not state.ok:
+            raise RuntimeUnavailable(f"{self.title} cannot run {artifact.name}: {state.reason}; {state.cure}")
+        return self._open(artifact, manifest, options or OpenOptions())
