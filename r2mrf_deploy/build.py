@@ -1,0 +1,302 @@
+"""`r2mrf build`: an ONNX artifact becomes a TensorRT plan or an OpenVINO model, with its manifest.
+
+The new artifact is written whole, files and manifest, or not at all: it is made in a folder beside its place and moved
+there when it is complete. It is bound to the ONNX file by SHA-256.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from r2mrf_deploy import gpus as gpu_classes
+from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.gpus import GPU, Flavour
+from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.runtimes import cuda, tensorrt_api
+from r2mrf_deploy.runtimes.tensorrt_api import Library
+from r2mrf_deploy.runtimes.tensorrt_builder import Build, Progress, compare_specs, resolve_profiles
+from r2mrf_deploy.runtimes.tensorrt_options import BuildOptions, parse_pool_sizes, parse_shapes
+
+# What an engine has in common with the model that it is made from.
+_INHERITED = {
+    "checkpoint_sha256", "network", "config", "inputs", "outputs", "preprocess", "precision", "opset", "rewrites",
+    "parameters", "multiply_adds", "tools",
+}  # fmt: skip
+
+__all__ = ["BuildOptions", "BuiltArtifact", "Progress", "build", "parse_pool_sizes", "parse_shapes"]
+
+
+@dataclass(frozen=True)
+class BuiltArtifact:
+    """An artifact that was built."""
+
+    path: Path
+    manifest: Manifest
+    note: str = ""
+    """What its user has to know: for what it was built, and what could not be verified."""
+
+
+def build(
+    model: Path,
+    output: Path | None = None,
+    *,
+    gpus: Sequence[str] = (),
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> BuiltArtifact:
+    """Build an engine from an ONNX file.
+
+    Args:
+        model: the ONNX file. Where a manifest lies beside it, the two must match, and the engine inherits it.
+        output: `.plan` for TensorRT (by default beside the model), `.xml` for OpenVINO.
+        gpus: names of GPU classes to build for. TensorRT builds for the GPU at hand, which must be of that class.
+            TensorRT-RTX builds for all of them; without a name for Ampere and later (8.0, 8.6, 8.9, 12.0, 12.1), or for
+            the GPU at hand where that is older. NVIDIA advises a plan of its own for Turing, so Turing is built when asked.
+        options: trtexec's options.
+        progress: called with (phase, steps done, steps in all), from other threads too.
+
+    Raises:
+        InputError: no such model.
+        UsageError: a name, suffix or shape means nothing, or an option is not for this kind of output.
+        ArtifactError: the model does not match its manifest, or the output cannot be written.
+        GraphError: the model is damaged.
+        BuildError: the engine cannot or must not be built: for that GPU, with that option, from that node.
+        RuntimeUnavailable: the builder is not installed, or needs a device and there is none.
+    """
+    options = options or BuildOptions()
+    model = Path(model)
+    output = Path(output) if output else model.with_suffix(".plan")
+    if not model.is_file():
+        raise InputError(f"{model}: no such file")
+    if model.suffix.lower() != ".onnx":
+        raise UsageError(f"{model}: an engine is built from an .onnx file; make one with `r2mrf export`")
+    manifest = Manifest.beside(model)
+    if output.suffix == ".xml":
+        if gpus or options != BuildOptions():
+            raise UsageError("--gpu and TensorRT's options are not for OpenVINO (.xml): leave them out")
+        return _build_openvino(model, output, manifest)
+    if output.suffix != ".plan":
+        raise UsageError(f"{output}: write .plan for TensorRT or .xml for OpenVINO")
+    return _build_tensorrt(model, output, manifest, [gpu_classes.get(name) for name in gpus], options, progress)
+
+
+def _build_tensorrt(
+    model: Path,
+    output: Path,
+    manifest: Manifest | None,
+    classes: Sequence[GPU],
+    options: BuildOptions,
+    progress: Progress | None,
+) -> BuiltArtifact:
+    device, why_none = _device()
+    library = _library(options.library, device)
+    # What a GPU class cannot do is known before the model is read, as far as its manifest says what is in it.
+    _refuse(classes, library, [manifest.precision] if manifest else [])
+    job = Build(library, options)
+    job.parse(model)
+    _refuse(classes, library, job.precisions)
+    if manifest:
+        compare_specs(job.inputs, manifest.inputs, "inputs")
+        compare_specs(job.outputs, manifest.outputs, "outputs")
+    profiles = resolve_profiles(job.inputs, options, manifest)
+    if library.is_rtx:
+        capabilities = _rtx_targets(classes, device)
+        engine = job.build(profiles, [gpu_classes.sm(c) for c in capabilities], progress)
+        built_for = list(engine.header.compute_capabilities)
+    else:
+        built_for = [_native_target(classes, device, why_none, library)]
+        engine = job.build(profiles, (), progress)
+    target = Target(
+        runtime=library.flavour,
+        runtime_version=engine.header.version,
+        compute_capabilities=built_for,
+        gpus=[g.name for g in classes],
+        built_without_gpu=device is None,
+    )
+    engine_manifest = _describe(
+        model,
+        output,
+        manifest,
+        kind="plan",
+        inputs=list(engine.inputs),
+        outputs=list(engine.outputs),
+        profiles=engine.profiles,
+        precision=next(iter(engine.precisions), "fp32"),
+        target=target,
+        tool={library.flavour: library.version},
+    )
+
+    def write(folder: Path) -> Manifest:
+        return _bind(engine_manifest, write_atomically(folder / output.name, engine.plan))
+
+    return BuiltArtifact(output, _publish(output, write), _note(library, target, why_none))
+
+
+def _device() -> tuple[cuda.Device | None, str]:
+    try:
+        return cuda.device(), ""
+    except cuda.CudaError as e:
+        return None, str(e)
+
+
+def _library(wanted: Flavour | None, device: cuda.Device | None) -> Library:
+    """`tensorrt` where it is installed and has a device to build for, else `tensorrt_rtx`; or the one that is asked for."""
+    if wanted:
+        return tensorrt_api.load(wanted)
+    found = tensorrt_api.installed()
+    if not found:
+        raise RuntimeUnavailable(
+            "no TensorRT is installed: pip install r2mrf-deploy[tensorrt-rtx] (builds without a GPU), "
+            "or r2mrf-deploy[tensorrt] on a machine with one"
+        )
+    native = "tensorrt" in found and (device is not None or "tensorrt_rtx" not in found)
+    return tensorrt_api.load("tensorrt" if native else "tensorrt_rtx")
+
+
+def _refuse(classes: Sequence[GPU], library: Library, precisions: Sequence[str]) -> None:
+    known = [p for p in precisions if p in gpu_classes.PRECISIONS]
+    for gpu in classes:
+        if reasons := gpu_classes.refusals(gpu, library.flavour, library.version, known):
+            raise BuildError(f"--gpu {gpu.name}: {'; also, '.join(reasons)}")
+
+
+def _rtx_targets(classes: Sequence[GPU], device: cuda.Device | None) -> list[str]:
+    """The compute capabilities to ask for; none leaves it to the library, which takes Ampere and everything later."""
+    if classes:
+        return sorted({g.compute_capability for g in classes}, key=gpu_classes.sm)
+    if device and device.compute_capability == "7.5":
+        return [device.compute_capability]
+    return []
+
+
+def _native_target(classes: Sequence[GPU], device: cuda.Device | None, why_none: str, library: Library) -> str:
+    if device is None:
+        raise RuntimeUnavailable(
+            f"{library.title} builds on the GPU that it builds for, and there is none ({why_none}); "
+            "tensorrt-rtx builds without: pip install r2mrf-deploy[tensorrt-rtx]"
+        )
+    for gpu in classes:
+        if gpu.compute_capability != device.compute_capability:
+            raise BuildError(
+                f"--gpu {gpu.name}: {library.title} builds for the GPU at hand, a {device.name} "
+                f"({device.compute_capability}, not {gpu.compute_capability}); build on a {gpu.title}"
+            )
+    return device.compute_capability
+
+
+def _describe(
+    model: Path,
+    output: Path,
+    source: Manifest | None,
+    *,
+    kind: Literal["plan", "openvino"],
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    profiles: dict[str, dict[str, list[int]]],
+    precision: str,
+    target: Target | None,
+    tool: dict[str, str],
+) -> Manifest:
+    """The manifest of a file that is not written yet. What the model's own manifest says goes before what was found."""
+    inherited: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "precision": precision}
+    if source:
+        inherited = source.model_dump(include=_INHERITED)
+    tools = {**inherited.pop("tools", {}), "r2mrf-deploy": metadata.version("r2mrf-deploy"), **tool}
+    return Manifest(
+        **inherited,
+        file=output.name,
+        sha256="",
+        bytes=0,
+        kind=kind,
+        source_sha256=sha256(model),
+        profiles=profiles,
+        target=target,
+        tools=tools,
+    )
+
+
+def _bind(manifest: Manifest, file: Path, companions: Sequence[Path] = ()) -> Manifest:
+    """Complete a manifest with its file, which is written now, and save it beside it."""
+    whole = manifest.model_copy(
+        update={
+            "sha256": sha256(file),
+            "bytes": file.stat().st_size + sum(c.stat().st_size for c in companions),
+            "companions": {c.name: sha256(c) for c in companions},
+        }
+    )
+    whole.save(file)
+    return whole
+
+
+def _publish(output: Path, write: Callable[[Path], Manifest]) -> Manifest:
+    """Have an artifact written into a folder beside `output`, then move all of it there."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
+            folder = Path(name)
+            manifest = write(folder)
+            for file in sorted(folder.iterdir()):
+                file.replace(output.with_name(file.name))
+    except OSError as e:
+        raise ArtifactError(f"cannot write {output}: {e.strerror or e}") from None
+    return manifest
+
+
+def _note(library: Library, target: Target, why_none: str) -> str:
+    built_for = ", ".join(target.compute_capabilities)
+    note = f"built by {library.title} {library.version} for compute capability {built_for}"
+    return f"{note}, without a GPU: it was not run ({why_none})" if target.built_without_gpu else note
+
+
+def _build_openvino(model: Path, output: Path, source: Manifest | None) -> BuiltArtifact:
+    try:
+        import openvino
+    except ImportError:
+        raise RuntimeUnavailable("OpenVINO is not installed: pip install r2mrf-deploy[openvino]") from None
+    try:
+        converted = openvino.convert_model(model)
+    except Exception as e:  # OpenVINO raises RuntimeError and kinds of its own, in many lines
+        raise GraphError(f"OpenVINO cannot take {model.name}: {_last_line(e)}") from None
+    manifest = _describe(
+        model,
+        output,
+        source,
+        kind="openvino",
+        inputs=[_openvino_spec(port) for port in converted.inputs],
+        outputs=[_openvino_spec(port) for port in converted.outputs],
+        profiles=source.profiles if source else {},
+        precision="fp32",
+        target=None,
+        tool={"openvino": openvino.__version__},
+    )
+    if source:
+        compare_specs([_openvino_spec(p) for p in converted.inputs], source.inputs, "inputs")
+        compare_specs([_openvino_spec(p) for p in converted.outputs], source.outputs, "outputs")
+
+    def write(folder: Path) -> Manifest:
+        file = folder / output.name
+        # Weights as they are: precision is the graph's, and the default here would halve it unasked.
+        openvino.save_model(converted, file, compress_to_fp16=False)
+        return _bind(manifest, file, [file.with_suffix(".bin")])
+
+    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {openvino.get_version()}")
+
+
+def _openvino_spec(port: Any) -> TensorSpec:
+    dtypes = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
+    kind = port.get_element_type().get_type_name()
+    name = port.get_any_name()
+    shape: list[int | str] = [
+        d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
+    ]
+    return TensorSpec(name=name, dtype=dtypes.get(kind, kind), shape=shape)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,173 @@
+"""GPU classes: what each can do, how fast at best, and which TensorRT still supports it.
+
+One table, read when an engine is built (what may a card be asked to run?) and when a latency is predicted (what is its
+roof?). Figures are the makers' published ones: dense (no structured sparsity), at boost clock, with FP32 accumulation
+where a card's FP16 rate depends on it (GeForce runs that at half its marketing rate). They are peaks, not promises.
+
+Sources: NVIDIA's Pascal, Volta, Turing, Ampere (GA102), Ada and Blackwell (RTX) architecture whitepapers; the data sheets
+of V100, T4, A100, L4, H100, H200 and HGX B200; the Jetson AGX Orin technical brief; TensorRT's support matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from r2mrf_deploy.errors import UsageError, did_you_mean
+
+Flavour = Literal["tensorrt", "tensorrt_rtx"]
+"""Which of NVIDIA's two TensorRTs: the name of its Python module."""
+
+RTX_COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""What TensorRT-RTX 1.x builds for; everything else it refuses."""
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+
+
+@dataclass(frozen=True)
+class GPU:
+    """One class of cards."""
+
+    name: str
+    title: str
+    generation: str
+    compute_capability: str
+    tflops: Mapping[str, float]
+    """Peak 10^12 operations per second (a multiply-add is two), by those of PRECISIONS that it has."""
+    bandwidth: float
+    """Of its memory, in GB/s."""
+    memory: float
+    """In GiB."""
+    last_tensorrt: str | None = None
+    """The last version of `tensorrt` that supports it; None where the current one does."""
+
+    @property
+    def sm(self) -> int:
+        """The compute capability as TensorRT writes it: 8.6 is 86."""
+        return sm(self.compute_capability)
+
+
+# GB10 is published as 1,000 TFLOP/s in sparse FP4; its other figures follow by its generation's ratios.
+_TABLE = """
+name      | title                  | generation | cc   |  fp32 | tf32 |  fp16 |  bf16 | int8 | fp8  | GB/s | GiB | last
+gtx1080ti | GeForce GTX 1080 Ti    | Pascal     | 6.1  |  11.3 |      |  0.18 |       |   45 |      |  484 |  11 | 8.6.1
+v100      | Tesla V100 32 GB SXM2  | Volta      | 7.0  |  15.7 |      |   125 |       | 62.8 |      |  900 |  32 | 10.4
+t4        | Tesla T4               | Turing     | 7.5  |   8.1 |      |    65 |       |  130 |      |  320 |  16 |
+rtx2080ti | GeForce RTX 2080 Ti    | Turing     | 7.5  |  13.4 |      |  53.8 |       |  215 |      |  616 |  11 |
+a100      | A100 80 GB SXM         | Ampere     | 8.0  |  19.5 |  156 |   312 |   312 |  624 |      | 2039 |  80 |
+rtx3060   | GeForce RTX 3060       | Ampere     | 8.6  |  12.7 | 12.7 |  25.5 |  25.5 |  102 |      |  360 |  12 |
+rtx3090   | GeForce RTX 3090       | Ampere     | 8.6  |  35.6 | 35.6 |    71 |    71 |  284 |      |  936 |  24 |
+orin      | Jetson AGX Orin 64 GB  | Ampere     | 8.7  |   5.3 |   21 |  42.5 |  42.5 |   85 |      |  205 |  64 |
+l4        | L4                     | Ada        | 8.9  |  30.3 |   60 |   121 |   121 |  242 |  242 |  300 |  24 |
+rtx4090   | GeForce RTX 4090       | Ada        | 8.9  |  82.6 | 82.6 |   165 |   165 |  661 |  330 | 1008 |  24 |
+h100      | H100 SXM               | Hopper     | 9.0  |    67 |  495 |   989 |   989 | 1979 | 1979 | 3350 |  80 |
+h200      | H200 SXM               | Hopper     | 9.0  |    67 |  495 |   989 |   989 | 1979 | 1979 | 4800 | 141 |
+b200      | B200 (HGX)             | Blackwell  | 10.0 |    75 | 1100 |  2250 |  2250 | 4500 | 4500 | 8000 | 180 |
+rtx5090   | GeForce RTX 5090       | Blackwell  | 12.0 |   105 |  105 |   210 |   210 |  838 |  419 | 1792 |  32 |
+gb10      | GB10 (DGX Spark)       | Blackwell  | 12.1 |    31 |   62 |   125 |   125 |  250 |  250 |  273 | 128 |
+"""
+
+
+def _read(table: str) -> dict[str, GPU]:
+    header, *rows = ([cell.strip() for cell in line.split("|")] for line in table.strip().splitlines())
+    gpus = {}
+    for cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        gpus[row["name"]] = GPU(
+            name=row["name"],
+            title=row["title"],
+            generation=row["generation"],
+            compute_capability=row["cc"],
+            tflops={p: float(row[p]) for p in PRECISIONS if row[p]},
+            bandwidth=float(row["GB/s"]),
+            memory=float(row["GiB"]),
+            last_tensorrt=row["last"] or None,
+        )
+    return gpus
+
+
+GPUS: Mapping[str, GPU] = _read(_TABLE)
+
+# The generation that brought a precision which older ones of the table lack.
+_SINCE = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal"}
+
+
+def get(name: str) -> GPU:
+    """The GPU class called `name`; capitals, spaces and dashes do not matter.
+
+    Raises:
+        UsageError: there is none.
+    """
+    key = name.lower().replace(" ", "").replace("-", "").removeprefix("geforce")
+    if key not in GPUS:
+        raise UsageError(f"no GPU class {name!r}: {did_you_mean(key, GPUS)}")
+    return GPUS[key]
+
+
+def sm(compute_capability: str) -> int:
+    """8.6 -> 86, 12.0 -> 120."""
+    major, _, minor = compute_capability.partition(".")
+    return int(major) * 10 + int(minor)
+
+
+def capability(sm: int) -> str:
+    """86 -> 8.6, 120 -> 12.0."""
+    return f"{sm // 10}.{sm % 10}"
+
+
+def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str] = ()) -> list[str]:
+    """Why an engine must not be built for this class: each reason with what to do instead; empty where it may.
+
+    Args:
+        gpu: the class.
+        flavour: the library that would build, `tensorrt` or `tensorrt_rtx`.
+        version: that library's version.
+        precisions: the types in the graph: fp32, fp16, bf16, int8, fp8.
+    """
+    reasons = [_precision_refusal(gpu, p) for p in precisions]
+    reasons.append(_rtx_refusal(gpu) if flavour == "tensorrt_rtx" else _version_refusal(gpu, version))
+    return [r for r in reasons if r]
+
+
+def _precision_refusal(gpu: GPU, precision: str) -> str | None:
+    if precision == "fp16" and gpu.tflops["fp16"] < gpu.tflops["fp32"]:
+        return (
+            f"the {gpu.title} ({gpu.generation}) computes FP16 at {gpu.tflops['fp16']:g} TFLOP/s, far slower than its "
+            f"{gpu.tflops['fp32']:g} in FP32: export with --precision fp32, or int8 after an accuracy check"
+        )
+    if precision not in gpu.tflops:
+        instead = "fp32" if gpu.tflops["fp16"] < gpu.tflops["fp32"] else "fp16"
+        return (
+            f"the {gpu.title} ({gpu.generation}) has no {precision.upper()}, which came with {_SINCE[precision]}: "
+            f"export with --precision {instead}"
+        )
+    return None
+
+
+def _rtx_refusal(gpu: GPU) -> str | None:
+    if gpu.compute_capability in RTX_COMPUTE_CAPABILITIES:
+        return None
+    cure = (
+        f"build on that GPU with the package tensorrt {gpu.last_tensorrt}, the last that supports it"
+        if gpu.last_tensorrt
+        else "build on that GPU with the package tensorrt, or run the ONNX file with onnxruntime-cuda"
+    )
+    return (
+        f"TensorRT-RTX does not support {gpu.generation} of compute capability {gpu.compute_capability} "
+        f"({gpu.title}): {cure}"
+    )
+
+
+def _version_refusal(gpu: GPU, version: str) -> str | None:
+    if gpu.last_tensorrt is None or _numbers(version) <= _numbers(gpu.last_tensorrt):
+        return None
+    return (
+        f"TensorRT {version} does not support {gpu.generation} ({gpu.title}); the last that does is "
+        f"{gpu.last_tensorrt}: build with that version, in an environment of its own"
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, to as many places as the support table gives: 10.4.0.26 counts as 10.4."""
+    return tuple(int(part) for part in version.split(".")[:2])

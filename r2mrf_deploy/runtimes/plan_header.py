@@ -1,0 +1,106 @@
+"""What a TensorRT plan says of itself, read without TensorRT and without a GPU.
+
+A plan begins with four letters: `ftrt` is TensorRT's, `vtrt` is TensorRT-RTX's. A zero (u32) follows, and bytes 24-27 are
+the version that wrote it. A `vtrt` header also holds the file's length (u64 at 16) and a bit for every compute capability
+that it was built for (u32 at 32). Both were read off plans of TensorRT-RTX 1.7; the `ftrt` header is used only as far as
+it is known to agree. This is what tells a damaged or foreign file from a plan before any driver is asked to execute it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.gpus import RTX_COMPUTE_CAPABILITIES, Flavour
+from r2mrf_deploy.manifest import Manifest
+
+_LENGTH = 64
+_FLAVOURS: dict[bytes, Flavour] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    flavour: Flavour
+    version: str
+    """Of the library that wrote it: major.minor.patch.build."""
+    compute_capabilities: tuple[str, ...] = ()
+    """Those that a TensorRT-RTX plan was built for; empty for TensorRT's plans, which do not say."""
+
+
+def read(plan: Path) -> PlanHeader:
+    """Read the header of a plan.
+
+    Raises:
+        ArtifactError: the file cannot be read, is not a plan, or is truncated.
+    """
+    try:
+        with plan.open("rb") as f:
+            head = f.read(_LENGTH)
+        size = plan.stat().st_size
+    except OSError as e:
+        raise ArtifactError(f"{plan} cannot be read: {e.strerror or e}") from None
+    return parse(head, size, plan.name)
+
+
+def parse(head: bytes, size: int, name: str = "plan") -> PlanHeader:
+    """Read a header from the first 64 bytes of a plan that is `size` bytes long.
+
+    Raises:
+        ArtifactError: they are not the start of a plan, or the plan is truncated.
+    """
+    flavour = _FLAVOURS.get(head[:4])
+    if flavour is None:
+        raise ArtifactError(f"{name} is not a TensorRT plan (it starts with {head[:4]!r}, not ftrt or vtrt)")
+    if len(head) < _LENGTH:
+        raise ArtifactError(f"{name} is truncated after {len(head)} bytes: build it again")
+    zero, length, capabilities = struct.unpack_from("<4xI8xQ8xI", head)
+    if zero:
+        raise ArtifactError(f"{name} is damaged: its header holds {zero} where a plan has 0; build it again")
+    version = ".".join(map(str, head[24:28]))
+    if flavour == "tensorrt":
+        return PlanHeader(flavour, version)
+    if length != size:
+        raise ArtifactError(f"{name} is damaged: its header says {length} bytes, the file has {size}; build it again")
+    return PlanHeader(
+        flavour, version, tuple(c for i, c in enumerate(RTX_COMPUTE_CAPABILITIES) if capabilities & (1 << i))
+    )
+
+
+def check_manifest(header: PlanHeader, manifest: Manifest, name: str = "plan") -> None:
+    """Compare a plan's header with its manifest.
+
+    Raises:
+        ArtifactError: the manifest is another kind of artifact's, or says another library, version or target.
+    """
+    target = manifest.target
+    if manifest.kind != "plan" or target is None:
+        raise ArtifactError(f"{name}: its manifest describes a {manifest.kind} file, not a plan")
+    pairs = [
+        ("runtime", target.runtime, header.flavour),
+        ("version", target.runtime_version, header.version),
+    ]
+    if header.compute_capabilities:
+        pairs.append(
+            ("compute capabilities", ", ".join(target.compute_capabilities), ", ".join(header.compute_capabilities))
+        )
+    for what, said, found in pairs:
+        if said != found:
+            raise ArtifactError(f"{name}: its manifest says {what} {said}, the plan itself {found}; build it again")
+
+
+def check_version(header: PlanHeader, installed: str, name: str = "plan") -> None:
+    """Compare the version that wrote a plan with the version that is to run it.
+
+    Args:
+        installed: the installed library's version, major.minor.patch.build.
+
+    Raises:
+        ArtifactError: they differ. A version-compatible plan may differ within its major version, and says so itself.
+    """
+    if header.version != installed:
+        raise ArtifactError(
+            f"{name} was built by {header.flavour} {header.version}, but {installed} is installed: build it again "
+            "with `r2mrf build`, or install that version"
+        )

@@ -1,0 +1,164 @@
+"""TensorRT: plans on an NVIDIA GPU, with `tensorrt` or `tensorrt_rtx`, whichever built the plan.
+
+A plan is checked before the driver sees it: its header, the version against the installed library, the manifest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api
+from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime, Timing
+from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages
+from r2mrf_deploy.runtimes.tensorrt_lane import Lane
+
+
+@dataclass(frozen=True)
+class TensorRTOptions(OpenOptions):
+    """How to open a plan."""
+
+    buffers: cuda.Buffers | None = None
+    """What allocates and copies: cuda-python or pycuda; None takes the first that is installed."""
+    cuda_graph: bool = True
+    """Launch inferences as a CUDA graph, where the engine can be captured."""
+
+
+class TensorRT(Runtime):
+    name = "tensorrt"
+    title = "TensorRT"
+    suffixes = (".plan",)
+
+    def availability(self) -> Availability:
+        found = tensorrt_api.installed()
+        if not found:
+            cure = "pip install r2mrf-deploy[tensorrt] (or [tensorrt-rtx], which builds plans on any machine)"
+            return Availability(False, None, "neither tensorrt nor tensorrt_rtx is installed", cure)
+        version = ", ".join(f"{flavour} {v}" for flavour, v in found.items())
+        try:
+            device = cuda.device()
+        except cuda.CudaError as e:
+            builds = "tensorrt_rtx" in found
+            what = "plans can be built here, not run" if builds else "plans can be neither built nor run here"
+            return Availability(False, version, f"{what}: {e.reason}", e.cure, {"builds": builds})
+        details = {"builds": True, "device": device.name, "compute_capability": device.compute_capability}
+        return Availability(True, version, details=details)
+
+    def open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions | None = None) -> Runner:
+        """Open a plan that is already checked against its manifest's SHA-256.
+
+        Raises:
+            ArtifactError: it is damaged, of another version, or not what its manifest says.
+            RuntimeUnavailable: the library that built it is not installed, or there is no device.
+            UsageError: an option that TensorRT does not have.
+        """
+        header = plan_header.read(artifact)
+        if manifest is not None:
+            plan_header.check_manifest(header, manifest, artifact.name)
+        library = tensorrt_api.load(header.flavour)
+        plan_header.check_version(header, library.version, artifact.name)
+        return super().open(artifact, manifest, options)
+
+    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
+        if options.threads is not None:
+            raise UsageError("TensorRT computes on the GPU and has no CPU threads to set: leave --threads out")
+        chosen = options if isinstance(options, TensorRTOptions) else TensorRTOptions()
+        library = tensorrt_api.load(plan_header.read(artifact).flavour)
+        return TensorRTRunner(library, artifact, manifest, chosen, cuda.provider(chosen.buffers))
+
+
+class TensorRTRunner(Runner):
+    """An engine on the GPU, and one lane through it for every thread that runs it."""
+
+    runtime = "tensorrt"
+
+    def __init__(
+        self,
+        library: Library,
+        artifact: Path,
+        manifest: Manifest | None,
+        options: TensorRTOptions,
+        provider: cuda.Cuda,
+    ) -> None:
+        device = provider.device()
+        self.device = f"{device.name} ({library.title} {library.version})"
+        self._options = options
+        self._cuda = provider
+        self._messages = Messages()
+        self._logger = tensorrt_api.logger(library, self._messages)
+        self._runtime = library.module.Runtime(self._logger)
+        self._engine = _deserialize(self._runtime, artifact, device, self._messages)
+        self.inputs, self.outputs = _specs(library, self._engine)
+        if manifest is not None:
+            self.inputs = _agreed(self.inputs, manifest.inputs, artifact)
+            self.outputs = _agreed(self.outputs, manifest.outputs, artifact)
+        self._lock = threading.Lock()
+        self._lanes: list[Lane] = []
+        self._mine = threading.local()
+
+    def _run(self, arrays: Arrays) -> Arrays:
+        return self._lane().run(arrays)
+
+    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
+        return self._lane().run_timed(arrays)
+
+    def close(self) -> None:
+        """Give back the device's memory. No thread may be running."""
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            lane.close()
+        self._mine = threading.local()
+        self._engine = None
+        self._runtime = None
+
+    def _lane(self) -> Lane:
+        """This thread's lane, made at its first inference."""
+        lane: Lane | None = getattr(self._mine, "lane", None)
+        if lane is None:
+            if self._engine is None:
+                raise ArtifactError("this runner is closed: open the artifact again")
+            with self._lock:
+                context = self._engine.create_execution_context()
+                if context is None:
+                    raise RuntimeUnavailable(f"TensorRT has no room for another context: {self._messages.last()}")
+                lane = Lane(self._cuda, context, self.inputs, self.outputs, self._messages, self._options.cuda_graph)
+                self._lanes.append(lane)
+            self._mine.lane = lane
+        return lane
+
+
+def _deserialize(runtime: Any, artifact: Path, device: cuda.Device, messages: Messages) -> Any:
+    engine = runtime.deserialize_cuda_engine(artifact.read_bytes())
+    if engine is None:
+        raise ArtifactError(
+            f"{artifact} does not open on the {device.name} ({device.compute_capability}): {messages.last()}; "
+            "build it for this GPU with `r2mrf build`"
+        )
+    return engine
+
+
+def _specs(library: Library, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    for i in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(i)
+        dims = engine.get_tensor_shape(name)
+        shape: list[int | str] = [int(d) if d >= 0 else f"{name}_{axis}" for axis, d in enumerate(dims)]
+        spec = TensorSpec(name=name, dtype=library.dtype(engine.get_tensor_dtype(name)), shape=shape)
+        is_input = engine.get_tensor_mode(name) == library.member("TensorIOMode", "INPUT")
+        (inputs if is_input else outputs).append(spec)
+    return tuple(inputs), tuple(outputs)
+
+
+def _agreed(found: Sequence[TensorSpec], said: Sequence[TensorSpec], artifact: Path) -> tuple[TensorSpec, ...]:
+    """The manifest's specs, which know layouts and names of dimensions, when the engine has the same."""
+    ours = {s.name: (s.dtype, len(s.shape)) for s in found}
+    theirs = {s.name: (s.dtype, len(s.shape)) for s in said}
+    if ours != theirs:
+        raise ArtifactError(f"{artifact}: the plan has {ours}, its manifest says {theirs}; build it again")
+    return tuple(said)
