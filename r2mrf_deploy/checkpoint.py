@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,12 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, network: str | None = None, settings: Mapping[str, str] | None = None
+        cls,
+        path: Path | str,
+        *,
+        network: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        defaults: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Read a checkpoint, or a plain state dict of a network of ours.
 
@@ -76,6 +81,7 @@ class Checkpoint:
             path: the file.
             network: for a plain state dict, a network's or a preset's name, where its shapes leave it open.
             settings: config fields to set, as texts: what a plain state dict leaves open, or an ablation.
+            defaults: the same, only for what a plain state dict leaves open and `settings` does not say.
 
         Raises:
             InputError: no such file.
@@ -86,20 +92,12 @@ class Checkpoint:
         content = _read(path)
         if content.get("format") == FORMAT:
             checkpoint = _from_ours(path, content)
+            if settings:
+                checkpoint = replace(checkpoint, config=checkpoint.config.with_settings(settings))
         else:
-            checkpoint = _from_plain(path, content, network, dict(settings or {}))
-            settings = None
-        if settings:
-            checkpoint = cls(
-                checkpoint.network,
-                checkpoint.config.with_settings(settings),
-                checkpoint.state_dict,
-                checkpoint.preprocess,
-                checkpoint.metrics,
-            )
+            checkpoint = _from_plain(path, content, network, dict(settings or {}), dict(defaults or {}))
         _check_weights(path, checkpoint)
-        object.__setattr__(checkpoint, "sha256", sha256(path))
-        return checkpoint
+        return replace(checkpoint, sha256=sha256(path))
 
     def save(self, path: Path | str) -> Path:
         """Write the checkpoint, whole or not at all."""
@@ -169,7 +167,9 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     return Checkpoint(content["network"], config, content["state_dict"], preprocess, content.get("metrics", {}))
 
 
-def _from_plain(path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str]) -> Checkpoint:
+def _from_plain(
+    path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str], defaults: dict[str, str]
+) -> Checkpoint:
     state = _plain_state(path, content)
     shapes = {k: tuple(v.shape) for k, v in state.items()}
     if network in networks.presets():
@@ -181,6 +181,7 @@ def _from_plain(path: Path, content: dict[str, Any], network: str | None, settin
         if found is None:
             continue
         known, open_fields = found
+        settings = {f: defaults[f] for f in open_fields if f in defaults} | settings
         if missing := [f for f in open_fields if f not in settings]:
             raise CheckpointError(
                 f"{path}: a plain state dict of {family}, which does not say its {', '.join(missing)}: "
