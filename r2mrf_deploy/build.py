@@ -19,7 +19,8 @@ from r2mrf_deploy.gpus import GPU, Flavour
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.runtimes import cuda, tensorrt_api
 from r2mrf_deploy.runtimes.tensorrt_api import Library
-from r2mrf_deploy.runtimes.tensorrt_builder import Build, Progress, compare_specs, resolve_profiles
+from r2mrf_deploy.runtimes.tensorrt_builder import Build, Engine, Progress, compare_specs, resolve_profiles
+from r2mrf_deploy.runtimes.tensorrt_inspect import achieved_precision
 from r2mrf_deploy.runtimes.tensorrt_options import BuildOptions, parse_pool_sizes, parse_shapes
 
 # What an engine has in common with the model that it is made from.
@@ -55,8 +56,9 @@ def build(
         model: the ONNX file. Where a manifest lies beside it, the two must match, and the engine inherits it.
         output: `.plan` for TensorRT (by default beside the model), `.xml` for OpenVINO.
         gpus: names of GPU classes to build for. TensorRT builds for the GPU at hand, which must be of that class.
-            TensorRT-RTX builds for all of them; without a name for Ampere and later (8.0, 8.6, 8.9, 12.0, 12.1), or for
-            the GPU at hand where that is older. NVIDIA advises a plan of its own for Turing, so Turing is built when asked.
+            TensorRT-RTX builds one plan for all of them; without a name, for Ampere and later (8.0, 8.6, 8.9, 12.0,
+            12.1), or for the GPU at hand where that is a Turing. Turing is left out otherwise, as in the library's own
+            default: NVIDIA says it slows the plan on the others, and it makes the plan about three times as large.
         options: trtexec's options.
         progress: called with (phase, steps done, steps in all), from other threads too.
 
@@ -97,6 +99,8 @@ def _build_tensorrt(
     library = _library(options.library, device)
     # What a GPU class cannot do is known before the model is read, as far as its manifest says what is in it.
     _refuse(classes, library, [manifest.precision] if manifest else [])
+    if not library.is_rtx:
+        _refuse_opset(library.version, manifest.opset if manifest else None)
     job = Build(library, options)
     job.parse(model)
     _refuse(classes, library, job.precisions)
@@ -116,7 +120,9 @@ def _build_tensorrt(
         runtime_version=engine.header.version,
         compute_capabilities=built_for,
         gpus=[g.name for g in classes],
+        options=options.recorded(),
         built_without_gpu=device is None,
+        achieved_precision=_achieved(library, engine, device, built_for),
     )
     engine_manifest = _describe(
         model,
@@ -137,6 +143,14 @@ def _build_tensorrt(
     return BuiltArtifact(output, _publish(output, write), _note(library, target, why_none))
 
 
+def _achieved(library: Library, engine: Engine, device: cuda.Device | None, built_for: Sequence[str]) -> str:
+    if device is None:
+        return "not verified: no device to ask"
+    if device.compute_capability not in built_for:
+        return f"not verified: the {device.name} is none of the GPUs it was built for"
+    return achieved_precision(library, engine.plan)
+
+
 def _device() -> tuple[cuda.Device | None, str]:
     try:
         return cuda.device(), ""
@@ -151,8 +165,8 @@ def _library(wanted: Flavour | None, device: cuda.Device | None) -> Library:
     found = tensorrt_api.installed()
     if not found:
         raise RuntimeUnavailable(
-            "no TensorRT is installed: pip install r2mrf-deploy[tensorrt-rtx] (builds without a GPU), "
-            "or r2mrf-deploy[tensorrt] on a machine with one"
+            'no TensorRT is installed: pip install "r2mrf-deploy[tensorrt-rtx]" (builds without a GPU), '
+            'or "r2mrf-deploy[tensorrt]" on a machine with one'
         )
     native = "tensorrt" in found and (device is not None or "tensorrt_rtx" not in found)
     return tensorrt_api.load("tensorrt" if native else "tensorrt_rtx")
@@ -163,6 +177,12 @@ def _refuse(classes: Sequence[GPU], library: Library, precisions: Sequence[str])
     for gpu in classes:
         if reasons := gpu_classes.refusals(gpu, library.flavour, library.version, known):
             raise BuildError(f"--gpu {gpu.name}: {'; also, '.join(reasons)}")
+
+
+def _refuse_opset(version: str, opset: int | None) -> None:
+    """TensorRT 8.6 reads models up to opset 17, and of a later one says only that some node is wrong."""
+    if opset and opset > 17 and version.startswith("8."):
+        raise BuildError(f"TensorRT {version} reads ONNX up to opset 17, not {opset}: export with --opset 17")
 
 
 def _rtx_targets(classes: Sequence[GPU], device: cuda.Device | None) -> list[str]:
@@ -178,7 +198,7 @@ def _native_target(classes: Sequence[GPU], device: cuda.Device | None, why_none:
     if device is None:
         raise RuntimeUnavailable(
             f"{library.title} builds on the GPU that it builds for, and there is none ({why_none}); "
-            "tensorrt-rtx builds without: pip install r2mrf-deploy[tensorrt-rtx]"
+            'tensorrt-rtx builds without: pip install "r2mrf-deploy[tensorrt-rtx]"'
         )
     for gpu in classes:
         if gpu.compute_capability != device.compute_capability:
@@ -257,7 +277,7 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
     try:
         import openvino
     except ImportError:
-        raise RuntimeUnavailable("OpenVINO is not installed: pip install r2mrf-deploy[openvino]") from None
+        raise RuntimeUnavailable('OpenVINO is not installed: pip install "r2mrf-deploy[openvino]"') from None
     try:
         converted = openvino.convert_model(model)
     except Exception as e:  # OpenVINO raises RuntimeError and kinds of its own, in many lines

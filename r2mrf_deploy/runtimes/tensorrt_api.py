@@ -19,8 +19,8 @@ from r2mrf_deploy.gpus import Flavour
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
 TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _CURES: dict[Flavour, str] = {
-    "tensorrt": "pip install r2mrf-deploy[tensorrt]",
-    "tensorrt_rtx": "pip install r2mrf-deploy[tensorrt-rtx]",
+    "tensorrt": 'pip install "r2mrf-deploy[tensorrt]"',
+    "tensorrt_rtx": 'pip install "r2mrf-deploy[tensorrt-rtx]"',
 }
 
 

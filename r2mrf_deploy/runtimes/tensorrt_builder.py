@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import BuildError, GraphError, UsageError
+from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
 from r2mrf_deploy.runtimes import plan_header
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages, logger
@@ -107,6 +107,7 @@ class Build:
         Raises:
             BuildError: TensorRT refused or failed, with its own reason.
         """
+        self._messages.errors.clear()
         config = self._builder.create_builder_config()
         _apply_options(self._library, config, self._options)
         _allow_precisions(self._library, config, self.precisions)
@@ -187,10 +188,11 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
             not library.is_rtx and library.member("BuilderFlag", "STRIP_PLAN") is not None,
             "ship the plan with its weights",
         ),
+        # TensorRT-RTX takes the level and writes the same plan for every one.
         "--builderOptimizationLevel": (
             options.builder_optimization_level is not None,
-            hasattr(trt.IBuilderConfig, "builder_optimization_level"),
-            "leave it out",
+            not library.is_rtx and hasattr(trt.IBuilderConfig, "builder_optimization_level"),
+            "it chooses its kernels on the GPU, not in the build" if library.is_rtx else "leave it out",
         ),
         "--maxAuxStreams": (
             options.max_aux_streams is not None,
@@ -206,11 +208,9 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
     if options.max_aux_streams is not None and options.max_aux_streams < 0:
         raise UsageError(f"--maxAuxStreams {options.max_aux_streams}: it must be 0 or more")
     for pool in options.mem_pool_size:
-        if pool.startswith("dla") and not hasattr(trt.IBuilderConfig, "DLA_core"):
-            raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it knows no DLA")
-        if library.is_rtx and pool.startswith("dla"):
-            raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it has no DLA")
-        if pool in POOLS and library.member("MemoryPoolType", POOLS[pool]) is None:
+        if pool not in POOLS:
+            raise UsageError(f"no memory pool {pool!r}: {did_you_mean(pool, POOLS)}")
+        if (library.is_rtx and pool.startswith("dla")) or library.member("MemoryPoolType", POOLS[pool]) is None:
             raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it has no such pool")
 
 
@@ -311,10 +311,11 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Manifest | None)
     low, opt, high = (given[kind].get(spec.name) or default.get(kind) for kind in ("min", "opt", "max"))
     opt = opt or high or low
     if opt is None:
-        example = "x".join(str(d) if isinstance(d, int) else "320" for d in spec.shape)
+        example = "x".join(str(d if isinstance(d, int) else 320 if axis else 1) for axis, d in enumerate(spec.shape))
         raise UsageError(f"{spec} has free dimensions: give --opt {spec.name}:{example}, and --min and --max")
     shapes = {"min": list(low or opt), "opt": list(opt), "max": list(high or opt)}
-    for kind, shape in shapes.items():
+    for kind in ("opt", "min", "max"):  # opt first, since the others may be taken from it
+        shape = shapes[kind]
         if not spec.accepts(tuple(shape)):
             raise UsageError(f"--{kind} {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
     if not all(a <= b <= c for a, b, c in zip(*shapes.values(), strict=True)):
