@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from r2mrf_deploy import gpus
 from r2mrf_deploy.build import BuildOptions, build
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, sha256
-from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api
+from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api, tensorrt_targets
+from r2mrf_deploy.runtimes.tensorrt_api import Library
+from r2mrf_deploy.runtimes.tensorrt_targets import Targets
 
 needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx")
 pytest.importorskip("onnx", reason="needs onnx")
@@ -225,10 +228,10 @@ def test_a_model_that_is_not_its_manifests_is_refused(tiny_onnx: TinyOnnx) -> No
 @pytest.mark.parametrize(
     ("which", "change", "message"),
     [
-        ("inputs", {"name": "picture"}, r"the model has the inputs \['image'\], its manifest says \['picture'\]"),
-        ("inputs", {"dtype": "float32"}, "image: uint8 .* differs from its manifest's image: float32"),
-        ("inputs", {"shape": [1, 64, 64]}, "differs"),
-        ("outputs", {"shape": [1, 1, 64, 65]}, "map: float32 .*64×64.* differs from its manifest's .*64×65"),
+        ("inputs", {"name": "picture"}, r"the model.* \['image'\], the manifest says \['picture'\]"),
+        ("inputs", {"dtype": "float32"}, "image: uint8 .*, the manifest says image: float32"),
+        ("inputs", {"shape": [1, 64, 64]}, "says image: uint8 .1×64×64."),
+        ("outputs", {"shape": [1, 1, 64, 65]}, "map: float32 .*64×64.*, the manifest says .*64×65"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".plan", ".xml"])
@@ -247,6 +250,14 @@ def test_a_manifest_that_says_something_else_is_refused(
     assert files(model.parent) == before
 
 
+@needs_rtx
+def test_a_graph_that_is_not_of_the_precision_it_is_said_to_be(tiny_onnx: TinyOnnx) -> None:
+    model = tiny_onnx(precision="fp32")
+    Manifest.read(Manifest.path_for(model)).model_copy(update={"precision": "fp16"}).save(model)
+    with pytest.raises(BuildError, match="the manifest says fp16, but the graph holds only fp32"):
+        build(model)
+
+
 def test_no_builder_at_all(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_api, "installed", dict)
     with pytest.raises(RuntimeUnavailable, match=r"pip install \"r2mrf-deploy\[tensorrt-rtx\]\""):
@@ -255,10 +266,11 @@ def test_no_builder_at_all(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch)
 
 @needs_rtx
 def test_tensorrt_8_6_is_not_given_an_opset_it_cannot_read() -> None:
-    with pytest.raises(BuildError, match="--opset 17"):
-        build_module._refuse_opset("8.6.1", 18)
-    build_module._refuse_opset("8.6.1", 17)
-    build_module._refuse_opset("10.3.0", 20)
+    old, new = (Library("tensorrt", SimpleNamespace(__version__=v)) for v in ("8.6.1", "10.3.0"))
+    with pytest.raises(BuildError, match=r"TensorRT 8\.6\.1 .*--opset 17"):
+        build_module._refuse_opset(old, 18)
+    build_module._refuse_opset(old, 17)
+    build_module._refuse_opset(new, 20)
 
 
 # ---- whole or not at all
@@ -359,7 +371,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 @needs_rtx
 def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, "rtx2080ti")
-    monkeypatch.setattr(build_module, "achieved_precision", lambda library, plan: "fp32 in 9 layers")
+    monkeypatch.setattr(tensorrt_targets, "achieved_precision", lambda library, plan: "fp32 in 9 layers")
     built = build(tiny_onnx())
     target = built.manifest.target
     assert target is not None and target.compute_capabilities == ["7.5"]
@@ -367,22 +379,73 @@ def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.
 
 
 @needs_rtx
-def test_a_plan_for_another_gpu_than_the_one_at_hand_is_not_verified(
+def test_a_graph_that_the_turing_at_hand_cannot_run_is_refused(
+    tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_hand(monkeypatch, "t4")
+    with pytest.raises(BuildError, match=r"^the Tesla T4 \(Turing\) has no BF16"):
+        build(tiny_onnx(precision="bf16"))
+
+
+@needs_rtx
+def test_a_plan_for_another_gpu_than_the_one_at_hand_says_so(
     tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_hand(monkeypatch, "h200")
-    target = build(tiny_onnx(), gpus=["rtx4090"]).manifest.target
+    built = build(tiny_onnx(), gpus=["rtx4090"])
+    target = built.manifest.target
     assert target is not None and target.achieved_precision.startswith("not verified: the H200")
+    assert "not for the GPU at hand, a H200" in built.note
+
+
+@needs_rtx
+def test_fp8_without_a_name_leaves_out_what_cannot_run_it() -> None:
+    targets = Targets(tensorrt_api.load("tensorrt_rtx"), (), None)
+    assert targets.requested(["fp16"]) == []
+    assert targets.requested(["fp8", "fp16"]) == [89, 120, 121]
+
+
+def native(version: str, *named: str, device: cuda.Device | None = None) -> Targets:
+    library = Library("tensorrt", SimpleNamespace(__version__=version))
+    return Targets(library, tuple(gpus.get(n) for n in named), device, "no driver")
 
 
 def test_tensorrt_builds_only_for_the_gpu_at_hand() -> None:
-    library = tensorrt_api.Library("tensorrt", None)
     device = cuda.Device("GeForce RTX 3090", "8.6")
-    assert build_module._native_target([gpus.get("rtx3060")], device, "", library) == "8.6"
+    native("11.4.0", "rtx3060", device=device).refuse(["fp16"])
     with pytest.raises(BuildError, match=r"--gpu rtx4090: .*GPU at hand, a GeForce RTX 3090 \(8.6, not 8.9\)"):
-        build_module._native_target([gpus.get("rtx4090")], device, "", library)
-    with pytest.raises(RuntimeUnavailable, match=r"there is none .*tensorrt-rtx builds without"):
-        build_module._native_target([], None, "no driver", library)
+        native("11.4.0", "rtx4090", device=device).refuse(["fp16"])
+    with pytest.raises(RuntimeUnavailable, match=r"there is none .*TensorRT-RTX builds without"):
+        native("11.4.0").refuse(["fp16"])
+
+
+def test_a_pascal_at_hand_is_refused_fp16_and_tensorrt_10() -> None:
+    device = cuda.Device("GeForce GTX 1080", "6.1")
+    native("8.6.1", device=device).refuse(["fp32", "int8"])
+    with pytest.raises(BuildError, match=r"^the GeForce GTX 1080 \(Pascal\) computes FP16 at 1/64 .*--precision fp32"):
+        native("8.6.1", device=device).refuse(["fp16", "fp32"])
+    with pytest.raises(BuildError, match=r"^TensorRT 10\.3\.0 does not support Pascal .*8\.6\.1"):
+        native("10.3.0", device=device).refuse(["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("installed", "at_hand", "named", "chosen"),
+    [
+        ({"tensorrt", "tensorrt_rtx"}, "rtx3090", [], "tensorrt"),
+        ({"tensorrt", "tensorrt_rtx"}, "rtx3090", ["rtx3060"], "tensorrt"),
+        ({"tensorrt", "tensorrt_rtx"}, "h200", ["rtx3090"], "tensorrt_rtx"),
+        ({"tensorrt", "tensorrt_rtx"}, None, [], "tensorrt_rtx"),
+        ({"tensorrt"}, None, [], "tensorrt"),  # and is refused for want of a GPU
+        ({"tensorrt_rtx"}, "rtx3090", [], "tensorrt_rtx"),
+    ],
+)
+def test_which_library_builds(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], at_hand: str | None, named: list[str], chosen: str
+) -> None:
+    monkeypatch.setattr(tensorrt_api, "installed", lambda: dict.fromkeys(installed, "11"))
+    gpu = gpus.get(at_hand) if at_hand else None
+    device = cuda.Device(gpu.title, gpu.compute_capability) if gpu else None
+    assert tensorrt_targets._flavour([gpus.get(n) for n in named], device) == chosen
 
 
 def test_the_model_is_found_again_after_the_folder_moves(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
-from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api
+from r2mrf_deploy.runtimes import cuda, plan_header, specs, tensorrt_api
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages
 from r2mrf_deploy.runtimes.tensorrt_lane import Lane
@@ -219,9 +219,7 @@ def _specs(library: Library, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple
 
 
 def _agreed(found: Sequence[TensorSpec], said: Sequence[TensorSpec], artifact: Path) -> tuple[TensorSpec, ...]:
-    """The manifest's specs, which know layouts and names of dimensions, when the engine has the same."""
-    ours = {s.name: (s.dtype, len(s.shape)) for s in found}
-    theirs = {s.name: (s.dtype, len(s.shape)) for s in said}
-    if ours != theirs:
-        raise ArtifactError(f"{artifact}: the plan has {ours}, its manifest says {theirs}; build it again")
+    """The manifest's specs, which know layouts and the names of free dimensions, where the engine has the same."""
+    if differs := specs.difference(found, said):
+        raise ArtifactError(f"{artifact}: the plan has {differs}; build it again")
     return tuple(said)

@@ -15,7 +15,7 @@ from typing import Any
 
 from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
-from r2mrf_deploy.runtimes import plan_header
+from r2mrf_deploy.runtimes import plan_header, specs
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages, logger
 from r2mrf_deploy.runtimes.tensorrt_options import POOLS, BuildOptions
 from r2mrf_deploy.runtimes.tensorrt_parsing import describe
@@ -57,9 +57,10 @@ class Build:
         self._library = library
         self._options = options
         self._messages = Messages()
-        self._builder = library.module.Builder(logger(library, self._messages))
+        self._logger = logger(library, self._messages)
+        self._builder = library.module.Builder(self._logger)
         self._network = self._builder.create_network(_network_flags(library))
-        self._parser = library.module.OnnxParser(self._network, self._builder.logger)
+        self._parser = library.module.OnnxParser(self._network, self._logger)
 
     def parse(self, model: Path) -> None:
         """Read an ONNX file into the network.
@@ -90,6 +91,25 @@ class Build:
         layers = (network.get_layer(i) for i in range(network.num_layers))
         types = {self._library.dtype(t.get_output(j).dtype) for t in layers for j in range(t.num_outputs)}
         return tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
+
+    def check(self, manifest: Manifest) -> None:
+        """Compare the network with what the model's manifest says of it.
+
+        Raises:
+            BuildError: an input or output differs, or nothing in the graph has the precision that it is said to have.
+        """
+        for what, found, said in (
+            ("input", self.inputs, manifest.inputs),
+            ("output", self.outputs, manifest.outputs),
+        ):
+            if differs := specs.difference(found, said):
+                raise BuildError(f"{what} of the model: {differs}; export it again")
+        typed = self._library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
+        if typed and manifest.precision in _PRECISIONS.values() and manifest.precision not in self.precisions:
+            raise BuildError(
+                f"the manifest says {manifest.precision}, but the graph holds only {', '.join(self.precisions)}: "
+                "export it again"
+            )
 
     def build(
         self,
@@ -265,27 +285,6 @@ def _spec(library: Library, tensor: Any) -> TensorSpec:
         int(d) if d >= 0 else names[i] or f"{tensor.name}_{i}" for i, d in enumerate(tensor.shape)
     ]
     return TensorSpec(name=tensor.name, dtype=library.dtype(tensor.dtype), shape=shape)
-
-
-def compare_specs(found: Sequence[TensorSpec], said: Sequence[TensorSpec], what: str) -> None:
-    """Compare the network's inputs or outputs with the manifest's: names, then dtypes, then ranks, then shapes.
-
-    Raises:
-        BuildError: the first difference.
-    """
-    ours, theirs = {s.name: s for s in found}, {s.name: s for s in said}
-    if set(ours) != set(theirs):
-        raise BuildError(
-            f"the model has the {what} {sorted(ours)}, its manifest says {sorted(theirs)}: export it again"
-        )
-    for name, spec in ours.items():
-        other = theirs[name]
-        sizes = zip(spec.shape, other.shape, strict=False)
-        agree = len(spec.shape) == len(other.shape) and all(
-            a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in sizes
-        )
-        if spec.dtype != other.dtype or not agree:
-            raise BuildError(f"the model's {spec} differs from its manifest's {other}: export it again")
 
 
 def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manifest: Manifest | None) -> Profiles:

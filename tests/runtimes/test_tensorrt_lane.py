@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
-from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.manifest import Manifest, TensorSpec
 from r2mrf_deploy.runtimes.base import now_ms
 from r2mrf_deploy.runtimes.cuda import Cuda, Device
 from r2mrf_deploy.runtimes.tensorrt import TensorRTOptions, TensorRTRunner
@@ -40,7 +40,7 @@ class HostCuda(Cuda):
         self._recording: list[Work] | None = None
 
     def device(self) -> Device:
-        return Device("a fake", "8.6")
+        return Device("fake GPU", "8.6")
 
     def enqueue(self, work: Work) -> None:
         if self._recording is None:
@@ -323,8 +323,10 @@ class Engine:
         return self.contexts[-1]
 
 
-@pytest.fixture
-def opened(tmp_path: Path) -> tuple[TensorRTRunner, Engine, HostCuda]:
+Opened = tuple[TensorRTRunner, Engine, HostCuda]
+
+
+def open_runner(folder: Path, manifest: Manifest | None = None, content: bytes = b"plan") -> Opened:
     cuda = HostCuda()
     engine = Engine(cuda)
 
@@ -338,18 +340,45 @@ def opened(tmp_path: Path) -> tuple[TensorRTRunner, Engine, HostCuda]:
         DataType=SimpleNamespace(UINT8="u8", FLOAT="f32"),
         TensorIOMode=SimpleNamespace(INPUT="in"),
     )
-    file = tmp_path / "x.plan"
-    file.write_bytes(b"plan")
-    return TensorRTRunner(Library("tensorrt", module), file, None, TensorRTOptions(), cuda), engine, cuda
+    file = folder / "x.plan"
+    file.write_bytes(content)
+    return TensorRTRunner(Library("tensorrt", module), file, manifest, TensorRTOptions(), cuda), engine, cuda
 
 
-def test_the_engine_says_what_goes_in_and_out(opened: tuple[TensorRTRunner, Engine, HostCuda]) -> None:
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    return open_runner(tmp_path)
+
+
+def manifest(inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Manifest:
+    return Manifest(file="x.plan", sha256="", bytes=4, kind="plan", inputs=inputs, outputs=outputs)
+
+
+def test_the_manifest_names_layouts_and_free_dimensions(tmp_path: Path) -> None:
+    runner, _, _ = open_runner(tmp_path, manifest([INPUT], [OUTPUT]))
+    assert runner.inputs == (INPUT,) and runner.outputs == (OUTPUT,)
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "picture"}, {"dtype": "float32"}, {"shape": ["n", "h", "w"]}, {"shape": ["n", "h", "w", 4]}]
+)
+def test_a_manifest_that_differs_from_the_engine_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"x\.plan: the plan has .*, the manifest says .*; build it again"):
+        open_runner(tmp_path, manifest([INPUT.model_copy(update=change)], [OUTPUT]))
+
+
+def test_a_plan_that_does_not_deserialise_is_an_artifact_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"x\.plan does not open on the fake GPU \(8\.6\): .*r2mrf build"):
+        open_runner(tmp_path, content=b"another GPU's")
+
+
+def test_the_engine_says_what_goes_in_and_out(opened: Opened) -> None:
     runner, _, _ = opened
     assert [str(s) for s in runner.inputs] == ["image: uint8 [image_0×image_1×image_2×3]"]
     assert [str(s) for s in runner.outputs] == ["map: float32 [map_0×1×map_2×map_3]"]
 
 
-def test_every_thread_has_a_context_of_its_own(opened: tuple[TensorRTRunner, Engine, HostCuda]) -> None:
+def test_every_thread_has_a_context_of_its_own(opened: Opened) -> None:
     runner, engine, cuda = opened
     wrong: list[int] = []
     # A fake device records one capture at a time, so the first inference of each thread goes alone.
@@ -374,7 +403,7 @@ def test_every_thread_has_a_context_of_its_own(opened: tuple[TensorRTRunner, Eng
     assert cuda.live == {} and cuda.held == 0
 
 
-def test_a_closed_runner_says_so(opened: tuple[TensorRTRunner, Engine, HostCuda]) -> None:
+def test_a_closed_runner_says_so(opened: Opened) -> None:
     runner, _, _ = opened
     with runner:
         runner.run(picture(1))
@@ -382,7 +411,7 @@ def test_a_closed_runner_says_so(opened: tuple[TensorRTRunner, Engine, HostCuda]
         runner.run(picture(1))
 
 
-def test_inputs_are_checked_before_the_device(opened: tuple[TensorRTRunner, Engine, HostCuda]) -> None:
+def test_inputs_are_checked_before_the_device(opened: Opened) -> None:
     runner, engine, _ = opened
     with pytest.raises(InputError, match="must be uint8"):
         runner.run({"image": np.zeros((1, 8, 8, 3), np.float32)})
