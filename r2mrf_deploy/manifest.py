@@ -49,8 +49,10 @@ class TensorSpec(_Model):
 class Preprocess(_Model):
     """How a camera's RGB bytes become the network's input: (x / 255 - mean) / std, per channel."""
 
-    mean: list[float]
-    std: list[float]
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     color: Literal["RGB"] = "RGB"
     inside: bool = True
     """Whether the graph does this itself (`--io image`) or expects it done (`--io tensor`)."""

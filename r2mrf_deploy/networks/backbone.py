@@ -113,8 +113,11 @@ class Backbone(nn.Module):
         model = getattr(model, where) if where else model
         self.body = nn.ModuleDict({c: model.get_submodule(c) for tap in self.taps for c in tap.children})
         for module in self.body.modules():
-            if isinstance(module, nn.ReLU):  # in-place ops would overwrite the taps
+            if hasattr(module, "inplace"):  # would overwrite the taps
                 module.inplace = False
+            for name, child in module.named_children():
+                if isinstance(child, nn.AdaptiveAvgPool2d):  # its export is a Gather, a Reshape and more
+                    setattr(module, name, GlobalMean())
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -152,6 +155,13 @@ class Backbone(nn.Module):
             raise UsageError(
                 f"these ImageNet weights are not {self.name}'s: {str(e).splitlines()[1].strip()}"
             ) from None
+
+
+class GlobalMean(nn.Module):
+    """`forward`: [N, C, H, W] to [N, C, 1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
 
 
 def identify(shapes: Shapes, prefix: str = "backbone.") -> str | None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks import backbone
 from r2mrf_deploy.networks.config import NetworkConfig
+from r2mrf_deploy.networks.upsample import upsample
 
 BRANCHES = 5
 Output = Literal["fused", "branch1", "branch2", "branch3", "branch4", "branch5"]
@@ -176,6 +177,10 @@ class R2MRF(nn.Module):
             raise UsageError(f"these weights were trained with one step; {steps} cannot be run")
         return steps
 
+    def side_names(self, steps: int) -> list[str]:
+        """The names of the side outputs of `steps` steps, in the order they are computed."""
+        return [f"step{t}_branch{branch}" for t in range(1, steps + 1) for branch in range(BRANCHES, 0, -1)]
+
     @staticmethod
     def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
         """Find the config of a plain state dict from its shapes.
@@ -200,8 +205,3 @@ class R2MRF(nn.Module):
         if sets == 1:  # shared by any number of steps, or two steps of their own: the function differs
             return known, ["steps"]
         return known | {"steps": sets + 1, "share": sets == 0}, []
-
-
-def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear, half-pixel centres (`align_corners=False`), as everywhere in the paper's code lineage."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,234 @@
+"""Checkpoints: a `.pth` that says which network it holds.
+
+A checkpoint of ours is a dictionary with `format`, `network`, `config`, `state_dict`, `preprocess` and `metrics`. Plain
+state dicts are read too: the network and its config are found from the parameters' names and shapes. Reading runs no code
+from the file (`weights_only=True`).
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from r2mrf_deploy import networks
+from r2mrf_deploy.errors import CheckpointError, InputError, UsageError
+from r2mrf_deploy.manifest import Preprocess, sha256, write_atomically
+from r2mrf_deploy.networks.config import NetworkConfig
+
+FORMAT = "r2mrf-checkpoint/1"
+IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's weights and what is needed to run them."""
+
+    network: str
+    config: NetworkConfig
+    state_dict: Mapping[str, Tensor]
+    preprocess: Preprocess = IMAGENET
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+    """Of the file it was read from."""
+
+    @classmethod
+    def of(cls, family: str, module: nn.Module, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
+        """The checkpoint of a network in memory."""
+        return cls(family, module.config, module.state_dict(), metrics=metrics or {})
+
+    @classmethod
+    def init(
+        cls, preset: str, settings: Mapping[str, str] | None = None, *, images: Tensor | None = None, seed: int = 0
+    ) -> Checkpoint:
+        """An untrained checkpoint whose map is informative on photographs (see `networks.initialise`).
+
+        Args:
+            preset: its name.
+            settings: config fields to replace, as texts.
+            images: photographs to take the statistics from, normalised float32 [N, 3, H, W]; None takes scikit-image's.
+
+        Raises:
+            UsageError: no such preset or config field.
+            RuntimeUnavailable: `images` is None and scikit-image is not installed.
+        """
+        from r2mrf_deploy.networks.initialise import initialise
+
+        family, config = networks.preset(preset, settings)
+        module = networks.create(family, config)
+        initialise(module, _photographs() if images is None else images, seed)
+        return cls.of(family, module, {"trained": False})
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, network: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> Checkpoint:
+        """Read a checkpoint, or a plain state dict of a network of ours.
+
+        Args:
+            path: the file.
+            network: for a plain state dict, a network's or a preset's name, where its shapes leave it open.
+            settings: config fields to set, as texts: what a plain state dict leaves open, or an ablation.
+
+        Raises:
+            InputError: no such file.
+            CheckpointError: the file is damaged, is not a checkpoint, would run code, or its weights do not fit.
+            UsageError: `network` or `settings` is wrong.
+        """
+        path = Path(path)
+        content = _read(path)
+        if content.get("format") == FORMAT:
+            checkpoint = _from_ours(path, content)
+        else:
+            checkpoint = _from_plain(path, content, network, dict(settings or {}))
+            settings = None
+        if settings:
+            checkpoint = cls(
+                checkpoint.network,
+                checkpoint.config.with_settings(settings),
+                checkpoint.state_dict,
+                checkpoint.preprocess,
+                checkpoint.metrics,
+            )
+        _check_weights(path, checkpoint)
+        object.__setattr__(checkpoint, "sha256", sha256(path))
+        return checkpoint
+
+    def save(self, path: Path | str) -> Path:
+        """Write the checkpoint, whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "network": self.network,
+            "config": self.config.to_dict(),
+            "state_dict": dict(self.state_dict),
+            "preprocess": self.preprocess.model_dump(),
+            "metrics": dict(self.metrics),
+        }
+        return write_atomically(Path(path), lambda temporary: torch.save(content, temporary))
+
+    def module(self) -> nn.Module:
+        """The network with these weights, in evaluation mode."""
+        with torch.device("meta"):
+            module = networks.create(self.network, self.config)
+        module.load_state_dict(self.state_dict, assign=True)
+        return module.eval()
+
+    @property
+    def parameters(self) -> int:
+        buffers = ("running_mean", "running_var", "num_batches_tracked")
+        return sum(v.numel() for k, v in self.state_dict.items() if not k.endswith(buffers))
+
+
+def _photographs() -> Tensor:
+    """Normalised photographs [N, 3, 256, 256] for `init`."""
+    import numpy as np
+    from PIL import Image
+
+    from r2mrf_deploy import photographs
+
+    names = ("astronaut", "coffee", "motorcycle_left", "rocket")
+    stack = np.stack([np.asarray(Image.fromarray(photographs.sample(n)).resize((256, 256))) for n in names])
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+    return (torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        if "weights_only" in str(e).lower() or "unsupported" in str(e).lower():
+            what = "it holds Python objects beside tensors, and reading those would run code from the file"
+            raise CheckpointError(f"{path}: refused: {what}; save its state_dict alone") from None
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint") from None
+    except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, OSError, AttributeError) as e:
+        first = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise CheckpointError(f"{path} is damaged, cut short or not a PyTorch checkpoint ({first})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+    return content
+
+
+def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
+    for key, kind in (("network", str), ("config", dict), ("state_dict", dict)):
+        if not isinstance(content.get(key), kind):
+            raise CheckpointError(f"{path}: its {key!r} is missing or not a {kind.__name__}")
+    try:
+        config = networks.get(content["network"]).config_class.from_dict(content["config"])
+        preprocess = Preprocess.model_validate(content.get("preprocess", IMAGENET))
+    except (UsageError, ValidationError) as e:
+        raise CheckpointError(f"{path}: {str(e).splitlines()[0]}") from None
+    return Checkpoint(content["network"], config, content["state_dict"], preprocess, content.get("metrics", {}))
+
+
+def _from_plain(path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str]) -> Checkpoint:
+    state = _plain_state(path, content)
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    if network in networks.presets():
+        family, config = networks.preset(network, settings)
+        return Checkpoint(family, config, state)
+    families = [network] if network else networks.families()
+    for family in families:
+        found = networks.get(family).infer(shapes)
+        if found is None:
+            continue
+        known, open_fields = found
+        if missing := [f for f in open_fields if f not in settings]:
+            raise CheckpointError(
+                f"{path}: a plain state dict of {family}, which does not say its {', '.join(missing)}: "
+                f"give {' '.join(f'--set {m}=...' for m in missing)}"
+            )
+        config = networks.get(family).config_class.from_dict(known).with_settings(settings)
+        return Checkpoint(family, config, state)
+    first = ", ".join(f"{k} {list(v)}" for k, v in list(shapes.items())[:2])
+    raise CheckpointError(
+        f"{path}: its {len(shapes)} tensors ({first}, ...) fit none of {', '.join(families)}; "
+        "name the preset with --network to see what differs"
+    )
+
+
+def _plain_state(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict inside what training scripts save: bare, or below a usual key, with or without a wrapper's prefix."""
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        raise CheckpointError(f"{path} is not a checkpoint: it holds no state dict")
+    for prefix in ("module.", "network.", "model."):
+        if all(k.startswith(prefix) for k in content):
+            content = {k.removeprefix(prefix): v for k, v in content.items()}
+    return content
+
+
+def _check_weights(path: Path, checkpoint: Checkpoint) -> None:
+    with torch.device("meta"):
+        wanted = networks.create(checkpoint.network, checkpoint.config).state_dict()
+    given = checkpoint.state_dict
+    wrong: list[str] = []
+    for title, names in (("missing", wanted.keys() - given.keys()), ("unexpected", given.keys() - wanted.keys())):
+        if names:
+            wrong.append(f"{len(names)} {title} ({_first(names)})")
+    bent = {k for k in wanted.keys() & given.keys() if tuple(wanted[k].shape) != tuple(given[k].shape)}
+    if bent:
+        k = min(bent)
+        wrong.append(f"{len(bent)} misshapen ({k} is {list(given[k].shape)}, not {list(wanted[k].shape)})")
+    if wrong:
+        raise CheckpointError(f"{path}: its weights do not fit {checkpoint.network}: {'; '.join(wrong)}")
+    for name, value in given.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise CheckpointError(f"{path}: {name} has {bad} values that are not finite; the training diverged")
+
+
+def _first(names: set[str]) -> str:
+    shown = sorted(names)[:2]
+    return ", ".join(shown) + (", ..." if len(names) > 2 else "")

@@ -1,0 +1,1 @@
+"""ONNX in, ONNX out: tracing, exact rewrites, precision, cost. Nothing here knows a runtime or the command line."""

@@ -1,0 +1,49 @@
+"""Lower a graph to opset 17, the last that TensorRT 8.6 (and so a GTX 1080 Ti) reads.
+
+PyTorch's exporter writes opset 18 and later. onnx's own version converter does the lowering; it stumbles over attributes
+that 17 does not know even where they only state a default, so those are taken out before and after.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import version_converter
+
+from r2mrf_deploy.errors import GraphError
+
+LOWEST, LOWEST_TRACED, HIGHEST = 17, 18, 23
+
+# operator -> attributes that opset 18 added, with the value that means what opset 17 does
+_NEW_IN_18: dict[str, dict[str, int | bytes]] = {
+    "ReduceMean": {"noop_with_empty_axes": 0},
+    "ReduceSum": {"noop_with_empty_axes": 0},
+    "ReduceMax": {"noop_with_empty_axes": 0},
+    "ReduceMin": {"noop_with_empty_axes": 0},
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
+}
+
+
+def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model at a lower opset.
+
+    Raises:
+        GraphError: it uses something that the lower opset does not have.
+    """
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(model)
+    _drop_defaults(lowered)
+    try:
+        lowered = version_converter.convert_version(lowered, opset)
+        _drop_defaults(lowered)
+        onnx.checker.check_model(lowered)
+    except (RuntimeError, onnx.checker.ValidationError) as e:
+        raise GraphError(f"this network cannot be written at opset {opset}: {str(e).splitlines()[0]}") from None
+    return lowered
+
+
+def _drop_defaults(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        defaults = _NEW_IN_18.get(node.op_type, {})
+        kept = [a for a in node.attribute if defaults.get(a.name) != onnx.helper.get_attribute_value(a)]
+        del node.attribute[:]
+        node.attribute.extend(kept)

@@ -1,0 +1,149 @@
+"""Trace a network into a static ONNX graph: recurrence unrolled, simplified, checked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from r2mrf_deploy.errors import GraphError, UsageError
+from r2mrf_deploy.graph import opset as opsets
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.networks.deployed import Deployed
+
+MAX_BYTES = 2**31 - 1  # protobuf's limit
+FREE = ("batch", "height", "width")
+DEFAULT_OPSET = 17
+"""Every TensorRT since 8.6 reads it; nothing in the networks needs a later one."""
+
+
+def trace(
+    deployed: Deployed, size: tuple[int, int], *, batch: int = 1, dynamic: bool = False, opset: int = DEFAULT_OPSET
+) -> onnx.ModelProto:
+    """Trace `deployed` with torch.export into a checked, simplified ONNX model.
+
+    Args:
+        deployed: the network with its preprocessing, in evaluation mode.
+        size: (height, width) in pixels; with `dynamic`, only an example.
+        batch: images at once.
+        dynamic: leave batch, height and width free, named `batch`, `height`, `width`.
+        opset: 17 to 23.
+
+    Raises:
+        UsageError: the opset or the size is out of range.
+        GraphError: the graph cannot be written at this opset, is over 2 GB, or fails onnx's checks.
+    """
+    import onnxsim
+    import torch
+
+    if not opsets.LOWEST <= opset <= opsets.HIGHEST:
+        raise UsageError(f"opset {opset} is out of range: {opsets.LOWEST} to {opsets.HIGHEST}")
+    if min(size) < 32 or batch < 1:
+        raise UsageError(f"{size[0]}x{size[1]}, batch {batch} is too small: the deepest features are at 1/32")
+    # in a dynamic example every free dimension differs from the others and from 1, so that none is taken for a constant
+    example = deployed.example(2, size[0], size[1] + 64) if dynamic else deployed.example(batch, *size)
+    spatial = (1, 2) if deployed.io == "image" else (2, 3)
+    shapes = ({0: "batch", spatial[0]: "height", spatial[1]: "width"},) if dynamic else None
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            deployed.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=max(opset, opsets.LOWEST_TRACED),
+            input_names=[deployed.input_name],
+            output_names=deployed.output_names,
+            dynamic_shapes=shapes,
+            custom_translation_table={torch.ops.r2mrf.upsample_bilinear.default: _resize()},
+            external_data=False,
+            verbose=False,
+        )
+        model = program.model_proto
+        if model.ByteSize() > MAX_BYTES:
+            raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB; an ONNX file of one part holds 2.1 GB")
+        _keep_only_scopes(model)
+        model, _ = onnxsim.simplify(model)
+    if opset < opsets.LOWEST_TRACED:
+        model = opsets.lower(model, opset)
+    _name_free_dimensions(model, deployed, dynamic)
+    return checked(model)
+
+
+def checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every shape inferred, after onnx's full check.
+
+    Raises:
+        GraphError: the check or strict shape inference fails.
+    """
+    try:
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        raise GraphError(f"the graph is not valid ONNX: {str(e).splitlines()[0]}") from None
+    return model
+
+
+def _resize() -> Callable[..., Any]:
+    """How `networks.upsample` is written in ONNX."""
+    from onnxscript import opset18 as op
+
+    def resize(x, height, width):  # type: ignore[no-untyped-def]
+        size = op.Concat(op.Shape(x, start=0, end=2), op.Reshape(height, [1]), op.Reshape(width, [1]), axis=0)
+        return op.Resize(x, None, None, size, mode="linear", coordinate_transformation_mode="half_pixel")
+
+    return resize
+
+
+def _keep_only_scopes(model: onnx.ModelProto) -> None:
+    """Keep of the exporter's notes each node's module, and drop the rest: it names files of this machine."""
+    for node in model.graph.node:
+        scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+        del node.metadata_props[:]
+        node.doc_string = ""
+        if scopes:
+            names = [s for s in scopes[0].strip("[]").replace("'", "").split(", ") if s]
+            if names:
+                node.metadata_props.add(key="module", value=names[-1])
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    del model.graph.metadata_props[:], model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    model.graph.name = "r2mrf-deploy"
+
+
+def _name_free_dimensions(model: onnx.ModelProto, deployed: Deployed, dynamic: bool) -> None:
+    if not dynamic:
+        return
+    for output in model.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        dims[0].dim_param = "batch"
+        if output.name in ("map", "logits"):
+            dims[2].dim_param, dims[3].dim_param = "height", "width"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' chatter off the user's screen; what fails raises."""
+    names = ("torch.onnx", "onnxscript", "torch.onnx._internal.exporter", "onnx_ir")
+    loggers = [logging.getLogger(n) for n in names]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,136 @@
+"""Photographs in and out: any mode and size that Pillow reads becomes uint8 RGB, upright."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.manifest import Preprocess, TensorSpec
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"}
+
+
+def find(inputs: Sequence[str | Path]) -> list[Path]:
+    """The image files that `inputs` mean: files, folders (not below them), and globs that a shell left alone.
+
+    Raises:
+        InputError: an input means no image.
+    """
+    found: list[Path] = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.is_file():
+            files = [path]
+        else:
+            files = sorted(Path(p) for p in glob.glob(str(given)) if Path(p).suffix.lower() in SUFFIXES)  # noqa: PTH207
+        if not files:
+            what = "holds no images" if path.is_dir() else "no such file"
+            raise InputError(f"{given}: {what} (known: {' '.join(sorted(SUFFIXES))})")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def read(path: Path | str) -> np.ndarray:
+    """A photograph as uint8 [H, W, 3] RGB, turned upright by its EXIF orientation.
+
+    Greyscale, palette and CMYK images are converted, alpha is left out, 16-bit values are divided by 257. Of several
+    frames the first is taken.
+
+    Raises:
+        InputError: the file does not exist, is damaged, is not an image, is too large, or has float pixels.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16-bit greyscale
+                wide = np.asarray(image).astype(np.int64)
+                if wide.min() < 0 or wide.max() > 65535:
+                    raise InputError(f"{path}: its pixels do not fit 16 bits; convert it to 8 or 16 bits")
+                grey = ((wide + 128) // 257).astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            if image.mode == "F":
+                raise InputError(f"{path}: float pixels have no agreed range; convert it to 8 or 16 bits")
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not an image that Pillow reads") from None
+    except Image.DecompressionBombError as e:
+        raise InputError(f"{path}: {e}") from None
+    except (OSError, SyntaxError, ValueError) as e:
+        raise InputError(f"{path} is damaged: {e}") from None
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize with Pillow's antialiased bilinear filter.
+
+    Args:
+        image: uint8 [H, W, 3], or float32 [H, W] (a map).
+        size: (height, width).
+    """
+    if image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def as_input(image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, limit: Sequence[int] = ()) -> np.ndarray:
+    """A photograph as a network's input of batch 1.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        spec: the input: uint8 NHWC, or float NCHW that wants normalised values.
+        preprocess: the normalisation, for the latter.
+        limit: the largest shape allowed, where the spec's dimensions are free.
+
+    Returns:
+        [1, h, w, 3] or [1, 3, h, w]: at the spec's size, or where that is free at the image's own, scaled down in
+        proportion to fit `limit` and not under 32 pixels a side.
+    """
+    spatial = (2, 3) if spec.layout == "NCHW" else (1, 2)
+    fixed = [spec.shape[d] for d in spatial]
+    if all(isinstance(d, int) for d in fixed):
+        size = (int(fixed[0]), int(fixed[1]))
+    else:
+        height, width = image.shape[:2]
+        scale = min(1.0, *(limit[d] / side for d, side in zip(spatial, (height, width), strict=True))) if limit else 1.0
+        size = (max(32, round(height * scale)), max(32, round(width * scale)))
+    pixels = resize(image, size)
+    if spec.layout != "NCHW":
+        return pixels[None]
+    mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    chw = pixels.transpose(2, 0, 1).astype(np.float32)
+    return ((chw / np.float32(255) - mean) / std).astype(spec.dtype)[None]
+
+
+def overlay(image: np.ndarray, focus: np.ndarray) -> np.ndarray:
+    """What is in focus in its own colours, the rest grey and dark, and a line where the map is 0.5.
+
+    Args:
+        image: uint8 [H, W, 3].
+        focus: float32 [H, W] in [0, 1], 1 = in focus.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    weight = np.clip(focus, 0, 1)[:, :, None]
+    colour = image.astype(np.float32)
+    grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)
+    shown = weight * colour + (1 - weight) * 0.35 * grey[:, :, None]
+    shown[_outline(focus >= 0.5, max(1, max(image.shape[:2]) // 400))] = (255, 210, 0)
+    return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+
+
+def _outline(mask: np.ndarray, width: int) -> np.ndarray:
+    """The pixels of `mask` that lie within `width` of its complement."""
+    inner = mask
+    for _ in range(width):
+        padded = np.pad(inner, 1, mode="edge")
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner

@@ -1,0 +1,126 @@
+"""Photographs in, maps and overlays out, with any artifact on any runtime."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.manifest import Manifest, Preprocess, write_atomically
+from r2mrf_deploy.runtimes import OpenOptions, Runner
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one input."""
+
+    source: Path
+    map: Path | None = None
+    overlay: Path | None = None
+    in_focus: float | None = None
+    """The part of the image, 0 to 1, that the map says is in focus."""
+    error: str | None = None
+
+
+class Predictor:
+    """An opened artifact and how to feed it.
+
+    Args:
+        runner: an opened artifact or checkpoint.
+        preprocess: the normalisation, for an artifact that takes a normalised tensor.
+        limit: the largest input shape, where the artifact leaves it free.
+    """
+
+    def __init__(self, runner: Runner, preprocess: Preprocess, limit: Sequence[int] = ()) -> None:
+        self.runner = runner
+        self._spec = runner.inputs[0]
+        self._preprocess = preprocess
+        self._limit = limit
+
+    @classmethod
+    def open(
+        cls,
+        artifact: Path | str,
+        runtime: str | None = None,
+        *,
+        trust: bool = False,
+        options: OpenOptions | None = None,
+    ) -> Predictor:
+        """Open an artifact for photographs. Raises as `runtimes.open`; InputError where it takes no image."""
+        artifact = Path(artifact)
+        runner = runtimes.open(artifact, runtime, trust=trust, options=options)
+        manifest = Manifest.beside(artifact)
+        spec = runner.inputs[0]
+        if len(runner.inputs) != 1 or spec.layout is None:
+            raise InputError(f"{artifact} has no manifest that says how its input takes a photograph")
+        default = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # unused by an artifact that takes bytes
+        limit = manifest.profiles.get(spec.name, {}).get("max", []) if manifest else []
+        return cls(runner, manifest.preprocess or default if manifest else default, limit)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The map of a photograph.
+
+        Args:
+            image: uint8 [H, W, 3] RGB, any size.
+
+        Returns:
+            float32 [H, W] in [0, 1], 1 = in focus.
+        """
+        array = images.as_input(image, self._spec, self._preprocess, self._limit)
+        batch = self._spec.shape[0]
+        if isinstance(batch, int) and batch > 1:  # a static batch is filled up with copies
+            array = np.repeat(array, batch, axis=0)
+        focus = self.runner.run({self._spec.name: array})["map"][0, 0].astype(np.float32)
+        return np.clip(images.resize(focus, (image.shape[0], image.shape[1])), 0, 1)
+
+
+def predict(
+    predictor: Predictor,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    overlays: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Prediction]:
+    """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
+
+    A source that cannot be read is reported in its `Prediction.error`; the others go on.
+    """
+    for number, (source, name) in enumerate(zip(sources, _names(sources), strict=True)):
+        try:
+            image = images.read(source)
+        except InputError as e:
+            yield Prediction(source, error=str(e))
+        else:
+            focus = predictor(image)
+            map_path = _save(output / f"{name}_map.png", np.round(focus * 255).astype(np.uint8))
+            overlay = _save(output / f"{name}_overlay.png", images.overlay(image, focus)) if overlays else None
+            yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
+        if progress:
+            progress(number + 1, len(sources))
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    """A name for each source: its stem, with as much more of its path as tells it from the others."""
+    chosen: list[str] = []
+    for source in sources:
+        same = [s for s in sources if s.stem == source.stem]
+        if len(same) == 1:
+            chosen.append(source.stem)
+        elif len({s.name for s in same}) == len(same):
+            chosen.append(source.name)
+        else:
+            chosen.append("_".join(p for p in source.resolve().parts if p != source.anchor))
+    return chosen
+
+
+def _save(path: Path, pixels: np.ndarray) -> Path:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return write_atomically(path, buffer.getvalue())

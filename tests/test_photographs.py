@@ -1,0 +1,51 @@
+import importlib.util
+
+import numpy as np
+import pytest
+
+from r2mrf_deploy import photographs
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+
+pytest.importorskip("skimage")
+
+
+@pytest.mark.parametrize("name", photographs.names())
+def test_every_photograph_is_there_and_is_a_picture(name):
+    picture = photographs.sample(name)
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert min(picture.shape[:2]) >= 256 and picture.std() > 5
+
+
+def test_they_are_those_of_scikit_image():
+    import skimage.data
+
+    assert np.array_equal(photographs.sample("chelsea"), skimage.data.chelsea())
+    assert np.array_equal(photographs.sample("motorcycle_left"), skimage.data.stereo_motorcycle()[0])
+    grey = skimage.data.camera()
+    assert np.array_equal(photographs.sample("camera"), np.stack([grey] * 3, 2))
+
+
+def test_the_demo_photograph_is_never_learnt_from():
+    demo = photographs.sample(photographs.DEMO)
+    sharp = photographs.sharp()
+    assert len(sharp) >= 10
+    assert all(not np.array_equal(demo, picture) for picture in sharp)
+    assert photographs._TABLE[photographs.DEMO].reduction == 0
+    assert min(side for picture in sharp for side in picture.shape[:2]) >= 160  # what quick training crops
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'chelsea'"):
+        photographs.sample("chelsa")
+
+
+def test_without_scikit_image_the_cure_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeUnavailable, match=r"r2mrf-deploy\[export\]"):
+        photographs.sample("coffee")
+
+
+def test_a_scikit_image_that_lacks_the_file_is_said_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(photographs, "_folder", lambda: tmp_path)
+    with pytest.raises(RuntimeUnavailable, match=r"does not ship coffee\.png"):
+        photographs.sample("coffee")
