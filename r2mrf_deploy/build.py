@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.gpus import GPU, Flavour
+from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
-from r2mrf_deploy.runtimes import cuda, tensorrt_api
+from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.tensorrt_api import Library
-from r2mrf_deploy.runtimes.tensorrt_builder import Build, Progress, compare_specs, resolve_profiles
+from r2mrf_deploy.runtimes.tensorrt_builder import Build, Progress, resolve_profiles
 from r2mrf_deploy.runtimes.tensorrt_options import BuildOptions, parse_pool_sizes, parse_shapes
+from r2mrf_deploy.runtimes.tensorrt_targets import Targets
 
 # What an engine has in common with the model that it is made from.
 _INHERITED = {
@@ -55,8 +56,9 @@ def build(
         model: the ONNX file. Where a manifest lies beside it, the two must match, and the engine inherits it.
         output: `.plan` for TensorRT (by default beside the model), `.xml` for OpenVINO.
         gpus: names of GPU classes to build for. TensorRT builds for the GPU at hand, which must be of that class.
-            TensorRT-RTX builds for all of them; without a name for Ampere and later (8.0, 8.6, 8.9, 12.0, 12.1), or for
-            the GPU at hand where that is older. NVIDIA advises a plan of its own for Turing, so Turing is built when asked.
+            TensorRT-RTX builds one plan for all of them; without a name, for Ampere and later (8.0, 8.6, 8.9, 12.0,
+            12.1), or for the GPU at hand where that is a Turing. Turing is left out otherwise, as in the library's own
+            default: NVIDIA says it slows the plan on the others, and it makes the plan about three times as large.
         options: trtexec's options.
         progress: called with (phase, steps done, steps in all), from other threads too.
 
@@ -93,31 +95,19 @@ def _build_tensorrt(
     options: BuildOptions,
     progress: Progress | None,
 ) -> BuiltArtifact:
-    device, why_none = _device()
-    library = _library(options.library, device)
-    # What a GPU class cannot do is known before the model is read, as far as its manifest says what is in it.
-    _refuse(classes, library, [manifest.precision] if manifest else [])
+    targets = Targets.choose(classes, options.library)
+    library = targets.library
+    # What a GPU cannot do is said before the model is read, as far as its manifest tells what is in it.
+    targets.refuse([manifest.precision] if manifest else [])
+    _refuse_opset(library, manifest.opset if manifest else None)
     job = Build(library, options)
     job.parse(model)
-    _refuse(classes, library, job.precisions)
+    targets.refuse(job.precisions)
     if manifest:
-        compare_specs(job.inputs, manifest.inputs, "inputs")
-        compare_specs(job.outputs, manifest.outputs, "outputs")
+        job.check(manifest)
     profiles = resolve_profiles(job.inputs, options, manifest)
-    if library.is_rtx:
-        capabilities = _rtx_targets(classes, device)
-        engine = job.build(profiles, [gpu_classes.sm(c) for c in capabilities], progress)
-        built_for = list(engine.header.compute_capabilities)
-    else:
-        built_for = [_native_target(classes, device, why_none, library)]
-        engine = job.build(profiles, (), progress)
-    target = Target(
-        runtime=library.flavour,
-        runtime_version=engine.header.version,
-        compute_capabilities=built_for,
-        gpus=[g.name for g in classes],
-        built_without_gpu=device is None,
-    )
+    engine = job.build(profiles, targets.requested(job.precisions), progress)
+    target = targets.record(engine, options.recorded())
     engine_manifest = _describe(
         model,
         output,
@@ -134,59 +124,13 @@ def _build_tensorrt(
     def write(folder: Path) -> Manifest:
         return _bind(engine_manifest, write_atomically(folder / output.name, engine.plan))
 
-    return BuiltArtifact(output, _publish(output, write), _note(library, target, why_none))
+    return BuiltArtifact(output, _publish(output, write), targets.note(target))
 
 
-def _device() -> tuple[cuda.Device | None, str]:
-    try:
-        return cuda.device(), ""
-    except cuda.CudaError as e:
-        return None, str(e)
-
-
-def _library(wanted: Flavour | None, device: cuda.Device | None) -> Library:
-    """`tensorrt` where it is installed and has a device to build for, else `tensorrt_rtx`; or the one that is asked for."""
-    if wanted:
-        return tensorrt_api.load(wanted)
-    found = tensorrt_api.installed()
-    if not found:
-        raise RuntimeUnavailable(
-            "no TensorRT is installed: pip install r2mrf-deploy[tensorrt-rtx] (builds without a GPU), "
-            "or r2mrf-deploy[tensorrt] on a machine with one"
-        )
-    native = "tensorrt" in found and (device is not None or "tensorrt_rtx" not in found)
-    return tensorrt_api.load("tensorrt" if native else "tensorrt_rtx")
-
-
-def _refuse(classes: Sequence[GPU], library: Library, precisions: Sequence[str]) -> None:
-    known = [p for p in precisions if p in gpu_classes.PRECISIONS]
-    for gpu in classes:
-        if reasons := gpu_classes.refusals(gpu, library.flavour, library.version, known):
-            raise BuildError(f"--gpu {gpu.name}: {'; also, '.join(reasons)}")
-
-
-def _rtx_targets(classes: Sequence[GPU], device: cuda.Device | None) -> list[str]:
-    """The compute capabilities to ask for; none leaves it to the library, which takes Ampere and everything later."""
-    if classes:
-        return sorted({g.compute_capability for g in classes}, key=gpu_classes.sm)
-    if device and device.compute_capability == "7.5":
-        return [device.compute_capability]
-    return []
-
-
-def _native_target(classes: Sequence[GPU], device: cuda.Device | None, why_none: str, library: Library) -> str:
-    if device is None:
-        raise RuntimeUnavailable(
-            f"{library.title} builds on the GPU that it builds for, and there is none ({why_none}); "
-            "tensorrt-rtx builds without: pip install r2mrf-deploy[tensorrt-rtx]"
-        )
-    for gpu in classes:
-        if gpu.compute_capability != device.compute_capability:
-            raise BuildError(
-                f"--gpu {gpu.name}: {library.title} builds for the GPU at hand, a {device.name} "
-                f"({device.compute_capability}, not {gpu.compute_capability}); build on a {gpu.title}"
-            )
-    return device.compute_capability
+def _refuse_opset(library: Library, opset: int | None) -> None:
+    """TensorRT 8.6 reads models up to opset 17, and of a later one says only that some node is wrong."""
+    if opset and opset > 17 and not library.is_rtx and library.major < 10:
+        raise BuildError(f"TensorRT {library.version} reads ONNX up to opset 17, not {opset}: export with --opset 17")
 
 
 def _describe(
@@ -247,36 +191,31 @@ def _publish(output: Path, write: Callable[[Path], Manifest]) -> Manifest:
     return manifest
 
 
-def _note(library: Library, target: Target, why_none: str) -> str:
-    built_for = ", ".join(target.compute_capabilities)
-    note = f"built by {library.title} {library.version} for compute capability {built_for}"
-    return f"{note}, without a GPU: it was not run ({why_none})" if target.built_without_gpu else note
-
-
 def _build_openvino(model: Path, output: Path, source: Manifest | None) -> BuiltArtifact:
     try:
         import openvino
     except ImportError:
-        raise RuntimeUnavailable("OpenVINO is not installed: pip install r2mrf-deploy[openvino]") from None
+        raise RuntimeUnavailable('OpenVINO is not installed: pip install "r2mrf-deploy[openvino]"') from None
     try:
         converted = openvino.convert_model(model)
     except Exception as e:  # OpenVINO raises RuntimeError and kinds of its own, in many lines
         raise GraphError(f"OpenVINO cannot take {model.name}: {_last_line(e)}") from None
+    inputs = [_openvino_spec(port) for port in converted.inputs]
+    outputs = [_openvino_spec(port) for port in converted.outputs]
+    if source and (differs := specs.difference(inputs, source.inputs) or specs.difference(outputs, source.outputs)):
+        raise BuildError(f"the model has {differs}; export it again")
     manifest = _describe(
         model,
         output,
         source,
         kind="openvino",
-        inputs=[_openvino_spec(port) for port in converted.inputs],
-        outputs=[_openvino_spec(port) for port in converted.outputs],
+        inputs=inputs,
+        outputs=outputs,
         profiles=source.profiles if source else {},
         precision="fp32",
         target=None,
         tool={"openvino": openvino.__version__},
     )
-    if source:
-        compare_specs([_openvino_spec(p) for p in converted.inputs], source.inputs, "inputs")
-        compare_specs([_openvino_spec(p) for p in converted.outputs], source.outputs, "outputs")
 
     def write(folder: Path) -> Manifest:
         file = folder / output.name

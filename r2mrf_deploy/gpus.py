@@ -51,7 +51,7 @@ class GPU:
 # GB10 is published as 1,000 TFLOP/s in sparse FP4; its other figures follow by its generation's ratios.
 _TABLE = """
 name      | title                  | generation | cc   |  fp32 | tf32 |  fp16 |  bf16 | int8 | fp8  | GB/s | GiB | last
-gtx1080ti | GeForce GTX 1080 Ti    | Pascal     | 6.1  |  11.3 |      |  0.18 |       |   45 |      |  484 |  11 | 8.6.1
+gtx1080ti | GeForce GTX 1080 Ti    | Pascal     | 6.1  |  11.3 |      | 0.177 |       |   45 |      |  484 |  11 | 8.6.1
 v100      | Tesla V100 32 GB SXM2  | Volta      | 7.0  |  15.7 |      |   125 |       | 62.8 |      |  900 |  32 | 10.4
 t4        | Tesla T4               | Turing     | 7.5  |   8.1 |      |    65 |       |  130 |      |  320 |  16 |
 rtx2080ti | GeForce RTX 2080 Ti    | Turing     | 7.5  |  13.4 |      |  53.8 |       |  215 |      |  616 |  11 |
@@ -132,9 +132,10 @@ def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str]
 
 def _precision_refusal(gpu: GPU, precision: str) -> str | None:
     if precision == "fp16" and gpu.tflops["fp16"] < gpu.tflops["fp32"]:
+        share = round(gpu.tflops["fp32"] / gpu.tflops["fp16"])
         return (
-            f"the {gpu.title} ({gpu.generation}) computes FP16 at {gpu.tflops['fp16']:g} TFLOP/s, far slower than its "
-            f"{gpu.tflops['fp32']:g} in FP32: export with --precision fp32, or int8 after an accuracy check"
+            f"the {gpu.title} ({gpu.generation}) computes FP16 at 1/{share} of its FP32 rate: "
+            "export with --precision fp32, or int8 after an accuracy check"
         )
     if precision not in gpu.tflops:
         instead = "fp32" if gpu.tflops["fp16"] < gpu.tflops["fp32"] else "fp16"

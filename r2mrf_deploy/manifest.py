@@ -74,6 +74,8 @@ class Target(_Model):
     runtime_version: str
     compute_capabilities: list[str]
     gpus: list[str] = Field(default_factory=list)
+    options: dict[str, str] = Field(default_factory=dict)
+    """The builder's options that were not left at their defaults, by trtexec's names."""
     built_without_gpu: bool = False
     achieved_precision: str = "not verified: no device to ask"
 

@@ -8,6 +8,7 @@ it is known to agree. This is what tells a damaged or foreign file from a plan b
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +91,26 @@ def check_manifest(header: PlanHeader, manifest: Manifest, name: str = "plan") -
             raise ArtifactError(f"{name}: its manifest says {what} {said}, the plan itself {found}; build it again")
 
 
-def check_version(header: PlanHeader, installed: str, name: str = "plan") -> None:
+def check_version(header: PlanHeader, installed: str, name: str = "plan", version_compatible: bool = False) -> None:
     """Compare the version that wrote a plan with the version that is to run it.
 
     Args:
-        installed: the installed library's version, major.minor.patch.build.
+        installed: the installed library's version, major.minor.patch and on some platforms more.
+        version_compatible: the plan was built so that any later version of the same major version opens it.
 
     Raises:
-        ArtifactError: they differ. A version-compatible plan may differ within its major version, and says so itself.
+        ArtifactError: the installed version does not open the plan.
     """
-    if header.version != installed:
+    wrote, runs = _numbers(header.version), _numbers(installed)
+    if version_compatible and wrote[0] == runs[0] and wrote <= runs:
+        return
+    if wrote[: len(runs)] != runs[: len(wrote)]:
         raise ArtifactError(
             f"{name} was built by {header.flavour} {header.version}, but {installed} is installed: build it again "
             "with `r2mrf build`, or install that version"
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """1.7.1.116 -> (1, 7, 1, 116); what is no number ends it (8.6.1.post1 -> 8.6.1)."""
+    return tuple(map(int, itertools.takewhile(str.isdigit, version.split("."))))

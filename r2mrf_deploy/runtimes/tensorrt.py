@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, TensorSpec
-from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api
+from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
+from r2mrf_deploy.runtimes import cuda, plan_header, specs, tensorrt_api
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages
 from r2mrf_deploy.runtimes.tensorrt_lane import Lane
@@ -27,6 +27,8 @@ class TensorRTOptions(OpenOptions):
     """What allocates and copies: cuda-python or pycuda; None takes the first that is installed."""
     cuda_graph: bool = True
     """Launch inferences as a CUDA graph, where the engine can be captured."""
+    runtime_cache: Path | None = None
+    """TensorRT-RTX only: a file that keeps what it compiled on this GPU, so that the next opening need not."""
 
 
 class TensorRT(Runtime):
@@ -37,7 +39,7 @@ class TensorRT(Runtime):
     def availability(self) -> Availability:
         found = tensorrt_api.installed()
         if not found:
-            cure = "pip install r2mrf-deploy[tensorrt] (or [tensorrt-rtx], which builds plans on any machine)"
+            cure = 'pip install "r2mrf-deploy[tensorrt]" (or "[tensorrt-rtx]", which builds plans on any machine)'
             return Availability(False, None, "neither tensorrt nor tensorrt_rtx is installed", cure)
         version = ", ".join(f"{flavour} {v}" for flavour, v in found.items())
         try:
@@ -61,7 +63,7 @@ class TensorRT(Runtime):
         if manifest is not None:
             plan_header.check_manifest(header, manifest, artifact.name)
         library = tensorrt_api.load(header.flavour)
-        plan_header.check_version(header, library.version, artifact.name)
+        plan_header.check_version(header, library.version, artifact.name, _version_compatible(manifest))
         return super().open(artifact, manifest, options)
 
     def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
@@ -69,6 +71,8 @@ class TensorRT(Runtime):
             raise UsageError("TensorRT computes on the GPU and has no CPU threads to set: leave --threads out")
         chosen = options if isinstance(options, TensorRTOptions) else TensorRTOptions()
         library = tensorrt_api.load(plan_header.read(artifact).flavour)
+        if chosen.runtime_cache and not library.is_rtx:
+            raise UsageError("only TensorRT-RTX has a runtime cache: this plan is TensorRT's and is compiled already")
         return TensorRTRunner(library, artifact, manifest, chosen, cuda.provider(chosen.buffers))
 
 
@@ -92,7 +96,10 @@ class TensorRTRunner(Runner):
         self._messages = Messages()
         self._logger = tensorrt_api.logger(library, self._messages)
         self._runtime = library.module.Runtime(self._logger)
-        self._engine = _deserialize(self._runtime, artifact, device, self._messages)
+        if _version_compatible(manifest):  # such a plan brings its own runtime, which is host code
+            self._runtime.engine_host_code_allowed = True
+        self._engine = _deserialize(library, self._runtime, artifact, device, self._messages)
+        self._context_options = ContextOptions(library, self._engine, options.cuda_graph, options.runtime_cache)
         self.inputs, self.outputs = _specs(library, self._engine)
         if manifest is not None:
             self.inputs = _agreed(self.inputs, manifest.inputs, artifact)
@@ -112,6 +119,7 @@ class TensorRTRunner(Runner):
         lanes, self._lanes = self._lanes, []
         for lane in lanes:
             lane.close()
+        self._context_options.close()
         self._mine = threading.local()
         self._engine = None
         self._runtime = None
@@ -123,23 +131,78 @@ class TensorRTRunner(Runner):
             if self._engine is None:
                 raise ArtifactError("this runner is closed: open the artifact again")
             with self._lock:
-                context = self._engine.create_execution_context()
+                context = self._context_options.new_context()
                 if context is None:
                     raise RuntimeUnavailable(f"TensorRT has no room for another context: {self._messages.last()}")
-                lane = Lane(self._cuda, context, self.inputs, self.outputs, self._messages, self._options.cuda_graph)
+                capture = self._options.cuda_graph and not self._context_options.captures_itself
+                lane = Lane(self._cuda, context, self.inputs, self.outputs, self._messages, capture)
                 self._lanes.append(lane)
             self._mine.lane = lane
         return lane
 
 
-def _deserialize(runtime: Any, artifact: Path, device: cuda.Device, messages: Messages) -> Any:
-    engine = runtime.deserialize_cuda_engine(artifact.read_bytes())
+def _version_compatible(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.target is not None and "versionCompatible" in manifest.target.options
+
+
+class ContextOptions:
+    """How contexts of an engine are made. TensorRT-RTX compiles for the GPU now, and captures CUDA graphs itself."""
+
+    def __init__(self, library: Library, engine: Any, cuda_graph: bool, cache_file: Path | None) -> None:
+        self._engine = engine
+        self._config: Any | None = None
+        self._cache: Any | None = None
+        self._cache_file = cache_file
+        self.captures_itself = False
+        if not library.is_rtx:
+            return
+        self._config = engine.create_runtime_config()
+        # Compiled at a shape's first inference, not behind the following ones: what is measured is what stays.
+        eager = library.member("DynamicShapesKernelSpecializationStrategy", "EAGER")
+        if eager is not None:
+            self._config.dynamic_shapes_kernel_specialization_strategy = eager
+        whole = library.member("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE")
+        if cuda_graph and whole is not None:
+            self._config.cuda_graph_strategy = whole
+            self.captures_itself = True
+        if cache_file is not None:
+            self._cache = self._config.create_runtime_cache()
+            if cache_file.exists():
+                self._cache.deserialize(
+                    cache_file.read_bytes()
+                )  # another GPU's or version's is not taken, and rewritten
+            self._config.set_runtime_cache(self._cache)
+
+    def new_context(self) -> Any:
+        """An execution context, or None where the device has no room for one."""
+        return self._engine.create_execution_context(*([] if self._config is None else [self._config]))
+
+    def close(self) -> None:
+        """Keep what was compiled."""
+        if self._cache is not None and self._cache_file is not None:
+            write_atomically(self._cache_file, bytes(self._cache.serialize()))
+        self._engine = self._config = self._cache = None
+
+
+def _deserialize(library: Library, runtime: Any, artifact: Path, device: cuda.Device, messages: Messages) -> Any:
+    plan = artifact.read_bytes()
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
+        why = [messages.last(), *_diagnostics(library, runtime, plan)]
         raise ArtifactError(
-            f"{artifact} does not open on the {device.name} ({device.compute_capability}): {messages.last()}; "
+            f"{artifact} does not open on the {device.name} ({device.compute_capability}): {', '.join(why)}; "
             "build it for this GPU with `r2mrf build`"
         )
     return engine
+
+
+def _diagnostics(library: Library, runtime: Any, plan: bytes) -> list[str]:
+    """Why TensorRT-RTX holds a plan for invalid here; nothing from a library that cannot be asked."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return []
+    _, found = runtime.get_engine_validity(plan)
+    reasons = library.module.EngineInvalidityDiagnostics.__members__
+    return [name.lower().replace("_", " ") for name, bit in reasons.items() if int(found) & int(bit)]
 
 
 def _specs(library: Library, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -156,9 +219,7 @@ def _specs(library: Library, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple
 
 
 def _agreed(found: Sequence[TensorSpec], said: Sequence[TensorSpec], artifact: Path) -> tuple[TensorSpec, ...]:
-    """The manifest's specs, which know layouts and names of dimensions, when the engine has the same."""
-    ours = {s.name: (s.dtype, len(s.shape)) for s in found}
-    theirs = {s.name: (s.dtype, len(s.shape)) for s in said}
-    if ours != theirs:
-        raise ArtifactError(f"{artifact}: the plan has {ours}, its manifest says {theirs}; build it again")
+    """The manifest's specs, which know layouts and the names of free dimensions, where the engine has the same."""
+    if differs := specs.difference(found, said):
+        raise ArtifactError(f"{artifact}: the plan has {differs}; build it again")
     return tuple(said)

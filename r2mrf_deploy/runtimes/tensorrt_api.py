@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,8 @@ from r2mrf_deploy.gpus import Flavour
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
 TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _CURES: dict[Flavour, str] = {
-    "tensorrt": "pip install r2mrf-deploy[tensorrt]",
-    "tensorrt_rtx": "pip install r2mrf-deploy[tensorrt-rtx]",
+    "tensorrt": 'pip install "r2mrf-deploy[tensorrt]"',
+    "tensorrt_rtx": 'pip install "r2mrf-deploy[tensorrt-rtx]"',
 }
 
 
@@ -78,7 +79,7 @@ class Library:
 class Messages:
     """What TensorRT said while it worked, of severity error or worse; filled from its own threads."""
 
-    errors: list[str] = field(default_factory=list)
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=100))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, message: str) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import BuildError, GraphError, UsageError
+from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
-from r2mrf_deploy.runtimes import plan_header
+from r2mrf_deploy.runtimes import plan_header, specs
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages, logger
 from r2mrf_deploy.runtimes.tensorrt_options import POOLS, BuildOptions
 from r2mrf_deploy.runtimes.tensorrt_parsing import describe
@@ -57,9 +57,10 @@ class Build:
         self._library = library
         self._options = options
         self._messages = Messages()
-        self._builder = library.module.Builder(logger(library, self._messages))
+        self._logger = logger(library, self._messages)
+        self._builder = library.module.Builder(self._logger)
         self._network = self._builder.create_network(_network_flags(library))
-        self._parser = library.module.OnnxParser(self._network, self._builder.logger)
+        self._parser = library.module.OnnxParser(self._network, self._logger)
 
     def parse(self, model: Path) -> None:
         """Read an ONNX file into the network.
@@ -91,6 +92,25 @@ class Build:
         types = {self._library.dtype(t.get_output(j).dtype) for t in layers for j in range(t.num_outputs)}
         return tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
 
+    def check(self, manifest: Manifest) -> None:
+        """Compare the network with what the model's manifest says of it.
+
+        Raises:
+            BuildError: an input or output differs, or nothing in the graph has the precision that it is said to have.
+        """
+        for what, found, said in (
+            ("input", self.inputs, manifest.inputs),
+            ("output", self.outputs, manifest.outputs),
+        ):
+            if differs := specs.difference(found, said):
+                raise BuildError(f"{what} of the model: {differs}; export it again")
+        typed = self._library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
+        if typed and manifest.precision in _PRECISIONS.values() and manifest.precision not in self.precisions:
+            raise BuildError(
+                f"the manifest says {manifest.precision}, but the graph holds only {', '.join(self.precisions)}: "
+                "export it again"
+            )
+
     def build(
         self,
         profiles: Profiles,
@@ -107,6 +127,7 @@ class Build:
         Raises:
             BuildError: TensorRT refused or failed, with its own reason.
         """
+        self._messages.errors.clear()
         config = self._builder.create_builder_config()
         _apply_options(self._library, config, self._options)
         _allow_precisions(self._library, config, self.precisions)
@@ -187,10 +208,11 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
             not library.is_rtx and library.member("BuilderFlag", "STRIP_PLAN") is not None,
             "ship the plan with its weights",
         ),
+        # TensorRT-RTX takes the level and writes the same plan for every one.
         "--builderOptimizationLevel": (
             options.builder_optimization_level is not None,
-            hasattr(trt.IBuilderConfig, "builder_optimization_level"),
-            "leave it out",
+            not library.is_rtx and hasattr(trt.IBuilderConfig, "builder_optimization_level"),
+            "it chooses its kernels on the GPU, not in the build" if library.is_rtx else "leave it out",
         ),
         "--maxAuxStreams": (
             options.max_aux_streams is not None,
@@ -206,11 +228,9 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
     if options.max_aux_streams is not None and options.max_aux_streams < 0:
         raise UsageError(f"--maxAuxStreams {options.max_aux_streams}: it must be 0 or more")
     for pool in options.mem_pool_size:
-        if pool.startswith("dla") and not hasattr(trt.IBuilderConfig, "DLA_core"):
-            raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it knows no DLA")
-        if library.is_rtx and pool.startswith("dla"):
-            raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it has no DLA")
-        if pool in POOLS and library.member("MemoryPoolType", POOLS[pool]) is None:
+        if pool not in POOLS:
+            raise UsageError(f"no memory pool {pool!r}: {did_you_mean(pool, POOLS)}")
+        if (library.is_rtx and pool.startswith("dla")) or library.member("MemoryPoolType", POOLS[pool]) is None:
             raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it has no such pool")
 
 
@@ -267,27 +287,6 @@ def _spec(library: Library, tensor: Any) -> TensorSpec:
     return TensorSpec(name=tensor.name, dtype=library.dtype(tensor.dtype), shape=shape)
 
 
-def compare_specs(found: Sequence[TensorSpec], said: Sequence[TensorSpec], what: str) -> None:
-    """Compare the network's inputs or outputs with the manifest's: names, then dtypes, then ranks, then shapes.
-
-    Raises:
-        BuildError: the first difference.
-    """
-    ours, theirs = {s.name: s for s in found}, {s.name: s for s in said}
-    if set(ours) != set(theirs):
-        raise BuildError(
-            f"the model has the {what} {sorted(ours)}, its manifest says {sorted(theirs)}: export it again"
-        )
-    for name, spec in ours.items():
-        other = theirs[name]
-        sizes = zip(spec.shape, other.shape, strict=False)
-        agree = len(spec.shape) == len(other.shape) and all(
-            a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in sizes
-        )
-        if spec.dtype != other.dtype or not agree:
-            raise BuildError(f"the model's {spec} differs from its manifest's {other}: export it again")
-
-
 def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manifest: Manifest | None) -> Profiles:
     """The min, opt and max shape of each input with free dimensions.
 
@@ -311,10 +310,11 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Manifest | None)
     low, opt, high = (given[kind].get(spec.name) or default.get(kind) for kind in ("min", "opt", "max"))
     opt = opt or high or low
     if opt is None:
-        example = "x".join(str(d) if isinstance(d, int) else "320" for d in spec.shape)
+        example = "x".join(str(d if isinstance(d, int) else 320 if axis else 1) for axis, d in enumerate(spec.shape))
         raise UsageError(f"{spec} has free dimensions: give --opt {spec.name}:{example}, and --min and --max")
     shapes = {"min": list(low or opt), "opt": list(opt), "max": list(high or opt)}
-    for kind, shape in shapes.items():
+    for kind in ("opt", "min", "max"):  # opt first, since the others may be taken from it
+        shape = shapes[kind]
         if not spec.accepts(tuple(shape)):
             raise UsageError(f"--{kind} {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
     if not all(a <= b <= c for a, b, c in zip(*shapes.values(), strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +54,31 @@ class BuildOptions:
     library: Flavour | None = None
     """Which TensorRT builds; by default `tensorrt` where it is installed and has a device, else `tensorrt_rtx`."""
 
+    def recorded(self) -> dict[str, str]:
+        """What changes the engine and is not left to the builder, by trtexec's names, for the manifest."""
+        names = {
+            "mem_pool_size": "memPoolSize",
+            "builder_optimization_level": "builderOptimizationLevel",
+            "version_compatible": "versionCompatible",
+            "hardware_compatibility_level": "hardwareCompatibilityLevel",
+            "strip_weights": "stripWeights",
+            "no_tf32": "noTF32",
+            "max_aux_streams": "maxAuxStreams",
+            "profiling_verbosity": "profilingVerbosity",
+        }
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        return {
+            names[name]: _text(value)
+            for name, value in values.items()
+            if value is not None and value is not False and value != {}  # not `in`: 0 is a value and equals False
+        }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{pool}:{size}B" for pool, size in value.items())
+    return "true" if value is True else str(value)
+
 
 def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
     """Read trtexec's notation for shapes, `image:1x320x320x3,mask:1x1x320x320`.
@@ -85,6 +110,8 @@ def parse_pool_sizes(text: str) -> dict[str, int]:
         number, unit = (size[:-1], size[-1].upper()) if size[-1:].isalpha() else (size, "M")
         try:
             sizes[name] = int(float(number) * _UNITS[unit])
+            if sizes[name] <= 0:
+                raise ValueError
         except (KeyError, ValueError, OverflowError):
             raise UsageError(f"{size!r} is not a size: write MiB as 1024, or 512K, 2G, 4096B") from None
     return sizes

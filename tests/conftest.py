@@ -1,0 +1,96 @@
+"""Models that several tests build from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from r2mrf_deploy.manifest import Manifest, TensorSpec, sha256
+
+if TYPE_CHECKING:
+    import onnx
+
+TinyOnnx = Callable[..., Path]
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path: Path) -> TinyOnnx:
+    """Make a small model of the kind that `r2mrf export` writes, and its manifest: two convolutions and a resize.
+
+    Input `image`: uint8 [1, 64, 64, 3], or free but for the channels; output `map`: float32 [1, 1, 64, 64].
+    """
+
+    def make(name: str = "tiny", precision: str = "fp32", dynamic: bool = False, manifest: bool = True) -> Path:
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(_tiny(precision, dynamic).SerializeToString())
+        if manifest:
+            _manifest(path, precision, dynamic).save(path)
+        return path
+
+    return make
+
+
+def _tiny(precision: str, dynamic: bool) -> onnx.ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
+    rng = np.random.default_rng(0)
+
+    def weights(name: str, array: np.ndarray) -> TensorProto:
+        floats = numpy_helper.from_array(array.astype(np.float32), name)
+        return floats if kind == TensorProto.FLOAT else helper.make_tensor(name, kind, array.shape, array.ravel())
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=kind),
+        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["nchw", "scale"], ["x"]),
+        helper.make_node("Conv", ["x", "w1"], ["c1"], strides=[2, 2], pads=[1, 1, 1, 1], name="conv1"),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[1, 1, 1, 1], name="conv2"),
+        helper.make_node("Resize", ["c2", "", "twice"], ["up"], mode="linear"),
+        helper.make_node("Sigmoid", ["up"], ["sigmoid"]),
+        helper.make_node("Cast", ["sigmoid"], ["map"], to=TensorProto.FLOAT),
+    ]
+    constants = [
+        weights("w1", rng.standard_normal((8, 3, 3, 3)) / 5),
+        weights("w2", rng.standard_normal((1, 8, 3, 3)) / 5),
+        weights("scale", np.array([1 / 255])),
+        numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice"),
+    ]
+    image, map_ = _shapes(dynamic)
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, image)],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, map_)],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _shapes(dynamic: bool) -> tuple[list[int | str], list[int | str]]:
+    if dynamic:
+        return ["batch", "height", "width", 3], ["batch", 1, "height", "width"]
+    return [1, 64, 64, 3], [1, 1, 64, 64]
+
+
+def _manifest(path: Path, precision: str, dynamic: bool) -> Manifest:
+    image, map_ = _shapes(dynamic)
+    profile = {"min": [1, 32, 32, 3], "opt": [1, 64, 64, 3], "max": [2, 128, 128, 3]}
+    return Manifest(
+        file=path.name,
+        sha256=sha256(path),
+        bytes=path.stat().st_size,
+        kind="onnx",
+        network="r2mrf",
+        inputs=[TensorSpec(name="image", dtype="uint8", shape=image, layout="NHWC")],
+        outputs=[TensorSpec(name="map", dtype="float32", shape=map_, layout="NCHW")],
+        profiles={"image": profile} if dynamic else {},
+        precision=precision,
+        opset=17,
+        multiply_adds=123,
+    )
