@@ -39,6 +39,9 @@ class ExportOptions:
     io: Literal["image", "tensor"] = "image"
     opset: int = DEFAULT_OPSET
     all_steps: bool = False
+    """Output every `step{t}_branch{l}` too."""
+    optimize: bool = True
+    """Apply the exact rewrites."""
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ nothing, and is reported as such instead of a pass.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from r2mrf_deploy import images
-from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import Manifest, Preprocess
 from r2mrf_deploy.runtimes import Runner
 
 FLAT = 0.02
@@ -27,7 +27,7 @@ LOGIT_LIMIT = float(np.log(999))
 BETA_SQUARED = 0.3
 _SIDE = re.compile(r"step(\d+)_branch(\d+)")
 
-Verdict = Literal["pass", "fail", "uninformative"]
+Verdict = Literal["pass", "fail", "uninformative", "not run"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,67 @@ class Parity:
         return asdict(self)
 
 
+def compare_artifacts(
+    checkpoint: Path,
+    artifacts: Sequence[Path],
+    folder: Path | None = None,
+    *,
+    per_step: bool = False,
+    runtime: str | None = None,
+    trust: bool = False,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    phase: Callable[[str], None] | None = None,
+) -> list[Parity]:
+    """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
+
+    Args:
+        folder: of photographs; by default three of scikit-image's.
+        runtime: what runs the artifacts; by default the first that opens each.
+        phase: called with what is being compared.
+
+    Returns:
+        One result for each artifact. What no runtime here can run is "not run".
+
+    Raises:
+        InputError, CheckpointError, ArtifactError, UsageError: something given is wrong.
+    """
+    from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+
+    manifests = [Manifest.beside(a) if a.is_file() else None for a in artifacts]
+    steps = next((str(m.config["steps"]) for m in manifests if m and "steps" in m.config), None)
+    loaded = Checkpoint.load(
+        checkpoint, network=network, settings=settings, defaults={"steps": steps} if steps else None
+    )
+    photographs = photographs_for(folder)
+    results = []
+    for artifact, manifest in zip(artifacts, manifests, strict=True):
+        precision = manifest.precision if manifest else "fp32"
+        try:
+            runner = runtimes.open(artifact, runtime, trust=trust)
+        except RuntimeUnavailable as e:
+            name = runtime or runtimes.suitable(artifact)[0].name
+            results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
+            continue
+        with runner:
+            names = {s.name for s in runner.outputs}
+            reference = PyTorchRunner(
+                loaded,
+                io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
+                steps=manifest.config.get("steps") if manifest else None,
+                all_steps=any(_SIDE.fullmatch(n) for n in names),
+            )
+            limit = manifest.profiles.get(runner.inputs[0].name, {}).get("max", []) if manifest else []
+            inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
+            say = phase or (lambda _: None)
+            say(f"{artifact.name} on {runner.runtime}")
+            results.append(
+                compare(reference, runner, inputs, artifact=artifact.name, precision=precision, per_step=per_step)
+            )
+    return results
+
+
 def compare(
     reference: Runner,
     candidate: Runner,
@@ -94,7 +155,6 @@ def compare(
     artifact: str,
     precision: str = "fp32",
     per_step: bool = False,
-    progress: Callable[[], None] | None = None,
 ) -> Parity:
     """Compare two runners on the same inputs.
 
@@ -105,7 +165,6 @@ def compare(
         artifact: its name, for the report.
         precision: whose tolerance holds.
         per_step: compare every side output too.
-        progress: called after each input.
 
     Raises:
         UsageError: `per_step`, and the artifact has no side outputs; or no inputs.
@@ -133,8 +192,6 @@ def compare(
         if per_step:
             for name in filter(_SIDE.fullmatch, names):
                 _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
-        if progress:
-            progress()
     result.reference_spread = min(spreads)
     _judge(result)
     return result
