@@ -58,7 +58,7 @@ def sample(name: str) -> np.ndarray:
         UsageError: there is no such photograph.
         RuntimeUnavailable: scikit-image is not installed, or this version of it does not ship the file.
     """
-    return np.asarray(_open(name))
+    return np.array(_open(name))
 
 
 def sharp() -> list[np.ndarray]:
@@ -67,7 +67,7 @@ def sharp() -> list[np.ndarray]:
     Raises:
         RuntimeUnavailable: as for `sample`.
     """
-    return [np.asarray(_open(name).reduce(entry.reduction)) for name, entry in _TABLE.items() if entry.reduction]
+    return [np.array(_open(name).reduce(entry.reduction)) for name, entry in _TABLE.items() if entry.reduction]
 
 
 def _open(name: str) -> Image.Image:

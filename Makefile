@@ -1,0 +1,34 @@
+# Everything a fresh machine needs is set up by the targets themselves; Python 3.10 or later and a C++ compiler must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint check clean
+
+help:
+	@echo "make demo    the whole chain on a sample photograph, into out/demo"
+	@echo "make test    lint, types and tests"
+	@echo "make lint    lint and types only"
+	@echo "make clean   remove what was made, the environment too"
+
+demo: $(READY)
+	$(BIN)/r2mrf demo -o out/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed: make PYTHON=python3.11 ..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
