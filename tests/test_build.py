@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from r2mrf_deploy import build as build_module
 from r2mrf_deploy import gpus
 from r2mrf_deploy.build import BuildOptions, build
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.manifest import Manifest, Preprocess, sha256
 from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api, tensorrt_targets
 from r2mrf_deploy.runtimes.tensorrt_api import Library
 from r2mrf_deploy.runtimes.tensorrt_targets import Targets
@@ -120,31 +119,16 @@ def test_progress(tiny_onnx: TinyOnnx) -> None:
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest of the networks at 320×320 with its preprocessing, as it comes from PyTorch's exporter."""
-    torch = pytest.importorskip("torch", reason="needs torch")
+    """The smallest of the networks at 320×320, with its preprocessing inside."""
+    pytest.importorskip("torch", reason="needs torch")
     from r2mrf_deploy import networks
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
 
-    class Deployed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = networks.create(*networks.preset("r2mrf-edge"))
-
-        def forward(self, image: Any) -> Any:
-            return torch.sigmoid(self.network(image.to(torch.float32).permute(0, 3, 1, 2) / 255))
-
+    network = networks.create(*networks.preset("r2mrf-edge"))
+    preprocess = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     path = tmp_path_factory.mktemp("edge") / "edge.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Deployed().eval(),
-            (torch.zeros(1, 320, 320, 3, dtype=torch.uint8),),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["image"],
-            output_names=["map"],
-        )
+    path.write_bytes(trace(Deployed(network, preprocess, io="image"), (320, 320)).SerializeToString())
     return path
 
 
