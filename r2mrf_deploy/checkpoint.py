@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from r2mrf_deploy import networks
+from r2mrf_deploy import images, networks, photographs
 from r2mrf_deploy.errors import CheckpointError, InputError, UsageError
-from r2mrf_deploy.manifest import Preprocess, sha256, write_atomically
+from r2mrf_deploy.manifest import Preprocess, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.networks.config import NetworkConfig
 
 FORMAT = "r2mrf-checkpoint/1"
@@ -46,29 +46,41 @@ class Checkpoint:
 
     @classmethod
     def init(
-        cls, preset: str, settings: Mapping[str, str] | None = None, *, images: Tensor | None = None, seed: int = 0
+        cls,
+        preset: str,
+        settings: Mapping[str, str] | None = None,
+        *,
+        folder: Path | str | None = None,
+        seed: int = 0,
     ) -> Checkpoint:
         """An untrained checkpoint whose map is informative on photographs (see `networks.initialise`).
 
         Args:
             preset: its name.
             settings: config fields to replace, as texts.
-            images: photographs to take the statistics from, normalised float32 [N, 3, H, W]; None takes scikit-image's.
+            folder: of photographs to take the statistics from; by default four that scikit-image ships.
+            seed: of the weights.
 
         Raises:
             UsageError: no such preset or config field.
-            RuntimeUnavailable: `images` is None and scikit-image is not installed.
+            InputError: the folder holds no photographs, or one cannot be read.
+            RuntimeUnavailable: no folder is given and scikit-image is not installed.
         """
         from r2mrf_deploy.networks.initialise import initialise
 
         family, config = networks.preset(preset, settings)
         module = networks.create(family, config)
-        initialise(module, _photographs() if images is None else images, seed)
+        initialise(module, _photographs(folder), seed)
         return cls.of(family, module, {"trained": False})
 
     @classmethod
     def load(
-        cls, path: Path | str, *, network: str | None = None, settings: Mapping[str, str] | None = None
+        cls,
+        path: Path | str,
+        *,
+        network: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        defaults: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Read a checkpoint, or a plain state dict of a network of ours.
 
@@ -76,6 +88,7 @@ class Checkpoint:
             path: the file.
             network: for a plain state dict, a network's or a preset's name, where its shapes leave it open.
             settings: config fields to set, as texts: what a plain state dict leaves open, or an ablation.
+            defaults: the same, only for what a plain state dict leaves open and `settings` does not say.
 
         Raises:
             InputError: no such file.
@@ -86,20 +99,12 @@ class Checkpoint:
         content = _read(path)
         if content.get("format") == FORMAT:
             checkpoint = _from_ours(path, content)
+            if settings:
+                checkpoint = replace(checkpoint, config=checkpoint.config.with_settings(settings))
         else:
-            checkpoint = _from_plain(path, content, network, dict(settings or {}))
-            settings = None
-        if settings:
-            checkpoint = cls(
-                checkpoint.network,
-                checkpoint.config.with_settings(settings),
-                checkpoint.state_dict,
-                checkpoint.preprocess,
-                checkpoint.metrics,
-            )
+            checkpoint = _from_plain(path, content, network, dict(settings or {}), dict(defaults or {}))
         _check_weights(path, checkpoint)
-        object.__setattr__(checkpoint, "sha256", sha256(path))
-        return checkpoint
+        return replace(checkpoint, sha256=sha256(path))
 
     def save(self, path: Path | str) -> Path:
         """Write the checkpoint, whole or not at all."""
@@ -126,17 +131,14 @@ class Checkpoint:
         return sum(v.numel() for k, v in self.state_dict.items() if not k.endswith(buffers))
 
 
-def _photographs() -> Tensor:
-    """Normalised photographs [N, 3, 256, 256] for `init`."""
-    import numpy as np
-    from PIL import Image
-
-    from r2mrf_deploy import photographs
-
-    names = ("astronaut", "coffee", "motorcycle_left", "rocket")
-    stack = np.stack([np.asarray(Image.fromarray(photographs.sample(n)).resize((256, 256))) for n in names])
-    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
-    return (torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255 - mean) / std
+def _photographs(folder: Path | str | None) -> Tensor:
+    """Normalised photographs [N, 3, 256, 256] for `init`, at most 16."""
+    if folder is None:
+        found = [photographs.sample(n) for n in ("astronaut", "coffee", "motorcycle_left", "rocket")]
+    else:
+        found = [images.read(p) for p in images.find([folder])[:16]]
+    spec = TensorSpec(name="tensor", dtype="float32", shape=[1, 3, 256, 256], layout="NCHW")
+    return torch.cat([torch.from_numpy(images.as_input(p, spec, IMAGENET)) for p in found])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -169,7 +171,9 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     return Checkpoint(content["network"], config, content["state_dict"], preprocess, content.get("metrics", {}))
 
 
-def _from_plain(path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str]) -> Checkpoint:
+def _from_plain(
+    path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str], defaults: dict[str, str]
+) -> Checkpoint:
     state = _plain_state(path, content)
     shapes = {k: tuple(v.shape) for k, v in state.items()}
     if network in networks.presets():
@@ -181,6 +185,7 @@ def _from_plain(path: Path, content: dict[str, Any], network: str | None, settin
         if found is None:
             continue
         known, open_fields = found
+        settings = {f: defaults[f] for f in open_fields if f in defaults} | settings
         if missing := [f for f in open_fields if f not in settings]:
             raise CheckpointError(
                 f"{path}: a plain state dict of {family}, which does not say its {', '.join(missing)}: "

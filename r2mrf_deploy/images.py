@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,6 +108,13 @@ def as_input(image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, limit:
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
     chw = pixels.transpose(2, 0, 1).astype(np.float32)
     return ((chw / np.float32(255) - mean) / std).astype(spec.dtype)[None]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of uint8 [H, W] or [H, W, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def overlay(image: np.ndarray, focus: np.ndarray) -> np.ndarray:

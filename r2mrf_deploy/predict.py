@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.errors import InputError
@@ -26,6 +25,9 @@ class Prediction:
     in_focus: float | None = None
     """The part of the image, 0 to 1, that the map says is in focus."""
     error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class Predictor:
@@ -63,6 +65,12 @@ class Predictor:
         limit = manifest.profiles.get(spec.name, {}).get("max", []) if manifest else []
         return cls(runner, manifest.preprocess or default if manifest else default, limit)
 
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runner.close()
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The map of a photograph.
 
@@ -86,24 +94,24 @@ def predict(
     output: Path,
     *,
     overlays: bool = True,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
 
     A source that cannot be read is reported in its `Prediction.error`; the others go on.
     """
-    for number, (source, name) in enumerate(zip(sources, _names(sources), strict=True)):
+    for source, name in zip(sources, _names(sources), strict=True):
         try:
             image = images.read(source)
         except InputError as e:
             yield Prediction(source, error=str(e))
         else:
             focus = predictor(image)
-            map_path = _save(output / f"{name}_map.png", np.round(focus * 255).astype(np.uint8))
-            overlay = _save(output / f"{name}_overlay.png", images.overlay(image, focus)) if overlays else None
+            map_path = output / f"{name}_map.png"
+            write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)))
+            overlay = output / f"{name}_overlay.png" if overlays else None
+            if overlay:
+                write_atomically(overlay, images.png(images.overlay(image, focus)))
             yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
-        if progress:
-            progress(number + 1, len(sources))
 
 
 def _names(sources: Sequence[Path]) -> list[str]:
@@ -118,9 +126,3 @@ def _names(sources: Sequence[Path]) -> list[str]:
         else:
             chosen.append("_".join(p for p in source.resolve().parts if p != source.anchor))
     return chosen
-
-
-def _save(path: Path, pixels: np.ndarray) -> Path:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return write_atomically(path, buffer.getvalue())

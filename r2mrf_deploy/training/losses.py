@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks.r2mrf import upsample
+from r2mrf_deploy.networks.upsample import upsample
 
 
 def deep_supervision(logits: Tensor, side_outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:

@@ -1,0 +1,8 @@
+"""Export a checkpoint to ONNX: `python export/to_onnx.py ckpt.pth` is `r2mrf export ckpt.pth`."""
+
+import sys
+
+from r2mrf_deploy.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:]]))

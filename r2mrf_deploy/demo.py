@@ -1,0 +1,134 @@
+"""`r2mrf demo`: the whole chain on a sample photograph, with a table at the end.
+
+A small network is trained for about a minute on composites of photographs that scikit-image ships, then exported, built,
+compared, timed and run on a photograph it has never seen.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from r2mrf_deploy import images, machine, parity, photographs, report
+from r2mrf_deploy.benchmark import Measurement, bench_artifacts
+from r2mrf_deploy.build import build
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.export import export
+from r2mrf_deploy.manifest import Manifest, write_atomically
+from r2mrf_deploy.predict import Predictor, predict
+
+PRESET = "r2mrf-edge"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made and measured."""
+
+    folder: Path
+    overlay: Path
+    in_focus: float
+    rows: list[dict[str, Any]]
+    """One for each artifact: name, bytes, precision, runtime, parity, median_ms, speed_up."""
+    machine: dict[str, Any]
+    tools: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def table(self) -> Table:
+        return report.demo_table(self.rows)
+
+    def summary(self) -> str:
+        """What the table does not say: where the picture is, and why something was not run."""
+        notes = [f"{row['artifact']} was not run: {row['note']}" for row in self.rows if row["parity"] == "not run"]
+        return "\n".join([*notes, f"{self.overlay}: {100 * self.in_focus:.0f} % of the photograph is in focus"])
+
+
+def run(output: Path, *, iterations: int | None = None, console: Console | None = None) -> Demo:
+    """Run the demo.
+
+    Args:
+        output: folder for the artifacts, `overlay.png`, `map.png`, `photograph.png` and `report.json`.
+        iterations: of the training; by default about a minute of them on two cores.
+        console: where progress is shown.
+    """
+    console = console or Console(stderr=True)
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / f"{PRESET}.pth"
+    _train(checkpoint, iterations, console)
+    with console.status("exporting") as status:
+        onnx = export(checkpoint, phase=lambda text: status.update(f"export: {text}")).path
+        status.update("building a TensorRT plan")
+        plan = build(onnx).path
+        status.update("converting to OpenVINO")
+        xml = build(onnx, onnx.with_suffix(".xml")).path
+        artifacts = [onnx, xml, plan]
+        status.update("comparing with PyTorch")
+        compared = {r.artifact: r for r in parity.compare_artifacts(checkpoint, artifacts)}
+        timed = bench_artifacts([checkpoint, *artifacts], phase=lambda text: status.update(f"timing: {text}"))
+        status.update("looking at a photograph")
+        photograph = output / "photograph.png"
+        write_atomically(photograph, images.png(photographs.sample(photographs.DEMO)))
+        for artifact in (xml, onnx):
+            with Predictor.open(artifact) as predictor:
+                seen = next(iter(predict(predictor, [photograph], output / predictor.runner.runtime)))
+        overlay = write_atomically(output / "overlay.png", (seen.overlay or photograph).read_bytes())
+    measured = {m.name: m for m in timed.measurements}
+    rows = [_row(path, compared.get(path.name), measured.get(path.name)) for path in (checkpoint, *artifacts)]
+    result = Demo(output, overlay, seen.in_focus or 0.0, rows, machine.describe(), timed.tools)
+    _record(artifacts, compared, measured)
+    write_atomically(output / "report.json", (json.dumps(result.to_dict(), indent=2, default=str) + "\n").encode())
+    return result
+
+
+def _train(path: Path, iterations: int | None, console: Console) -> None:
+    from r2mrf_deploy import networks
+    from r2mrf_deploy.training import quick
+
+    count = iterations or quick.ITERATIONS
+    family, config = networks.preset(PRESET)
+    module = networks.create(family, config)
+    columns = (TextColumn("training"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("train", total=count, loss=float("nan"))
+        trained = quick.train_quick(
+            module,
+            photographs.sharp(),
+            iterations=count,
+            progress=lambda n, of, loss: bar.update(task, completed=n, total=of, loss=loss),
+        )
+    Checkpoint.of(family, module, {"trained": "demo", **asdict(trained)}).save(path)
+
+
+def _row(path: Path, compared: parity.Parity | None, measured: Measurement | None) -> dict[str, Any]:
+    manifest = Manifest.beside(path) if path.suffix != ".pth" else None
+    return {
+        "artifact": path.name,
+        "bytes": manifest.bytes if manifest else path.stat().st_size,
+        "precision": manifest.precision if manifest else "fp32",
+        "runtime": measured.runtime if measured else compared.runtime if compared else "",
+        "parity": compared.verdict if compared else "reference",
+        "largest_difference": compared.map.largest if compared and compared.photographs else None,
+        "median_ms": measured.latency.median if measured else None,
+        "speed_up": measured.speed_up if measured else None,
+        "note": compared.reason if compared else "",
+    }
+
+
+def _record(artifacts: list[Path], compared: dict[str, parity.Parity], measured: dict[str, Measurement]) -> None:
+    """Write what was found into each artifact's manifest."""
+    for artifact in artifacts:
+        manifest = Manifest.beside(artifact)
+        if manifest is None:
+            continue
+        found = {
+            "parity": [compared[artifact.name].to_dict()] if artifact.name in compared else [],
+            "latency": [measured[artifact.name].to_dict()] if artifact.name in measured else [],
+        }
+        manifest.model_copy(update=found).save(artifact)

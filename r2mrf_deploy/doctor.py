@@ -1,0 +1,44 @@
+"""`r2mrf doctor`: what is installed, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from r2mrf_deploy import machine, runtimes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One runtime, or one step of the toolkit that needs optional packages."""
+
+    name: str
+    does: str
+    ok: bool
+    version: str | None
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# what -> (distributions it needs, how to get them)
+_STEPS = {
+    "export": (("torch", "torchvision", "onnx", "onnxscript", "onnxsim"), "export"),
+    "sample photographs": (("scikit-image",), "export"),
+}
+
+
+def examine() -> list[Row]:
+    """A row for each runtime and step."""
+    rows = []
+    for name in runtimes.names():
+        runtime = runtimes.get(name)
+        state = runtime.availability()
+        note = "; ".join(filter(None, (state.reason, state.cure)))
+        rows.append(Row(name, "runs " + " ".join(runtime.suffixes), state.ok, state.version, note))
+    for name, (packages, extra) in _STEPS.items():
+        missing = [p for p in packages if machine.version(p) is None]
+        note = f'{", ".join(missing)} missing: pip install "r2mrf-deploy[{extra}]"' if missing else ""
+        rows.append(Row(name, "needs " + " ".join(packages), not missing, machine.version(packages[0]), note))
+    return rows

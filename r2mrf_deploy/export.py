@@ -1,0 +1,160 @@
+"""`r2mrf export`: a checkpoint becomes an ONNX artifact that is checked against PyTorch before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from r2mrf_deploy import machine
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.errors import ArtifactError, UsageError
+from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.trace import DEFAULT_OPSET, trace
+from r2mrf_deploy.manifest import Manifest, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.networks.deployed import Deployed
+from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
+from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+
+SMALLEST, LARGEST = 64, 1280
+"""Sides of a dynamic graph's profile, in pixels."""
+LARGEST_BATCH = 4
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export. The defaults are what a program that embeds the artifact wants."""
+
+    size: tuple[int, int] = (320, 320)
+    """(height, width) in pixels, by default the papers' test size; with `dynamic`, the optimum of the profile."""
+    batch: int = 1
+    dynamic: bool = False
+    steps: int | None = None
+    """Recurrent steps, where the weights allow another number than they were trained with."""
+    io: Literal["image", "tensor"] = "image"
+    opset: int = DEFAULT_OPSET
+    all_steps: bool = False
+    """Output every `step{t}_branch{l}` too."""
+    optimize: bool = True
+    """Apply the exact rewrites."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact that was written, and how it compares with PyTorch."""
+
+    path: Path
+    manifest: Manifest
+    parity: Parity
+
+
+def export(
+    checkpoint: Path | str,
+    output: Path | str | None = None,
+    options: ExportOptions | None = None,
+    *,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    phase: Callable[[str], None] | None = None,
+) -> Exported:
+    """Trace a checkpoint into `x.onnx` and `x.onnx.json`.
+
+    Args:
+        checkpoint: a checkpoint or a plain state dict.
+        output: by default beside the checkpoint.
+        network, settings: as for `Checkpoint.load`.
+        phase: called with the name of each phase as it begins.
+
+    Raises:
+        InputError, CheckpointError, UsageError: the checkpoint or an option is wrong.
+        GraphError: the graph cannot be written this way.
+        ArtifactError: the graph does not compute what PyTorch does, or the file cannot be written; nothing is written.
+    """
+    options = options or ExportOptions()
+    say = phase or (lambda _: None)
+    path = Path(output) if output else Path(checkpoint).with_suffix(".onnx")
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: an exported graph ends in .onnx; `r2mrf build` makes .plan and .xml from it")
+    say("reading the checkpoint")
+    defaults = {"steps": str(options.steps)} if options.steps else {}
+    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    deployed = Deployed(
+        loaded.module(), loaded.preprocess, io=options.io, steps=options.steps, all_steps=options.all_steps
+    )
+    say("tracing")
+    model = trace(deployed, options.size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
+    manifest = _describe(model, path, loaded, deployed, options)
+    say("comparing with PyTorch")
+    checks: list[Parity] = []
+
+    def write_checked(temporary: Path) -> None:
+        temporary.write_bytes(model.SerializeToString())
+        checks.append(_check(temporary, path.name, manifest, loaded, options))
+
+    write_atomically(path, write_checked)
+    known = {"sha256": sha256(path), "bytes": path.stat().st_size, "parity": [checks[0].to_dict()]}
+    manifest = manifest.model_copy(update=known)
+    manifest.save(path)
+    return Exported(path, manifest, checks[0])
+
+
+def _check(file: Path, name: str, manifest: Manifest, checkpoint: Checkpoint, options: ExportOptions) -> Parity:
+    """Compare the graph with PyTorch on a photograph, and a dynamic one on an odd size too."""
+    reference = PyTorchRunner(checkpoint, io=options.io, steps=options.steps, all_steps=options.all_steps)
+    photograph = photographs_for(None)[0]
+    with OnnxRuntimeCPU().open(file, manifest) as runner:
+        inputs = sample_inputs(runner, checkpoint.preprocess, [photograph], _example(options, *options.size))
+        if options.dynamic:
+            odd = np.ascontiguousarray(photograph[:117, :235])
+            inputs += sample_inputs(runner, checkpoint.preprocess, [odd])
+        parity = compare(reference, runner, inputs, artifact=name, per_step=options.all_steps)
+    if parity.verdict == "fail":
+        raise ArtifactError(f"{name} was not written: it does not compute what PyTorch computes; {parity.reason}")
+    return parity
+
+
+def _describe(
+    model: onnx.ModelProto, path: Path, checkpoint: Checkpoint, deployed: Deployed, options: ExportOptions
+) -> Manifest:
+    """The manifest of a graph that is not written yet."""
+    free: tuple[int | str, ...] = ("batch", "height", "width")
+    spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *options.size)))
+    optimum = _example(options, *options.size)
+    profile = {
+        "min": _example(options, SMALLEST, SMALLEST),
+        "opt": optimum,
+        "max": [LARGEST_BATCH, *_example(options, max(LARGEST, options.size[0]), max(LARGEST, options.size[1]))[1:]],
+    }
+    return Manifest(
+        file=path.name,
+        sha256="",
+        bytes=0,
+        kind="onnx",
+        checkpoint_sha256=checkpoint.sha256,
+        network=checkpoint.network,
+        config=checkpoint.config.to_dict() | {"steps": deployed.steps},
+        inputs=[spec],
+        outputs=[_output_spec(value) for value in model.graph.output],
+        profiles={spec.name: profile} if options.dynamic else {},
+        preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image"}),
+        opset=options.opset,
+        parameters=checkpoint.parameters,
+        multiply_adds=cost.multiply_adds(model, {spec.name: optimum}) // (1 if options.dynamic else options.batch),
+        tools=machine.tool_versions("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim"),
+    )
+
+
+def _example(options: ExportOptions, height: int, width: int) -> list[int]:
+    return [1, height, width, 3] if options.io == "image" else [1, 3, height, width]
+
+
+def _output_spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = [d.dim_param or d.dim_value for d in tensor.shape.dim]
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape, layout="NCHW")

@@ -1,0 +1,102 @@
+"""`r2mrf inspect`: what a checkpoint, an ONNX file, a plan or a manifest is, without running it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy.errors import ArtifactError, GraphError, InputError
+from r2mrf_deploy.manifest import Manifest, sha256
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """What a file says of itself, by section or field.
+
+    Raises:
+        InputError: no such file, or a kind of file that this does not know.
+        CheckpointError, GraphError, ArtifactError: the file is damaged, or does not match its manifest.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    readers = {".pth": _checkpoint, ".pt": _checkpoint, ".onnx": _onnx, ".plan": _plan, ".xml": _openvino}
+    if path.name.endswith(".json"):
+        return Manifest.read(path).model_dump(exclude_none=True)
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: inspect reads {' '.join(readers)} and manifests (.json)")
+    facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+    facts |= readers[path.suffix.lower()](path)
+    if path.suffix.lower() not in (".pth", ".pt"):
+        manifest = Manifest.beside(path)
+        facts["manifest"] = manifest.model_dump(exclude_none=True) if manifest else "none"
+    return facts
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.load(path)
+    return {
+        "kind": "checkpoint",
+        "network": checkpoint.network,
+        "config": checkpoint.config.to_dict(),
+        "parameters": checkpoint.parameters,
+        "preprocess": checkpoint.preprocess.model_dump(exclude={"inside"}),
+        "metrics": dict(checkpoint.metrics),
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    from collections import Counter
+
+    import onnx
+
+    from r2mrf_deploy.graph import cost
+
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as e:  # protobuf's and onnx's exceptions share no base class
+        raise GraphError(f"{path} is not a valid ONNX file: {str(e).splitlines()[0]}") from None
+    facts: dict[str, Any] = {
+        "kind": "onnx",
+        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "inputs": [_value(v) for v in model.graph.input],
+        "outputs": [_value(v) for v in model.graph.output],
+        "nodes": len(model.graph.node),
+        "operators": dict(Counter(n.op_type for n in model.graph.node).most_common()),
+        "parameters": cost.parameters(model),
+    }
+    try:
+        facts["multiply_adds"] = cost.multiply_adds(model)
+    except GraphError:
+        facts["multiply_adds"] = "depends on the input's size"
+    return facts
+
+
+def _value(value: Any) -> str:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dims = ", ".join(str(d.dim_param or d.dim_value or "?") for d in tensor.shape.dim)
+    return f"{value.name}: {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{dims}]"
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    from r2mrf_deploy.runtimes import plan_header
+
+    return {"kind": "plan"} | asdict(plan_header.read(path))
+
+
+def _openvino(path: Path) -> dict[str, Any]:
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as e:
+        raise ArtifactError(f"{path} is not an OpenVINO model: {e}") from None
+    if root.tag != "net":
+        raise ArtifactError(f"{path} is not an OpenVINO model: its root is <{root.tag}>, not <net>")
+    return {"kind": "openvino", "ir_version": root.get("version"), "layers": len(root.findall("layers/layer"))}

@@ -1,0 +1,293 @@
+"""Parity: does an artifact compute what PyTorch FP32 computes?
+
+Runners are compared on photographs, output by output, and with `--per-step` side output by side output. Names come first,
+then dtypes, ranks and shapes, then values: the first difference is the message. A reference map that is nearly flat proves
+nothing, and is reported as such instead of a pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.runtimes import Runner
+
+FLAT = 0.02
+"""Standard deviation of a reference map under which it is called flat."""
+LOGIT_LIMIT = float(np.log(999))
+"""Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many of their digits."""
+BETA_SQUARED = 0.3
+_SIDE = re.compile(r"step(\d+)_branch(\d+)")
+
+Verdict = Literal["pass", "fail", "uninformative", "not run"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    map: float
+    """Largest absolute difference of a map."""
+    logits: float
+    """Largest difference of the logits, relative to the standard deviation of the reference's."""
+
+
+TOLERANCES = {
+    # Sums in another order differ by a few units in the last place for each layer: 1e-5 to 5e-5 of the logits' spread is
+    # what was measured over all presets. A sigmoid's slope is at most 1/4.
+    "fp32": Tolerance(map=1e-4, logits=1e-4),
+}
+
+
+@dataclass
+class Difference:
+    """How one output differs from the reference, over all photographs."""
+
+    largest: float = 0.0
+    """Largest absolute difference."""
+    mean: float = 0.0
+    """Mean absolute difference: for the map, the MAE between the two maps."""
+    relative: float = 0.0
+    """Largest difference over the reference's standard deviation, per photograph; for the map, of its logits."""
+
+
+@dataclass
+class Parity:
+    """The comparison of one artifact with the reference."""
+
+    artifact: str
+    runtime: str
+    device: str
+    precision: str
+    verdict: Verdict
+    reason: str
+    photographs: int
+    reference_spread: float = 0.0
+    """The smallest standard deviation of a reference map."""
+    map: Difference = field(default_factory=Difference)
+    f_measure: float = 1.0
+    """F (β² = 0.3) of the artifact's map at 0.5 against the reference's at 0.5, the least over the photographs."""
+    steps: dict[str, Difference] = field(default_factory=dict)
+    """For each `step{t}_branch{l}`, of the logits."""
+    drift: str | None = None
+    """The first side output, in the order of computation, whose relative difference leaves the tolerance."""
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "pass"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_artifacts(
+    checkpoint: Path,
+    artifacts: Sequence[Path],
+    folder: Path | None = None,
+    *,
+    per_step: bool = False,
+    runtime: str | None = None,
+    trust: bool = False,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    phase: Callable[[str], None] | None = None,
+) -> list[Parity]:
+    """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
+
+    Args:
+        folder: of photographs; by default three of scikit-image's.
+        runtime: what runs the artifacts; by default the first that opens each.
+        phase: called with what is being compared.
+
+    Returns:
+        One result for each artifact. What no runtime here can run is "not run".
+
+    Raises:
+        InputError, CheckpointError, ArtifactError, UsageError: something given is wrong.
+    """
+    from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+
+    manifests = [Manifest.beside(a) if a.is_file() else None for a in artifacts]
+    steps = next((str(m.config["steps"]) for m in manifests if m and "steps" in m.config), None)
+    loaded = Checkpoint.load(
+        checkpoint, network=network, settings=settings, defaults={"steps": steps} if steps else None
+    )
+    photographs = photographs_for(folder)
+    results = []
+    for artifact, manifest in zip(artifacts, manifests, strict=True):
+        precision = manifest.precision if manifest else "fp32"
+        try:
+            runner = runtimes.open(artifact, runtime, trust=trust)
+        except RuntimeUnavailable as e:
+            name = runtime or runtimes.suitable(artifact)[0].name
+            results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
+            continue
+        with runner:
+            names = {s.name for s in runner.outputs}
+            reference = PyTorchRunner(
+                loaded,
+                io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
+                steps=manifest.config.get("steps") if manifest else None,
+                all_steps=any(_SIDE.fullmatch(n) for n in names),
+            )
+            limit = manifest.profiles.get(runner.inputs[0].name, {}).get("max", []) if manifest else []
+            inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
+            say = phase or (lambda _: None)
+            say(f"{artifact.name} on {runner.runtime}")
+            results.append(
+                compare(reference, runner, inputs, artifact=artifact.name, precision=precision, per_step=per_step)
+            )
+    return results
+
+
+def compare(
+    reference: Runner,
+    candidate: Runner,
+    inputs: Sequence[np.ndarray],
+    *,
+    artifact: str,
+    precision: str = "fp32",
+    per_step: bool = False,
+) -> Parity:
+    """Compare two runners on the same inputs.
+
+    Args:
+        reference: PyTorch FP32, giving every output that `candidate` gives.
+        candidate: the artifact.
+        inputs: arrays that both take, batch 1 (a static batch of more is filled with copies).
+        artifact: its name, for the report.
+        precision: whose tolerance holds.
+        per_step: compare every side output too.
+
+    Raises:
+        UsageError: `per_step`, and the artifact has no side outputs; or no inputs.
+    """
+    if not len(inputs):
+        raise UsageError("parity needs at least one photograph")
+    names = [s.name for s in candidate.outputs]
+    if per_step and not any(_SIDE.fullmatch(n) for n in names):
+        raise UsageError(f"{artifact} holds only {', '.join(names)}; export it with --all-steps to compare steps")
+    result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
+    if reason := _structure(reference, candidate):
+        result.verdict, result.reason = "fail", reason
+        return result
+    spreads: list[float] = []
+    for array in inputs:
+        wanted = reference.run({reference.inputs[0].name: array})
+        got = candidate.run({candidate.inputs[0].name: array})
+        for name in names:
+            if got[name].shape != wanted[name].shape:
+                result.verdict = "fail"
+                result.reason = f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
+                return result
+        _add_map(result, wanted["map"], got["map"], len(inputs))
+        spreads.append(float(wanted["map"].std()))
+        if per_step:
+            for name in filter(_SIDE.fullmatch, names):
+                _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
+    result.reference_spread = min(spreads)
+    _judge(result)
+    return result
+
+
+def _structure(reference: Runner, candidate: Runner) -> str:
+    """The first structural difference, in words; empty where there is none."""
+    wanted = {s.name: s for s in reference.outputs}
+    for spec in candidate.outputs:
+        if spec.name not in wanted:
+            return f"it has an output {spec.name!r} that PyTorch does not have"
+        if spec.dtype != wanted[spec.name].dtype:
+            return f"{spec.name} is {spec.dtype}, not {wanted[spec.name].dtype}"
+        if len(spec.shape) != len(wanted[spec.name].shape):
+            return f"{spec.name} has rank {len(spec.shape)}, not {len(wanted[spec.name].shape)}"
+    return "" if any(s.name == "map" for s in candidate.outputs) else "it has no output 'map'"
+
+
+def _add_map(result: Parity, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
+    logits = Difference()
+    _add(logits, _logit(wanted), _logit(got), 1)
+    difference = Difference(result.map.largest, result.map.mean, max(result.map.relative, logits.relative))
+    relative = difference.relative
+    _add(difference, wanted, got, count)
+    difference.relative = relative
+    result.map = difference
+    result.f_measure = min(result.f_measure, f_measure(got >= 0.5, wanted >= 0.5))
+
+
+def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
+    wanted, got = wanted.astype(np.float64), got.astype(np.float64)
+    error = np.abs(got - wanted)
+    # a value that is not finite differs without bound
+    largest = float(error.max()) if np.isfinite(error).all() else float("inf")
+    difference.largest = max(difference.largest, largest)
+    difference.mean += float(error.mean()) / count if np.isfinite(largest) else float("inf")
+    difference.relative = max(difference.relative, largest / max(float(wanted.std()), 1e-12))
+
+
+def _logit(focus: np.ndarray) -> np.ndarray:
+    p = focus.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.isfinite(p), np.clip(np.log(p / (1 - p)), -LOGIT_LIMIT, LOGIT_LIMIT), np.nan)
+
+
+def _judge(result: Parity) -> None:
+    tolerance = TOLERANCES[result.precision]
+    result.drift = next((n for n, d in result.steps.items() if not d.relative <= tolerance.logits), None)
+    failures = [
+        f"{what} differs by up to {value:.1e} (allowed: {allowed:.0e})"
+        for what, value, allowed in (
+            ("the map", result.map.largest, tolerance.map),
+            ("the logits' spread", result.map.relative, tolerance.logits),
+        )
+        if not value <= allowed
+    ]
+    if result.drift:
+        failures.append(f"it leaves the tolerance at {result.drift}")
+    if failures:
+        result.verdict, result.reason = "fail", "; ".join(failures)
+    elif result.reference_spread < FLAT:
+        result.verdict = "uninformative"
+        result.reason = (
+            f"PyTorch's own map is nearly flat (standard deviation {result.reference_spread:.4f} < {FLAT}): "
+            "agreement proves nothing; use trained weights, those of `r2mrf init`, or other photographs"
+        )
+
+
+def f_measure(found: np.ndarray, wanted: np.ndarray) -> float:
+    """F (β² = 0.3) of one binary map against another; 1 where both are empty."""
+    true = float(np.logical_and(found, wanted).sum())
+    if not found.any() and not wanted.any():
+        return 1.0
+    denominator = BETA_SQUARED * float(wanted.sum()) + float(found.sum())
+    return (1 + BETA_SQUARED) * true / denominator
+
+
+def sample_inputs(
+    runner: Runner, preprocess: Preprocess, photographs: Sequence[np.ndarray], limit: Sequence[int] = ()
+) -> list[np.ndarray]:
+    """Photographs, uint8 [H, W, 3], as inputs of `runner`."""
+    spec = runner.inputs[0]
+    arrays = [images.as_input(p, spec, preprocess, limit) for p in photographs]
+    batch = spec.shape[0]
+    return [np.repeat(a, batch, axis=0) for a in arrays] if isinstance(batch, int) and batch > 1 else arrays
+
+
+def photographs_for(folder: Path | str | None) -> list[np.ndarray]:
+    """The photographs to compare on: those of a folder, or three that scikit-image ships.
+
+    Raises:
+        InputError: the folder has none, or one cannot be read.
+        RuntimeUnavailable: no folder, and scikit-image is not installed.
+    """
+    if folder is not None:
+        return [images.read(p) for p in images.find([folder])]
+    from r2mrf_deploy import photographs
+
+    return [photographs.sample(name) for name in (photographs.DEMO, "coffee", "astronaut")]

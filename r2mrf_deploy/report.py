@@ -1,0 +1,126 @@
+"""Results as a person reads them: tables and lines for the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.benchmark import Measurement
+    from r2mrf_deploy.doctor import Row
+    from r2mrf_deploy.parity import Difference, Parity
+
+VERDICTS = {"pass": "green", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
+
+
+def parity_table(results: Sequence[Parity]) -> Table:
+    table = _table("artifact", "runtime", "parity", numbers=("max Δmap", "MAE", "Δlogit/σ", "F", "map std"))
+    for r in results:
+        figures = [
+            f"{r.map.largest:.1e}",
+            f"{r.map.mean:.1e}",
+            f"{r.map.relative:.1e}",
+            f"{r.f_measure:.4f}",
+            f"{r.reference_spread:.3f}",
+        ]
+        table.add_row(r.artifact, r.runtime, verdict(r.verdict), *(figures if r.photographs else ["-"] * 5))
+    return table
+
+
+def steps_table(result: Parity) -> Table:
+    """Step by branch: the largest difference relative to the reference's spread."""
+    grid: dict[int, dict[int, Difference]] = {}
+    for name, difference in result.steps.items():
+        step, branch = map(int, re.findall(r"\d+", name))
+        grid.setdefault(step, {})[branch] = difference
+    branches = sorted(next(iter(grid.values())), reverse=True)
+    title = f"{result.artifact} on {result.runtime}: largest ΔO / σ(O)"
+    table = _table("step", numbers=[f"branch {b}" for b in branches], title=title)
+    for step, row in sorted(grid.items()):
+        table.add_row(str(step), *(f"{row[b].relative:.1e}" for b in branches))
+    return table
+
+
+def bench_table(results: Sequence[Measurement]) -> Table:
+    table = _table("artifact", "runtime", numbers=("median ms", "p99", "qps", "CV %", "speed-up"))
+    for m in results:
+        low, high = m.speed_up_range
+        table.add_row(
+            m.name,
+            m.runtime,
+            f"{m.latency.median:.1f}",
+            f"{list(m.latency.percentiles.values())[-1]:.1f}",
+            f"{m.throughput:.2f}",
+            f"{m.variation:.1f}",
+            f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
+        )
+    return table
+
+
+def demo_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = _table("artifact", "precision", "runtime", "parity", numbers=("size", "max Δmap", "median ms", "speed-up"))
+    for row in rows:
+        figures = [
+            size(row["bytes"]),
+            "" if row["largest_difference"] is None else f"{row['largest_difference']:.1e}",
+            "" if row["median_ms"] is None else f"{row['median_ms']:.1f}",
+            "" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
+        ]
+        table.add_row(row["artifact"], row["precision"], row["runtime"], verdict(row["parity"]), *figures)
+    return table
+
+
+def doctor_table(rows: Sequence[Row]) -> Table:
+    table = _table("what", "", "version", "does", "note")
+    for row in rows:
+        mark = Text("yes", "green") if row.ok else Text("no", "yellow")
+        table.add_row(row.name, mark, row.version or "-", row.does, row.note)
+    return table
+
+
+def facts_table(facts: dict[str, Any]) -> Table:
+    """Fields and values, nested ones indented."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _flat(facts):
+        table.add_row(name, value)
+    return table
+
+
+def verdict(text: str) -> Text:
+    return Text(text, VERDICTS.get(text, ""))
+
+
+def size(count: float) -> str:
+    """Bytes in MB."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def _flat(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines.append((indent + name, ""))
+            lines += _flat(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines.append((indent + name, f"{len(value)}"))
+            for item in value:
+                lines += [(indent + "  " + n, v) for n, v in _flat(item)]
+        else:
+            lines.append((indent + name, f"{value:,}" if type(value) is int else str(value)))
+    return lines
+
+
+def _table(*columns: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
