@@ -223,7 +223,7 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         openvino.save_model(converted, file, compress_to_fp16=False)
         return _bind(manifest, file, [file.with_suffix(".bin")])
 
-    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {metadata.version('openvino')}")
+    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {machine.version('openvino')}")
 
 
 def _openvino_spec(port: Any) -> TensorSpec:
