@@ -9,11 +9,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from r2mrf_deploy import gpus as gpu_classes
+from r2mrf_deploy import machine
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
@@ -118,7 +118,7 @@ def _build_tensorrt(
         profiles=engine.profiles,
         precision=next(iter(engine.precisions), "fp32"),
         target=target,
-        tool={library.flavour: library.version},
+        tool={library.flavour.replace("_", "-"): library.version},
     )
 
     def write(folder: Path) -> Manifest:
@@ -150,7 +150,7 @@ def _describe(
     inherited: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "precision": precision}
     if source:
         inherited = source.model_dump(include=_INHERITED)
-    tools = {**inherited.pop("tools", {}), "r2mrf-deploy": metadata.version("r2mrf-deploy"), **tool}
+    tools = inherited.pop("tools", {}) | machine.tool_versions("r2mrf-deploy") | tool
     return Manifest(
         **inherited,
         file=output.name,
@@ -214,7 +214,7 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         profiles=source.profiles if source else {},
         precision="fp32",
         target=None,
-        tool={"openvino": openvino.__version__},
+        tool=machine.tool_versions("openvino"),
     )
 
     def write(folder: Path) -> Manifest:
@@ -223,7 +223,7 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         openvino.save_model(converted, file, compress_to_fp16=False)
         return _bind(manifest, file, [file.with_suffix(".bin")])
 
-    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {metadata.version('openvino')}")
+    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {machine.version('openvino')}")
 
 
 def _openvino_spec(port: Any) -> TensorSpec:

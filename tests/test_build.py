@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +15,9 @@ from r2mrf_deploy import build as build_module
 from r2mrf_deploy import gpus
 from r2mrf_deploy.build import BuildOptions, build
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.manifest import Manifest, Preprocess, sha256
 from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api, tensorrt_targets
 from r2mrf_deploy.runtimes.tensorrt_api import Library
-from r2mrf_deploy.runtimes.tensorrt_targets import Targets
 
 needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx")
 pytest.importorskip("onnx", reason="needs onnx")
@@ -74,7 +72,7 @@ def test_a_plan_and_its_manifest(tiny_onnx: TinyOnnx, precision: str, dynamic: b
     target = manifest.target
     assert target is not None
     assert target.built_without_gpu and target.achieved_precision.startswith("not verified")
-    assert target.runtime == "tensorrt_rtx" and target.runtime_version == manifest.tools["tensorrt_rtx"]
+    assert target.runtime == "tensorrt_rtx" and target.runtime_version == manifest.tools["tensorrt-rtx"]
     assert "without a GPU" in built.note
 
 
@@ -120,31 +118,16 @@ def test_progress(tiny_onnx: TinyOnnx) -> None:
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest of the networks at 320×320 with its preprocessing, as it comes from PyTorch's exporter."""
-    torch = pytest.importorskip("torch", reason="needs torch")
+    """The smallest of the networks at 320×320, with its preprocessing inside."""
+    pytest.importorskip("torch", reason="needs torch")
     from r2mrf_deploy import networks
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
 
-    class Deployed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = networks.create(*networks.preset("r2mrf-edge"))
-
-        def forward(self, image: Any) -> Any:
-            return torch.sigmoid(self.network(image.to(torch.float32).permute(0, 3, 1, 2) / 255))
-
+    network = networks.create(*networks.preset("r2mrf-edge"))
+    preprocess = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     path = tmp_path_factory.mktemp("edge") / "edge.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Deployed().eval(),
-            (torch.zeros(1, 320, 320, 3, dtype=torch.uint8),),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["image"],
-            output_names=["map"],
-        )
+    path.write_bytes(trace(Deployed(network, preprocess, io="image"), (320, 320)).SerializeToString())
     return path
 
 
@@ -396,56 +379,6 @@ def test_a_plan_for_another_gpu_than_the_one_at_hand_says_so(
     target = built.manifest.target
     assert target is not None and target.achieved_precision.startswith("not verified: the H200")
     assert "not for the GPU at hand, a H200" in built.note
-
-
-@needs_rtx
-def test_fp8_without_a_name_leaves_out_what_cannot_run_it() -> None:
-    targets = Targets(tensorrt_api.load("tensorrt_rtx"), (), None)
-    assert targets.requested(["fp16"]) == []
-    assert targets.requested(["fp8", "fp16"]) == [89, 120, 121]
-
-
-def native(version: str, *named: str, device: cuda.Device | None = None) -> Targets:
-    library = Library("tensorrt", SimpleNamespace(__version__=version))
-    return Targets(library, tuple(gpus.get(n) for n in named), device, "no driver")
-
-
-def test_tensorrt_builds_only_for_the_gpu_at_hand() -> None:
-    device = cuda.Device("GeForce RTX 3090", "8.6")
-    native("11.4.0", "rtx3060", device=device).refuse(["fp16"])
-    with pytest.raises(BuildError, match=r"--gpu rtx4090: .*GPU at hand, a GeForce RTX 3090 \(8.6, not 8.9\)"):
-        native("11.4.0", "rtx4090", device=device).refuse(["fp16"])
-    with pytest.raises(RuntimeUnavailable, match=r"there is none .*TensorRT-RTX builds without"):
-        native("11.4.0").refuse(["fp16"])
-
-
-def test_a_pascal_at_hand_is_refused_fp16_and_tensorrt_10() -> None:
-    device = cuda.Device("GeForce GTX 1080", "6.1")
-    native("8.6.1", device=device).refuse(["fp32", "int8"])
-    with pytest.raises(BuildError, match=r"^the GeForce GTX 1080 \(Pascal\) computes FP16 at 1/64 .*--precision fp32"):
-        native("8.6.1", device=device).refuse(["fp16", "fp32"])
-    with pytest.raises(BuildError, match=r"^TensorRT 10\.3\.0 does not support Pascal .*8\.6\.1"):
-        native("10.3.0", device=device).refuse(["fp32"])
-
-
-@pytest.mark.parametrize(
-    ("installed", "at_hand", "named", "chosen"),
-    [
-        ({"tensorrt", "tensorrt_rtx"}, "rtx3090", [], "tensorrt"),
-        ({"tensorrt", "tensorrt_rtx"}, "rtx3090", ["rtx3060"], "tensorrt"),
-        ({"tensorrt", "tensorrt_rtx"}, "h200", ["rtx3090"], "tensorrt_rtx"),
-        ({"tensorrt", "tensorrt_rtx"}, None, [], "tensorrt_rtx"),
-        ({"tensorrt"}, None, [], "tensorrt"),  # and is refused for want of a GPU
-        ({"tensorrt_rtx"}, "rtx3090", [], "tensorrt_rtx"),
-    ],
-)
-def test_which_library_builds(
-    monkeypatch: pytest.MonkeyPatch, installed: set[str], at_hand: str | None, named: list[str], chosen: str
-) -> None:
-    monkeypatch.setattr(tensorrt_api, "installed", lambda: dict.fromkeys(installed, "11"))
-    gpu = gpus.get(at_hand) if at_hand else None
-    device = cuda.Device(gpu.title, gpu.compute_capability) if gpu else None
-    assert tensorrt_targets._flavour([gpus.get(n) for n in named], device) == chosen
 
 
 def test_the_model_is_found_again_after_the_folder_moves(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Every preset builds: static and dynamic, image and tensor, for every compute capability of TensorRT-RTX at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from r2mrf_deploy import gpus
+from r2mrf_deploy.build import BuildOptions, build
+from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.runtimes import plan_header, tensorrt_api
+
+pytest.importorskip("torch", reason="needs torch")
+from r2mrf_deploy import networks
+from r2mrf_deploy.graph.trace import trace
+from r2mrf_deploy.networks.deployed import Deployed
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx"),
+]
+PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ONE_FOR_EACH = {g.compute_capability: g.name for g in gpus.GPUS.values()}
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("io", ["image", "tensor"])
+@pytest.mark.parametrize("preset", networks.presets())
+def test_a_preset_builds(preset: str, io: Literal["image", "tensor"], dynamic: bool, tmp_path: Path) -> None:
+    deployed = Deployed(networks.create(*networks.preset(preset)), PREPROCESS, io=io)
+    model = tmp_path / "m.onnx"
+    model.write_bytes(trace(deployed, (320, 320), dynamic=dynamic).SerializeToString())
+    shapes = {
+        size: {io: (n, side, side, 3) if io == "image" else (n, 3, side, side)}
+        for size, n, side in (("min", 1, 64), ("opt", 1, 320), ("max", 2, 640))
+    }
+    options = BuildOptions(min_shapes=shapes["min"], opt_shapes=shapes["opt"], max_shapes=shapes["max"])
+    names = [ONE_FOR_EACH[c] for c in gpus.RTX_COMPUTE_CAPABILITIES]
+    built = build(model, gpus=names, options=options if dynamic else None)
+
+    assert plan_header.read(built.path).compute_capabilities == gpus.RTX_COMPUTE_CAPABILITIES
+    (found,), (map_,) = built.manifest.inputs, built.manifest.outputs
+    free: tuple[int | str, int | str, int | str] = ("batch", "height", "width") if dynamic else (1, 320, 320)
+    said = deployed.input_spec(*free)
+    assert (found.name, found.dtype, found.shape) == (said.name, said.dtype, said.shape)
+    assert (map_.name, map_.dtype, len(map_.shape)) == ("map", "float32", 4)
+    assert built.path.stat().st_size > 0.9 * model.stat().st_size  # the weights are in it
