@@ -144,13 +144,14 @@ def _photographs(folder: Path | str | None) -> Tensor:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    with path.open("rb") as f:
+        if not f.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle as before PyTorch 1.6
+            raise CheckpointError(f"{path} is not a PyTorch checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if "weights_only" in str(e).lower() or "unsupported" in str(e).lower():
-            what = "it holds Python objects beside tensors, and reading those would run code from the file"
-            raise CheckpointError(f"{path}: refused: {what}; save its state_dict alone") from None
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint") from None
+    except pickle.UnpicklingError:
+        what = "it holds Python objects beside tensors, and reading those would run code from the file"
+        raise CheckpointError(f"{path}: refused: {what}; save its state_dict alone") from None
     except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, OSError, AttributeError) as e:
         first = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise CheckpointError(f"{path} is damaged, cut short or not a PyTorch checkpoint ({first})") from None
@@ -163,6 +164,9 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     for key, kind in (("network", str), ("config", dict), ("state_dict", dict)):
         if not isinstance(content.get(key), kind):
             raise CheckpointError(f"{path}: its {key!r} is missing or not a {kind.__name__}")
+    for name, value in content["state_dict"].items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {name} is not a tensor")
     try:
         config = networks.get(content["network"]).config_class.from_dict(content["config"])
         preprocess = Preprocess.model_validate(content.get("preprocess", IMAGENET))

@@ -128,10 +128,10 @@ def _broken(name: str, small: Checkpoint, path: Path) -> None:
     ("name", "message"),
     [
         ("code", "would run code"),
-        ("bare pickle", "would run code|not a PyTorch checkpoint"),
+        ("bare pickle", "would run code"),
         ("truncated", "damaged, cut short"),
         ("text", "not a PyTorch checkpoint"),
-        ("empty", "damaged, cut short"),
+        ("empty", "not a PyTorch checkpoint"),
         ("zip", "damaged, cut short or not a PyTorch"),
         ("foreign", r"its 2 tensors \(conv.weight \[3\]"),
         ("tensor", "holds a Tensor"),
@@ -171,5 +171,5 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 def test_an_ablation_can_be_set_on_a_checkpoint(saved: Path) -> None:
     assert Checkpoint.load(saved, settings={"output": "branch3"}).config.output == "branch3"
-    with pytest.raises(R2mrfError, match="misshapen|missing|unexpected"):
+    with pytest.raises(R2mrfError, match="misshapen"):
         Checkpoint.load(saved, settings={"width": "5"})
