@@ -1,0 +1,52 @@
+"""Recurrent defocus-blur detectors from PyTorch to ONNX, TensorRT and OpenVINO, with proof of parity.
+
+The public API is a handful of names; each is imported when it is first used, so that running an artifact needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.benchmark import bench_artifacts
+    from r2mrf_deploy.build import BuildOptions, build_engine
+    from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.errors import R2mrfError
+    from r2mrf_deploy.export import ExportOptions, to_onnx
+    from r2mrf_deploy.manifest import Manifest
+    from r2mrf_deploy.parity import compare_artifacts
+    from r2mrf_deploy.predict import Predictor
+
+# name -> the module that has it; no name is also a module's
+_WHERE = {
+    "BuildOptions": "build",
+    "Checkpoint": "checkpoint",
+    "ExportOptions": "export",
+    "Manifest": "manifest",
+    "Predictor": "predict",
+    "R2mrfError": "errors",
+    "bench_artifacts": "benchmark",
+    "build_engine": "build",
+    "compare_artifacts": "parity",
+    "to_onnx": "export",
+}
+
+__all__ = [
+    "BuildOptions",
+    "Checkpoint",
+    "ExportOptions",
+    "Manifest",
+    "Predictor",
+    "R2mrfError",
+    "bench_artifacts",
+    "build_engine",
+    "compare_artifacts",
+    "to_onnx",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

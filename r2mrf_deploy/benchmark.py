@@ -71,8 +71,9 @@ class Statistics:
 
 
 def percentile(ordered: Sequence[float], p: float) -> float:
-    """trtexec's percentile of sorted values: the index is max(n - 1 - int((1 - p/100) * n), 0)."""
-    return ordered[max(len(ordered) - 1 - int((1 - p / 100) * len(ordered)), 0)]
+    """trtexec's percentile of sorted values: index max(n - 1 - int((1 - p/100) * n), 0), in single precision as there."""
+    share = np.float32(1) - np.float32(p) / np.float32(100)
+    return ordered[max(len(ordered) - 1 - int(share * np.float32(len(ordered))), 0)]
 
 
 @dataclass

@@ -29,7 +29,7 @@ _INHERITED = {
     "parameters", "multiply_adds", "tools",
 }  # fmt: skip
 
-__all__ = ["BuildOptions", "BuiltArtifact", "Progress", "build", "parse_pool_sizes", "parse_shapes"]
+__all__ = ["BuildOptions", "BuiltArtifact", "Progress", "build_engine", "parse_pool_sizes", "parse_shapes"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BuiltArtifact:
     """What its user has to know: for what it was built, and what could not be verified."""
 
 
-def build(
+def build_engine(
     model: Path,
     output: Path | None = None,
     *,

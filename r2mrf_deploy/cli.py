@@ -118,7 +118,7 @@ def export(
 ) -> None:
     """A checkpoint becomes an ONNX artifact, checked against PyTorch."""
     from r2mrf_deploy.export import ExportOptions
-    from r2mrf_deploy.export import export as verb
+    from r2mrf_deploy.export import to_onnx as verb
 
     options = ExportOptions(_size(size), batch, dynamic, steps, io, opset, all_steps, optimize)
     with _phases() as say:
@@ -179,7 +179,7 @@ def build(
     """An ONNX artifact becomes a TensorRT plan or an OpenVINO model."""
     from r2mrf_deploy import report
     from r2mrf_deploy.build import BuildOptions, parse_pool_sizes, parse_shapes
-    from r2mrf_deploy.build import build as verb
+    from r2mrf_deploy.build import build_engine as verb
 
     options = BuildOptions(
         parse_shapes(min_shapes), parse_shapes(opt_shapes), parse_shapes(max_shapes), parse_pool_sizes(memory), level,

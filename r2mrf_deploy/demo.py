@@ -17,9 +17,9 @@ from rich.table import Table
 
 from r2mrf_deploy import images, machine, parity, photographs, report
 from r2mrf_deploy.benchmark import Measurement, bench_artifacts
-from r2mrf_deploy.build import build
+from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.export import export
+from r2mrf_deploy.export import to_onnx
 from r2mrf_deploy.manifest import Manifest, write_atomically
 from r2mrf_deploy.predict import Predictor, predict
 
@@ -63,11 +63,11 @@ def run(output: Path, *, iterations: int | None = None, console: Console | None 
     checkpoint = output / f"{PRESET}.pth"
     _train(checkpoint, iterations, console)
     with console.status("exporting") as status:
-        onnx = export(checkpoint, phase=lambda text: status.update(f"export: {text}")).path
+        onnx = to_onnx(checkpoint, phase=lambda text: status.update(f"export: {text}")).path
         status.update("building a TensorRT plan")
-        plan = build(onnx).path
+        plan = build_engine(onnx).path
         status.update("converting to OpenVINO")
-        xml = build(onnx, onnx.with_suffix(".xml")).path
+        xml = build_engine(onnx, onnx.with_suffix(".xml")).path
         artifacts = [onnx, xml, plan]
         status.update("comparing with PyTorch")
         compared = {r.artifact: r for r in parity.compare_artifacts(checkpoint, artifacts)}

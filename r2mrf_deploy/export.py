@@ -53,7 +53,7 @@ class Exported:
     parity: Parity
 
 
-def export(
+def to_onnx(
     checkpoint: Path | str,
     output: Path | str | None = None,
     options: ExportOptions | None = None,
@@ -125,6 +125,7 @@ def _describe(
     free: tuple[int | str, ...] = ("batch", "height", "width")
     spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *options.size)))
     optimum = _example(options, *options.size)
+    batch = 1 if options.dynamic else options.batch
     profile = {
         "min": _example(options, SMALLEST, SMALLEST),
         "opt": optimum,
@@ -144,7 +145,7 @@ def _describe(
         preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image"}),
         opset=options.opset,
         parameters=checkpoint.parameters,
-        multiply_adds=cost.multiply_adds(model, {spec.name: optimum}) // (1 if options.dynamic else options.batch),
+        multiply_adds=cost.multiply_adds(model, {spec.name: optimum} if options.dynamic else None) // batch,
         tools=machine.tool_versions("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim"),
     )
 

@@ -39,9 +39,9 @@ class Tolerance:
 
 
 TOLERANCES = {
-    # Sums in another order differ by a few units in the last place for each layer: 1e-5 to 5e-5 of the logits' spread is
-    # what was measured over all presets. A sigmoid's slope is at most 1/4.
-    "fp32": Tolerance(map=1e-4, logits=1e-4),
+    # Sums in another order differ by a few units in the last place for each layer. Measured: 1e-5 to 5e-5 of the logits'
+    # spread over all presets, up to 1.4e-4 with very few channels. Any other fault that was tried gave 1e-2 and more.
+    "fp32": Tolerance(map=1e-4, logits=5e-4),
 }
 
 

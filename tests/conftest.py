@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 
 TinyOnnx = Callable[..., Path]
 
+# r2mrf-edge with so few channels that a test can afford it
+SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose map is informative on photographs."""
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    return Checkpoint.init("r2mrf-edge", SMALL).save(tmp_path_factory.mktemp("small") / "small.pth")
+
+
+@pytest.fixture(scope="session")
+def exported(small: Path) -> Path:
+    """The same as an ONNX artifact, 96x128, with every step's outputs."""
+    from r2mrf_deploy.export import ExportOptions, to_onnx
+
+    return to_onnx(small, options=ExportOptions(size=(96, 128), all_steps=True)).path
+
 
 @pytest.fixture
 def tiny_onnx(tmp_path: Path) -> TinyOnnx:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from r2mrf_deploy import gpus
-from r2mrf_deploy.build import BuildOptions, build
+from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.runtimes import plan_header, tensorrt_api
 
@@ -38,7 +38,7 @@ def test_a_preset_builds(preset: str, io: Literal["image", "tensor"], dynamic: b
     }
     options = BuildOptions(min_shapes=shapes["min"], opt_shapes=shapes["opt"], max_shapes=shapes["max"])
     names = [ONE_FOR_EACH[c] for c in gpus.RTX_COMPUTE_CAPABILITIES]
-    built = build(model, gpus=names, options=options if dynamic else None)
+    built = build_engine(model, gpus=names, options=options if dynamic else None)
 
     assert plan_header.read(built.path).compute_capabilities == gpus.RTX_COMPUTE_CAPABILITIES
     (found,), (map_,) = built.manifest.inputs, built.manifest.outputs

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy import gpus
-from r2mrf_deploy.build import BuildOptions, build
+from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import cuda, tensorrt_api
@@ -60,7 +60,7 @@ def reference(model: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
 )
 def test_the_map_is_the_same(tiny_onnx: TinyOnnx, precision: str, no_tf32: bool, tolerance: float) -> None:
     expected = reference(tiny_onnx("reference"))
-    plan = build(tiny_onnx(precision=precision), options=BuildOptions(no_tf32=no_tf32)).path
+    plan = build_engine(tiny_onnx(precision=precision), options=BuildOptions(no_tf32=no_tf32)).path
     with opened(plan) as runner:
         for seed in range(3):
             found = runner.run(picture(seed))["map"]
@@ -79,7 +79,7 @@ def test_shapes_change_from_one_inference_to_the_next(
         pytest.skip(f"needs {buffers}: {e}")
     model = tiny_onnx(dynamic=True)
     expected = reference(model)
-    plan = build(model, options=BuildOptions(no_tf32=True)).path
+    plan = build_engine(model, options=BuildOptions(no_tf32=True)).path
     with opened(plan, TensorRTOptions(buffers=buffers, cuda_graph=cuda_graph)) as runner:
         for seed, size in enumerate([(1, 64, 64), (2, 128, 96), (2, 128, 96), (1, 32, 32), (1, 64, 64)]):
             arrays = picture(seed, *size)
@@ -90,7 +90,7 @@ def test_shapes_change_from_one_inference_to_the_next(
 
 
 def test_threads_run_beside_each_other(tiny_onnx: TinyOnnx) -> None:
-    plan = build(tiny_onnx()).path
+    plan = build_engine(tiny_onnx()).path
     with opened(plan) as runner:
         alone = {seed: runner.run(picture(seed))["map"] for seed in range(8)}
         wrong: list[int] = []
@@ -110,7 +110,7 @@ def test_threads_run_beside_each_other(tiny_onnx: TinyOnnx) -> None:
 
 
 def test_timing_is_in_order_and_on_the_hosts_clock(tiny_onnx: TinyOnnx) -> None:
-    with opened(build(tiny_onnx()).path) as runner:
+    with opened(build_engine(tiny_onnx()).path) as runner:
         for seed in range(5):
             before = now_ms()
             _, t = runner.run_timed(picture(seed))
@@ -122,7 +122,7 @@ def test_timing_is_in_order_and_on_the_hosts_clock(tiny_onnx: TinyOnnx) -> None:
 
 
 def test_the_runtime_cache_is_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
-    plan = build(tiny_onnx()).path
+    plan = build_engine(tiny_onnx()).path
     if (target := Manifest.read(Manifest.path_for(plan)).target) is None or target.runtime != "tensorrt_rtx":
         pytest.skip("needs TensorRT-RTX: TensorRT compiles when it builds")
     options = TensorRTOptions(runtime_cache=tmp_path / "jit.cache")
@@ -135,7 +135,7 @@ def test_the_runtime_cache_is_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
 
 
 def test_the_precision_is_read_back(tiny_onnx: TinyOnnx) -> None:
-    built = build(tiny_onnx(precision="fp16"), options=BuildOptions(profiling_verbosity="detailed"))
+    built = build_engine(tiny_onnx(precision="fp16"), options=BuildOptions(profiling_verbosity="detailed"))
     assert built.manifest.target is not None
     assert not built.manifest.target.built_without_gpu
     assert "fp16" in built.manifest.target.achieved_precision

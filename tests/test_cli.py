@@ -1,0 +1,165 @@
+"""The command line: exit codes, one-line errors, JSON alone on standard output, and no heavy imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r2mrf_deploy import machine, photographs
+from r2mrf_deploy.cli import main
+from r2mrf_deploy.images import png
+
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "numpy")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from r2mrf_deploy.cli import main; main(['--help']); "
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for verb in ("init", "export", "build", "parity", "bench", "predict", "inspect", "doctor", "demo"):
+        assert verb in done.stdout
+
+
+def test_the_chain_by_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--set=width=4", "--set=amdf_channels=8", "--set=initial_channels=8", "--set=steps=2"]
+    Path("cat.png").write_bytes(png(photographs.sample("chelsea")))
+    assert main(["init", "r2mrf-edge", "-o", "c.pth", *small]) == 0
+    assert main(["export", "c.pth", "--size", "96x128", "--all-steps"]) == 0
+    assert "parity with PyTorch: pass" in capsys.readouterr().out
+    assert main(["build", "c.onnx", "--gpu", "rtx3090"]) == 0
+    assert "compute capability 8.6" in capsys.readouterr().out
+    assert main(["build", "c.onnx", "-o", "c.xml"]) == 0
+    capsys.readouterr()
+    assert main(["parity", "c.pth", "c.onnx", "c.xml", "--per-step", "--json"]) == 0
+    assert [r["verdict"] for r in json.loads(capsys.readouterr().out)] == ["pass", "pass"]
+    assert main(["bench", "c.pth", "c.onnx", "c.xml", "--duration", "0", "--iterations", "2", "--size", "96x128"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in ("pytorch", "onnxruntime", "openvino", "over c.pth on pytorch"))
+    assert main(["predict", "c.onnx", "cat.png", "-o", "maps", "--json"]) == 0
+    (done,) = json.loads(capsys.readouterr().out)
+    assert Path(done["map"]).is_file() and Path(done["overlay"]).is_file()
+    for file, kind in (("c.pth", "checkpoint"), ("c.onnx", "onnx"), ("c.plan", "plan"), ("c.xml", "openvino")):
+        assert main(["inspect", file, "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["kind"] == kind
+        assert main(["inspect", file]) == 0
+        assert kind in capsys.readouterr().out
+    assert main(["inspect", "c.plan.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["target"]["compute_capabilities"] == ["8.6"]
+
+
+def test_a_plan_needs_a_gpu_to_run_and_says_so(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if machine.cuda_driver() is None:
+        pytest.skip("there is a GPU here")
+    plan = tmp_path / "x.plan"
+    assert main(["build", str(exported), "-o", str(plan)]) == 0
+    (tmp_path / "cat.png").write_bytes(png(photographs.sample("chelsea")))
+    for command in (
+        ["predict", str(plan), str(tmp_path / "cat.png"), "-o", str(tmp_path / "maps")],
+        ["bench", str(plan)],
+        ["parity", str(exported.with_suffix(".pth")), str(plan)],
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("error: ")
+        assert "device" in error or "CUDA" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("init r2mrf-edg -o x.pth", "did you mean 'r2mrf-edge'"),
+        ("init r2mrf-edge -o x.pth --set steps", "write it as name=value"),
+        ("export absent.pth", "absent.pth: no such file"),
+        ("export text.pth", "is not a PyTorch checkpoint"),
+        ("export text.pth --size 320", "write height x width"),
+        ("export text.pth --precision fp8", "fp8"),
+        ("build absent.onnx", "no such file"),
+        ("build text.onnx --gpu rtx3091", "did you mean 'rtx3090'"),
+        ("build text.onnx -o x.engine", ".plan"),
+        ("inspect text.onnx", "not a valid ONNX file"),
+        ("inspect text.plan", "is not a TensorRT plan"),
+        ("inspect text.md", "inspect reads"),
+        ("bench text.onnx", "cannot open"),
+        ("bench text.onnx --percentile many", "give numbers"),
+        ("predict text.onnx absent.jpg -o out", "no such file"),
+        ("explode", "explode"),
+        ("export", "CHECKPOINT"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("text.pth", "text.onnx", "text.plan", "text.md"):
+        Path(name).write_text("hello\n")
+    assert main(command.split()) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert message.lower() in said.err.lower()
+    assert {p.name for p in tmp_path.iterdir()} == {"text.md", "text.onnx", "text.pth", "text.plan"}
+
+
+def test_a_failed_check_is_exit_code_1(small: Path, exported: Path, tmp_path: Path) -> None:
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    read = Checkpoint.load(small)
+    changed = {k: v * 1.1 if k == "fusion.weight" else v for k, v in read.state_dict.items()}
+    other = Checkpoint(read.network, read.config, changed).save(tmp_path / "other.pth")
+    assert main(["parity", str(other), str(exported)]) == 1
+
+
+def test_a_flat_map_is_not_a_pass(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    read = Checkpoint.load(small)
+    flat = {k: v * 1e-3 if k.startswith("fusion") else v for k, v in read.state_dict.items()}
+    path = Checkpoint(read.network, read.config, flat).save(tmp_path / "flat.pth")
+    assert main(["export", str(path), "--size", "64x64"]) == 0
+    assert "nearly flat" in capsys.readouterr().err
+    assert main(["parity", str(path), str(path.with_suffix(".onnx"))]) == 1
+
+
+def test_one_bad_image_is_reported_after_the_others(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_text("x")
+    (tmp_path / "cat.png").write_bytes(png(photographs.sample("chelsea")))
+    assert main(["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert "1 of 2 images were done" in capsys.readouterr().err
+    assert (tmp_path / "out" / "cat_map.png").is_file()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from r2mrf_deploy.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["export", str(tmp_path / "absent.pth"), "--debug"])
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["onnxruntime"]["ok"] and rows["pytorch"]["ok"]
+    assert main(["doctor"]) == 0
+    assert "tensorrt" in capsys.readouterr().out
+
+
+def test_the_scripts_are_the_commands(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    for script in ("export/to_onnx.py", "engines/build_engine.py", "benchmarks/run.py"):
+        done = subprocess.run([sys.executable, root / script, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "Usage: r2mrf" in done.stdout

@@ -1,0 +1,71 @@
+"""Photographs of any size in; maps and overlays of the same size out; one bad image does not stop the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from r2mrf_deploy import photographs
+from r2mrf_deploy.build import build_engine
+from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.predict import Predictor, predict
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 200), (300, 451)])
+def test_the_map_has_the_photograph_s_size(exported: Path, size: tuple[int, int]) -> None:
+    photograph = np.asarray(Image.fromarray(photographs.sample("chelsea")).resize(size[::-1]))
+    with Predictor.open(exported) as predictor:
+        focus = predictor(photograph)
+    assert (focus.shape, focus.dtype) == (size, np.float32)
+    assert focus.min() >= 0 and focus.max() <= 1
+
+
+def test_every_kind_of_artifact_gives_the_same_map(small: Path, exported: Path, tmp_path: Path) -> None:
+    """At the artifact's own size, so that no resizing differs."""
+    photograph = np.asarray(Image.fromarray(photographs.sample("chelsea")).resize((128, 96)))
+    tensor = to_onnx(small, tmp_path / "t.onnx", ExportOptions(size=(96, 128), io="tensor")).path
+    dynamic = to_onnx(small, tmp_path / "d.onnx", ExportOptions(size=(96, 128), dynamic=True)).path
+    batch = to_onnx(small, tmp_path / "b.onnx", ExportOptions(size=(96, 128), batch=2)).path
+    xml = build_engine(exported, tmp_path / "x.xml").path
+    with Predictor.open(small) as predictor:
+        expected = predictor(photograph)
+    assert expected.std() > 0.05
+    for path in (exported, tensor, dynamic, batch, xml):
+        with Predictor.open(path) as predictor:
+            # rounding in another order, as in parity
+            np.testing.assert_allclose(predictor(photograph), expected, atol=1e-4)
+
+
+def test_files(exported: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "cat.png", tmp_path / "bad.png"
+    Image.fromarray(photographs.sample("chelsea")).save(good)
+    bad.write_text("not an image")
+    with Predictor.open(exported) as predictor:
+        broken, done = predict(predictor, [bad, good], tmp_path / "out")
+    assert broken.map is None and "not an image" in (broken.error or "")
+    assert done.map and done.overlay and done.error is None
+    with Image.open(done.map) as focus, Image.open(done.overlay) as overlay:
+        assert (focus.mode, focus.size) == ("L", (451, 300))
+        assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
+        assert done.in_focus == pytest.approx((np.asarray(focus) >= 128).mean(), abs=0.01)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cat_map.png", "cat_overlay.png"]
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path: Path) -> None:
+    sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.png", tmp_path / "y.bmp"]
+    for path in sources:
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(photographs.sample("chelsea")[:64, :64]).save(path)
+    with Predictor.open(exported) as predictor:
+        done = list(predict(predictor, sources, tmp_path / "out", overlays=False))
+    assert len({p.map for p in done}) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_model_that_takes_no_photograph_is_refused(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match="no manifest that says"):
+        Predictor.open(tiny_onnx(manifest=False))
