@@ -4,18 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test test-all lint clean
 
 help:
-	@echo "make demo    the whole chain on a sample photograph, into out/demo"
-	@echo "make test    lint, types and tests"
-	@echo "make lint    lint and types only"
-	@echo "make clean   remove what was made, the environment too"
+	@echo "make demo      the whole chain on a sample photograph, into out/demo"
+	@echo "make test      lint, types and tests"
+	@echo "make test-all  the slow tests too: every preset"
+	@echo "make lint      lint and types only"
+	@echo "make clean     remove what was made, the environment too"
 
 demo: $(READY)
 	$(BIN)/r2mrf demo -o out/demo
 
 test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
 	$(BIN)/python -m pytest
 
 lint: $(READY)

@@ -17,17 +17,16 @@ from r2mrf_deploy import networks
 from r2mrf_deploy.graph.trace import trace
 from r2mrf_deploy.networks.deployed import Deployed
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx"),
-]
+pytestmark = pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx")
+QUICK = "r2mrf-edge"
+PRESETS = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in networks.presets()]
 PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 ONE_FOR_EACH = {g.compute_capability: g.name for g in gpus.GPUS.values()}
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("io", ["image", "tensor"])
-@pytest.mark.parametrize("preset", networks.presets())
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_builds(preset: str, io: Literal["image", "tensor"], dynamic: bool, tmp_path: Path) -> None:
     deployed = Deployed(networks.create(*networks.preset(preset)), PREPROCESS, io=io)
     model = tmp_path / "m.onnx"

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from r2mrf_deploy import demo
 from r2mrf_deploy.manifest import Manifest
 
 
-@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     result = demo.run(tmp_path / "demo", iterations=2)
     report = json.loads((tmp_path / "demo" / "report.json").read_text())

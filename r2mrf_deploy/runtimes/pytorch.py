@@ -70,6 +70,7 @@ class PyTorchRunner(Runner):
     def _run(self, arrays: Arrays) -> Arrays:
         import torch
 
-        with torch.inference_mode():
-            outputs = self._module(torch.from_numpy(arrays[self.inputs[0].name]))
+        array = arrays[self.inputs[0].name]
+        with torch.inference_mode():  # a tensor may not look into an array that is read-only
+            outputs = self._module(torch.from_numpy(array if array.flags.writeable else array.copy()))
         return {spec.name: value.numpy() for spec, value in zip(self.outputs, outputs, strict=True)}

@@ -21,9 +21,9 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.training.losses import deep_supervision
 from r2mrf_deploy.training.synthesis import Composites, Synthesis
 
-ITERATIONS = 150
+ITERATIONS = 480
 """About a minute for `r2mrf-edge` on two cores."""
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 1e-2
 WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
@@ -58,8 +58,8 @@ def train_quick(
     seconds: float | None = None,
     iterations: int | None = ITERATIONS,
     seed: int = 0,
-    size: int = 160,
-    batch: int = 8,
+    size: int = 96,
+    batch: int = 4,
     progress: Progress | None = None,
 ) -> QuickRun:
     """Train a network in place, on the device it is on, and leave it in evaluation mode.
