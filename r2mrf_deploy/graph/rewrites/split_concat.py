@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import MULTIPLY_ADDS_PER_BYTE
+from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
@@ -133,7 +133,7 @@ def _saving_of_sharing(editor: Editor, cuts: tuple[tuple[Candidate, tuple[Part, 
     multiply_adds = out.size * sum(candidate.weight(part)[0].size for part in parts)
     joined = 2 if len(parts) > 1 else 0  # several parts are concatenated on their own first
     moved = len(cuts) * 3 * out.nbytes + out.nbytes + joined * sum(t.nbytes for t in read if t is not None)
-    return (len(cuts) - 1) * multiply_adds - MULTIPLY_ADDS_PER_BYTE * moved
+    return (len(cuts) - 1) * multiply_adds - cost.MULTIPLY_ADDS_PER_BYTE * moved
 
 
 def _commuting(editor: Editor, candidates: list[Candidate]) -> Iterable[Plan]:
@@ -162,7 +162,7 @@ def _saving_of_commuting(editor: Editor, candidate: Candidate, part: Part, avera
     moved = (small.nbytes + inner) + (inner + out.nbytes) + 3 * out.nbytes
     unmoved = 3 * large.nbytes + (small.nbytes + large.nbytes if alone else 0)
     multiply_adds = (large.size - small.size) * m
-    return multiply_adds - MULTIPLY_ADDS_PER_BYTE * (moved - unmoved)
+    return multiply_adds - cost.MULTIPLY_ADDS_PER_BYTE * (moved - unmoved)
 
 
 def _merging(editor: Editor, candidates: list[Candidate]) -> Iterable[Plan]:
@@ -190,7 +190,7 @@ def _saving_of_merging(editor: Editor, value: ir.Value, users: list[Candidate]) 
     nodes = {candidate.conv.node for candidate in users}
     concats = {candidate.concat for candidate in users}
     freed = sum(all(user in nodes for user, _ in concat.outputs[0].uses()) for concat in concats)
-    return MULTIPLY_ADDS_PER_BYTE * (2 * freed * read.nbytes + spared - 5 * written)
+    return cost.MULTIPLY_ADDS_PER_BYTE * (2 * freed * read.nbytes + spared - 5 * written)
 
 
 def _split(editor: Editor, node: ir.Node, indices: Sequence[int]) -> None:
