@@ -151,12 +151,12 @@ class Editor:
 
         An output of the graph keeps its name, type and shape.
         """
-        for constant in draft.constants:
-            if constant.uses():
-                self.graph.register_initializer(constant)
         self.graph.insert_before(before, draft.nodes)
         for old, new in replacements.items():
             self._replace(old, new)
+        for constant in draft.constants:
+            if constant.uses():
+                self.graph.register_initializer(constant)
         orphans = self.orphans(list(replacements))
         read = {value for node in orphans for value in node.inputs if value is not None}
         self.graph.remove(orphans, safe=True)

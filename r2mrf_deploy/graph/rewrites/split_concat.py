@@ -173,20 +173,24 @@ def _merging(editor: Editor, candidates: list[Candidate]) -> Iterable[Plan]:
             readers[part.value].setdefault(candidate, part)
     for value, parts in readers.items():
         if len({candidate.concat for candidate in parts}) > 1:  # else they can be merged over the concatenation itself
-            cuts = tuple((candidate, (part,)) for candidate, part in parts.items())
-            yield Plan(cuts, _saving_of_merging(editor, value, list(parts)))
+            saving = _saving_of_merging(editor, value, list(parts))
+            if saving is not None:
+                yield Plan(tuple((candidate, (part,)) for candidate, part in parts.items()), saving)
 
 
-def _saving_of_merging(editor: Editor, value: ir.Value, users: list[Candidate]) -> int:
-    """Concatenations that go or shrink, and reads of the tensor, against a split and an addition for each."""
+def _saving_of_merging(editor: Editor, value: ir.Value, users: list[Candidate]) -> int | None:
+    """Concatenations that go or shrink, and reads of the tensor, against a split and an addition for each.
+
+    None where merging itself would not pay.
+    """
     read = editor.types.get(value)
     outs = [editor.types.get(candidate.conv.out) for candidate in users]
     if read is None or any(out is None for out in outs):
-        return 0
+        return None
     written = sum(out.nbytes for out in outs if out is not None)
     spared = (len(users) - len({candidate.conv.geometry for candidate in users})) * read.nbytes
-    if spared <= 2 * written:  # then merging would not follow
-        return 0
+    if spared <= 2 * written:
+        return None
     nodes = {candidate.conv.node for candidate in users}
     concats = {candidate.concat for candidate in users}
     freed = sum(all(user in nodes for user, _ in concat.outputs[0].uses()) for concat in concats)
