@@ -130,6 +130,12 @@ def _check(model: onnx.ModelProto) -> None:
         raise GraphError("the model has sparse weights, which the rewrites cannot read: make them dense")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise GraphError("the model's weights are not loaded: load its external data first")
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as e:
+        raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None
+    except ValueError:  # over 2 GB, which the checker cannot take; what is wrong with it then shows later
+        pass
 
 
 def _prepare(model: onnx.ModelProto) -> ir.Model:
