@@ -17,7 +17,19 @@ from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_body
 _FOLDED = frozenset(
     {
         *("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max"),
-        *("Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Gather", "Expand"),
+        *(
+            "Cast",
+            "CastLike",
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Transpose",
+            "Concat",
+            "Slice",
+            "Gather",
+            "Expand",
+        ),
         *("Shape", "Size", "ConstantOfShape", "Range", "Equal", "Where", "Not", "And", "Or", "Less", "Greater"),
     }
 )
@@ -106,6 +118,8 @@ def _value(editor: Editor, node: ir.Node) -> np.ndarray | None:
     inputs = [value for value in node.inputs if value is not None]
     if node.op_type in ("Shape", "Size"):
         return _static_size(node)
+    if node.op_type == "CastLike":
+        return _cast_like(editor, *node.inputs)
     feeds = {value.name: array for value in inputs if (array := editor.constant(value)) is not None}
     size = editor.types.get(node.outputs[0])
     if size is None or not inputs or len(feeds) < len({value.name for value in inputs}):
@@ -119,6 +133,13 @@ def _value(editor: Editor, node: ir.Node) -> np.ndarray | None:
     except Exception:  # the reference evaluator raises whatever numpy does; a node that it cannot compute stays
         return None
     return result if isinstance(result, np.ndarray) and result.dtype.kind in "biuf" else None
+
+
+def _cast_like(editor: Editor, x: ir.Value | None, like: ir.Value | None) -> np.ndarray | None:
+    array = editor.constant(x)
+    if array is None or like is None or like.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return None
+    return array.astype(like.dtype.numpy())
 
 
 def _static_size(node: ir.Node) -> np.ndarray | None:

@@ -140,6 +140,13 @@ def test_old_opsets_are_refused(graph: Graph) -> None:
         optimize(model)
 
 
+def test_a_format_without_constants_is_refused(graph: Graph) -> None:
+    model = steps(graph)
+    model.ir_version = 3
+    with pytest.raises(GraphError, match="IR version 3"):
+        optimize(model)
+
+
 def test_weights_that_are_not_loaded_are_refused(graph: Graph) -> None:
     model = steps(graph)
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL

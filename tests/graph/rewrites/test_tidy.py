@@ -26,6 +26,7 @@ Graph = Callable[..., onnx.ModelProto]
         ('a = Resize<mode="linear">(x, , ones) y = Relu(a)', ["Relu"]),
         ('a = Resize<mode="cubic", coordinate_transformation_mode="align_corners">(x, , , same) y = Relu(a)', ["Relu"]),
         ("s = Shape<start=2>(x) t = Concat<axis=0>(head, s) y = Reshape(x, t)", ["Reshape"]),
+        ("c = Constant<value_float=2.0>() d = CastLike(c, x) y = Mul(x, d)", ["Mul"]),
         ("c = Constant<value_float=2.0>() d = Cast<to=11>(c) e = Neg(d) y = Mul(x, e)", ["Mul"]),
     ],
 )
