@@ -148,6 +148,29 @@ def export(
 
 
 @app.command()
+def optimize(
+    model: Annotated[Path, typer.Argument(help="Any ONNX model of opset 13 or later.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Say why rewrites left things alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The exact rewrites on any ONNX model: the same function with less work."""
+    from r2mrf_deploy import report
+    from r2mrf_deploy.optimize import optimize_file
+
+    with _phases() as say:
+        say("rewriting")
+        done = optimize_file(model, output, explain=explain)
+    if as_json:
+        records = [r.model_dump() for r in done.optimized.records]
+        _print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
+        return
+    for line in (*report.rewrite_lines(done.optimized.records), *done.optimized.explanations):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    out.print(f"{done.path}: {report.size(done.path.stat().st_size)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def build(
     model: Annotated[Path, typer.Argument(help="An ONNX artifact.")],
     output: Annotated[

@@ -14,8 +14,9 @@ from r2mrf_deploy import machine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.graph import cost
-from r2mrf_deploy.graph.trace import DEFAULT_OPSET, trace
-from r2mrf_deploy.manifest import Manifest, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.graph.rewrites import optimize
+from r2mrf_deploy.graph.trace import DEFAULT_OPSET, checked, trace
+from r2mrf_deploy.manifest import Manifest, RewriteRecord, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.networks.deployed import Deployed
 from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
@@ -88,7 +89,12 @@ def to_onnx(
     )
     say("tracing")
     model = trace(deployed, options.size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
-    manifest = _describe(model, path, loaded, deployed, options)
+    rewrites: list[RewriteRecord] = []
+    if options.optimize:
+        say("rewriting")
+        optimized = optimize(model)
+        model, rewrites = checked(optimized.model), optimized.records
+    manifest = _describe(model, path, loaded, deployed, options, rewrites)
     say("comparing with PyTorch")
     checks: list[Parity] = []
 
@@ -119,7 +125,12 @@ def _check(file: Path, name: str, manifest: Manifest, checkpoint: Checkpoint, op
 
 
 def _describe(
-    model: onnx.ModelProto, path: Path, checkpoint: Checkpoint, deployed: Deployed, options: ExportOptions
+    model: onnx.ModelProto,
+    path: Path,
+    checkpoint: Checkpoint,
+    deployed: Deployed,
+    options: ExportOptions,
+    rewrites: list[RewriteRecord],
 ) -> Manifest:
     """The manifest of a graph that is not written yet."""
     free: tuple[int | str, ...] = ("batch", "height", "width")
@@ -144,6 +155,7 @@ def _describe(
         profiles={spec.name: profile} if options.dynamic else {},
         preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image"}),
         opset=options.opset,
+        rewrites=rewrites,
         parameters=checkpoint.parameters,
         multiply_adds=cost.multiply_adds(model, {spec.name: optimum} if options.dynamic else None) // batch,
         tools=machine.tool_versions("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim"),

@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from r2mrf_deploy.benchmark import Measurement
     from r2mrf_deploy.doctor import Row
+    from r2mrf_deploy.manifest import RewriteRecord
     from r2mrf_deploy.parity import Difference, Parity
 
 VERDICTS = {"pass": "green", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
@@ -60,6 +61,16 @@ def bench_table(results: Sequence[Measurement]) -> Table:
             f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
         )
     return table
+
+
+def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:
+    """One line a rewrite: what, how often, multiply-adds before and after."""
+    if not records:
+        return ["no rewrite applies"]
+    return [
+        f"{r.name}: {r.count} times, {r.multiply_adds_before / 1e9:.2f} -> {r.multiply_adds_after / 1e9:.2f} G multiply-adds"
+        for r in records
+    ]
 
 
 def demo_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -136,7 +136,7 @@ def parameters(model: onnx.ModelProto) -> int:
     An initialiser with several users counts once. Weights stored in fewer bits and cast or dequantised on the way count as
     what they stand for; scales, sizes and normalisation constants of the input do not count.
     """
-    graph = _load(model).graph
+    graph = load(model).graph
     carried: dict[ir.Value, ir.Value] = {value: value for value in _constants(graph)}
     weights: set[ir.Value] = set()
     for node in graph:
@@ -155,8 +155,8 @@ def cost(model: onnx.ModelProto, shapes: Shapes | None = None) -> GraphCost:
     Raises:
         GraphError: a shape cannot be known.
     """
-    loaded = _load(model)
-    types = Inference(loaded, shapes).types
+    loaded = load(model)
+    types = Inference(loaded, _input_shapes(loaded, shapes or {})).types
     for node in loaded.graph:
         for value in (*node.inputs, *node.outputs):
             if value is not None and value.name and value not in types:
@@ -210,26 +210,19 @@ class Inference:
 
     Args:
         model: the model; local functions must have been written out.
-        shapes: input name -> shape.
-
-    Raises:
-        GraphError: an input has free dimensions beside its first and no shape is given; a given shape does not fit.
+        shapes: input name -> shape; of an input that is missing nothing is known, nor of what follows from it.
     """
 
-    def __init__(self, model: ir.Model, shapes: Shapes | None = None) -> None:
+    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
         self.types: dict[ir.Value, TensorType] = {}
         """Tensors whose shape depends on data are left out."""
         self._values: dict[ir.Value, np.ndarray] = {}
         self._opset = model.opset_imports.get("", 1)
-        shapes = shapes or {}
-        names = [value.name for value in model.graph.inputs]
-        if unknown := set(shapes) - set(names):
-            raise GraphError(f"no input {min(unknown)!r} to give a shape to: the inputs are {names}")
         for value in _constants(model.graph):
             self.add_constant(value)
         for value in model.graph.inputs:
-            if value not in self.types and value.dtype is not None:
-                self.types[value] = TensorType(value.dtype, _input_shape(value, shapes.get(value.name or "")))
+            if value not in self.types and value.dtype is not None and value.name in shapes:
+                self.types[value] = TensorType(value.dtype, tuple(shapes[value.name]))
         for node in model.graph:
             self.add(node)
 
@@ -281,12 +274,20 @@ class Inference:
         if not small or len(feeds) < len(set(inputs)) or node.op_type in _RANDOM:
             return {}
         try:
-            results = _evaluate(proto, {value.name: array for value, array in feeds.items()}, self._opset)
+            results = evaluate(proto, {value.name: array for value, array in feeds.items()}, self._opset)
         except Exception:  # the reference evaluator raises whatever numpy does; a value that is not known is no error
             return {}
         return {
             value: array for value, array in zip(node.outputs, results, strict=True) if isinstance(array, np.ndarray)
         }
+
+
+def _input_shapes(model: ir.Model, given: Shapes) -> Shapes:
+    names = [value.name for value in model.graph.inputs]
+    if unknown := set(given) - set(names):
+        raise GraphError(f"no input {min(unknown)!r} to give a shape to: the inputs are {names}")
+    inputs = [value for value in model.graph.inputs if value.name and not value.is_initializer()]
+    return {value.name: _input_shape(value, given.get(value.name)) for value in inputs if value.name}
 
 
 def _input_shape(value: ir.Value, given: Sequence[int] | None) -> tuple[int, ...]:
@@ -320,7 +321,8 @@ def _numbers(proto: onnx.TypeProto) -> TensorType | None:
     return TensorType(ir.DataType(proto.tensor_type.elem_type), tuple(d.dim_value for d in dims))
 
 
-def _evaluate(proto: onnx.NodeProto, feeds: Mapping[str | None, np.ndarray], opset: int) -> list[Any]:
+def evaluate(proto: onnx.NodeProto, feeds: Mapping[str | None, np.ndarray], opset: int) -> list[Any]:
+    """The outputs of one node by ONNX's reference implementation, which raises whatever numpy does."""
     graph = onnx.helper.make_graph(
         [proto],
         "node",
@@ -377,7 +379,7 @@ def _constant_shape(value: ir.Value) -> tuple[int, ...] | None:
     return tuple(tensor.shape.numpy()) if tensor is not None and floats else None
 
 
-def _load(model: onnx.ModelProto) -> ir.Model:
+def load(model: onnx.ModelProto) -> ir.Model:
     """The model with its local functions written out.
 
     Raises:

@@ -1,0 +1,298 @@
+"""What the exact rewrites are worth: time and peak memory of traced and rewritten networks, side by side.
+
+    python benchmarks/rewrites.py --json results/rewrites.json --plot rewrites.png
+
+Each network is traced from PyTorch, rewritten, and both graphs are run by ONNX Runtime and OpenVINO in FP32 on the CPU.
+Times are medians of inferences that alternate between the two graphs in one process, so that whatever else the machine does
+falls on both; peak memory is that of a process of its own for each. Growth is measured on the first network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[np.ndarray], np.ndarray]
+NETWORKS = ("r2mrf", "r2mrf-r50", "r2mrf:share=false")
+GROWTH = (320, 640, 1280)
+RUNTIMES = ("onnxruntime", "openvino")
+FORMS = ("traced", "rewritten")
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.memory_of:
+        print(_peak_memory(*arguments.memory_of))
+        return
+    if arguments.plot:
+        _matplotlib()  # before the long work, not after it
+    results: dict[str, Any] = {"machine": _machine(arguments.threads), "networks": [], "growth": []}
+    for i, network in enumerate(arguments.networks):
+        for size in arguments.sizes if i == 0 else arguments.sizes[:1]:
+            row = measure(network, size, arguments.runs, arguments.threads)
+            results["growth"] += [row] if i == 0 else []
+            results["networks"] += [row] if size == arguments.sizes[0] else []
+            _print(row)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.plot:
+        plot(results["growth"], arguments.plot)
+
+
+def measure(network: str, size: int, runs: int, threads: int) -> dict[str, Any]:
+    """One network at one size: cost, time, memory and agreement of its two graphs."""
+    import onnx
+
+    from r2mrf_deploy.graph import cost
+    from r2mrf_deploy.graph.rewrites import optimize
+
+    image = photograph(size)
+    model = traced(network, image)
+    start = time.perf_counter()
+    rewritten = optimize(model)
+    seconds = time.perf_counter() - start
+    row: dict[str, Any] = {"network": network, "size": size, "seconds_to_rewrite": round(seconds, 2)}
+    row["rewrites"] = [record.model_dump() for record in rewritten.records]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {form: Path(folder) / f"{form}.onnx" for form in FORMS}
+        for form, graph in zip(FORMS, (model, rewritten.model), strict=True):
+            onnx.save(graph, files[form])
+            counted = cost.cost(graph)
+            row[form] = {
+                "multiply_adds": counted.multiply_adds,
+                "bytes": counted.bytes_read + counted.bytes_written,
+                "peak_activation_bytes": counted.peak_activation_bytes,
+                "nodes": len(graph.graph.node),
+            }
+        row["runtimes"] = {name: _side_by_side(name, files, image, runs, threads) for name in RUNTIMES}
+    return row
+
+
+def _side_by_side(runtime: str, files: dict[str, Path], image: np.ndarray, runs: int, threads: int) -> dict[str, Any]:
+    sessions = {form: open_with(runtime, path, threads) for form, path in files.items()}
+    outputs = {form: run(image) for form, run in sessions.items()}
+    times: dict[str, list[float]] = {form: [] for form in FORMS}
+    for _ in range(runs):
+        for form, run in sessions.items():
+            start = time.perf_counter()
+            run(image)
+            times[form].append((time.perf_counter() - start) * 1e3)
+    sessions.clear()
+    medians = {form: statistics.median(values) for form, values in times.items()}
+    memory = {
+        form: _memory_in_a_process_of_its_own(runtime, path, image.shape[1], threads) for form, path in files.items()
+    }
+    spread = float(outputs["traced"].std())
+    if spread < 0.1:
+        raise SystemExit("the logits are flat: their agreement would prove nothing")
+    return {
+        "median_ms": {form: round(value, 1) for form, value in medians.items()},
+        "times_ms": {form: [round(value, 1) for value in values] for form, values in times.items()},
+        "speedup": round(medians["traced"] / medians["rewritten"], 3),
+        "peak_memory_mb": memory,
+        "largest_difference": float(np.abs(outputs["rewritten"] - outputs["traced"]).max() / spread),
+    }
+
+
+def open_with(runtime: str, path: Path, threads: int) -> Run:
+    """A function from image to logits."""
+    if runtime == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return lambda image: session.run(None, {"image": image})[0]
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda image: np.array(request.infer({"image": image})[compiled.output(0)])
+
+
+def _memory_in_a_process_of_its_own(runtime: str, path: Path, size: int, threads: int) -> int:
+    command = [sys.executable, __file__, "--memory-of", runtime, str(path), str(size), str(threads)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _peak_memory(runtime: str, path: str, size: str, threads: str) -> int:
+    """Load, infer twice, and give the most memory this process ever held, in MB of 10⁶ bytes."""
+    run = open_with(runtime, Path(path), int(threads))
+    image = np.zeros((1, int(size), int(size), 3), np.uint8)
+    run(image)
+    run(image)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's getrusage would give the parent's peak where that was higher
+        kibibytes = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return kibibytes * 1024 // 1_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1_000_000  # macOS counts bytes
+
+
+def photograph(size: int) -> np.ndarray:
+    """uint8 [1, size, size, 3]."""
+    from skimage import data, transform
+
+    resized = transform.resize(data.astronaut(), (size, size), anti_aliasing=True, preserve_range=True)
+    return np.asarray(resized, np.uint8)[None]
+
+
+def traced(network: str, image: np.ndarray) -> Any:
+    """The ONNX graph of a network, from uint8 NHWC to logits, with weights that give an informative map.
+
+    Args:
+        network: a preset, and after a colon settings: `r2mrf:share=false,steps=3`.
+    """
+    import torch
+
+    from r2mrf_deploy import networks
+
+    preset, _, settings = network.partition(":")
+    fields = dict(setting.split("=") for setting in settings.split(",") if setting)
+    torch.manual_seed(0)
+    module = networks.create(*networks.preset(preset, fields)).eval()
+
+    class Product(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            x = image.float().permute(0, 3, 1, 2) / 255
+            mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+            return self.network((x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+
+    product = Product()
+    product.network = module
+    _spread(module, lambda: product(torch.from_numpy(image[:, :320, :320])))
+    program = torch.onnx.export(
+        product.eval(),
+        (torch.from_numpy(image),),
+        dynamo=True,
+        input_names=["image"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    return program.model_proto
+
+
+def _spread(module: Any, forward: Callable[[], Any]) -> None:
+    """Scale each convolution, on its first use, so that its result has a spread of one."""
+    import torch
+
+    seen = set()
+
+    def normalise(layer: Any, _: Any, out: Any) -> Any:
+        if layer in seen:
+            return out
+        seen.add(layer)
+        for parameter in layer.parameters(recurse=False):
+            parameter.data /= out.std()
+        return out / out.std()
+
+    layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+    hooks = [layer.register_forward_hook(normalise) for layer in layers]
+    with torch.no_grad():
+        forward()
+    for hook in hooks:
+        hook.remove()
+
+
+def plot(growth: list[dict[str, Any]], path: Path) -> None:
+    """Time and peak memory against the number of pixels, before and after, for each runtime."""
+    pyplot = _matplotlib()
+    figure, axes = pyplot.subplots(2, len(RUNTIMES), figsize=(9, 7), sharex=True)
+    pixels = [row["size"] ** 2 / 1e6 for row in growth]
+    for column, runtime in enumerate(RUNTIMES):
+        for form in FORMS:
+            seconds = [row["runtimes"][runtime]["median_ms"][form] / 1e3 for row in growth]
+            gigabytes = [row["runtimes"][runtime]["peak_memory_mb"][form] / 1e3 for row in growth]
+            axes[0][column].plot(pixels, seconds, "o-", label=form)
+            axes[1][column].plot(pixels, gigabytes, "o-", label=form)
+        axes[0][column].set_title(runtime)
+        axes[1][column].set_xlabel("pixels, millions")
+    for axis, label in ((axes[0][0], "seconds for one image"), (axes[1][0], "peak memory, GB")):
+        axis.set_ylabel(label)
+    axes[0][0].legend()
+    for axis in axes.flat:
+        axis.set(xscale="log", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+    figure.suptitle(f"{growth[0]['network']}, FP32, CPU")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("--plot needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    packages = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.platform(),
+        "versions": versions,
+    }
+
+
+def _print(row: dict[str, Any]) -> None:
+    before, after = (row[form]["multiply_adds"] / 1e9 for form in FORMS)
+    print(f"{row['network']} at {row['size']}×{row['size']}: {before:.1f} -> {after:.1f} G multiply-adds")
+    for runtime, result in row["runtimes"].items():
+        time_ms, memory = result["median_ms"], result["peak_memory_mb"]
+        print(
+            f"  {runtime:12} {time_ms['traced']:9.1f} -> {time_ms['rewritten']:9.1f} ms ({result['speedup']:.2f}×)  "
+            f"{memory['traced']:6} -> {memory['rewritten']:6} MB  difference {result['largest_difference']:.1e}"
+        )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help="presets, with settings after a colon")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=GROWTH, help="pixels a side; the first for every network"
+    )
+    parser.add_argument("--runs", type=int, default=10, help="timed inferences of each graph")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Drop what computes nothing: constant subgraphs, nodes that return their input, results that nobody asked for.
+
+Only operators that every runtime computes alike are evaluated here, by ONNX's reference implementation. Quantised weights
+are left as they are: a DequantizeLinear of a constant is what tells a runtime to compute in integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+
+from r2mrf_deploy.graph.cost import evaluate
+from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_body
+
+_FOLDED = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max"),
+        *(
+            "Cast",
+            "CastLike",
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Transpose",
+            "Concat",
+            "Slice",
+            "Gather",
+            "Expand",
+        ),
+        *("Shape", "Size", "ConstantOfShape", "Range", "Equal", "Where", "Not", "And", "Or", "Less", "Greater"),
+    }
+)
+_SMALL = 4096
+"""Elements up to which a constant may grow by being written out."""
+
+
+def tidy(editor: Editor) -> Outcome:
+    """Fold, bypass and drop; counts the nodes that went."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(editor.model)
+    editor.relearn_constants()
+    before = len(editor.graph)
+    for node in list(editor.graph):
+        if node.graph is None or node.domain != "" or has_body(node):
+            continue
+        source = _source(editor, node)
+        if source is not None:
+            _bypass(editor, node, source)
+        elif node.op_type in _FOLDED:
+            _fold(editor, node)
+    RemoveUnusedNodesPass()(editor.model)
+    return Outcome(before - len(editor.graph))
+
+
+def _source(editor: Editor, node: ir.Node) -> ir.Value | None:
+    """The input that a node hands on unchanged; None for a node that does something."""
+    x = node.inputs[0] if node.inputs else None
+    if x is None:
+        return None
+    attributes = node.attributes
+    if node.op_type == "Identity":
+        same = True
+    elif node.op_type == "Dropout":  # at inference: training is its third input
+        same = len(node.inputs) < 3 and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
+    elif node.op_type == "Concat":
+        same = len(node.inputs) == 1
+    elif node.op_type == "Cast":
+        same = x.dtype is not None and x.dtype == attributes.get_int("to", 0)
+    else:
+        same = node.op_type == "Resize" and _keeps_size(editor, node, x)
+    return x if same else None
+
+
+def _keeps_size(editor: Editor, node: ir.Node, x: ir.Value) -> bool:
+    """Whether a Resize lands every pixel on itself, whatever its interpolation."""
+    attributes = node.attributes
+    if attributes.get_string("coordinate_transformation_mode", "half_pixel") not in CLAMPED:
+        return False
+    if attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return False
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    factors = editor.constant(scales)
+    if factors is not None and factors.size:
+        return bool((factors == 1).all())
+    named = node.outputs[0].shape  # from sizes: where the shapes are equal, every scale is 1
+    if scales is not None or x.shape is None or named is None or len(x.shape) != len(named):
+        return False
+    return all(_equal(a, b) for a, b in zip(x.shape, named, strict=True))
+
+
+def _equal(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return a == b
+    return a.value is not None and a.value == b.value
+
+
+def _bypass(editor: Editor, node: ir.Node, source: ir.Value) -> None:
+    named = source.is_graph_output() or source.is_graph_input() or source.is_initializer()
+    if node.outputs[0].is_graph_output() and named:  # both names are asked for: the node is how they stay apart
+        return
+    if node.outputs[0].is_graph_output() and source.producer() is None:
+        return
+    editor.apply(editor.draft(), {node.outputs[0]: source}, before=node)
+
+
+def _fold(editor: Editor, node: ir.Node) -> None:
+    draft, out = editor.draft(), node.outputs[0]
+    array = _value(editor, node)
+    if array is None or out.is_graph_output():
+        return
+    editor.apply(draft, {out: draft.constant(array, f"{out.name}/value")}, before=node)
+
+
+def _value(editor: Editor, node: ir.Node) -> np.ndarray | None:
+    """What a node computes from constants alone; None where it does not, or where writing it out would cost space."""
+    inputs = [value for value in node.inputs if value is not None]
+    if node.op_type in ("Shape", "Size"):
+        return _static_size(node)
+    if node.op_type == "CastLike":
+        return _cast_like(editor, *node.inputs)
+    feeds = {value.name: array for value in inputs if (array := editor.constant(value)) is not None}
+    size = editor.types.get(node.outputs[0])
+    if size is None or not inputs or len(feeds) < len({value.name for value in inputs}):
+        return None
+    if size.size > max(_SMALL, sum(array.size for array in feeds.values())):
+        return None
+    if node.op_type == "Div" and any(array.dtype.kind == "i" and (array < 0).any() for array in feeds.values()):
+        return None  # numpy rounds down, a processor towards zero
+    try:
+        result = evaluate(ir.to_proto(node), feeds, editor.opset)[0]
+    except Exception:  # the reference evaluator raises whatever numpy does; a node that it cannot compute stays
+        return None
+    return result if isinstance(result, np.ndarray) and result.dtype.kind in "biuf" else None
+
+
+def _cast_like(editor: Editor, x: ir.Value | None, like: ir.Value | None) -> np.ndarray | None:
+    array = editor.constant(x)
+    if array is None or like is None or like.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return None
+    return array.astype(like.dtype.numpy())
+
+
+def _static_size(node: ir.Node) -> np.ndarray | None:
+    x = node.inputs[0]
+    if x is None or x.shape is None or not all(isinstance(d, int) for d in x.shape):
+        return None
+    dims = np.array([d for d in x.shape if isinstance(d, int)], np.int64)
+    if node.op_type == "Size":
+        return np.array(dims.prod(), np.int64)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims))
+    return dims[start:end]

@@ -1,0 +1,171 @@
+"""The pipeline as a user meets it: its account, its refusals, its fixpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from r2mrf_deploy.errors import GraphError
+from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.rewrites import optimize
+
+Graph = Callable[..., onnx.ModelProto]
+STEPS = """g (double[1,1,8,8] s, double[1,64,8,8] m) => (double[1,8,8,8] y, double[1,8,8,8] z) {
+    c = Concat<axis=1>(s, m) y = Conv<pads=[1,1,1,1]>(c, w) t = Slice(y, zero, one, one)
+    d = Concat<axis=1>(t, m) z = Conv<pads=[1,1,1,1]>(d, v) }"""
+WEIGHT = np.random.default_rng(0).normal(size=(8, 65, 3, 3))
+
+
+def steps(graph: Graph) -> onnx.ModelProto:
+    """Two steps with one weight under two names."""
+    return graph(STEPS, w=WEIGHT, v=WEIGHT.copy(), zero=np.array([0]), one=np.array([1]))
+
+
+def test_the_account_adds_up(graph: Graph, same_function: Any) -> None:
+    model = steps(graph)
+    result = optimize(model)
+    assert [(r.name, r.count) for r in result.records] == [("split concat", 2), ("share", 1)]
+    first, last = result.records
+    assert first.multiply_adds_before == first.multiply_adds_after == last.multiply_adds_before
+    assert (first.multiply_adds_before, last.multiply_adds_after) == (
+        cost.multiply_adds(model),
+        cost.multiply_adds(result.model),
+    )
+    assert result.explanations == []
+    same_function(lambda m: optimize(m).model, model)
+
+
+def test_the_input_is_not_changed_and_the_result_is_a_fixpoint(graph: Graph) -> None:
+    model = steps(graph)
+    bytes_before = model.SerializeToString(deterministic=True)
+    result = optimize(model)
+    assert model.SerializeToString(deterministic=True) == bytes_before
+    assert optimize(model).model == result.model
+    again = optimize(result.model)
+    assert again.records == []
+    assert again.model == result.model
+
+
+def test_a_model_without_anything_to_do_comes_back_as_it_was(graph: Graph) -> None:
+    model = graph("g (double[1,3,8,8] x) => (double[1,4,8,8] y) { y = Conv(x, w) }", w=(4, 3, 1, 1))
+    model.producer_name, model.doc_string = "somebody", "a note"
+    result = optimize(model)
+    assert result.model == model
+    assert result.model is not model
+
+
+def test_explanations_name_the_rewrite_the_place_and_the_reason(graph: Graph) -> None:
+    model = graph(
+        "g (double[1,1,8,8] s, double[1,2,8,8] m) => (double[1,8,8,8] y) { c = Concat<axis=1>(s, m) y = Conv(c, w) }",
+        w=(8, 3, 1, 1),
+    )
+    assert optimize(model).explanations == []
+    (explanation,) = optimize(model, explain=True).explanations
+    assert explanation.startswith("split concat: ")
+    assert explanation.endswith("no part is convolved alike elsewhere, or upsampled before a pointwise convolution")
+
+
+def test_free_dimensions_are_weighed_at_a_nominal_size_and_stay_free(graph: Graph, same_function: Any) -> None:
+    text = STEPS.replace("double[1,1,8,8] s", "double[n,1,h,w] s").replace("double[1,64,8,8] m", "double[n,64,h,w] m")
+    text = text.replace("double[1,8,8,8]", "double[n,8,h,w]").replace("w)", "u)", 1)
+    model = graph(text, u=WEIGHT, v=WEIGHT.copy(), zero=np.array([0]), one=np.array([1]))
+    result = optimize(model)
+    assert {r.name for r in result.records} == {"split concat", "share"}
+    assert result.records[0].multiply_adds_before == 2 * WEIGHT.size * 320 * 320
+    same_function(lambda m: optimize(m).model, model, {"s": (2, 1, 5, 9), "m": (2, 64, 5, 9)})
+
+
+def test_local_functions_are_written_out(graph: Graph) -> None:
+    model = steps(graph)
+    body = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Identity", ["b"], ["c"])]
+    function = helper.make_function("mine", "Twice", ["a"], ["c"], body, [helper.make_opsetid("", 20)])
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.node.append(helper.make_node("Twice", ["y"], ["r"], domain="mine"))
+    model.graph.output.append(helper.make_tensor_value_info("r", TensorProto.DOUBLE, (1, 8, 8, 8)))
+    result = optimize(model)
+    onnx.checker.check_model(result.model, full_check=True)
+    assert not result.model.functions
+    assert [node.op_type for node in result.model.graph.node].count("Relu") == 1
+
+
+def test_what_a_subgraph_reads_is_kept(graph: Graph) -> None:
+    model = steps(graph)
+    for index in reversed(range(len(model.graph.output))):
+        del model.graph.output[index]
+    branch = helper.make_graph([helper.make_node("Relu", ["z"], ["r"])], "b", [], [_value("r")])
+    other = helper.make_graph([helper.make_node("Identity", ["y"], ["q"])], "c", [], [_value("q")])
+    model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.BOOL, ()))
+    model.graph.node.append(helper.make_node("If", ["k"], ["o"], then_branch=branch, else_branch=other))
+    model.graph.output.append(_value("o"))
+    result = optimize(model)
+    assert result.records
+    feeds = {
+        name: np.random.default_rng(1).normal(size=shape) for name, shape in (("s", (1, 1, 8, 8)), ("m", (1, 64, 8, 8)))
+    }
+    for k in (True, False):
+        before, after = (
+            onnx.reference.ReferenceEvaluator(m).run(None, feeds | {"k": np.array(k)})[0] for m in (model, result.model)
+        )
+        np.testing.assert_allclose(after, before, rtol=0, atol=1e-9 * np.abs(before).max())
+
+
+def _value(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.DOUBLE, (1, 8, 8, 8))
+
+
+def branches(graph: Graph, tail: str) -> onnx.ModelProto:
+    """Six convolutions of one tensor whose results are added up one after the other, and a last part."""
+    lines = [f"a{i} = Conv(m, w{i}) r{i} = Relu(a{i}) t{i + 1} = Add(t{i}, r{i})" for i in range(6)]
+    text = f"g (double[1,8,8,8] t0, double[1,64,8,8] m) => (double[1,8,8,8] y) {{ {' '.join(lines)} {tail} }}"
+    return graph(text, **{f"w{i}": (8, 64, 1, 1) for i in range(6)}, one=np.array([1]))
+
+
+def test_merging_is_given_up_where_it_would_raise_the_peak(graph: Graph) -> None:
+    """All results at once need more memory than one after the other; it matters only where the peak is."""
+    assert optimize(branches(graph, "y = Abs(t6)")).records == []
+    elsewhere = "c = Concat<axis=1>(m, m, m) p = ReduceSum<keepdims=1>(c, one) y = Add(t6, p)"
+    assert [r.name for r in optimize(branches(graph, elsewhere)).records] == ["merge parallel"]
+
+
+def test_old_opsets_are_refused(graph: Graph) -> None:
+    model = steps(graph)
+    model.opset_import[0].version = 12
+    with pytest.raises(GraphError, match="opset 12 is too old"):
+        optimize(model)
+
+
+def test_a_format_without_constants_is_refused(graph: Graph) -> None:
+    model = steps(graph)
+    model.ir_version = 3
+    with pytest.raises(GraphError, match="IR version 3"):
+        optimize(model)
+
+
+def test_weights_that_are_not_loaded_are_refused(graph: Graph) -> None:
+    model = steps(graph)
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    with pytest.raises(GraphError, match="load its external data"):
+        optimize(model)
+
+
+def test_sparse_weights_are_refused(graph: Graph) -> None:
+    model = steps(graph)
+    values = numpy_helper.from_array(np.ones(1), "sparse")
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0]), "i"), [4])
+    )
+    with pytest.raises(GraphError, match="sparse"):
+        optimize(model)
+
+
+def test_a_damaged_model_is_refused(graph: Graph) -> None:
+    model = steps(graph)
+    model.graph.node[0].input[0] = "nobody"
+    with pytest.raises(GraphError):
+        optimize(model)
