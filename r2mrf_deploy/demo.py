@@ -88,11 +88,14 @@ def run(output: Path, *, iterations: int | None = None, console: Console | None 
 
 
 def _train(path: Path, iterations: int | None, console: Console) -> None:
+    import torch
+
     from r2mrf_deploy import networks
     from r2mrf_deploy.training import quick
 
     count = iterations or quick.ITERATIONS
     family, config = networks.preset(PRESET)
+    torch.manual_seed(0)
     module = networks.create(family, config)
     columns = (TextColumn("training"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:

@@ -31,7 +31,7 @@ def test_the_demo_photograph_is_never_learnt_from():
     assert len(sharp) >= 10
     assert all(not np.array_equal(demo, picture) for picture in sharp)
     assert photographs._TABLE[photographs.DEMO].reduction == 0
-    assert min(side for picture in sharp for side in picture.shape[:2]) >= 160  # what quick training crops
+    assert min(side for picture in sharp for side in picture.shape[:2]) >= 160  # the default size of composites
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

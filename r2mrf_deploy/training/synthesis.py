@@ -116,7 +116,7 @@ class Composites:
         height, width = photograph.shape[:2]
         if min(height, width) < size:
             raise InputError(f"a photograph of {height}×{width} is too small for composites of {size}×{size}")
-        full = torch.from_numpy(np.ascontiguousarray(photograph)).permute(2, 0, 1).to(self.device)
+        full = torch.tensor(photograph).permute(2, 0, 1).contiguous().to(self.device)
         sizes = dict.fromkeys((round(height * k), round(width * k)) for k in self.synthesis.scales)
         reduced = [_resize(full, hw) for hw in sizes if min(hw) >= size]
         return reduced or [full]

@@ -68,7 +68,7 @@ def test_a_time_limit_brings_the_schedule_to_its_end(network, texture, monkeypat
     monkeypatch.setattr(quick, "_learning_rate", lambda share: rates.append(learning_rate(share)) or rates[-1])
     run = train_quick(network, texture, iterations=100_000, seconds=2, **TINY)
     assert run.shortened and run.iterations == len(rates) > 1
-    assert run.seconds < 6  # 2 s and the last iterations, on a machine that may be busy
+    assert run.seconds < 20  # 2 s and the last iterations, on a machine that may be busy; without the limit, an hour
     assert rates[-1] < 0.2 * max(rates)
 
 
