@@ -127,7 +127,9 @@ def _check(model: onnx.ModelProto) -> None:
     if opset < 13:
         raise GraphError(f"opset {opset} is too old to rewrite: convert the model to opset 13 or later")
     if model.ir_version < 4:
-        raise GraphError(f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model anew")
+        raise GraphError(
+            f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model anew"
+        )
     if model.graph.sparse_initializer:
         raise GraphError("the model has sparse weights, which the rewrites cannot read: make them dense")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
