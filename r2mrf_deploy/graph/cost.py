@@ -234,6 +234,11 @@ class Inference:
             if tensor.size <= _SMALL and tensor.dtype != ir.DataType.STRING and not value.is_graph_input():
                 self._values[value] = tensor.numpy()
 
+    def forget(self, value: ir.Value) -> None:
+        """Leave out a tensor that is not in the graph after all."""
+        self.types.pop(value, None)
+        self._values.pop(value, None)
+
     def add(self, node: ir.Node) -> None:
         """Take in a node whose inputs are known: the types of its outputs, and their values where they are small."""
         inputs = [value for value in node.inputs if value is not None]

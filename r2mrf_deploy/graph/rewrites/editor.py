@@ -254,6 +254,10 @@ class Draft:
         for node in reversed(self.nodes):
             for i in range(len(node.inputs)):
                 node.replace_input_with(i, None)
+            for value in node.outputs:
+                self._editor.inference.forget(value)
+        for value in self.constants:
+            self._editor.inference.forget(value)
 
 
 def has_body(node: ir.Node) -> bool:
@@ -275,6 +279,13 @@ def channels(value: ir.Value | None) -> int | None:
         return None
     dim = value.shape[1]
     return dim if isinstance(dim, int) else None
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape that a tensor is declared to have; None where a dimension is free."""
+    if value is None or value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
+        return None
+    return tuple(value.shape.numpy())
 
 
 def _hash(array: np.ndarray, dtype: ir.DataType) -> bytes:

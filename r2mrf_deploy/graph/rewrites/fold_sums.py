@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
-from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
+from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels, static_shape
 
 Terms = list[ir.Value]
 Fold = Callable[[Editor, Draft, Terms, str], "ir.Value | None"]
@@ -103,13 +103,12 @@ def _kind(editor: Editor, term: ir.Value) -> Hashable | None:
 
 
 def _kind_of_average(editor: Editor, average: Averaging) -> Hashable | None:
-    shape = average.x.shape
-    count = channels(average.x)
-    if shape is None or count is None or any(not isinstance(d, int) and d.value is None for d in shape):
+    shape = static_shape(average.x)
+    if shape is None:
         return None
     others = tuple(None if v is None else editor.digest(v) or v for v in average.node.inputs[1:])
     attributes = tuple((name, str(attr.value)) for name, attr in sorted(average.node.attributes.items()))
-    return "average", average.node.op_type, tuple(map(str, shape)), others, attributes
+    return "average", average.node.op_type, shape, others, attributes
 
 
 def _fold_constants(editor: Editor, draft: Draft, terms: Terms, name: str) -> ir.Value:

@@ -13,9 +13,21 @@ import onnx_ir as ir
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+_APART = frozenset(
+    {
+        *(
+            "RandomNormal",
+            "RandomNormalLike",
+            "RandomUniform",
+            "RandomUniformLike",
+            "Bernoulli",
+            "Multinomial",
+            "Dropout",
+        ),
+        *("QuantizeLinear", "DequantizeLinear"),  # a runtime looks for a pair of its own around each operator
+    }
 )
+"""Operators of which each node is its own."""
 
 
 def share(editor: Editor) -> Outcome:
@@ -34,7 +46,7 @@ def share(editor: Editor) -> Outcome:
 
 
 def _key(editor: Editor, node: ir.Node) -> Hashable | None:
-    if node.domain != "" or node.op_type in _RANDOM or not node.inputs:
+    if node.domain != "" or node.op_type in _APART or not node.inputs:
         return None
     attributes = _attributes(editor, node)
     if attributes is None:

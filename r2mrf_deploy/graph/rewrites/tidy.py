@@ -12,27 +12,14 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from r2mrf_deploy.graph.cost import evaluate
 from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
-from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_body
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_body, static_shape
 
-_FOLDED = frozenset(
-    {
-        *("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max"),
-        *(
-            "Cast",
-            "CastLike",
-            "Reshape",
-            "Flatten",
-            "Squeeze",
-            "Unsqueeze",
-            "Transpose",
-            "Concat",
-            "Slice",
-            "Gather",
-            "Expand",
-        ),
-        *("Shape", "Size", "ConstantOfShape", "Range", "Equal", "Where", "Not", "And", "Or", "Less", "Greater"),
-    }
-)
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max")
+_ARRANGING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Gather", "Expand")
+_MAKING = ("Cast", "CastLike", "Shape", "Size", "ConstantOfShape", "Range")
+_CHOOSING = ("Equal", "Less", "Greater", "Not", "And", "Or", "Where")
+FOLDED = frozenset((*_ARITHMETIC, *_ARRANGING, *_MAKING, *_CHOOSING))
+
 _SMALL = 4096
 """Elements up to which a constant may grow by being written out."""
 
@@ -48,7 +35,7 @@ def tidy(editor: Editor) -> Outcome:
         source = _source(editor, node)
         if source is not None:
             _bypass(editor, node, source)
-        elif node.op_type in _FOLDED:
+        elif node.op_type in FOLDED:
             _fold(editor, node)
     RemoveUnusedNodesPass()(editor.model)
     return Outcome(before - len(editor.graph))
@@ -84,16 +71,10 @@ def _keeps_size(editor: Editor, node: ir.Node, x: ir.Value) -> bool:
     factors = editor.constant(scales)
     if factors is not None and factors.size:
         return bool((factors == 1).all())
-    named = node.outputs[0].shape  # from sizes: where the shapes are equal, every scale is 1
-    if scales is not None or x.shape is None or named is None or len(x.shape) != len(named):
-        return False
-    return all(_equal(a, b) for a, b in zip(x.shape, named, strict=True))
-
-
-def _equal(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
-    if isinstance(a, int) or isinstance(b, int):
-        return a == b
-    return a.value is not None and a.value == b.value
+    # from sizes: where the shapes are equal, every scale is 1. Two free dimensions of one name are not taken to be equal:
+    # exporters give an enlarged output the names of the input's dimensions
+    before, after = static_shape(x), static_shape(node.outputs[0])
+    return scales is None and before is not None and before == after
 
 
 def _bypass(editor: Editor, node: ir.Node, source: ir.Value) -> None:
@@ -143,10 +124,10 @@ def _cast_like(editor: Editor, x: ir.Value | None, like: ir.Value | None) -> np.
 
 
 def _static_size(node: ir.Node) -> np.ndarray | None:
-    x = node.inputs[0]
-    if x is None or x.shape is None or not all(isinstance(d, int) for d in x.shape):
+    shape = static_shape(node.inputs[0])
+    if shape is None:
         return None
-    dims = np.array([d for d in x.shape if isinstance(d, int)], np.int64)
+    dims = np.array(shape, np.int64)
     if node.op_type == "Size":
         return np.array(dims.prod(), np.int64)
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims))

@@ -17,7 +17,7 @@ from r2mrf_deploy.graph.rewrites import optimize, tidy
 
 Cases = dict[str, list[Any]]
 OPERATORS = sorted(
-    tidy._FOLDED
+    tidy.FOLDED
     | {"Conv", "ConvTranspose", "Resize", "AveragePool", "GlobalAveragePool", "BatchNormalization", "Split"}
     | {"Identity", "Dropout", "Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Softplus", "Tanh", "LeakyRelu"}
     | {"If", "Loop", "Scan", "DequantizeLinear", "QuantizeLinear"}

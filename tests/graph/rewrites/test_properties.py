@@ -146,15 +146,23 @@ class Builder:
             self.add("AveragePool", [x], (c, space[0], space[1]), **attributes)
 
     def recurrence(self) -> None:
-        """What the rewrites are for: a convolution with the same weights over a changing state and a constant map."""
-        constant, (c, h, w) = self.pick()
-        state, (s, *_) = self.pick(space=(h, w))
-        weight = self.constant(self.random(s, s + c, 3, 3) / (3 * np.sqrt(s + c)))
+        """What the rewrites are for: a convolution with the same weights over changing states and constant maps."""
+        constants = [self.pick()]
+        _, (_, h, w) = constants[0]
+        constants += [self.pick(space=(h, w))] if self.draw(st.booleans()) else []
+        states = [self.pick(space=(h, w))]
+        s = states[0][1][0]
+        states += [self.pick(like=(s, h, w))] if self.draw(st.booleans()) else []
+        order = self.draw(st.permutations(range(len(states) + len(constants))))
+        channels = sum(shape[0] for _, shape in states + constants)
+        weight = self.constant(self.random(s, channels, 3, 3) / (3 * np.sqrt(channels)))
         for _ in range(self.draw(st.integers(2, 3))):
-            joined = self.add("Concat", [state, constant], (s + c, h, w), axis=1)
+            parts = [name for name, _ in states + constants]
+            joined = self.add("Concat", [parts[i] for i in order], (channels, h, w), axis=1)
             state = self.add("Conv", [joined, weight], (s, h, w), pads=[1] * 4)
             if self.draw(st.booleans()):
                 state = self.add("Relu", [state], (s, h, w))
+            states = [*states[1:], (state, (s, h, w))]
 
     def pyramid(self) -> None:
         """And a pointwise convolution over maps of several resolutions."""

@@ -64,6 +64,12 @@ def test_random_numbers_are_drawn_anew(graph: Graph, apply: Any) -> None:
     assert apply(share, graph(text)).count == 0
 
 
+def test_each_quantised_operator_keeps_its_own_dequantisation(graph: Graph, apply: Any) -> None:
+    text = """g (float[1,2,4,4] x) => (float[1,3,4,4] y) {
+        v = DequantizeLinear(q, s) w = DequantizeLinear(q, s) a = Conv(x, v) r = Relu(x) b = Conv(r, w) y = Add(a, b) }"""
+    assert apply(share, graph(text, q=np.ones((3, 2, 1, 1), np.int8), s=np.array(0.1, np.float32))).count == 0
+
+
 def test_two_equal_outputs_keep_their_names(graph: Graph, exact: Any) -> None:
     text = "g (double[1,3,5,5] x) => (double[1,4,5,5] y, double[1,4,5,5] z) { y = Conv(x, w) z = Conv(x, w) }"
     done = exact(share, graph(text, w=(4, 3, 1, 1)))

@@ -56,6 +56,16 @@ def test_a_step_whose_state_is_the_last_convolution_itself_is_split_too(graph: G
     assert exact(split_and_share, graph(text, w=(8, 72, 3, 3))).count == 2
 
 
+def test_parts_that_go_together_keep_their_order(graph: Graph, exact: Any) -> None:
+    """Two parts stay and two are taken out, in the order of each concatenation."""
+    text = """g (double[1,1,8,8] s, double[1,2,8,8] t, double[1,40,8,8] m, double[1,24,8,8] n)
+        => (double[1,8,8,8] y, double[1,8,8,8] z) {
+        c = Concat<axis=1>(m, s, n, t) y = Conv<pads=[1,1,1,1]>(c, w) a = Relu(s) b = Sigmoid(t)
+        d = Concat<axis=1>(m, a, n, b) z = Conv<pads=[1,1,1,1]>(d, w) }"""
+    done = exact(split_and_share, graph(text, w=(8, 67, 3, 3)))
+    assert (done.count, done.ops().count("Conv")) == (2, 3)
+
+
 def test_a_tensor_concatenated_with_itself_is_split_with_the_right_weights(graph: Graph, exact: Any) -> None:
     text = """g (double[1,64,8,8] m, double[1,1,8,8] s) => (double[1,8,8,8] y, double[1,8,8,8] z) {
         c = Concat<axis=1>(m, m) y = Conv<pads=[1,1,1,1]>(c, v) d = Concat<axis=1>(s, m) z = Conv<pads=[1,1,1,1]>(d, u) }"""

@@ -85,6 +85,16 @@ def test_a_free_size_is_not_taken_for_its_nominal_value(graph: Graph, apply: Any
     assert apply(tidy, graph(text, zero=np.array([0]))).count == 0
 
 
+def test_dimensions_of_one_name_are_not_taken_to_be_equal(graph: Graph, apply: Any) -> None:
+    """Exporters give an enlarged output the names of the input's dimensions."""
+    text = (
+        'g (double[1,2,h,w] x, int64[4] s) => (double[1,2,h,w] y) { a = Resize<mode="linear">(x, , , s) y = Relu(a) }'
+    )
+    model = graph(text)
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.DOUBLE, (1, 2, "h", "w")))
+    assert apply(tidy, model).count == 0
+
+
 def test_whole_numbers_below_zero_are_not_divided_here(graph: Graph, apply: Any) -> None:
     """-7 / 2 is -3 on a processor and -4 in numpy."""
     text = "g (int64[1] x) => (int64[1] y) { d = Div(a, b) y = Add(x, d) }"
