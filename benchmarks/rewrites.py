@@ -10,10 +10,7 @@ falls on both; peak memory is that of a process of its own for each. Growth is m
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from r2mrf_deploy import images, machine, photographs
 
 Run = Callable[[np.ndarray], np.ndarray]
 NETWORKS = ("r2mrf", "r2mrf-r50", "r2mrf:share=false")
@@ -40,7 +39,12 @@ def main() -> None:
         return
     if arguments.plot:
         _matplotlib()  # before the long work, not after it
-    results: dict[str, Any] = {"machine": _machine(arguments.threads), "networks": [], "growth": []}
+    results: dict[str, Any] = {
+        "machine": machine.describe() | {"threads": arguments.threads},
+        "tools": machine.tool_versions(),
+        "networks": [],
+        "growth": [],
+    }
     for i, network in enumerate(arguments.networks):
         for size in arguments.sizes if i == 0 else arguments.sizes[:1]:
             row = measure(network, size, arguments.runs, arguments.threads)
@@ -62,7 +66,7 @@ def measure(network: str, size: int, runs: int, threads: int) -> dict[str, Any]:
     from r2mrf_deploy.graph.rewrites import optimize
 
     image = photograph(size)
-    model = traced(network, image)
+    model = traced(network, size)
     start = time.perf_counter()
     rewritten = optimize(model)
     seconds = time.perf_counter() - start
@@ -118,13 +122,13 @@ def open_with(runtime: str, path: Path, threads: int) -> Run:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return lambda image: session.run(None, {"image": image})[0]
+        return lambda image: session.run(["logits"], {"image": image})[0]
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     request = compiled.create_infer_request()
-    return lambda image: np.array(request.infer({"image": image})[compiled.output(0)])
+    return lambda image: np.array(request.infer({"image": image})["logits"])
 
 
 def _memory_in_a_process_of_its_own(runtime: str, path: Path, size: int, threads: int) -> int:
@@ -147,67 +151,23 @@ def _peak_memory(runtime: str, path: str, size: str, threads: str) -> int:
 
 def photograph(size: int) -> np.ndarray:
     """uint8 [1, size, size, 3]."""
-    from skimage import data, transform
-
-    resized = transform.resize(data.astronaut(), (size, size), anti_aliasing=True, preserve_range=True)
-    return np.asarray(resized, np.uint8)[None]
+    return images.resize(photographs.sample("astronaut"), (size, size))[None]
 
 
-def traced(network: str, image: np.ndarray) -> Any:
-    """The ONNX graph of a network, from uint8 NHWC to logits, with weights that give an informative map.
+def traced(network: str, size: int) -> Any:
+    """The ONNX graph of a network, from uint8 NHWC to map and logits, with weights that give an informative map.
 
     Args:
         network: a preset, and after a colon settings: `r2mrf:share=false,steps=3`.
     """
-    import torch
-
-    from r2mrf_deploy import networks
+    from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
 
     preset, _, settings = network.partition(":")
     fields = dict(setting.split("=") for setting in settings.split(",") if setting)
-    torch.manual_seed(0)
-    module = networks.create(*networks.preset(preset, fields)).eval()
-
-    class Product(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            x = image.float().permute(0, 3, 1, 2) / 255
-            mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-            return self.network((x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
-
-    product = Product()
-    product.network = module
-    _spread(module, lambda: product(torch.from_numpy(image[:, :320, :320])))
-    program = torch.onnx.export(
-        product.eval(),
-        (torch.from_numpy(image),),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    return program.model_proto
-
-
-def _spread(module: Any, forward: Callable[[], Any]) -> None:
-    """Scale each convolution, on its first use, so that its result has a spread of one."""
-    import torch
-
-    seen = set()
-
-    def normalise(layer: Any, _: Any, out: Any) -> Any:
-        if layer in seen:
-            return out
-        seen.add(layer)
-        for parameter in layer.parameters(recurse=False):
-            parameter.data /= out.std()
-        return out / out.std()
-
-    layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
-    hooks = [layer.register_forward_hook(normalise) for layer in layers]
-    with torch.no_grad():
-        forward()
-    for hook in hooks:
-        hook.remove()
+    checkpoint = Checkpoint.init(preset, fields)
+    return trace(Deployed(checkpoint.module(), checkpoint.preprocess, logits=True), (size, size))
 
 
 def plot(growth: list[dict[str, Any]], path: Path) -> None:
@@ -243,30 +203,6 @@ def _matplotlib() -> Any:
     from matplotlib import pyplot
 
     return pyplot
-
-
-def _machine(threads: int) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    packages = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "system": platform.platform(),
-        "versions": versions,
-    }
 
 
 def _print(row: dict[str, Any]) -> None:

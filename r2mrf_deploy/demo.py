@@ -19,11 +19,15 @@ from r2mrf_deploy import images, machine, parity, photographs, report
 from r2mrf_deploy.benchmark import Measurement, bench_artifacts
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.export import to_onnx
+from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.manifest import Manifest, write_atomically
 from r2mrf_deploy.predict import Predictor, predict
 
 PRESET = "r2mrf-edge"
+SIZE = (256, 256)
+"""Height and width of the artifacts: a network trained for a minute on small crops sees best near their scale."""
+TRAINING_LIMIT = 240.0
+"""Seconds, where the machine is slow or busy."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ def run(output: Path, *, iterations: int | None = None, console: Console | None 
     checkpoint = output / f"{PRESET}.pth"
     _train(checkpoint, iterations, console)
     with console.status("exporting") as status:
-        onnx = to_onnx(checkpoint, phase=lambda text: status.update(f"export: {text}")).path
+        onnx = to_onnx(
+            checkpoint, options=ExportOptions(size=SIZE), phase=lambda text: status.update(f"export: {text}")
+        ).path
         status.update("building a TensorRT plan")
         plan = build_engine(onnx).path
         status.update("converting to OpenVINO")
@@ -71,7 +77,9 @@ def run(output: Path, *, iterations: int | None = None, console: Console | None 
         artifacts = [onnx, xml, plan]
         status.update("comparing with PyTorch")
         compared = {r.artifact: r for r in parity.compare_artifacts(checkpoint, artifacts)}
-        timed = bench_artifacts([checkpoint, *artifacts], phase=lambda text: status.update(f"timing: {text}"))
+        timed = bench_artifacts(
+            [checkpoint, *artifacts], size=SIZE, phase=lambda text: status.update(f"timing: {text}")
+        )
         status.update("looking at a photograph")
         photograph = output / "photograph.png"
         write_atomically(photograph, images.png(photographs.sample(photographs.DEMO)))
@@ -104,6 +112,7 @@ def _train(path: Path, iterations: int | None, console: Console) -> None:
             module,
             photographs.sharp(),
             iterations=count,
+            seconds=TRAINING_LIMIT,
             progress=lambda n, of, loss: bar.update(task, completed=n, total=of, loss=loss),
         )
     Checkpoint.of(family, module, {"trained": "demo", **asdict(trained)}).save(path)
