@@ -64,7 +64,9 @@ class Optimized:
 
 
 def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
-    """Rewrite a model without changing its function: exact in real arithmetic, a few units in the last place in floats.
+    """Rewrite a model without changing its function: exact in real arithmetic, up to the order of sums in floats.
+
+    Meant for FP32, before a precision is lowered: in FP16 the order of sums is not so small a matter.
 
     Names, types, shapes and order of inputs and outputs are kept. The result has no more multiply-adds and no higher peak
     of activation memory than the model. The same model gives the same result, and the result gives itself.
