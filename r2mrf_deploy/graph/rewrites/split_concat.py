@@ -59,12 +59,17 @@ class Plan:
     saving: int
 
 
-def split_concat(editor: Editor) -> Outcome:
-    """Split where sharing or commuting pays, the most profitable first."""
+def split_concat(editor: Editor, *, merging: bool = True) -> Outcome:
+    """Split where sharing, commuting or merging pays, the most profitable first.
+
+    Args:
+        merging: whether convolutions of one tensor will be merged afterwards.
+    """
     count = 0
     while True:
         candidates, refusals = _candidates(editor)
-        plans = [*_sharing(editor, candidates), *_commuting(editor, candidates), *_merging(editor, candidates)]
+        plans = [*_sharing(editor, candidates), *_commuting(editor, candidates)]
+        plans += _merging(editor, candidates) if merging else []
         best = max(plans, key=lambda plan: plan.saving, default=None)
         if best is None or best.saving <= 0:
             return Outcome(count, (*refusals, *_why_not(candidates, plans)))
