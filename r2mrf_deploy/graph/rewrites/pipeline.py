@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx
 import onnx_ir as ir
@@ -11,7 +13,7 @@ from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph.cost import GraphCost, Shapes, load
 from r2mrf_deploy.graph.rewrites.commute import commute
-from r2mrf_deploy.graph.rewrites.editor import Editor, Rewrite
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, Rewrite
 from r2mrf_deploy.graph.rewrites.fold_affine import fold_affine
 from r2mrf_deploy.graph.rewrites.fold_pointwise import fold_pointwise
 from r2mrf_deploy.graph.rewrites.fold_sums import fold_sums
@@ -20,6 +22,11 @@ from r2mrf_deploy.graph.rewrites.share import share
 from r2mrf_deploy.graph.rewrites.split_concat import split_concat
 from r2mrf_deploy.graph.rewrites.tidy import tidy
 from r2mrf_deploy.manifest import RewriteRecord
+
+
+def _nothing(editor: Editor) -> Outcome:
+    return Outcome()
+
 
 REWRITES: dict[str, Rewrite] = {
     "tidy": tidy,
@@ -37,12 +44,13 @@ _ROUND = (
     *("split concat", "share", "commute", "fold affine", "merge parallel"),
 )
 """One round. What is equal is shared before it is folded, because folding tells equal convolutions apart; splitting comes
-after the folds, so that it sees final weights, and right before the two rewrites that it is done for."""
+after the folds, so that it sees final weights, and right before the rewrites that it is done for."""
 
-_THRIFTY = tuple(name for name in _ROUND if name != "merge parallel")
-"""The round for a graph whose peak memory merging would raise: merged outputs are all alive at once."""
-
-_PLAIN = tuple(name for name in _THRIFTY if name not in ("split concat", "share"))
+_WITHOUT_MERGING = REWRITES | {"split concat": partial(split_concat, merging=False), "merge parallel": _nothing}
+_WITHOUT_SHARING = _WITHOUT_MERGING | {"split concat": _nothing, "share": _nothing}
+_ATTEMPTS = (("", REWRITES), ("merging", _WITHOUT_MERGING), ("sharing", _WITHOUT_SHARING))
+"""The rewrites to try, the first set that does not raise the peak memory, and what each set does without. Merged outputs
+are all alive at once, and a shared one lives until its last reader."""
 
 _MOST_ROUNDS = 20
 """Every rewrite lowers the effort or the number of nodes, so a fixpoint exists; real graphs reach it in two or three."""
@@ -64,7 +72,9 @@ class Optimized:
 
 
 def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
-    """Rewrite a model without changing its function: exact in real arithmetic, a few units in the last place in floats.
+    """Rewrite a model without changing its function: exact in real arithmetic, up to the order of sums in floats.
+
+    Meant for FP32, before a precision is lowered: in FP16 the order of sums is not so small a matter.
 
     Names, types, shapes and order of inputs and outputs are kept. The result has no more multiply-adds and no higher peak
     of activation memory than the model. The same model gives the same result, and the result gives itself.
@@ -78,31 +88,31 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
     """
     _check(model)
     before = Editor(_prepare(model), _nominal_shapes(model)).cost()
-    for names in (_ROUND, _THRIFTY, _PLAIN):
+    given_up: list[str] = []
+    for without, rewrites in _ATTEMPTS:
+        given_up += [f"pipeline: the whole graph: {without} would raise its peak memory"] if without else []
         editor = Editor(_prepare(model), _nominal_shapes(model))
-        records, refusals = _to_fixpoint(editor, names)
+        records, refusals = _to_fixpoint(editor, rewrites)
         if not _dearer(editor.cost(), before):
-            break
-    else:
-        records, refusals = [], ["pipeline: the graph: every rewrite would raise its peak memory"]
-    result = _finish(editor.model) if records else _copy(model)
-    return Optimized(result, records, refusals if explain else [])
+            result = _finish(editor.model) if records else _copy(model)
+            return Optimized(result, records, [*given_up, *refusals] if explain else [])
+    return Optimized(_copy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else [])
 
 
 def _dearer(after: GraphCost, before: GraphCost) -> bool:
     return after.multiply_adds > before.multiply_adds or after.peak_activation_bytes > before.peak_activation_bytes
 
 
-def _to_fixpoint(editor: Editor, names: tuple[str, ...]) -> tuple[list[RewriteRecord], list[str]]:
+def _to_fixpoint(editor: Editor, rewrites: Mapping[str, Rewrite]) -> tuple[list[RewriteRecord], list[str]]:
     """Run rounds until one changes nothing; the refusals are those of that last round."""
     records: dict[str, RewriteRecord] = {}
     refusals: dict[str, None] = {}
     for _ in range(_MOST_ROUNDS):
         changed = False
         refusals.clear()
-        for name in names:
+        for name in _ROUND:
             before = editor.cost().multiply_adds
-            outcome = REWRITES[name](editor)
+            outcome = rewrites[name](editor)
             refusals.update((f"{name}: {refusal}", None) for refusal in outcome.refusals)
             if outcome.count:
                 changed = True

@@ -2,7 +2,8 @@
 
 On its own this saves nothing and adds an addition, so it is done only for parts that another rewrite can then make cheaper:
 a part that several convolutions treat with the same weights (one convolution will serve all of them: the AMDF of every
-recurrent step), or a part that was upsampled (a pointwise convolution will run before the upsampling: the taps of the AMDF).
+recurrent step), a part that was upsampled (a pointwise convolution will run before the upsampling: the taps of the AMDF),
+or a wide part that many convolutions read with other weights (one wide convolution will read it once).
 """
 
 from __future__ import annotations
@@ -58,12 +59,17 @@ class Plan:
     saving: int
 
 
-def split_concat(editor: Editor) -> Outcome:
-    """Split where sharing or commuting pays, the most profitable first."""
+def split_concat(editor: Editor, *, merging: bool = True) -> Outcome:
+    """Split where sharing, commuting or merging pays, the most profitable first.
+
+    Args:
+        merging: whether convolutions of one tensor will be merged afterwards.
+    """
     count = 0
     while True:
         candidates, refusals = _candidates(editor)
-        plans = [*_sharing(editor, candidates), *_commuting(editor, candidates), *_merging(editor, candidates)]
+        plans = [*_sharing(editor, candidates), *_commuting(editor, candidates)]
+        plans += _merging(editor, candidates) if merging else []
         best = max(plans, key=lambda plan: plan.saving, default=None)
         if best is None or best.saving <= 0:
             return Outcome(count, (*refusals, *_why_not(candidates, plans)))
@@ -224,11 +230,16 @@ def _partial(draft: Draft, candidate: Candidate, parts: Sequence[Part], bias: np
 
 
 def _why_not(candidates: list[Candidate], plans: list[Plan]) -> Iterable[str]:
-    planned = {candidate.conv.name: plan for plan in plans for candidate, _ in plan.cuts}
+    """For the convolutions that had a plan, and for those with a part that another concatenation holds too."""
+    planned = {candidate: plan for plan in plans for candidate, _ in plan.cuts}
+    holders: dict[ir.Value, set[ir.Node]] = defaultdict(set)
+    for candidate in candidates:
+        for part in candidate.parts:
+            holders[part.value].add(candidate.concat)
     for candidate in candidates:
         pair = f"{candidate.conv.name} over {candidate.concat.name}"
-        plan = planned.get(candidate.conv.name)
-        if plan is None:
-            yield f"{pair}: no part is convolved alike elsewhere, or upsampled before a pointwise convolution"
-        else:
+        plan = planned.get(candidate)
+        if plan is not None:
             yield f"{pair}: taking a part out would cost {-plan.saving / 1e6:.1f} M multiply-adds' time more than it saves"
+        elif any(len(holders[part.value]) > 1 for part in candidate.parts):
+            yield f"{pair}: other convolutions read a part of it too, but with other weights"

@@ -278,7 +278,7 @@ def _unbounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _run(model: onnx.ModelProto) -> tuple[ir.Model, set[str]]:
     editor = Editor(pipeline._prepare(model), pipeline._nominal_shapes(model))
-    records, _ = pipeline._to_fixpoint(editor, pipeline._ROUND)
+    records, _ = pipeline._to_fixpoint(editor, pipeline.REWRITES)
     return editor.model, {record.name for record in records}
 
 

