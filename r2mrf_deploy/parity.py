@@ -232,7 +232,7 @@ def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int
 
 
 def _logit(focus: np.ndarray) -> np.ndarray:
-    p = focus.astype(np.float64)
+    p = np.clip(focus.astype(np.float64), 0, 1)  # a runtime's sigmoid may overstep by a rounding; NaN stays
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.isfinite(p), np.clip(np.log(p / (1 - p)), -LOGIT_LIMIT, LOGIT_LIMIT), np.nan)
 

@@ -71,6 +71,14 @@ def test_values_that_are_not_finite_fail() -> None:
     assert verdict(Fixed(map=other)).verdict == "fail"
 
 
+def test_a_sigmoid_that_oversteps_by_a_rounding_is_not_infinitely_wrong() -> None:
+    values = RAMP.copy()
+    values[0, 0, 3] = 1
+    over = values.copy()
+    over[0, 0, 3] = np.nextafter(np.float32(1), np.float32(2))
+    assert verdict(Fixed(map=over), Fixed(map=values)).passed
+
+
 def test_a_flat_reference_is_uninformative() -> None:
     flat = Fixed(map=np.full((1, 1, 4, 4), 0.5, np.float32))
     result = verdict(flat, flat)

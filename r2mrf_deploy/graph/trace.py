@@ -59,7 +59,7 @@ def trace(
             input_names=[deployed.input_name],
             output_names=deployed.output_names,
             dynamic_shapes=shapes,
-            custom_translation_table={torch.ops.r2mrf.upsample_bilinear.default: _resize()},
+            custom_translation_table=translations(),
             external_data=False,
             verbose=False,
         )
@@ -88,15 +88,18 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _resize() -> Callable[..., Any]:
-    """How `networks.upsample` is written in ONNX."""
+def translations() -> dict[Any, Callable[..., Any]]:
+    """How the operators of `networks` that PyTorch does not know are written in ONNX: torch.onnx.export's table."""
+    import torch
     from onnxscript import opset18 as op
+
+    import r2mrf_deploy.networks.upsample  # noqa: F401  defines the operator
 
     def resize(x, height, width):  # type: ignore[no-untyped-def]
         size = op.Concat(op.Shape(x, start=0, end=2), op.Reshape(height, [1]), op.Reshape(width, [1]), axis=0)
         return op.Resize(x, None, None, size, mode="linear", coordinate_transformation_mode="half_pixel")
 
-    return resize
+    return {torch.ops.r2mrf.upsample_bilinear.default: resize}
 
 
 def _keep_only_scopes(model: onnx.ModelProto) -> None:

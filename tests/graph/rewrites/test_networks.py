@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from r2mrf_deploy import networks
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
+from r2mrf_deploy.graph.trace import translations
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = 64
@@ -93,6 +94,7 @@ def traced(
         input_names=["image"],
         output_names=["logits"],
         dynamic_shapes=(free,) if dynamic else None,
+        custom_translation_table=translations(),
         verbose=False,
     )
     return module, program.model_proto
