@@ -66,7 +66,7 @@ def trace(
         model = program.model_proto
         if model.ByteSize() > MAX_BYTES:
             raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB; an ONNX file of one part holds 2.1 GB")
-        _keep_only_scopes(model)
+        _drop_notes(model)
         model, _ = onnxsim.simplify(model)
     if opset < opsets.LOWEST_TRACED:
         model = opsets.lower(model, opset)
@@ -102,20 +102,13 @@ def translations() -> dict[Any, Callable[..., Any]]:
     return {torch.ops.r2mrf.upsample_bilinear.default: resize}
 
 
-def _keep_only_scopes(model: onnx.ModelProto) -> None:
-    """Keep of the exporter's notes each node's module, and drop the rest: it names files of this machine."""
+def _drop_notes(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on every node: they name files of this machine."""
     for node in model.graph.node:
-        scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
         node.doc_string = ""
-        if scopes:
-            names = [s for s in scopes[0].strip("[]").replace("'", "").split(", ") if s]
-            if names:
-                node.metadata_props.add(key="module", value=names[-1])
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
     del model.graph.metadata_props[:], model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     model.graph.name = "r2mrf-deploy"
