@@ -18,6 +18,7 @@ from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputErro
 from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.runtimes import specs
+from r2mrf_deploy.runtimes.openvino import spec as openvino_spec
 from r2mrf_deploy.runtimes.tensorrt_api import Library
 from r2mrf_deploy.runtimes.tensorrt_builder import Build, Progress, resolve_profiles
 from r2mrf_deploy.runtimes.tensorrt_options import BuildOptions, parse_pool_sizes, parse_shapes
@@ -200,8 +201,8 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         converted = openvino.convert_model(model)
     except Exception as e:  # OpenVINO raises RuntimeError and kinds of its own, in many lines
         raise GraphError(f"OpenVINO cannot take {model.name}: {_last_line(e)}") from None
-    inputs = [_openvino_spec(port) for port in converted.inputs]
-    outputs = [_openvino_spec(port) for port in converted.outputs]
+    inputs = [openvino_spec(port) for port in converted.inputs]
+    outputs = [openvino_spec(port) for port in converted.outputs]
     if source and (differs := specs.difference(inputs, source.inputs) or specs.difference(outputs, source.outputs)):
         raise BuildError(f"the model has {differs}; export it again")
     manifest = _describe(
@@ -224,16 +225,6 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         return _bind(manifest, file, [file.with_suffix(".bin")])
 
     return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {machine.version('openvino')}")
-
-
-def _openvino_spec(port: Any) -> TensorSpec:
-    dtypes = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
-    kind = port.get_element_type().get_type_name()
-    name = port.get_any_name()
-    shape: list[int | str] = [
-        d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
-    ]
-    return TensorSpec(name=name, dtype=dtypes.get(kind, kind), shape=shape)
 
 
 def _last_line(error: Exception) -> str:

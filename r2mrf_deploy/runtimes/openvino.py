@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner
 
 # What the CPU plugin shall compute in. Left alone it takes BF16 for an FP32 graph on CPUs that have it.
 _COMPUTE = {"bf16": "bf16"}
+_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
 
 
 class OpenVINO(Runtime):
@@ -50,8 +52,8 @@ class OpenVINORunner(Runner):
         self.device = f"CPU, {threads} threads, {precision}"
         self._request = model.create_infer_request()
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
-        self.inputs = tuple(_spec(port, layouts) for port in model.inputs)
-        self.outputs = tuple(_spec(port, layouts) for port in model.outputs)
+        self.inputs = tuple(spec(port, layouts) for port in model.inputs)
+        self.outputs = tuple(spec(port, layouts) for port in model.outputs)
 
     def _run(self, arrays: Arrays) -> Arrays:
         try:
@@ -62,12 +64,14 @@ class OpenVINORunner(Runner):
         return {s.name: np.array(self._request.get_tensor(s.name).data) for s in self.outputs}
 
 
-def _spec(port: Any, layouts: dict[str, Any]) -> TensorSpec:
-    name = port.get_any_name()
-    shape: list[int | str] = [d.get_length() if d.is_static else "?" for d in port.get_partial_shape()]
-    return TensorSpec(name=name, dtype=_dtype(port), shape=shape, layout=layouts.get(name))
+def spec(port: Any, layouts: Mapping[str, Any] | None = None) -> TensorSpec:
+    """An OpenVINO model's input or output; a free dimension is named by its tensor and axis.
 
-
-def _dtype(port: Any) -> str:
-    name = port.get_element_type().get_type_name()
-    return {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8"}.get(name, name)
+    Args:
+        layouts: tensor name -> layout, which OpenVINO does not know.
+    """
+    name, kind = port.get_any_name(), port.get_element_type().get_type_name()
+    shape: list[int | str] = [
+        d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
+    ]
+    return TensorSpec(name=name, dtype=_DTYPES.get(kind, kind), shape=shape, layout=(layouts or {}).get(name))
