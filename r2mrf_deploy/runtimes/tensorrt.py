@@ -93,9 +93,8 @@ class TensorRTRunner(Runner):
         self.device = f"{device.name} ({library.title} {library.version})"
         self._options = options
         self._cuda = provider
-        self._messages = Messages()
-        self._logger = tensorrt_api.logger(library, self._messages)
-        self._runtime = library.module.Runtime(self._logger)
+        self._runtime = library.module.Runtime(tensorrt_api.logger(library))
+        self._messages = tensorrt_api.record_errors(library, self._runtime)
         if _version_compatible(manifest):  # such a plan brings its own runtime, which is host code
             self._runtime.engine_host_code_allowed = True
         self._engine = _deserialize(library, self._runtime, artifact, device, self._messages)

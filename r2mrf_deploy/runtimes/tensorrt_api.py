@@ -10,8 +10,8 @@ import importlib
 import importlib.util
 import threading
 from collections import deque
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 from r2mrf_deploy.errors import RuntimeUnavailable
@@ -75,24 +75,33 @@ class Library:
         return self.dtypes.get(trt_dtype, str(trt_dtype))
 
 
-@dataclass
 class Messages:
-    """What TensorRT said while it worked, of severity error or worse; filled from its own threads."""
+    """The errors that TensorRT reported, from whatever thread: a reader gets its own thread's where there are any."""
 
-    errors: deque[str] = field(default_factory=lambda: deque(maxlen=100))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._errors: deque[tuple[int, str]] = deque(maxlen=100)  # safe to append to from any thread
 
     def add(self, message: str) -> None:
-        with self._lock:
-            self.errors.append(message)
+        self._errors.append((threading.get_ident(), message))
+
+    def clear(self) -> None:
+        """Forget this thread's errors, before it begins something new."""
+        mine = threading.get_ident()
+        for error in [e for e in self._errors if e[0] == mine]:
+            self._errors.remove(error)
 
     def first(self) -> str:
         """The first error in plain words, without the library's file names."""
-        return plain(self.errors[0]) if self.errors else "TensorRT gave no reason"
+        return plain(self._mine()[0])
 
     def last(self) -> str:
         """The last error, likewise: what a long-lived runner was just told."""
-        return plain(self.errors[-1]) if self.errors else "TensorRT gave no reason"
+        return plain(self._mine()[-1])
+
+    def _mine(self) -> list[str]:
+        every = list(self._errors)
+        mine = [text for thread, text in every if thread == threading.get_ident()]
+        return mine or [text for _, text in every] or ["TensorRT gave no reason"]
 
 
 def plain(message: str) -> str:
@@ -135,17 +144,52 @@ def load(flavour: Flavour) -> Library:
     return library
 
 
-def logger(library: Library, messages: Messages) -> Any:
-    """A TensorRT logger that writes into `messages` and nowhere else."""
-    base: Any = library.module.ILogger
-    worst = (base.ERROR, base.INTERNAL_ERROR)
+@cache
+def logger(library: Library) -> Any:
+    """The library's one logger, silent and never freed.
 
-    class Log(base):
+    TensorRT keeps the first logger of the process for whatever has none of its own, so a second or a freed one does harm.
+    Nor is it written in Python: TensorRT logs thousands of lines a build, and an interpreter that runs inside its calls may
+    there collect garbage that is TensorRT's. What a user must read comes through `record_errors`.
+    """
+    return library.module.Logger(library.module.Logger.INTERNAL_ERROR)
+
+
+def record_errors(library: Library, owner: Any) -> Messages:
+    """Have a builder or a runtime report its errors, and those of what it makes, and say where to read them."""
+    recorder, messages = _recorder(library)
+    owner.error_recorder = recorder
+    messages.clear()
+    return messages
+
+
+@cache
+def _recorder(library: Library) -> tuple[Any, Messages]:
+    """The library's one error recorder, never freed: TensorRT's objects use theirs until their own end."""
+    base: Any = library.module.IErrorRecorder
+    messages = Messages()
+
+    class Recorder(base):
         def __init__(self) -> None:
             base.__init__(self)  # the bindings want it called by name
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity in worst:
-                messages.add(message)
+        def report_error(self, code: Any, description: str) -> bool:
+            messages.add(description)
+            return False  # go on
 
-    return Log()
+        def num_errors(self) -> int:  # TensorRT asks nothing back: what was reported is kept in `messages`
+            return 0
+
+        def get_error_code(self, index: int) -> Any:
+            return library.module.ErrorCodeTRT.SUCCESS
+
+        def get_error_desc(self, index: int) -> str:
+            return ""
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def clear(self) -> bool:
+            return True
+
+    return Recorder(), messages

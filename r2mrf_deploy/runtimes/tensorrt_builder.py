@@ -16,7 +16,7 @@ from typing import Any
 from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
 from r2mrf_deploy.runtimes import plan_header, specs
-from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages, logger
+from r2mrf_deploy.runtimes.tensorrt_api import Library, logger, record_errors
 from r2mrf_deploy.runtimes.tensorrt_options import POOLS, BuildOptions
 from r2mrf_deploy.runtimes.tensorrt_parsing import describe
 
@@ -56,11 +56,14 @@ class Build:
         refuse_options(library, options)
         self._library = library
         self._options = options
-        self._messages = Messages()
-        self._logger = logger(library, self._messages)
-        self._builder = library.module.Builder(self._logger)
+        self._builder = library.module.Builder(logger(library))
         self._network = self._builder.create_network(_network_flags(library))
-        self._parser = library.module.OnnxParser(self._network, self._logger)
+        self._parser = library.module.OnnxParser(self._network, logger(library))
+
+    def __del__(self) -> None:
+        # The parser's end reaches into the builder, so the builder goes last. Left to Python it would go first.
+        for made in ("_parser", "_network", "_builder"):
+            self.__dict__.pop(made, None)
 
     def parse(self, model: Path) -> None:
         """Read an ONNX file into the network.
@@ -127,7 +130,8 @@ class Build:
         Raises:
             BuildError: TensorRT refused or failed, with its own reason.
         """
-        self._messages.errors.clear()
+        # not before: a parser whose network has an error recorder crashes at its end (TensorRT-RTX 1.7)
+        self._messages = record_errors(self._library, self._builder)
         config = self._builder.create_builder_config()
         _apply_options(self._library, config, self._options)
         _allow_precisions(self._library, config, self.precisions)

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 
-from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages, logger
+from r2mrf_deploy.runtimes.tensorrt_api import Library, logger, record_errors
 
 # How the inspector writes an output's type, over the years.
 _TYPES = (
@@ -24,8 +24,8 @@ _TYPES = (
 
 def achieved_precision(library: Library, plan: bytes) -> str:
     """The precisions of a plan's layers on the device at hand, in words for the manifest."""
-    messages = Messages()
-    runtime = library.module.Runtime(logger(library, messages))
+    runtime = library.module.Runtime(logger(library))
+    messages = record_errors(library, runtime)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return f"not verified: {messages.last()}"

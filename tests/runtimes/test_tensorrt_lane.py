@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -257,9 +257,9 @@ def test_timing_is_in_order_and_on_the_hosts_clock(graph: bool) -> None:
         outputs, t = job.run_timed(picture(seed))
         after = now_ms()
         np.testing.assert_array_equal(outputs["map"], mean(picture(seed)))
-        # 1 µs for the rounding of differences of large numbers
+        # 1 ms: how well the device's clock is put on the host's where the machine is busy
         ends = [before, t.start_h2d, t.end_h2d, t.start_compute, t.end_compute, t.start_d2h, t.end_d2h, after]
-        assert all(a <= b + 1e-3 for a, b in itertools.pairwise(ends)), ends
+        assert all(a <= b + 1 for a, b in itertools.pairwise(ends)), ends
         assert before <= t.start_enqueue <= t.end_enqueue <= after
         assert t.latency == pytest.approx(t.end_d2h - t.start_h2d, abs=1e-3)
 
@@ -331,11 +331,16 @@ def open_runner(folder: Path, manifest: Manifest | None = None, content: bytes =
     engine = Engine(cuda)
 
     class Logger:
-        ERROR = INTERNAL_ERROR = 1
+        INTERNAL_ERROR = 0
 
-    module = SimpleNamespace(
+        def __init__(self, worst: int) -> None:
+            assert worst == self.INTERNAL_ERROR
+
+    module = ModuleType("tensorrt")
+    vars(module).update(
         __version__="11.4.0",
-        ILogger=Logger,
+        Logger=Logger,
+        IErrorRecorder=type("IErrorRecorder", (), {}),
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None),
         DataType=SimpleNamespace(UINT8="u8", FLOAT="f32"),
         TensorIOMode=SimpleNamespace(INPUT="in"),
