@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from r2mrf_deploy.errors import InputError, RuntimeUnavailable
+from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec
 
 Arrays = dict[str, np.ndarray]
@@ -80,11 +80,44 @@ class Availability:
 
 
 @dataclass(frozen=True)
+class LayerTimes:
+    """One layer of a profile."""
+
+    name: str
+    """As the runtime calls it: the node's name, or several where it fused them."""
+    milliseconds: tuple[float, ...]
+    """Of each inference."""
+
+
+@dataclass(frozen=True)
 class OpenOptions:
-    """How to open an artifact. A runtime refuses what it cannot honour."""
+    """How to open an artifact. A runtime refuses what it cannot honour; the defaults leave a choice to it."""
 
     threads: int | None = None
-    """CPU threads of one inference; None leaves it to the runtime."""
+    """CPU threads of one inference."""
+    cuda_graph: bool | None = None
+    """Launch inferences as a CUDA graph, where the artifact can be captured."""
+    spin_wait: bool = False
+    """Wait for the device by asking it again and again: sooner to know, and busy meanwhile."""
+    buffers: Literal["cuda-python", "pycuda"] | None = None
+    """What allocates on the device and copies; by default the first that is installed."""
+    runtime_cache: Path | None = None
+    """A file that keeps what was compiled for this GPU, so that the next opening need not."""
+    profile: bool = False
+    """Make `Runner.profile` possible; inferences may be slower."""
+
+
+_FLAGS = {
+    "threads": "--threads",
+    "cuda_graph": "--useCudaGraph",
+    "spin_wait": "--useSpinWait",
+    "buffers": "--buffers",
+    "runtime_cache": "--runtimeCache",
+    "profile": "--dumpProfile",
+}
+
+Pending = Callable[[], tuple[Arrays, Timing]]
+"""Waits for an inference that was submitted, and gives its outputs."""
 
 
 class Runner(ABC):
@@ -93,6 +126,8 @@ class Runner(ABC):
     runtime: str
     device: str
     """What computes, in words."""
+    in_flight: int = 1
+    """How many inferences one thread may have submitted at once: 2 where a device works while the host prepares."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -111,6 +146,23 @@ class Runner(ABC):
         """`run`, and when each part of it started and ended."""
         return self._run_timed(self._checked(arrays))
 
+    def submit(self, arrays: Mapping[str, np.ndarray], *, transfers: bool = True) -> Pending:
+        """Begin an inference. At most `in_flight` of a thread's may be waiting, and they are waited for in their order.
+
+        Args:
+            transfers: False leaves inputs and outputs on the device as they are and computes only (trtexec's
+                --noDataTransfers); there must have been an inference of these shapes. Nothing changes on a CPU.
+        """
+        return self._submit(self._checked(arrays), transfers)
+
+    def profile(self, arrays: Mapping[str, np.ndarray], runs: int) -> list[LayerTimes]:
+        """The time of every layer in `runs` inferences, in the order they run. Opened with `profile=True`.
+
+        Raises:
+            UsageError: this runtime cannot, or was not opened so.
+        """
+        return self._profile(self._checked(arrays), runs)
+
     def close(self) -> None:
         """Give back what the runner holds; it cannot be used afterwards."""
 
@@ -121,6 +173,13 @@ class Runner(ABC):
         start = now_ms()
         outputs = self._run(arrays)
         return outputs, Timing.host(start, now_ms())
+
+    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
+        done = self._run_timed(arrays)
+        return lambda: done
+
+    def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
+        raise UsageError(f"{self.runtime} was not opened for a profile")
 
     def _checked(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         names = {s.name for s in self.inputs}
@@ -152,6 +211,8 @@ class Runtime(ABC):
     title: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     """The artifacts it opens, by file suffix; it is the default for the first runtime registered with a suffix."""
+    honours: ClassVar[frozenset[str]] = frozenset()
+    """The fields of OpenOptions that mean something to it."""
 
     @abstractmethod
     def availability(self) -> Availability: ...
@@ -163,10 +224,19 @@ class Runtime(ABC):
         """Open an artifact that is already checked against its manifest.
 
         Raises:
+            UsageError: an option that this runtime cannot honour.
             RuntimeUnavailable: the runtime is not installed or has no device here.
             ArtifactError: the file is damaged or was made for another version or device.
         """
+        chosen = options or OpenOptions()
+        if refused := [f for f in changed(chosen) if f not in self.honours]:
+            raise UsageError(f"{self.title} has nothing to do with {_FLAGS[refused[0]]}: leave it out")
         state = self.availability()
         if not state.ok:
             raise RuntimeUnavailable(f"{self.title} cannot run {artifact.name}: {state.reason}; {state.cure}")
-        return self._open(artifact, manifest, options or OpenOptions())
+        return self._open(artifact, manifest, chosen)
+
+
+def changed(options: OpenOptions) -> list[str]:
+    """The fields that are not left to the runtime."""
+    return [f.name for f in fields(options) if getattr(options, f.name) != f.default]

@@ -100,7 +100,16 @@ class Cuda(ABC):
     def destroy_stream(self, stream: Any) -> None: ...
 
     @abstractmethod
-    def event(self) -> Any: ...
+    def event(self, spin: bool = False) -> Any:
+        """A new event.
+
+        Args:
+            spin: wait for it by asking again and again, rather than asleep.
+        """
+
+    @abstractmethod
+    def wait(self, event: Any) -> None:
+        """Wait until a recorded event is past."""
 
     @abstractmethod
     def record(self, event: Any, stream: Any) -> None: ...
@@ -181,8 +190,13 @@ class CudaPython(Cuda):
     def destroy_stream(self, stream: Any) -> None:
         self._do(self._rt.cudaStreamDestroy(stream))
 
-    def event(self) -> Any:
-        return self._do(self._rt.cudaEventCreate())
+    def event(self, spin: bool = False) -> Any:
+        return self._do(
+            self._rt.cudaEventCreateWithFlags(self._rt.cudaEventDefault if spin else self._rt.cudaEventBlockingSync)
+        )
+
+    def wait(self, event: Any) -> None:
+        self._do(self._rt.cudaEventSynchronize(event))
 
     def record(self, event: Any, stream: Any) -> None:
         self._do(self._rt.cudaEventRecord(event, stream))
@@ -286,8 +300,12 @@ class PyCuda(Cuda):
     def destroy_stream(self, stream: Any) -> None:
         """pycuda destroys a stream with its object."""
 
-    def event(self) -> Any:
-        return self._do(self._drv.Event)
+    def event(self, spin: bool = False) -> Any:
+        flags = self._drv.event_flags
+        return self._do(self._drv.Event, flags.DEFAULT if spin else flags.BLOCKING_SYNC)
+
+    def wait(self, event: Any) -> None:
+        self._do(event.synchronize)
 
     def record(self, event: Any, stream: Any) -> None:
         self._do(event.record, stream)

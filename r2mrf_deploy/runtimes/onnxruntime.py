@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 from r2mrf_deploy import machine
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
 from r2mrf_deploy.manifest import Manifest, TensorSpec
-from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -26,6 +28,7 @@ class OnnxRuntimeCPU(Runtime):
     name = "onnxruntime"
     title = "ONNX Runtime"
     suffixes = (".onnx",)
+    honours = frozenset({"threads", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
 
     def availability(self) -> Availability:
@@ -68,6 +71,10 @@ class OnnxRuntimeRunner(Runner):
         settings.log_severity_level = 3  # errors; what matters of its warnings is checked below
         if options.threads:
             settings.intra_op_num_threads = options.threads
+        self._profiles = tempfile.TemporaryDirectory() if options.profile else None
+        if self._profiles:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(Path(self._profiles.name) / "profile")
         onnxruntime.set_default_logger_severity(3)
         try:
             self._session = onnxruntime.InferenceSession(
@@ -93,6 +100,22 @@ class OnnxRuntimeRunner(Runner):
             return dict(zip(names, self._session.run(names, arrays), strict=True))
         except Exception as e:  # its exceptions share no base class
             raise ArtifactError(f"ONNX Runtime failed: {str(e).splitlines()[0]}") from None
+
+    def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
+        if self._profiles is None:
+            return super()._profile(arrays, runs)
+        for _ in range(runs):
+            self._run(arrays)
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        times: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                times.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
+        return [LayerTimes(name, tuple(ms[-runs:])) for name, ms in times.items()]  # what came before was warming up
+
+    def close(self) -> None:
+        if self._profiles is not None:
+            self._profiles.cleanup()
 
 
 def _spec(value: Any, layouts: dict[str, Any]) -> TensorSpec:

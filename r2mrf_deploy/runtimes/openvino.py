@@ -12,7 +12,7 @@ import numpy as np
 from r2mrf_deploy import machine
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.manifest import Manifest, TensorSpec
-from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 
 # What the CPU plugin shall compute in. Left alone it takes BF16 for an FP32 graph on CPUs that have it.
 _COMPUTE = {"bf16": "bf16"}
@@ -23,6 +23,7 @@ class OpenVINO(Runtime):
     name = "openvino"
     title = "OpenVINO"
     suffixes = (".xml", ".onnx")
+    honours = frozenset({"threads", "profile"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("openvino") is None:
@@ -43,6 +44,8 @@ class OpenVINORunner(Runner):
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.profile:
+            settings["PERF_COUNT"] = True
         try:
             model = openvino.Core().compile_model(str(artifact), "CPU", settings)
         except RuntimeError as e:
@@ -51,6 +54,8 @@ class OpenVINORunner(Runner):
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {precision}"
         self._request = model.create_infer_request()
+        self._model = model
+        self._profiled = options.profile
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
         self.inputs = tuple(spec(port, layouts) for port in model.inputs)
         self.outputs = tuple(spec(port, layouts) for port in model.outputs)
@@ -62,6 +67,30 @@ class OpenVINORunner(Runner):
             raise ArtifactError(f"OpenVINO failed: {str(e).strip().splitlines()[-1]}") from None
         # copied: the tensors are overwritten by the next inference
         return {s.name: np.array(self._request.get_tensor(s.name).data) for s in self.outputs}
+
+    def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
+        if not self._profiled:
+            return super()._profile(arrays, runs)
+        merged = _merged_names(self._model.get_runtime_model())
+        times: dict[str, list[float]] = {}
+        for _ in range(runs):
+            self._run(arrays)
+            for layer in self._request.get_profiling_info():
+                if layer.status == layer.Status.EXECUTED and layer.node_type not in ("Parameter", "Result", "Const"):
+                    name = merged.get(layer.node_name, layer.node_name)
+                    times.setdefault(name, []).append(layer.real_time.total_seconds() * 1e3)
+        return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
+
+
+def _merged_names(runtime_model: Any) -> dict[str, str]:
+    """What was executed -> the names of the nodes that it stands for, where OpenVINO tells."""
+    names = {}
+    for op in runtime_model.get_ordered_ops():
+        info = op.get_rt_info()
+        original = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
+        if original:
+            names[op.get_friendly_name()] = " + ".join(original.split(","))
+    return names
 
 
 def spec(port: Any, layouts: Mapping[str, Any] | None = None) -> TensorSpec:

@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
 from r2mrf_deploy.runtimes import cuda, plan_header, specs, tensorrt_api
-from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime, Timing
+from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Pending, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages
-from r2mrf_deploy.runtimes.tensorrt_lane import Lane
-
-
-@dataclass(frozen=True)
-class TensorRTOptions(OpenOptions):
-    """How to open a plan."""
-
-    buffers: cuda.Buffers | None = None
-    """What allocates and copies: cuda-python or pycuda; None takes the first that is installed."""
-    cuda_graph: bool = True
-    """Launch inferences as a CUDA graph, where the engine can be captured."""
-    runtime_cache: Path | None = None
-    """TensorRT-RTX only: a file that keeps what it compiled on this GPU, so that the next opening need not."""
+from r2mrf_deploy.runtimes.tensorrt_lane import IN_FLIGHT, Lane
 
 
 class TensorRT(Runtime):
     name = "tensorrt"
     title = "TensorRT"
     suffixes = (".plan",)
+    honours = frozenset({"cuda_graph", "spin_wait", "buffers", "runtime_cache", "profile"})
 
     def availability(self) -> Availability:
         found = tensorrt_api.installed()
@@ -67,38 +55,38 @@ class TensorRT(Runtime):
         return super().open(artifact, manifest, options)
 
     def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
-        if options.threads is not None:
-            raise UsageError("TensorRT computes on the GPU and has no CPU threads to set: leave --threads out")
-        chosen = options if isinstance(options, TensorRTOptions) else TensorRTOptions()
         library = tensorrt_api.load(plan_header.read(artifact).flavour)
-        if chosen.runtime_cache and not library.is_rtx:
+        if options.runtime_cache and not library.is_rtx:
             raise UsageError("only TensorRT-RTX has a runtime cache: this plan is TensorRT's and is compiled already")
-        return TensorRTRunner(library, artifact, manifest, chosen, cuda.provider(chosen.buffers))
+        return TensorRTRunner(library, artifact, manifest, options, cuda.provider(options.buffers))
 
 
 class TensorRTRunner(Runner):
     """An engine on the GPU, and one lane through it for every thread that runs it."""
 
     runtime = "tensorrt"
+    in_flight = IN_FLIGHT
 
     def __init__(
         self,
         library: Library,
         artifact: Path,
         manifest: Manifest | None,
-        options: TensorRTOptions,
+        options: OpenOptions,
         provider: cuda.Cuda,
     ) -> None:
         device = provider.device()
         self.device = f"{device.name} ({library.title} {library.version})"
+        self._library = library
         self._options = options
+        self._cuda_graph = options.cuda_graph is not False and not options.profile
         self._cuda = provider
         self._runtime = library.module.Runtime(tensorrt_api.logger(library))
         self._messages = tensorrt_api.record_errors(library, self._runtime)
         if _version_compatible(manifest):  # such a plan brings its own runtime, which is host code
             self._runtime.engine_host_code_allowed = True
         self._engine = _deserialize(library, self._runtime, artifact, device, self._messages)
-        self._context_options = ContextOptions(library, self._engine, options.cuda_graph, options.runtime_cache)
+        self._context_options = ContextOptions(library, self._engine, self._cuda_graph, options.runtime_cache)
         self.inputs, self.outputs = _specs(library, self._engine)
         if manifest is not None:
             self.inputs = _agreed(self.inputs, manifest.inputs, artifact)
@@ -111,7 +99,15 @@ class TensorRTRunner(Runner):
         return self._lane().run(arrays)
 
     def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
-        return self._lane().run_timed(arrays)
+        return self._lane().submit(arrays)()
+
+    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
+        return self._lane().submit(arrays, transfers)
+
+    def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
+        if not self._options.profile:
+            return super()._profile(arrays, runs)
+        return self._lane().profile(arrays, runs, self._library.module.IProfiler)
 
     def close(self) -> None:
         """Give back the device's memory. No thread may be running."""
@@ -133,8 +129,9 @@ class TensorRTRunner(Runner):
                 context = self._context_options.new_context()
                 if context is None:
                     raise RuntimeUnavailable(f"TensorRT has no room for another context: {self._messages.last()}")
-                capture = self._options.cuda_graph and not self._context_options.captures_itself
-                lane = Lane(self._cuda, context, self.inputs, self.outputs, self._messages, capture)
+                capture = self._cuda_graph and not self._context_options.captures_itself
+                spin = self._options.spin_wait
+                lane = Lane(self._cuda, context, self.inputs, self.outputs, self._messages, capture, spin)
                 self._lanes.append(lane)
             self._mine.lane = lane
         return lane

@@ -14,8 +14,8 @@ from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import cuda, tensorrt_api
-from r2mrf_deploy.runtimes.base import now_ms
-from r2mrf_deploy.runtimes.tensorrt import TensorRT, TensorRTOptions, TensorRTRunner
+from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
+from r2mrf_deploy.runtimes.tensorrt import TensorRT, TensorRTRunner
 
 pytestmark = pytest.mark.gpu
 TinyOnnx = Callable[..., Path]
@@ -36,7 +36,7 @@ def device() -> cuda.Device:
     return found
 
 
-def opened(plan: Path, options: TensorRTOptions | None = None) -> TensorRTRunner:
+def opened(plan: Path, options: OpenOptions | None = None) -> TensorRTRunner:
     runner = TensorRT().open(plan, Manifest.beside(plan), options)
     assert isinstance(runner, TensorRTRunner)
     return runner
@@ -80,7 +80,7 @@ def test_shapes_change_from_one_inference_to_the_next(
     model = tiny_onnx(dynamic=True)
     expected = reference(model)
     plan = build_engine(model, options=BuildOptions(no_tf32=True)).path
-    with opened(plan, TensorRTOptions(buffers=buffers, cuda_graph=cuda_graph)) as runner:
+    with opened(plan, OpenOptions(buffers=buffers, cuda_graph=cuda_graph)) as runner:
         for seed, size in enumerate([(1, 64, 64), (2, 128, 96), (2, 128, 96), (1, 32, 32), (1, 64, 64)]):
             arrays = picture(seed, *size)
             np.testing.assert_allclose(runner.run(arrays)["map"], expected(arrays), atol=1e-5)
@@ -125,7 +125,7 @@ def test_the_runtime_cache_is_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
     plan = build_engine(tiny_onnx()).path
     if (target := Manifest.read(Manifest.path_for(plan)).target) is None or target.runtime != "tensorrt_rtx":
         pytest.skip("needs TensorRT-RTX: TensorRT compiles when it builds")
-    options = TensorRTOptions(runtime_cache=tmp_path / "jit.cache")
+    options = OpenOptions(runtime_cache=tmp_path / "jit.cache")
     maps = []
     for _ in range(2):
         with opened(plan, options) as runner:

@@ -20,9 +20,9 @@ import pytest
 
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
 from r2mrf_deploy.manifest import Manifest, TensorSpec
-from r2mrf_deploy.runtimes.base import now_ms
+from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
 from r2mrf_deploy.runtimes.cuda import Cuda, Device
-from r2mrf_deploy.runtimes.tensorrt import TensorRTOptions, TensorRTRunner
+from r2mrf_deploy.runtimes.tensorrt import TensorRTRunner
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages
 from r2mrf_deploy.runtimes.tensorrt_lane import Lane
 
@@ -87,9 +87,12 @@ class HostCuda(Cuda):
     def destroy_stream(self, stream: Any) -> None:
         self.held -= 1
 
-    def event(self) -> Any:
+    def event(self, spin: bool = False) -> Any:
         self.held += 1
         return SimpleNamespace(at=None)
+
+    def wait(self, event: Any) -> None:
+        assert event.at is not None
 
     def record(self, event: Any, stream: Any) -> None:
         event.at = now_ms()
@@ -254,7 +257,7 @@ def test_timing_is_in_order_and_on_the_hosts_clock(graph: bool) -> None:
     job.run(picture(0))
     for seed in range(3):
         before = now_ms()
-        outputs, t = job.run_timed(picture(seed))
+        outputs, t = job.submit(picture(seed))()
         after = now_ms()
         np.testing.assert_array_equal(outputs["map"], mean(picture(seed)))
         # 1 ms: how well the device's clock is put on the host's where the machine is busy
@@ -347,7 +350,7 @@ def open_runner(folder: Path, manifest: Manifest | None = None, content: bytes =
     )
     file = folder / "x.plan"
     file.write_bytes(content)
-    return TensorRTRunner(Library("tensorrt", module), file, manifest, TensorRTOptions(), cuda), engine, cuda
+    return TensorRTRunner(Library("tensorrt", module), file, manifest, OpenOptions(), cuda), engine, cuda
 
 
 @pytest.fixture
