@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from r2mrf_deploy.errors import GraphError, UsageError
+from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph import opset as opsets
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def trace(
         model = program.model_proto
         if model.ByteSize() > MAX_BYTES:
             raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB; an ONNX file of one part holds 2.1 GB")
+        naming.name_nodes(model, deployed.network.word)
         _drop_notes(model)
         model, _ = onnxsim.simplify(model)
     if opset < opsets.LOWEST_TRACED:

@@ -181,6 +181,18 @@ class R2MRF(nn.Module):
         """The names of the side outputs of `steps` steps, in the order they are computed."""
         return [f"step{t}_branch{branch}" for t in range(1, steps + 1) for branch in range(BRANCHES, 0, -1)]
 
+    def word(self, path: str, call: int) -> str | None:
+        """What the module at `path` does when it is called for the `call`-th time (from 0), in one word."""
+        first, *rest = path.split(".")
+        if first in ("backbone", "amdf", "initial", "fusion"):
+            return first
+        if first == "first" and len(rest) == 1:
+            return f"step1.branch{int(rest[0]) + 1}"
+        if first == "later" and len(rest) == 2:
+            step = call if self.config.share else int(rest[0])
+            return f"step{step + 2}.branch{int(rest[1]) + 1}"
+        return None
+
     @staticmethod
     def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
         """Find the config of a plain state dict from its shapes.

@@ -11,6 +11,7 @@ from collections import defaultdict
 import numpy as np
 import onnx_ir as ir
 
+from r2mrf_deploy.graph.naming import common
 from r2mrf_deploy.graph.rewrites.convolution import Convolution, Geometry
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
@@ -43,10 +44,11 @@ def _merge(editor: Editor, convs: list[Convolution]) -> str:
         none = [np.zeros(conv.channels_out, conv.weight.dtype) for conv in convs]
         bias = np.concatenate([n if conv.bias is None else conv.bias for conv, n in zip(convs, none, strict=True)])
     weight = np.concatenate([conv.weight for conv in convs])
-    wide = first.emit(draft, first.x, weight, bias, name=f"{first.name}/merged", like=first.out)
+    name = common([conv.name for conv in convs])
+    wide = first.emit(draft, first.x, weight, bias, name=f"{name}/merged", like=first.out)
     widths = [conv.channels_out for conv in convs]
-    sizes = draft.constant(np.array(widths, np.int64), f"{first.name}/widths")
-    parts = draft.ops("Split", [wide, sizes], {"axis": 1}, name=f"{first.name}/split", like=first.out, channels=widths)
+    sizes = draft.constant(np.array(widths, np.int64), f"{name}/widths")
+    parts = draft.ops("Split", [wide, sizes], {"axis": 1}, name=f"{name}/split", like=first.out, channels=widths)
     outs = [conv.out for conv in convs]
     if not editor.gain(draft, outs).pays:
         draft.drop()

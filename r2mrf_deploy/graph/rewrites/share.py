@@ -10,6 +10,7 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from r2mrf_deploy.graph.naming import common
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
@@ -40,6 +41,9 @@ def share(editor: Editor) -> Outcome:
             continue
         twin = first.setdefault(key, node)
         if twin is not node:
+            names = [twin.name or "", node.name or ""]
+            if common(names) != twin.name:
+                twin.name = editor.fresh(common(names))
             editor.apply(editor.draft(), dict(zip(node.outputs, twin.outputs, strict=True)), before=node)
             count += 1
     return Outcome(count)
