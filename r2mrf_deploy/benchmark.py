@@ -7,26 +7,32 @@ taken within a turn. Between turns there is a pause, in which the thread pools o
 
 from __future__ import annotations
 
+import math
 import statistics
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import machine, runtimes
+from r2mrf_deploy import feeds, machine, runtimes
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.runtimes import OpenOptions, Runner, Timing
+from r2mrf_deploy.profiling import Profile, profile
+from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
+from r2mrf_deploy.runtimes.base import FLAGS, Pending, changed
+from r2mrf_deploy.summary import Statistics, Summary
 
 PAUSE = 0.05
 """Seconds between turns."""
 TURN = 0.5
 """Seconds after which a turn ends early."""
-NOISY = 2.5
-"""Coefficient of variation, in percent, over which trtexec warns."""
+CONFIDENCE = 0.95
+"""Of the interval that decides whether a ratio differs from 1."""
 
 
 @dataclass(frozen=True)
@@ -40,40 +46,18 @@ class Protocol:
     iterations: int = 10
     avg_runs: int = 10
     percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
+    streams: int = 1
+    """Inference streams, each a thread of its own."""
+    transfers: bool = True
+    """Copies to and from the device are part of an inference; trtexec 11 leaves them out unless it is asked."""
 
     def __post_init__(self) -> None:
         if self.warm_up < 0 or self.duration < 0 or self.iterations < 1 or self.avg_runs < 1:
             raise UsageError("--warmUp and --duration must not be negative, --iterations and --avgRuns at least 1")
         if not all(0 < p < 100 for p in self.percentiles):
             raise UsageError("--percentile must be between 0 and 100")
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of one quantity over all inferences, in milliseconds."""
-
-    min: float
-    max: float
-    mean: float
-    median: float
-    percentiles: dict[str, float]
-
-    @classmethod
-    def of(cls, values: Sequence[float], percentiles: Sequence[float]) -> Statistics:
-        ordered = sorted(values)
-        return cls(
-            ordered[0],
-            ordered[-1],
-            statistics.fmean(ordered),
-            statistics.median(ordered),
-            {f"{p:g}": percentile(ordered, p) for p in percentiles},
-        )
-
-
-def percentile(ordered: Sequence[float], p: float) -> float:
-    """trtexec's percentile of sorted values: index max(n - 1 - int((1 - p/100) * n), 0), in single precision as there."""
-    share = np.float32(1) - np.float32(p) / np.float32(100)
-    return ordered[max(len(ordered) - 1 - int(share * np.float32(len(ordered))), 0)]
+        if self.streams < 1:
+            raise UsageError("--infStreams must be at least 1")
 
 
 @dataclass
@@ -83,9 +67,18 @@ class Contestant:
     name: str
     runner: Runner
     feed: dict[str, np.ndarray]
-    timings: list[Timing] = field(default_factory=list)
-    turns: list[float] = field(default_factory=list)
-    """Median latency of each turn, milliseconds."""
+    batch: int = 1
+    flags: tuple[str, ...] = ()
+    """The options it was opened with."""
+    turns: list[list[Timing]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.runner.runtime}"
+
+    @property
+    def inferences(self) -> int:
+        return sum(map(len, self.turns))
 
 
 @dataclass(frozen=True)
@@ -95,23 +88,35 @@ class Measurement:
     name: str
     runtime: str
     device: str
-    inferences: int
-    throughput: float
-    """Inferences per second of the time the contestant was running, as trtexec's queries per second."""
-    latency: Statistics
-    enqueue: Statistics
-    h2d: Statistics
-    compute: Statistics
-    d2h: Statistics
-    variation: float
-    """Coefficient of variation of the latency, percent."""
+    on_gpu: bool
+    batch: int
+    flags: tuple[str, ...]
+    summary: Summary
     speed_up: float
     """Over the baseline: the median over the turns of its latency's ratio to this one's; over 1 is faster."""
     speed_up_range: tuple[float, float]
     """The middle half of those ratios."""
+    differs: bool | None
+    """Whether the 95 % confidence interval of the speed-up leaves out 1; None where there are too few turns to say, and
+    for the baseline itself."""
+    turns: tuple[tuple[Timing, ...], ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.runtime}" + (f", batch {self.batch}" if self.batch > 1 else "")
+
+    @property
+    def latency(self) -> Statistics:
+        return self.summary.latency
+
+    @property
+    def images_per_second(self) -> float:
+        return self.summary.throughput * self.batch
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Everything but the single inferences."""
+        found = {k: v for k, v in asdict(replace(self, turns=())).items() if k not in ("summary", "turns")}
+        return found | {"images_per_second": self.images_per_second} | asdict(self.summary)
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,22 @@ class Bench:
     measurements: list[Measurement]
     skipped: list[tuple[str, str]]
     """(artifact on runtime, reason)."""
+    profiles: list[Profile]
     baseline: str
     protocol: Protocol
     machine: dict[str, str | int]
     tools: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "measurements": [m.to_dict() for m in self.measurements],
+            "skipped": self.skipped,
+            "profiles": [asdict(p) | {"words": p.words()} for p in self.profiles],
+            "baseline": self.baseline,
+            "protocol": asdict(self.protocol),
+            "machine": self.machine,
+            "tools": self.tools,
+        }
 
 
 def bench_artifacts(
@@ -136,7 +150,11 @@ def bench_artifacts(
     protocol: Protocol | None = None,
     *,
     size: tuple[int, int] = (320, 320),
-    threads: int | None = None,
+    batches: Sequence[int] = (1,),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    options: OpenOptions | None = None,
+    profiles: bool = False,
     trust: bool = False,
     phase: Callable[[str], None] | None = None,
 ) -> Bench:
@@ -145,89 +163,120 @@ def bench_artifacts(
     Args:
         runtime_names: time each artifact on every one of these that opens it; by default on the first that does.
         size: height and width, where an input leaves them free (a checkpoint's always does).
-        threads: CPU threads of each runtime.
+        batches: images at once, where an input leaves that free; each is a contestant of its own.
+        shapes: input name -> shape, over `size` and `batches`.
+        inputs: input name -> file with its values, as `feeds.load` reads it; random values otherwise.
+        options: each runtime is given those that mean something to it.
+        profiles: profile each contestant too, after the timing, where its runtime can.
         phase: called with how far each is.
 
     Returns:
-        The baseline is PyTorch where it takes part, else the first.
+        The first that could be run is the baseline.
 
     Raises:
         RuntimeUnavailable: none of them can be run here.
         InputError, ArtifactError, CheckpointError, UsageError: something given is wrong.
     """
     say = phase or (lambda _: None)
+    pairs = _pairs(artifacts, runtime_names)
+    called = [a.name for a in artifacts]
+    names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
+    _refuse_unheard(options or OpenOptions(), [runtime for _, runtime in pairs])
+    opened: list[tuple[Runner, Path, Runtime]] = []
     contestants: list[Contestant] = []
     skipped: list[tuple[str, str]] = []
     try:
-        for artifact, runtime in _pairs(artifacts, runtime_names):
+        for artifact, runtime in pairs:
             say(f"opening {artifact.name}")
-            options = None if threads is None else OpenOptions(threads=threads)
+            chosen = _honoured(options or OpenOptions(), runtime)
             try:
-                runner = runtimes.open(artifact, runtime, trust=trust, options=options)
+                runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
             except RuntimeUnavailable as e:
-                skipped.append((f"{artifact.name} on {runtime}" if runtime else artifact.name, str(e)))
+                skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
-            contestants.append(Contestant(artifact.name, runner, feed_for(runner.inputs, (1, *size))))
+            opened.append((runner, artifact, runtime))
+            flags = tuple(FLAGS[f] for f in changed(chosen))
+            for batch, feed in feeds.sweep(runner.inputs, batches, size, shapes or {}, inputs or {}):
+                contestants.append(Contestant(names[artifact], runner, feed, batch, flags))
         if not contestants:
             raise RuntimeUnavailable(skipped[0][1])
-        baseline = next((i for i, c in enumerate(contestants) if c.runner.runtime == "pytorch"), 0)
-        names = [f"{c.name} on {c.runner.runtime}" for c in contestants]
-        measured = measure(
-            contestants, protocol, baseline=baseline, progress=lambda i, share: say(f"{names[i]} {100 * share:.0f} %")
-        )
+        feeds.refuse_unknown({s.name for c in contestants for s in c.runner.inputs}, shapes or {}, inputs or {})
+        titles = [c.title + (f", batch {c.batch}" if c.batch > 1 else "") for c in contestants]
+        measured = measure(contestants, protocol, progress=lambda i, share: say(f"{titles[i]} {100 * share:.0f} %"))
+        tables = []
+        if profiles:
+            for runner, artifact, runtime in opened:
+                if "profile" not in runtime.honours:
+                    skipped.append((f"the profile of {artifact.name} on {runtime.name}", f"{runtime.title} gives none"))
+                    continue
+                say(f"profiling {artifact.name} on {runtime.name}")
+                chosen = replace(_honoured(options or OpenOptions(), runtime), profile=True, cuda_graph=None)
+                feed = next(c.feed for c in contestants if c.runner is runner)
+                with runtimes.open(artifact, runtime.name, trust=trust, options=chosen) as profiled:
+                    tables.append(profile(names[artifact], profiled, feed, (protocol or Protocol()).iterations))
     finally:
-        for contestant in contestants:
-            contestant.runner.close()
+        for runner, _, _ in opened:
+            runner.close()
     tools = machine.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-    return Bench(measured, skipped, names[baseline], protocol or Protocol(), machine.describe(), tools)
+    return Bench(measured, skipped, tables, titles[0], protocol or Protocol(), machine.describe(), tools)
 
 
-def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, str | None]]:
-    """Every artifact with every runtime asked for that opens it."""
-    pairs: list[tuple[Path, str | None]] = []
+def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
+    """Every artifact with every runtime asked for that opens it, or with its default one."""
+    asked = [runtimes.get(name) for name in names]
+    pairs: list[tuple[Path, Runtime]] = []
     for artifact in artifacts:
-        known = {r.name for r in runtimes.suitable(artifact)}
-        for name in names:
-            runtimes.get(name)
-        chosen = [n for n in names if n in known]
-        pairs += [(artifact, n) for n in chosen] or [(artifact, None)]
+        able = {r.name for r in runtimes.suitable(artifact)}
+        chosen = [r for r in asked if r.name in able] or runtimes.suitable(artifact)[:1]
+        if not chosen:
+            runtimes.open(artifact)  # says what is wrong with it
+        pairs += [(artifact, r) for r in chosen]
     return pairs
+
+
+def _honoured(options: OpenOptions, runtime: Runtime) -> OpenOptions:
+    return OpenOptions(**{f: getattr(options, f) for f in changed(options) if f in runtime.honours})
+
+
+def _refuse_unheard(options: OpenOptions, asked: Sequence[Runtime]) -> None:
+    for name in changed(options):
+        if not any(name in r.honours for r in asked):
+            titles = ", ".join(dict.fromkeys(r.title for r in asked))
+            raise UsageError(f"{FLAGS[name]} means nothing to {titles}: leave it out")
 
 
 def measure(
     contestants: Sequence[Contestant],
     protocol: Protocol | None = None,
     *,
-    baseline: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> list[Measurement]:
     """Time contestants side by side.
 
     Args:
-        contestants: opened, with their inputs. Their timings are filled in.
-        baseline: which of them the others are compared with.
+        contestants: opened, with their inputs; the others are compared with the first. Their turns are filled in.
         progress: called after each turn with a contestant's number and the share of its run that is done.
     """
     protocol = protocol or Protocol()
-    for contestant in contestants:
-        _warm_up(contestant, protocol.warm_up)
     spent = [0.0] * len(contestants)
     running = set(range(len(contestants)))
-    while running:
-        # all take part until the last is done, so that every turn has a ratio
-        for number, contestant in enumerate(contestants):
-            if len(contestants) > 1:
-                time.sleep(PAUSE)
-                contestant.runner.run(contestant.feed)  # wakes its threads and refills the caches
-            spent[number] += _turn(contestant, protocol.avg_runs)
-            share = min(len(contestant.timings) / protocol.iterations, spent[number] / max(protocol.duration, 1e-9))
-            if share >= 1:
-                running.discard(number)
-            if progress:
-                progress(number, min(share, 1.0))
-    return [
-        _summarise(c, protocol, contestants[baseline], seconds) for c, seconds in zip(contestants, spent, strict=True)
-    ]
+    with ThreadPoolExecutor(protocol.streams) as streams:
+        for contestant in contestants:
+            _warm_up(contestant, protocol.warm_up)
+        while running:
+            # all take part until the last is done, so that every turn has a ratio
+            for number, contestant in enumerate(contestants):
+                if len(contestants) > 1:
+                    time.sleep(PAUSE)
+                start = time.perf_counter()
+                contestant.turns.append(_turn(contestant, protocol, streams))
+                spent[number] += time.perf_counter() - start
+                share = min(contestant.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9))
+                if share >= 1:
+                    running.discard(number)
+                if progress:
+                    progress(number, min(share, 1.0))
+    return [_summarise(c, protocol, contestants[0]) for c in contestants]
 
 
 def _warm_up(contestant: Contestant, milliseconds: float) -> None:
@@ -237,56 +286,70 @@ def _warm_up(contestant: Contestant, milliseconds: float) -> None:
         contestant.runner.run(contestant.feed)
 
 
-def _turn(contestant: Contestant, runs: int) -> float:
-    """Run one turn; the seconds it took."""
-    start = time.perf_counter()
-    block: list[Timing] = []
-    while len(block) < runs and (not block or time.perf_counter() - start < TURN):
-        block.append(contestant.runner.run_timed(contestant.feed)[1])
-    contestant.timings += block
-    contestant.turns.append(statistics.median(t.latency for t in block))
-    return time.perf_counter() - start
+def _turn(contestant: Contestant, protocol: Protocol, streams: ThreadPoolExecutor) -> list[Timing]:
+    """`avg_runs` inferences on every stream, or as many as fit into half a second."""
+    together = threading.Barrier(protocol.streams)
+
+    def stream() -> list[Timing]:
+        contestant.runner.run(contestant.feed)  # untimed: wakes its threads and refills the caches
+        together.wait()
+        return _inferences(contestant, protocol)
+
+    try:
+        jobs = [streams.submit(stream) for _ in range(protocol.streams)]
+        return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
+    except BaseException:
+        together.abort()
+        raise
 
 
-def _summarise(contestant: Contestant, protocol: Protocol, baseline: Contestant, seconds: float) -> Measurement:
-    def of(name: str) -> Statistics:
-        return Statistics.of([getattr(t, name) for t in contestant.timings], protocol.percentiles)
+def _inferences(contestant: Contestant, protocol: Protocol) -> list[Timing]:
+    runner, started = contestant.runner, 0
+    flying: deque[Pending] = deque()
+    done: list[Timing] = []
+    end = time.perf_counter() + TURN
+    while True:
+        while len(flying) < runner.in_flight and (
+            not started or (started < protocol.avg_runs and time.perf_counter() < end)
+        ):
+            flying.append(runner.submit(contestant.feed, transfers=protocol.transfers))
+            started += 1
+        if not flying:
+            return done
+        done.append(flying.popleft()()[1])
 
-    latencies = [t.latency for t in contestant.timings]
-    ratios = sorted(b / c for b, c in zip(baseline.turns, contestant.turns, strict=True))
+
+def _summarise(contestant: Contestant, protocol: Protocol, baseline: Contestant) -> Measurement:
+    # per image, so that batches of different sizes can be compared
+    theirs, ours = (
+        [statistics.median(t.latency for t in turn) / c.batch for turn in c.turns] for c in (baseline, contestant)
+    )
+    ratios = sorted(b / c for b, c in zip(theirs, ours, strict=True))
     quarter = len(ratios) // 4
+    interval = median_interval(ratios)
     return Measurement(
         name=contestant.name,
         runtime=contestant.runner.runtime,
         device=contestant.runner.device,
-        inferences=len(latencies),
-        throughput=len(latencies) / seconds,
-        latency=of("latency"),
-        enqueue=of("enqueue"),
-        h2d=of("h2d"),
-        compute=of("compute"),
-        d2h=of("d2h"),
-        variation=100 * statistics.pstdev(latencies) / statistics.fmean(latencies),
+        on_gpu=contestant.runner.on_gpu,
+        batch=contestant.batch,
+        flags=contestant.flags,
+        summary=Summary.of(contestant.turns, protocol.percentiles),
         speed_up=statistics.median(ratios),
         speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
+        differs=None if contestant is baseline or interval is None else not interval[0] <= 1 <= interval[1],
+        turns=tuple(map(tuple, contestant.turns)),
     )
 
 
-def feed_for(specs: Sequence[TensorSpec], free: Sequence[int] = (1, 320, 320), seed: int = 0) -> dict[str, np.ndarray]:
-    """Random inputs: the time of a convolution does not depend on what is in the image.
+def median_interval(ordered: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """The distribution-free confidence interval of the median of sorted values: between two order statistics.
 
-    Args:
-        specs: the inputs.
-        free: batch, height and width, where they are free.
+    Returns:
+        None where there are too few values for any (under 6 at 95 %).
     """
-    generator = np.random.default_rng(seed)
-    feed = {}
-    for spec in specs:
-        where = {"NCHW": (0, 2, 3)}.get(spec.layout or "NHWC", (0, 1, 2))
-        values = dict(zip(where, free, strict=True))
-        shape = [d if isinstance(d, int) else values.get(i, 1) for i, d in enumerate(spec.shape)]
-        if spec.dtype == "uint8":
-            feed[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
-        else:
-            feed[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
-    return feed
+    n, tail, k = len(ordered), 0.0, 0
+    while 2 * (tail + math.comb(n, k) / 2**n) <= 1 - confidence:
+        tail += math.comb(n, k) / 2**n
+        k += 1
+    return None if k == 0 else (ordered[k - 1], ordered[n - k])

@@ -33,6 +33,12 @@ Images = Annotated[
     typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a plan that has no manifest.")]
+Buffers = Annotated[
+    Literal["cuda-python", "pycuda"] | None, typer.Option("--buffers", help="What allocates on the GPU and copies.")
+]
+RuntimeCache = Annotated[
+    Path | None, typer.Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of one inference.")]
 Runtime = Annotated[str | None, typer.Option("--runtime", help="pytorch, onnxruntime, openvino, tensorrt, ...")]
 
@@ -258,37 +264,75 @@ def bench(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifacts and checkpoints, timed side by side.")],
     runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Time each on these, where they can.")] = None,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Where an input's size is free.")] = "320x320",
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N,N", help="Where the batch is free; several: a sweep.")
+    ] = "1",
+    shapes: Annotated[
+        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Of inputs with free sizes.")
+    ] = "",
+    inputs: Annotated[str, typer.Option("--loadInputs", metavar="image:FILE", help=".npy or bare bytes.")] = "",
     warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds.")] = 200,
     duration: Annotated[float, typer.Option("--duration", help="Seconds.")] = 3,
     iterations: Annotated[int, typer.Option("--iterations", help="At least so many inferences.")] = 10,
     avg_runs: Annotated[int, typer.Option("--avgRuns", help="Inferences in a turn.")] = 10,
     percentile: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
+    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Inferences side by side.")] = 1,
+    cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
+    no_transfers: Annotated[bool, typer.Option("--noDataTransfers", help="Leave the copies out.")] = False,
+    spin_wait: Annotated[bool, typer.Option("--useSpinWait", help="Wait for the GPU awake.")] = False,
+    buffers: Buffers = None,
+    runtime_cache: RuntimeCache = None,
     threads: Threads = None,
+    export_times: Annotated[Path | None, typer.Option("--exportTimes", help="JSON of every inference.")] = None,
+    dump_profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
+    export_profile: Annotated[Path | None, typer.Option("--exportProfile", help="JSON of every layer.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="The figures.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="The table.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts side by side by trtexec's protocol; ratios to PyTorch eager, or to the first."""
-    from r2mrf_deploy import machine, report
+    """Time artifacts side by side by trtexec's protocol; ratios to the first."""
+    from r2mrf_deploy import bench_files, feeds, report
     from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+    from r2mrf_deploy.runtimes import OpenOptions
+    from r2mrf_deploy.runtimes.tensorrt_options import parse_shapes
 
-    try:
-        percentiles = tuple(float(p) for p in percentile.split(","))
-    except ValueError:
-        raise UsageError(f"--percentile {percentile}: give numbers, as 90,95,99") from None
-    protocol = Protocol(warm_up, duration, iterations, avg_runs, percentiles)
+    percentiles = _numbers("--percentile", percentile, "90,95,99")
+    batches = [int(b) for b in _numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]
+    if not batches:
+        raise UsageError(f"--batch {batch}: give whole numbers from 1, as 1,2,4")
+    protocol = Protocol(warm_up, duration, iterations, avg_runs, percentiles, streams, not no_transfers)
     with _phases() as say:
         done = bench_artifacts(
-            artifacts, runtime or [], protocol, size=_size(size), threads=threads, trust=trust, phase=say
-        )
+            artifacts, runtime or [], protocol, size=_size(size), batches=batches, shapes=parse_shapes(shapes),
+            inputs=feeds.parse_files(inputs), options=OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache),
+            profiles=dump_profile or export_profile is not None, trust=trust, phase=say,
+        )  # fmt: skip
+    written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
     if as_json:
         _print_json(done.to_dict())
         return
-    versions = ", ".join(f"{k} {v}" for k, v in done.tools.items())
-    out.print(f"{machine.cpu()}, {machine.cores()} cores; {versions}", highlight=False, soft_wrap=True)
-    out.print(report.bench_table(done.measurements))
-    out.print(f"speed-up: over {done.baseline}, median and middle half of the turns", highlight=False, soft_wrap=True)
-    for name, reason in done.skipped:
-        out.print(f"{name} was not run: {reason}", highlight=False, soft_wrap=True)
+    out.print(report.where(done.machine, done.tools), highlight=False, soft_wrap=True)
+    if len(done.measurements) > 1:
+        out.print(report.bench_table(done.measurements))
+        out.print(
+            f"speed-up: over {done.baseline}, median and middle half of the turns", highlight=False, soft_wrap=True
+        )
+    if len(done.measurements) == 1 or summary:
+        for m in done.measurements:
+            out.print(f"=== Performance summary: {m.title}, {m.device} ===", highlight=False, soft_wrap=True)
+            for line in m.summary.lines(m.on_gpu):
+                out.print(line, highlight=False, soft_wrap=True)
+    for p in done.profiles if dump_profile else []:
+        out.print(report.profile_title(p), highlight=False, soft_wrap=True)
+        for table in report.profile_tables(p):
+            out.print(table)
+    for line in (*report.bench_lines(done.measurements), *(f"{name} was not run: {why}" for name, why in done.skipped)):
+        out.print(line, highlight=False, soft_wrap=True)
+    for file in written:
+        out.print(str(file), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -298,6 +342,8 @@ def predict(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps and overlays.")],
     runtime: Runtime = None,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays")] = True,
+    buffers: Buffers = None,
+    runtime_cache: RuntimeCache = None,
     threads: Threads = None,
     trust: Trust = False,
     as_json: Json = False,
@@ -310,7 +356,8 @@ def predict(
 
     sources = images.find(inputs)
     with _phases() as say:
-        predictor = Predictor.open(artifact, runtime, trust=trust, options=OpenOptions(threads=threads))
+        options = OpenOptions(threads, buffers=buffers, runtime_cache=runtime_cache)
+        predictor = Predictor.open(artifact, runtime, trust=trust, options=options)
         results = []
         for r in verb(predictor, sources, output, overlays=overlays):
             results.append(r)
@@ -353,7 +400,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         _print_json({"machine": machine.describe(), "rows": [r.to_dict() for r in rows]})
         return
-    out.print(", ".join(map(str, machine.describe().values())), highlight=False, soft_wrap=True)
+    out.print(report.where(machine.describe(), {}), highlight=False, soft_wrap=True)
     out.print(report.doctor_table(rows))
 
 
@@ -372,6 +419,13 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise UsageError(f"--size {text}: write height x width in pixels, as 320x320")
     return int(height), int(width)
+
+
+def _numbers(option: str, text: str, example: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(n) for n in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give numbers, as {example}") from None
 
 
 @contextmanager

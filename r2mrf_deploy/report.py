@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.manifest import RewriteRecord
     from r2mrf_deploy.parity import Difference, Parity
+    from r2mrf_deploy.profiling import Profile
 
 VERDICTS = {"pass": "green", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
 
@@ -47,20 +48,103 @@ def steps_table(result: Parity) -> Table:
     return table
 
 
+def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
+    """The machine and the versions, in one line."""
+    gpu = (
+        [f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz"] if "gpu" in machine else []
+    )
+    versions = [", ".join(f"{k} {v}" for k, v in tools.items())] if tools else []
+    return "; ".join([f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}", *gpu, *versions])
+
+
 def bench_table(results: Sequence[Measurement]) -> Table:
-    table = _table("artifact", "runtime", numbers=("median ms", "p99", "qps", "CV %", "speed-up"))
+    swept = len({m.batch for m in results}) > 1
+    numbers = ("median ms", "p99", "qps", "CV %", "speed-up")
+    table = _table(
+        "artifact", "runtime", numbers=("batch", *numbers[:2], "images/s", *numbers[3:]) if swept else numbers
+    )
     for m in results:
         low, high = m.speed_up_range
-        table.add_row(
-            m.name,
-            m.runtime,
+        figures = [
             f"{m.latency.median:.1f}",
             f"{list(m.latency.percentiles.values())[-1]:.1f}",
-            f"{m.throughput:.2f}",
-            f"{m.variation:.1f}",
-            f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
-        )
+            f"{m.images_per_second:.2f}" if swept else f"{m.summary.throughput:.2f}",
+            f"{m.summary.variation:.1f}",
+            "1.00" if m is results[0] else f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
+        ]
+        table.add_row(m.name, m.runtime, *([str(m.batch)] if swept else []), *figures)
     return table
+
+
+def bench_lines(results: Sequence[Measurement]) -> list[str]:
+    """What a reader of the table must know: comparisons that noise swamps, and trtexec's warnings."""
+    baseline, lines = results[0].title, []
+    for m in results[1:]:
+        if m.differs is None:
+            lines.append(f"{m.title}: too few turns to tell it from {baseline}; give a longer --duration")
+        elif not m.differs:
+            lines.append(f"{m.title}: no difference from {baseline} that this run can tell from noise")
+    return lines + [f"{m.title}: {warning}" for m in results for warning in m.summary.warnings(m.on_gpu)]
+
+
+def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | float]]:
+    """A flat row for each measurement, for CSV."""
+    rows = []
+    for m in results:
+        row: dict[str, str | int | float] = {
+            "artifact": m.name,
+            "runtime": m.runtime,
+            "device": m.device,
+            "batch": m.batch,
+            "flags": " ".join(m.flags),
+            "inferences": m.summary.inferences,
+            "throughput_qps": m.summary.throughput,
+            "images_per_second": m.images_per_second,
+        }
+        for name in ("latency", "enqueue", "h2d", "compute", "d2h"):
+            s = getattr(m.summary, name)
+            row |= {f"{name}_{k}_ms": getattr(s, k) for k in ("min", "max", "mean", "median")}
+            row |= {f"{name}_p{p}_ms": value for p, value in s.percentiles.items()}
+        low, high = m.speed_up_range
+        rows.append(
+            row
+            | {
+                "variation_percent": m.summary.variation,
+                "speed_up": m.speed_up,
+                "speed_up_low": low,
+                "speed_up_high": high,
+            }
+            | {"differs": "" if m.differs is None else str(m.differs).lower()}
+        )
+    return rows
+
+
+def markdown(table: Table) -> str:
+    """A table as GitHub's Markdown."""
+    heads = [str(column.header) for column in table.columns]
+    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    lines = [heads, rules, *map(list, zip(*cells, strict=True))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def profile_title(result: Profile) -> str:
+    return (
+        f"{result.name} on {result.runtime}: {result.average:.2f} ms in {len(result.layers)} layers, one after another"
+    )
+
+
+def profile_tables(result: Profile) -> list[Table]:
+    """Where the time goes: by the network's words, then the costliest layers."""
+    words = _table("part", numbers=("ms", "%"))
+    for word, ms in result.words().items():
+        words.add_row(word, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
+    layers = _table("costliest layers", numbers=("average ms", "median ms", "%"))
+    for layer in sorted(result.layers, key=lambda layer: -layer.total)[:15]:
+        first, *others = layer.name.split(" + ")
+        name = f"{first} and {len(others)} more" if others else first
+        layers.add_row(name, f"{layer.average:.3f}", f"{layer.median:.3f}", f"{layer.percentage:.1f}")
+    return [words, layers]
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:

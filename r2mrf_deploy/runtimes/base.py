@@ -107,7 +107,7 @@ class OpenOptions:
     """Make `Runner.profile` possible; inferences may be slower."""
 
 
-_FLAGS = {
+FLAGS = {
     "threads": "--threads",
     "cuda_graph": "--useCudaGraph",
     "spin_wait": "--useSpinWait",
@@ -126,6 +126,7 @@ class Runner(ABC):
     runtime: str
     device: str
     """What computes, in words."""
+    on_gpu: bool = False
     in_flight: int = 1
     """How many inferences one thread may have submitted at once: 2 where a device works while the host prepares."""
     inputs: tuple[TensorSpec, ...]
@@ -230,7 +231,7 @@ class Runtime(ABC):
         """
         chosen = options or OpenOptions()
         if refused := [f for f in changed(chosen) if f not in self.honours]:
-            raise UsageError(f"{self.title} has nothing to do with {_FLAGS[refused[0]]}: leave it out")
+            raise UsageError(f"{self.title} has nothing to do with {FLAGS[refused[0]]}: leave it out")
         state = self.availability()
         if not state.ok:
             raise RuntimeUnavailable(f"{self.title} cannot run {artifact.name}: {state.reason}; {state.cure}")

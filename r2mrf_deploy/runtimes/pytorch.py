@@ -18,7 +18,7 @@ class PyTorch(Runtime):
     name = "pytorch"
     title = "PyTorch"
     suffixes = (".pth", ".pt")
-    honours = frozenset({"threads", "profile"})
+    honours = frozenset({"threads"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:

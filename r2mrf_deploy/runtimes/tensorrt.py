@@ -65,6 +65,7 @@ class TensorRTRunner(Runner):
     """An engine on the GPU, and one lane through it for every thread that runs it."""
 
     runtime = "tensorrt"
+    on_gpu = True
     in_flight = IN_FLIGHT
 
     def __init__(

@@ -1,0 +1,135 @@
+"""Inputs for a measurement: random or from files, at every shape asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r2mrf_deploy.errors import InputError, UsageError, did_you_mean
+from r2mrf_deploy.manifest import TensorSpec
+
+Feed = dict[str, np.ndarray]
+
+
+def sweep(
+    specs: Sequence[TensorSpec],
+    batches: Sequence[int],
+    size: tuple[int, int],
+    shapes: Mapping[str, Sequence[int]],
+    files: Mapping[str, Path],
+) -> list[tuple[int, Feed]]:
+    """Each batch with its inputs; one where the batch is fixed, by the specs or by `shapes`.
+
+    Args:
+        specs: the inputs.
+        batches, size: batch, height and width where they are free.
+        shapes: input name -> shape; inputs that are not its business are left alone.
+        files: input name -> file with its values.
+
+    Raises:
+        UsageError: a shape does not fit, or a batch was asked for where another is fixed.
+        InputError: a file cannot be used.
+    """
+    fixed = [batch for s in specs if (batch := _batch(s, shapes)) is not None]
+    if fixed and len(batches) == 1 and batches[0] not in [1, *fixed]:
+        raise UsageError(f"--batch {batches[0]}: the batch is {fixed[0]} here; export with --dynamic or --batch")
+    found = []
+    for batch in fixed[:1] if fixed else batches:
+        feed = random(specs, (batch, *size), shapes)
+        feed.update({s.name: load(files[s.name], s, feed[s.name].shape) for s in specs if s.name in files})
+        found.append((batch, feed))
+    return found
+
+
+def _batch(spec: TensorSpec, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    first = shapes[spec.name][0] if spec.name in shapes else spec.shape[0]
+    return first if isinstance(first, int) else None
+
+
+def random(
+    specs: Sequence[TensorSpec],
+    free: Sequence[int] = (1, 320, 320),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> Feed:
+    """Random inputs: the time of a convolution does not depend on what is in the image.
+
+    Args:
+        specs: the inputs.
+        free: batch, height and width, where they are free.
+        shapes: input name -> shape, over `free`.
+
+    Raises:
+        UsageError: a shape does not fit its input.
+    """
+    generator = np.random.default_rng(seed)
+    feed = {}
+    for spec in specs:
+        where = {"NCHW": (0, 2, 3)}.get(spec.layout or "NHWC", (0, 1, 2))
+        values = dict(zip(where, free, strict=True))
+        shape = [d if isinstance(d, int) else values.get(i, 1) for i, d in enumerate(spec.shape)]
+        if shapes and spec.name in shapes:
+            shape = list(shapes[spec.name])
+            if not spec.accepts(tuple(shape)):
+                raise UsageError(f"--shapes {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
+        if spec.dtype == "uint8":
+            feed[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            feed[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
+    return feed
+
+
+def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
+    """The values of an input: a NumPy `.npy`, or as in trtexec's --loadInputs the bare bytes.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        if file.suffix == ".npy":
+            array = np.load(file, allow_pickle=False)
+        else:
+            content = file.read_bytes()
+            wanted = math.prod(shape) * np.dtype(spec.dtype).itemsize
+            if len(content) != wanted:
+                raise InputError(
+                    f"{file} holds {len(content)} bytes; {spec.name} {list(shape)} {spec.dtype} has {wanted}"
+                )
+            array = np.frombuffer(content, spec.dtype).reshape(shape)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"{file} cannot be read as the values of {spec.name}: {e}") from None
+    if array.dtype.name != spec.dtype or list(array.shape) != list(shape):
+        raise InputError(
+            f"{file} holds {array.dtype.name} {list(array.shape)}; {spec.name} is {spec.dtype} {list(shape)}"
+        )
+    return array
+
+
+def parse_files(text: str) -> dict[str, Path]:
+    """Read trtexec's notation, `image:a.bin,mask:b.npy`.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    files = {}
+    for item in filter(None, text.split(",")):
+        name, colon, file = item.partition(":")
+        if not (name and colon and file):
+            raise UsageError(f"--loadInputs {item}: write it as name:file, with commas between inputs")
+        files[name.strip()] = Path(file.strip())
+    return files
+
+
+def refuse_unknown(known: Iterable[str], *given: Mapping[str, object]) -> None:
+    """
+    Raises:
+        UsageError: something is given for an input that nothing has.
+    """
+    names = sorted(known)
+    for mapping in given:
+        for name in mapping:
+            if name not in names:
+                raise UsageError(f"no input {name!r}: {did_you_mean(name, names)}")

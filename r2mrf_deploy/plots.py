@@ -1,0 +1,78 @@
+"""Pictures of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy.manifest import write_atomically
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.benchmark import Measurement
+
+
+def latency(measurements: Sequence[Measurement], path: Path) -> Path:
+    """Draw how latencies are distributed, and, where batches were swept, latency against throughput; a PNG, SVG or PDF.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    swept = len({m.batch for m in measurements}) > 1
+    figure, axes = plt.subplots(1, 2 if swept else 1, figsize=(12 if swept else 7, 4.5), squeeze=False)
+    distribution = axes[0][0]
+    for m in measurements:
+        ordered = sorted(t.latency for turn in m.turns for t in turn)
+        shares = [(i + 1) / len(ordered) for i in range(len(ordered))]
+        distribution.step([ordered[0], *ordered], [0, *shares], where="post", label=m.title)
+    distribution.set(xlabel="latency, ms", ylabel="share of inferences at most this slow", ylim=(0, 1.02))
+    if max(m.latency.max for m in measurements) > 10 * min(m.latency.min for m in measurements):
+        distribution.set_xscale("log")
+    if swept:
+        _trade(axes[0][1], measurements)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def _trade(axis: Any, measurements: Sequence[Measurement]) -> None:
+    lines: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        lines.setdefault(f"{m.name} on {m.runtime}", []).append(m)
+    for title, points in lines.items():
+        axis.plot([p.latency.median for p in points], [p.images_per_second for p in points], "o-", label=title)
+        for p in points:
+            axis.annotate(
+                str(p.batch), (p.latency.median, p.images_per_second), textcoords="offset points", xytext=(5, 5)
+            )
+    axis.set(xlabel="median latency, ms", ylabel="images per second", title="batch sizes beside the points")
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure, whole or not at all.
+
+    Raises:
+        RuntimeUnavailable: matplotlib cannot write such files.
+    """
+    content = BytesIO()
+    try:
+        figure.savefig(content, format=path.suffix.lstrip(".") or "png", dpi=150)
+    except ValueError as e:
+        raise RuntimeUnavailable(f"{path}: {e}") from None
+    return write_atomically(path, content.getvalue())
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise RuntimeUnavailable('plots need matplotlib: pip install "r2mrf-deploy[plot]"') from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

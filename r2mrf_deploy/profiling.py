@@ -1,0 +1,101 @@
+"""Where the time goes: a runtime's profile layer by layer, and summed in the network's own words."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2mrf_deploy.graph import naming
+from r2mrf_deploy.runtimes import Runner
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a profile, with trtexec's figures; milliseconds."""
+
+    name: str
+    word: str
+    """What it is in the network: backbone, amdf, step2.branch3, shared, ..."""
+    total: float
+    average: float
+    median: float
+    percentage: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile of `count` inferences."""
+
+    name: str
+    runtime: str
+    count: int
+    layers: tuple[Layer, ...]
+
+    @property
+    def average(self) -> float:
+        """Milliseconds of one inference, all layers together."""
+        return sum(layer.total for layer in self.layers) / self.count
+
+    def words(self) -> dict[str, float]:
+        """Milliseconds of one inference by the network's words; steps and branches are kept together."""
+        sums: dict[str, float] = {}
+        for layer in self.layers:
+            sums[layer.word] = sums.get(layer.word, 0.0) + layer.total / self.count
+        kinds = list(dict.fromkeys(map(_kind, sums)))
+        return {
+            word: sums[word] for word in sorted(sums, key=lambda w: (w == "other", kinds.index(_kind(w)), _natural(w)))
+        }
+
+    def to_trtexec(self) -> list[dict[str, Any]]:
+        """trtexec's --exportProfile: the number of inferences, then an object for each layer; and its word."""
+        return [
+            {"count": self.count},
+            *(
+                {
+                    "name": layer.name,
+                    "timeMs": layer.total,
+                    "averageMs": layer.average,
+                    "medianMs": layer.median,
+                    "percentage": layer.percentage,
+                    "word": layer.word,
+                }
+                for layer in self.layers
+            ),
+        ]
+
+
+def _kind(word: str) -> str:
+    """A word up to its first number: the steps are of one kind."""
+    return re.split(r"\d", word)[0]
+
+
+def _natural(word: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", word)]
+
+
+def profile(name: str, runner: Runner, feed: Mapping[str, np.ndarray], runs: int) -> Profile:
+    """Profile a runner that was opened with `profile=True`, after a warm-up.
+
+    Raises:
+        UsageError: its runtime cannot.
+    """
+    runner.run(feed)
+    rows = runner.profile(feed, runs)
+    whole = sum(sum(row.milliseconds) for row in rows) or 1.0
+    layers = tuple(
+        Layer(
+            name=row.name,
+            word=naming.word(row.name),
+            total=sum(row.milliseconds),
+            average=statistics.fmean(row.milliseconds),
+            median=statistics.median(row.milliseconds),
+            percentage=100 * sum(row.milliseconds) / whole,
+        )
+        for row in rows
+    )
+    return Profile(name, runner.runtime, runs, layers)

@@ -1,0 +1,165 @@
+"""trtexec's performance summary: what it says of timed inferences, in its words and by its rules.
+
+Source: TensorRT's samples/common/sampleReporting.cpp and the documentation of trtexec.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2mrf_deploy.runtimes.base import Timing
+
+UNSTABLE = 2.5
+"""Coefficient of variation of the compute time, in percent, over which trtexec warns."""
+ENQUEUE_BOUND = 0.8
+"""Share of the compute time over which trtexec warns of the enqueue time."""
+
+Turn = Sequence[Timing]
+"""Inferences that followed one another without a pause."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one quantity over all inferences, in milliseconds."""
+
+    min: float
+    max: float
+    mean: float
+    median: float
+    percentiles: dict[str, float]
+
+    @classmethod
+    def of(cls, values: Sequence[float], percentiles: Sequence[float]) -> Statistics:
+        ordered = sorted(values)
+        return cls(
+            ordered[0],
+            ordered[-1],
+            statistics.fmean(ordered),
+            statistics.median(ordered),
+            {f"{p:g}": percentile(ordered, p) for p in percentiles},
+        )
+
+    def __str__(self) -> str:
+        rest = "".join(f", percentile({p}%) = {v:g} ms" for p, v in self.percentiles.items())
+        return (
+            f"min = {self.min:g} ms, max = {self.max:g} ms, mean = {self.mean:g} ms, median = {self.median:g} ms{rest}"
+        )
+
+
+def percentile(ordered: Sequence[float], p: float) -> float:
+    """trtexec's percentile of sorted values: index max(n - 1 - int((1 - p/100) * n), 0), in single precision as there."""
+    share = np.float32(1) - np.float32(p) / np.float32(100)
+    return ordered[max(len(ordered) - 1 - int(share * np.float32(len(ordered))), 0)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What trtexec says of a run."""
+
+    inferences: int
+    throughput: float
+    """Inferences per second of the host's walltime: trtexec's queries per second."""
+    latency: Statistics
+    """H2D, compute and D2H together."""
+    enqueue: Statistics
+    h2d: Statistics
+    compute: Statistics
+    d2h: Statistics
+    host_walltime: float
+    """Seconds from the first start to the last end of every turn, added up."""
+    compute_total: float
+    """Seconds."""
+    variation: float
+    """Coefficient of variation of the compute time, percent."""
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn], percentiles: Sequence[float]) -> Summary:
+        timings = [t for turn in turns for t in turn]
+
+        def over(name: str) -> Statistics:
+            return Statistics.of([getattr(t, name) for t in timings], percentiles)
+
+        walltime = sum(_end(turn) - _start(turn) for turn in turns) / 1e3
+        compute = [t.compute for t in timings]
+        return cls(
+            inferences=len(timings),
+            throughput=len(timings) / walltime,
+            latency=over("latency"),
+            enqueue=over("enqueue"),
+            h2d=over("h2d"),
+            compute=over("compute"),
+            d2h=over("d2h"),
+            host_walltime=walltime,
+            compute_total=sum(compute) / 1e3,
+            variation=100 * statistics.pstdev(compute) / statistics.fmean(compute),
+        )
+
+    def lines(self, on_gpu: bool) -> list[str]:
+        """trtexec's lines. Without a GPU, its "GPU Compute" is called what it is."""
+        where = "GPU" if on_gpu else "CPU"
+        return [
+            f"Throughput: {self.throughput:g} qps",
+            f"Latency: {self.latency}",
+            f"Enqueue Time: {self.enqueue}",
+            f"H2D Latency: {self.h2d}",
+            f"{where} Compute Time: {self.compute}",
+            f"D2H Latency: {self.d2h}",
+            f"Total Host Walltime: {self.host_walltime:g} s",
+            f"Total {where} Compute Time: {self.compute_total:g} s",
+        ]
+
+    def warnings(self, on_gpu: bool) -> list[str]:
+        """What trtexec warns of; of a device's queue and transfers only where there is a device."""
+        found = []
+        if on_gpu and self.enqueue.median > ENQUEUE_BOUND * self.compute.median:
+            found.append(
+                "the host enqueues hardly faster than the GPU computes, so the throughput may be the host's: "
+                "try --useCudaGraph"
+            )
+        for name, transfer in (("host to device", self.h2d), ("device to host", self.d2h)):
+            if on_gpu and transfer.median >= self.compute.median:
+                found.append(
+                    f"copying from {name} takes as long as computing, so the throughput may be the bus's: "
+                    "--noDataTransfers leaves the copies out"
+                )
+        if self.variation > UNSTABLE:
+            cure = "lock the GPU's clocks, or try --useSpinWait" if on_gpu else "give the machine nothing else to do"
+            found.append(f"the compute time is unstable, coefficient of variation {self.variation:.1f} %: {cure}")
+        return found
+
+
+def times(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """trtexec's --exportTimes: one object for each inference, milliseconds from the first start; and its turn."""
+    zero = _start(turns[0])
+    return [
+        {
+            "startEnqMs": t.start_enqueue - zero,
+            "endEnqMs": t.end_enqueue - zero,
+            "startH2dMs": t.start_h2d - zero,
+            "endH2dMs": t.end_h2d - zero,
+            "startComputeMs": t.start_compute - zero,
+            "endComputeMs": t.end_compute - zero,
+            "startD2hMs": t.start_d2h - zero,
+            "endD2hMs": t.end_d2h - zero,
+            "h2dMs": t.h2d,
+            "computeMs": t.compute,
+            "d2hMs": t.d2h,
+            "latencyMs": t.latency,
+            "turn": number,
+        }
+        for number, turn in enumerate(turns)
+        for t in turn
+    ]
+
+
+def _start(turn: Turn) -> float:
+    return min(min(t.start_enqueue, t.start_h2d) for t in turn)
+
+
+def _end(turn: Turn) -> float:
+    return max(max(t.end_enqueue, t.end_d2h) for t in turn)
