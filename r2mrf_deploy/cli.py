@@ -336,6 +336,43 @@ def bench(
 
 
 @app.command()
+def budget(
+    source: Annotated[str, typer.Argument(help="An ONNX file, a checkpoint or a preset's name.")],
+    gpu: Annotated[
+        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exit 1 if over budget.")
+    ] = None,
+    ms: Annotated[float, typer.Option("--ms", min=0.001, help="The budget for one image.")] = 100,
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Default: the file's, or 320x320.")] = None,
+    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roof that kernels reach.")] = 0.5,
+    settings: Set = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Check the model on this machine.")] = True,
+    as_json: Json = False,
+) -> None:
+    """What a graph must cost on a class of GPUs, by its roofline, against a latency budget."""
+    from r2mrf_deploy import report
+    from r2mrf_deploy.budget import draw_up
+
+    with _phases() as say:
+        done = draw_up(
+            source, gpu or (), budget_ms=ms, size=_size(size) if size else None, efficiency=efficiency,
+            settings=_settings(settings), check=measure, phase=say,
+        )  # fmt: skip
+    if as_json:
+        _print_json(done.to_dict())
+    else:
+        out.print(report.budget_table(done))
+        for p in done.predictions[-1:] if gpu else []:
+            out.print(f"{p.graph} on {p.title}:", highlight=False, soft_wrap=True)
+            out.print(report.costliest_table(p))
+        for line in report.budget_lines(done):
+            out.print(line, highlight=False, soft_wrap=True)
+    if gpu and done.refused:
+        raise UsageError(done.refused[0])
+    if gpu and (over := [f"{p.device} {p.ms:.1f} ms" for p in done.over]):
+        raise CheckFailed(f"over the budget of {ms:g} ms: {', '.join(over)}")
+
+
+@app.command()
 def predict(
     artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs.")],

@@ -10,6 +10,7 @@ of V100, T4, A100, L4, H100, H200 and HGX B200; the Jetson AGX Orin technical br
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -105,6 +106,18 @@ def get(name: str) -> GPU:
     return GPUS[key]
 
 
+def of_device(name: str, compute_capability: str) -> GPU | None:
+    """The class of a device as its driver names it ("NVIDIA GeForce RTX 3090", "NVIDIA H200"); None where none fits."""
+    said = re.findall(r"[a-z]+|\d+", name.lower())
+    fits = [g for g in GPUS.values() if g.compute_capability == compute_capability and _model(g.name) <= set(said)]
+    return max(fits, key=lambda g: len(_model(g.name)), default=None)
+
+
+def _model(name: str) -> set[str]:
+    """The parts of a card's name: rtx3090 -> rtx, 3090."""
+    return set(re.findall(r"[a-z]+|\d+", name))
+
+
 def sm(compute_capability: str) -> int:
     """8.6 -> 86, 12.0 -> 120."""
     major, _, minor = compute_capability.partition(".")
@@ -125,12 +138,12 @@ def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str]
         version: that library's version.
         precisions: the types in the graph: fp32, fp16, bf16, int8, fp8.
     """
-    reasons = [_precision_refusal(gpu, p) for p in precisions]
+    reasons = [precision_refusal(gpu, p) for p in precisions]
     reasons.append(_rtx_refusal(gpu) if flavour == "tensorrt_rtx" else _version_refusal(gpu, version))
     return [r for r in reasons if r]
 
 
-def _precision_refusal(gpu: GPU, precision: str) -> str | None:
+def precision_refusal(gpu: GPU, precision: str) -> str | None:
     if precision == "fp16" and gpu.tflops["fp16"] < gpu.tflops["fp32"]:
         share = round(gpu.tflops["fp32"] / gpu.tflops["fp16"])
         return (

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from r2mrf_deploy import machine
-from r2mrf_deploy.errors import GraphError, InputError, UsageError
-from r2mrf_deploy.graph import cost
+from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.graph import cost, files
 from r2mrf_deploy.graph.rewrites import Optimized, optimize
 from r2mrf_deploy.manifest import Manifest, sha256, write_atomically
 
@@ -40,12 +38,10 @@ def optimize_file(model: Path | str, output: Path | str, *, explain: bool = Fals
         ArtifactError: the model does not match its manifest, or the output cannot be written.
     """
     model, output = Path(model), Path(output)
-    if not model.is_file():
-        raise InputError(f"{model}: no such file")
     if output.suffix != ".onnx":
         raise UsageError(f"{output}: a rewritten graph ends in .onnx")
     manifest = Manifest.beside(model)
-    optimized = optimize(_load(model), explain=explain)
+    optimized = optimize(files.read(model), explain=explain)
     write_atomically(output, optimized.model.SerializeToString())
     if manifest is not None:
         shapes = {name: profile["opt"] for name, profile in manifest.profiles.items()}
@@ -62,10 +58,3 @@ def optimize_file(model: Path | str, output: Path | str, *, explain: bool = Fals
         manifest = manifest.model_copy(update=known)
         manifest.save(output)
     return OptimizedFile(output, optimized, manifest)
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path)
-    except Exception as e:  # protobuf's exceptions and the missing external file share no base class
-        raise GraphError(f"{path} is not an ONNX file that can be read: {' '.join(str(e).split())}") from None

@@ -12,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from r2mrf_deploy.benchmark import Measurement
+    from r2mrf_deploy.budget import Budget, Prediction
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.manifest import RewriteRecord
     from r2mrf_deploy.parity import Difference, Parity
@@ -145,6 +146,57 @@ def profile_tables(result: Profile) -> list[Table]:
         name = f"{first} and {len(others)} more" if others else first
         layers.add_row(name, f"{layer.average:.3f}", f"{layer.median:.3f}", f"{layer.percentage:.1f}")
     return [words, layers]
+
+
+def budget_table(budget: Budget) -> Table:
+    numbers = ("G mul-adds", "MB moved", "kernels", "roof ms", "predicted ms", "headroom")
+    table = _table("graph", "GPU", numbers=numbers)
+    for p in budget.predictions:
+        left = p.headroom(budget.budget_ms)
+        table.add_row(
+            p.graph,
+            p.device,
+            f"{p.multiply_adds / 1e9:.1f}",
+            f"{p.bytes / 1e6:.0f}",
+            str(p.kernels),
+            f"{p.roof:.1f}",
+            f"{p.ms:.1f}",
+            Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red"),
+        )
+    return table
+
+
+def costliest_table(prediction: Prediction) -> Table:
+    table = _table("costliest kernels", "of", "bound by", numbers=("G mul-adds", "MB", "ms", "%"))
+    for c in prediction.costliest:
+        figures = (
+            f"{c.multiply_adds / 1e9:.2f}",
+            f"{c.bytes / 1e6:.1f}",
+            f"{c.ms:.2f}",
+            f"{100 * c.ms / prediction.ms:.1f}",
+        )
+        table.add_row(c.name, c.op, c.bound, *figures)
+    return table
+
+
+def budget_lines(budget: Budget) -> list[str]:
+    """How the predictions were made, and how far they can be trusted on the machine at hand."""
+    lines = list(budget.refused)
+    if budget.predictions:
+        p = budget.predictions[0]
+        lines.append(
+            f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs a kernel, "
+            f"and the copies to and from the GPU ({p.transfers:.2f} ms); headroom in {budget.budget_ms:g} ms"
+        )
+    if (here := budget.here) is not None:
+        rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
+        lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")
+        for p, ms in zip(here.predictions, here.measured, strict=True):
+            lines.append(
+                f"  {p.graph}: roof {p.roof:.1f} ms, predicted {p.ms:.1f} ms, measured {ms:.1f} ms: "
+                f"{100 * p.roof / ms:.0f} % of the roof was reached"
+            )
+    return lines
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:

@@ -32,7 +32,7 @@ MULTIPLY_ADDS_PER_BYTE = 8
 _VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Operators whose output is their first input's memory."""
 
-_FREE = frozenset({"Constant", "Shape", "Size"}) | _VIEWS
+FREE = frozenset({"Constant", "Shape", "Size"}) | _VIEWS
 """Operators that move no activation."""
 
 _RANDOM = frozenset(
@@ -155,6 +155,16 @@ def cost(model: onnx.ModelProto, shapes: Shapes | None = None) -> GraphCost:
     Raises:
         GraphError: a shape cannot be known.
     """
+    loaded, types = infer(model, shapes)
+    return graph_cost(loaded.graph, types)
+
+
+def infer(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[ir.Model, Types]:
+    """The model with its local functions written out, and all its tensors' types; see `multiply_adds`.
+
+    Raises:
+        GraphError: a shape cannot be known.
+    """
     loaded = load(model)
     types = Inference(loaded, _input_shapes(loaded, shapes or {})).types
     for node in loaded.graph:
@@ -164,7 +174,7 @@ def cost(model: onnx.ModelProto, shapes: Shapes | None = None) -> GraphCost:
                     f"the shape of {value.name!r} at {node.op_type} {node.name!r} is not known before the graph runs: "
                     "its cost cannot be stated"
                 )
-    return graph_cost(loaded.graph, types)
+    return loaded, types
 
 
 def graph_cost(graph: ir.Graph, types: Types) -> GraphCost:
@@ -180,18 +190,19 @@ def node_cost(node: ir.Node, types: Types) -> NodeCost:
     inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
     outputs = [value for value in node.outputs if value.name]
     known = all(value in types for value in (*inputs, *outputs))
-    moves = known and node.op_type not in _FREE
+    moves = known and node.op_type not in FREE
     return NodeCost(
         name=node.name or "",
         op=node.op_type,
-        multiply_adds=_multiply_adds(node, types) if known else 0,
+        multiply_adds=node_multiply_adds(node, types) if known else 0,
         bytes_read=sum(types[value].nbytes for value in inputs) if moves else 0,
         bytes_written=sum(types[value].nbytes for value in outputs) if moves else 0,
         shape=types[outputs[0]].shape if known and outputs else (),
     )
 
 
-def _multiply_adds(node: ir.Node, types: Types) -> int:
+def node_multiply_adds(node: ir.Node, types: Types) -> int:
+    """Multiply-adds of one node whose tensors are all in `types`."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
     a, b = (types[value].shape for value in node.inputs[:2] if value is not None)

@@ -1,0 +1,393 @@
+"""A latency budget that travels: the roofline of a graph on a class of GPUs, before one is at hand.
+
+A kernel takes at least as long as its multiply-adds at the device's peak and as its bytes at the memory's bandwidth; the
+longer of the two is its roof (Williams, Waterman and Patterson, Communications of the ACM 52(4), 2009). No kernel reaches
+its roof, so the prediction is the sum of the roofs over a stated efficiency, plus a launch for each kernel and the copies to
+and from the device. How good that is shows on the machine at hand, whose peak and bandwidth are measured by `calibrate`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from r2mrf_deploy import feeds, gpus, machine
+from r2mrf_deploy.benchmark import Contestant, Protocol, measure
+from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.gpus import GPU
+from r2mrf_deploy.graph import files
+from r2mrf_deploy.graph.cost import Shapes, infer
+from r2mrf_deploy.graph.kernels import Kernel, Precision, kernels
+from r2mrf_deploy.runtimes import Runner, Runtime
+from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
+
+EFFICIENCY = 0.5
+"""Share of the roof that kernels reach: a cautious one. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
+Shi et al.'s images) is 0.60 of it for the graph as traced, if the images were 640×427."""
+LAUNCH_MS = 0.005
+"""Of one kernel."""
+TRANSFER = 12.0
+"""GB/s between host and device: PCIe 3.0 with 16 lanes, as measured with pinned memory on cards of the 1080 Ti's time."""
+BUDGET_MS = 100.0
+"""The mission's: 0.1 s an image on cards of the GTX 1080 Ti's class."""
+
+
+@dataclass(frozen=True)
+class Roof:
+    """What a device could do at best."""
+
+    name: str
+    title: str
+    tflops: dict[str, float]
+    """10^12 operations a second by precision; a multiply-add is two."""
+    bandwidth: float
+    """GB/s."""
+    launch_ms: float = LAUNCH_MS
+    transfer: float | None = TRANSFER
+    """GB/s to and from it; None where nothing has to be copied."""
+
+    @classmethod
+    def of(cls, gpu: GPU) -> Roof:
+        return cls(gpu.name, gpu.title, dict(gpu.tflops), gpu.bandwidth)
+
+    def peak(self, precision: Precision) -> float:
+        """10^12 operations a second; FP32 runs as TF32 where that is faster, as every runtime has it by default.
+
+        Raises:
+            UsageError: the device does not compute in this precision.
+        """
+        if precision == "fp32":
+            return max(self.tflops["fp32"], self.tflops.get("tf32", 0.0))
+        if precision not in self.tflops:
+            raise UsageError(f"the {self.title} has no {precision.upper()}: choose another precision or GPU")
+        return self.tflops[precision]
+
+    def ms(self, kernel: Kernel) -> float:
+        """The least a kernel can take."""
+        compute = 2 * kernel.multiply_adds / (self.peak(kernel.precision) * 1e12)
+        return 1e3 * max(compute, kernel.bytes / (self.bandwidth * 1e9))
+
+    def bound(self, kernel: Kernel) -> str:
+        """What holds a kernel up: "compute" or "memory"."""
+        compute = 2 * kernel.multiply_adds / (self.peak(kernel.precision) * 1e12)
+        return "compute" if compute >= kernel.bytes / (self.bandwidth * 1e9) else "memory"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One kernel's share of a prediction."""
+
+    name: str
+    op: str
+    precision: str
+    multiply_adds: int
+    bytes: int
+    ms: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an inference is predicted to take; milliseconds."""
+
+    graph: str
+    device: str
+    title: str
+    efficiency: float
+    multiply_adds: int
+    bytes: int
+    kernels: int
+    roof: float
+    """The sum of the kernels' roofs."""
+    launches: float
+    transfers: float
+    ms: float
+    costliest: tuple[Cost, ...]
+    """The ten kernels that take longest."""
+
+    def headroom(self, budget: float) -> float:
+        """The share of the budget that is left; negative where it is overdrawn."""
+        return 1 - self.ms / budget
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph at given shapes, ready to be put under roofs."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    transferred: int
+    """Bytes of its inputs and outputs."""
+
+    @classmethod
+    def of(cls, name: str, model: onnx.ModelProto, shapes: Shapes | None = None) -> Graph:
+        """
+        Raises:
+            GraphError: a shape cannot be known.
+        """
+        found = kernels(model, shapes)
+        return cls(name, found, _transferred(model, shapes or {}))
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """Those that its multiply-adds are computed in."""
+        return list(dict.fromkeys(k.precision for k in self.kernels if k.multiply_adds))
+
+
+def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Prediction:
+    """What an inference of `graph` should take under `roof`.
+
+    Raises:
+        UsageError: the device does not compute in the graph's precision, or the efficiency is not in (0, 1].
+    """
+    if not 0 < efficiency <= 1:
+        raise UsageError(f"--efficiency {efficiency:g} must be over 0 and at most 1")
+    costs = [
+        Cost(k.name, k.op, k.precision, k.multiply_adds, k.bytes, roof.ms(k) / efficiency, roof.bound(k))
+        for k in graph.kernels
+    ]
+    bare = sum(roof.ms(k) for k in graph.kernels)
+    launches = roof.launch_ms * len(graph.kernels)
+    transfers = 0.0 if roof.transfer is None else graph.transferred / (roof.transfer * 1e6)
+    return Prediction(
+        graph=graph.name,
+        device=roof.name,
+        title=roof.title,
+        efficiency=efficiency,
+        multiply_adds=sum(k.multiply_adds for k in graph.kernels),
+        bytes=sum(k.bytes for k in graph.kernels),
+        kernels=len(graph.kernels),
+        roof=bare,
+        launches=launches,
+        transfers=transfers,
+        ms=bare / efficiency + launches + transfers,
+        costliest=tuple(sorted(costs, key=lambda c: -c.ms)[:10]),
+    )
+
+
+def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[GPU], list[str]]:
+    """The GPU classes that compute in the graphs' precisions at a useful rate, and why the others do not.
+
+    Raises:
+        UsageError: no such class.
+    """
+    found, refusals = [], []
+    for name in names:
+        gpu = gpus.get(name)
+        why = [r for g in graphs for p in g.precisions if (r := gpus.precision_refusal(gpu, p))]
+        found += [] if why else [gpu]
+        refusals += why[:1]
+    return found, refusals
+
+
+def calibrate(runtime: Runtime) -> Roof:
+    """The roof of the device at hand: the best rates of large convolutions and of a large copy in a runtime for ONNX files.
+
+    Args:
+        runtime: opens `.onnx`; FP16 is tried where it runs on a GPU.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "calibrate.onnx"
+        tflops: dict[str, float] = {}
+        on_gpu, device, precision = False, "", "fp32"
+        while precision not in tflops:
+            channels, side = (512, 256) if on_gpu else (256, 96)
+            onnx.save(_convolution(channels, side, precision), file)
+            with runtime.open(file, None) as runner:
+                on_gpu, device = runner.on_gpu, runner.device
+                tflops[precision] = 2 * 9 * channels**2 * side**2 / _best(runner) / 1e9
+            precision = "fp16" if on_gpu else "fp32"
+        onnx.save(_copy(COPIED), file)
+        with runtime.open(file, None) as runner:
+            bandwidth = 2 * COPIED * 4 / _best(runner) / 1e6
+    title = device if on_gpu else machine.cpu()
+    return Roof("here", title, tflops, bandwidth, *((LAUNCH_MS, TRANSFER) if on_gpu else (0.0, None)))
+
+
+COPIED = 1 << 25
+"""Elements of the copy that measures the bandwidth: 128 MiB, over every cache."""
+
+
+def _best(runner: Runner, seconds: float = 0.5) -> float:
+    """The shortest time that a runner computes, in milliseconds."""
+    feed = feeds.random(runner.inputs)
+    end, best = time.perf_counter() + seconds, math.inf
+    while best == math.inf or time.perf_counter() < end:
+        best = min(best, runner.run_timed(feed)[1].compute)
+    return best
+
+
+def _convolution(channels: int, side: int, precision: str) -> onnx.ModelProto:
+    kind = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}[precision]
+    weight = np.random.default_rng(0).standard_normal((channels, channels, 3, 3)) / channels
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    return _one_node(node, kind, [1, channels, side, side], [onnx.numpy_helper.from_array(weight.astype(dtype), "w")])
+
+
+def _copy(size: int) -> onnx.ModelProto:
+    return _one_node(onnx.helper.make_node("Relu", ["x"], ["y"]), onnx.TensorProto.FLOAT, [size], [])
+
+
+def _one_node(
+    node: onnx.NodeProto, kind: int, shape: Sequence[int], constants: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    ends = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([node], "calibration", ends[:1], ends[1:], list(constants))
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _transferred(model: onnx.ModelProto, shapes: Shapes) -> int:
+    loaded, types = infer(model, shapes)
+    ends = [v for v in (*loaded.graph.inputs, *loaded.graph.outputs) if v in types and not v.is_initializer()]
+    return sum(types[v].nbytes for v in ends)
+
+
+@dataclass(frozen=True)
+class Here:
+    """The model beside the truth, on the machine at hand."""
+
+    roof: Roof
+    predictions: tuple[Prediction, ...]
+    measured: tuple[float, ...]
+    """Median latency of each graph, milliseconds."""
+    runtime: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The verdict on one or two graphs: as they are, or as traced and rewritten."""
+
+    budget_ms: float
+    predictions: tuple[Prediction, ...]
+    refused: tuple[str, ...]
+    """Why a GPU class is not in `predictions`."""
+    here: Here | None
+
+    @property
+    def over(self) -> list[Prediction]:
+        """Predictions for the last graph, the one to be deployed, that overdraw the budget."""
+        last = self.predictions[-1].graph if self.predictions else ""
+        return [p for p in self.predictions if p.graph == last and p.ms > self.budget_ms]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "budget_ms": self.budget_ms,
+            "predictions": [p.to_dict() for p in self.predictions],
+            "refused": list(self.refused),
+            "here": self.here.to_dict() if self.here else None,
+        }
+
+
+def draw_up(
+    source: str,
+    gpu_names: Sequence[str] = (),
+    *,
+    budget_ms: float = BUDGET_MS,
+    size: tuple[int, int] | None = None,
+    efficiency: float = EFFICIENCY,
+    settings: Mapping[str, str] | None = None,
+    check: bool = True,
+    phase: Callable[[str], None] | None = None,
+) -> Budget:
+    """Predict a graph's latency on GPU classes, and compare the model with a measurement on the machine at hand.
+
+    Args:
+        source: an ONNX file; or a checkpoint or a preset's name, which are traced, and shown as traced and rewritten.
+        gpu_names: by default every class that computes in the graph's precision.
+        budget_ms: the budget.
+        size: height and width; by default those of the file, else 320×320.
+        settings: of a preset or a plain state dict, as for `Checkpoint.load`.
+        check: also run the graphs here.
+        phase: called with what is being done.
+
+    Raises:
+        UsageError, InputError, GraphError, CheckpointError: something given is wrong.
+    """
+    say = phase or (lambda _: None)
+    models = _models(source, size, settings or {}, say)
+    say("counting")
+    graphs = [Graph.of(name, model, shapes) for name, model, shapes in models]
+    found, refused = able(gpu_names or gpus.GPUS, graphs[-1:])
+    predictions = [predict(g, Roof.of(gpu), efficiency) for g in graphs for gpu in found]
+    here = _here(models, graphs, efficiency, say) if check else None
+    return Budget(budget_ms, tuple(predictions), tuple(refused) if gpu_names else (), here)
+
+
+Model = tuple[str, onnx.ModelProto, Shapes | None]
+
+
+def _models(
+    source: str, size: tuple[int, int] | None, settings: Mapping[str, str], say: Callable[[str], None]
+) -> list[Model]:
+    path = Path(source)
+    if path.suffix == ".onnx":
+        model, shapes = files.read(path), None
+        spec = next(v for v in model.graph.input if v.name not in {i.name for i in model.graph.initializer})
+        dims = [d.dim_value for d in spec.type.tensor_type.shape.dim]
+        nhwc = dims[-1:] == [3]
+        if not all(dims):
+            height, width = size or (320, 320)
+            shapes = {spec.name: (1, height, width, 3) if nhwc else (1, 3, height, width)}
+        elif size and tuple(dims[1:3] if nhwc else dims[2:4]) != size:
+            raise UsageError(f"{path} has a fixed size: leave --size out, or give the checkpoint or a --dynamic graph")
+        return [(path.name, model, shapes)]
+    from r2mrf_deploy import networks
+    from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
+    from r2mrf_deploy.graph.rewrites import optimize
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
+
+    if path.suffix in (".pth", ".pt"):
+        loaded = Checkpoint.load(path, settings=settings)
+        module, preprocess = loaded.module(), loaded.preprocess
+    elif path.suffix:
+        raise UsageError(f"{source} holds no graph to count: give the ONNX file, the checkpoint or a preset's name")
+    else:
+        module, preprocess = networks.create(*networks.preset(source, settings)), IMAGENET
+    say("tracing")
+    traced = trace(Deployed(module.eval(), preprocess), size or (320, 320))
+    say("rewriting")
+    return [(f"{path.stem} as traced", traced, None), (f"{path.stem} rewritten", optimize(traced).model, None)]
+
+
+def _here(
+    models: Sequence[Model], graphs: Sequence[Graph], efficiency: float, say: Callable[[str], None]
+) -> Here | None:
+    """Measure the device's peak, its bandwidth and the graphs; None where the graphs' precision cannot be calibrated."""
+    cuda = OnnxRuntimeCUDA()
+    runtime = cuda if cuda.availability().ok else OnnxRuntimeCPU()
+    say("calibrating")
+    roof = calibrate(runtime)
+    if any(p not in roof.tflops for g in graphs for p in g.precisions):
+        return None
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        contestants = []
+        for number, (name, model, shapes) in enumerate(models):
+            say(f"timing {name}")
+            file = Path(folder) / f"{number}.onnx"
+            onnx.save(model, file)
+            runner = stack.enter_context(runtime.open(file, None))
+            contestants.append(Contestant(name, runner, feeds.random(runner.inputs, shapes=shapes)))
+        measured = measure(contestants, Protocol(duration=1.0, iterations=3, avg_runs=3))
+    return Here(
+        roof,
+        tuple(predict(g, roof, efficiency) for g in graphs),
+        tuple(m.latency.median for m in measured),
+        runtime.title,
+    )

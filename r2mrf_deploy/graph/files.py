@@ -1,0 +1,28 @@
+"""ONNX files, read with errors that a user can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from r2mrf_deploy.errors import GraphError, InputError
+
+
+def read(path: Path | str) -> onnx.ModelProto:
+    """Read an ONNX file, its external data too.
+
+    Raises:
+        InputError: no such file.
+        GraphError: it is damaged, or no ONNX model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        model = onnx.load(path)
+    except Exception as e:  # protobuf's exceptions and the missing external file share no base class
+        raise GraphError(f"{path} is not an ONNX file that can be read: {' '.join(str(e).split())}") from None
+    if not model.graph.output:  # protobuf is content with a text file: it finds an empty model in it
+        raise GraphError(f"{path} is not an ONNX model, or an empty one")
+    return model
