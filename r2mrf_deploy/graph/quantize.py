@@ -1,0 +1,201 @@
+"""INT8 graphs: quantised and dequantised where an 8-bit kernel can read it, readable by every runtime.
+
+Calibration and the Q/DQ pairs are ONNX Runtime's quantisation tool, set so that TensorRT's typed parser takes the result:
+activations and weights symmetric, weights with a scale for each output channel, biases in floating point. What is done
+here: one photograph at a time, so that histograms of hundreds fit in memory; and Q/DQ pairs only where a quantised node
+reads, so that sums and whatever is kept in floating point read what was computed, not what was rounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+
+from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.graph.precision import refuse_unknown, refuse_unless_fp32
+from r2mrf_deploy.graph.trace import checked
+
+Method = Literal["minmax", "entropy", "percentile"]
+METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
+QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that read quantised tensors; what is between them stays as it is, or is fused by the runtime."""
+
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+
+Ranges = Any
+"""ONNX Runtime's TensorsData: for each tensor its range, and what it was found from."""
+Feed = Mapping[str, np.ndarray]
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    feeds: Sequence[Feed],
+    method: Method = "minmax",
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranges:
+    """Find the range of every tensor that will be quantised.
+
+    Args:
+        model: an FP32 graph.
+        feeds: its inputs, one photograph each.
+        method: "minmax", or by histogram "entropy" (least divergence) or "percentile" (99.999 % of the values).
+        progress: called after each photograph with how many are done and how many there are.
+
+    Raises:
+        UsageError: the graph is not FP32, there is no such method, or nothing to calibrate on.
+    """
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    refuse_unless_fp32(model)
+    if method not in METHODS:
+        raise UsageError(f"no calibration method {method!r}: choose from {', '.join(METHODS)}")
+    if not feeds:
+        raise UsageError("there is nothing to calibrate on: give photographs")
+    chosen = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[method]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        onnx.save(model, file)
+        calibrator = create_calibrator(
+            file,
+            list(QUANTISED),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=chosen,
+            extra_options={"symmetric": True},
+        )
+        for number, feed in enumerate(feeds, 1):
+            with contextlib.redirect_stdout(io.StringIO()):  # its histograms are announced on the screen
+                calibrator.collect_data(_Reader(feed))
+            if progress:
+                progress(number, len(feeds))
+        with contextlib.redirect_stdout(io.StringIO()):
+            return calibrator.compute_data()
+
+
+class _Reader:
+    """One photograph, as ONNX Runtime's calibrators ask for it."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feeds: Iterator[Feed] = iter([feed])
+
+    def get_next(self) -> Feed | None:
+        return next(self._feeds, None)
+
+
+def quantizable(model: onnx.ModelProto) -> list[str]:
+    """The nodes that `quantize` would have read quantised tensors."""
+    weights = {i.name for i in model.graph.initializer}
+    return [n.name for n in model.graph.node if n.op_type in QUANTISED and len(n.input) > 1 and n.input[1] in weights]
+
+
+def ends(model: onnx.ModelProto) -> list[str]:
+    """The quantisable nodes that stay in floating point by rule: the first, which read the image, and the last, which write
+    the logits."""
+    nodes = model.graph.node
+    able = set(quantizable(model))
+    after, before = set[str](), set[str]()
+    found = []
+    for node in nodes:
+        if node.name in able and not after & set(node.input):
+            found.append(node.name)
+        if node.name in able or after & set(node.input):
+            after.update(node.output)
+    for node in reversed(nodes):
+        if node.name in able and not before & set(node.output):
+            found.append(node.name)
+        if node.name in able or before & set(node.output):
+            before.update(node.input)
+    return list(dict.fromkeys(found))
+
+
+def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """The graph with Q/DQ pairs before every quantisable node.
+
+    Args:
+        model: the FP32 graph that was calibrated.
+        ranges: from `calibrate`.
+        keep: nodes that stay in floating point. `ends` are not kept unless they are given.
+
+    Raises:
+        UsageError: the graph is not FP32, or a name is no node's.
+        GraphError: the result is not valid ONNX.
+    """
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    refuse_unless_fp32(model)
+    refuse_unknown(model, keep)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=quantizable(model),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(QUANTISED),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "AddQDQPairToWeight": False,
+        },
+    )
+    quantizer.quantize_model()
+    return restore(quantizer.model.model, model, keep)
+
+
+def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """A quantised graph with some of its nodes in floating point again, as if they had never been quantised.
+
+    Args:
+        quantised: what `quantize` made of `original`.
+        keep: the nodes that shall read floating point.
+
+    Raises:
+        UsageError: a name is no node's.
+        GraphError: the result is not valid ONNX.
+    """
+    refuse_unknown(original, keep)
+    done = onnx.ModelProto()
+    done.CopyFrom(quantised)
+    graph = done.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    weights = {i.name: i for i in original.graph.initializer}
+    able, kept = set(quantizable(original)), set(keep)
+    needed: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        if node.op_type in _PAIR or (node.name in able and node.name not in kept):
+            continue
+        for slot, name in enumerate(node.input):  # the tool gives what it dequantised to everyone who reads it
+            dequantise = makers.get(name)
+            if dequantise is None or dequantise.op_type != "DequantizeLinear":
+                continue
+            quantise = makers.get(dequantise.input[0])
+            if quantise is not None:
+                node.input[slot] = quantise.input[0]
+            else:
+                weight = dequantise.input[0].removesuffix("_quantized")
+                node.input[slot], needed[weight] = weight, weights[weight]
+    present = {i.name for i in graph.initializer}
+    graph.initializer.extend(tensor for name, tensor in needed.items() if name not in present)
+    del graph.value_info[:]
+    tidy = ir.from_proto(done)
+    RemoveUnusedNodesPass()(tidy)
+    return checked(ir.to_proto(TopologicalSortPass()(tidy).model))
