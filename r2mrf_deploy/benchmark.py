@@ -22,6 +22,7 @@ import numpy as np
 
 from r2mrf_deploy import feeds, machine, runtimes
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.profiling import Profile, profile
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.base import FLAGS, Pending, changed
@@ -227,9 +228,9 @@ def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, 
     pairs: list[tuple[Path, Runtime]] = []
     for artifact in artifacts:
         able = {r.name for r in runtimes.suitable(artifact)}
-        chosen = [r for r in asked if r.name in able] or runtimes.suitable(artifact)[:1]
-        if not chosen:
+        if not able or not artifact.is_file():
             runtimes.open(artifact)  # says what is wrong with it
+        chosen = [r for r in asked if r.name in able] or [runtimes.default(artifact, Manifest.beside(artifact))]
         pairs += [(artifact, r) for r in chosen]
     return pairs
 

@@ -26,8 +26,8 @@ from r2mrf_deploy.runtimes.tensorrt_targets import Targets
 
 # What an engine has in common with the model that it is made from.
 _INHERITED = {
-    "checkpoint_sha256", "network", "config", "inputs", "outputs", "preprocess", "precision", "opset", "rewrites",
-    "parameters", "multiply_adds", "tools",
+    "checkpoint_sha256", "network", "config", "inputs", "outputs", "preprocess", "precision", "kept", "calibration", "opset",
+    "rewrites", "parameters", "multiply_adds", "tools",
 }  # fmt: skip
 
 __all__ = ["BuildOptions", "BuiltArtifact", "Progress", "build_engine", "parse_pool_sizes", "parse_shapes"]

@@ -43,6 +43,24 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 Runtime = Annotated[str | None, typer.Option("--runtime", help="pytorch, onnxruntime, openvino, tensorrt, ...")]
 
 
+Precision = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="The types in the graph.")
+]
+Calibration = Annotated[
+    Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are well.")
+]
+Method = Annotated[Literal["minmax", "entropy", "percentile"], typer.Option("--method", help="How INT8 finds ranges.")]
+Keep = Annotated[
+    list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
+]
+QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="INT8 for the first and last layers too.")]
+MaxDrop = Annotated[
+    float | None, typer.Option("--max-drop", help="Keep the fewest nodes for which MAE and F drop no more than this.")
+]
+Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, to go on with.")]
+Gpu = Annotated[list[str] | None, typer.Option("--gpu", help="GPU class that it is for, e.g. rtx3090.")]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 1 a check failed, 2 wrong use or bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -111,7 +129,14 @@ def export(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch, height and width free.")] = False,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Recurrent steps.")] = None,
-    precision: Annotated[Literal["fp32"], typer.Option("--precision")] = "fp32",
+    precision: Precision = "fp32",
+    calibration: Calibration = None,
+    method: Method = "minmax",
+    keep: Keep = None,
+    quantize_ends: QuantizeEnds = False,
+    max_drop: MaxDrop = None,
+    resume: Resume = None,
+    gpu: Gpu = None,
     io: Annotated[
         Literal["image", "tensor"], typer.Option("--io", help="uint8 NHWC RGB, or normalised NCHW.")
     ] = "image",
@@ -123,10 +148,14 @@ def export(
     as_json: Json = False,
 ) -> None:
     """A checkpoint becomes an ONNX artifact, checked against PyTorch."""
+    from r2mrf_deploy.convert import PrecisionOptions
     from r2mrf_deploy.export import ExportOptions
     from r2mrf_deploy.export import to_onnx as verb
 
-    options = ExportOptions(_size(size), batch, dynamic, steps, io, opset, all_steps, optimize)
+    reduce = PrecisionOptions(
+        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
+    )
+    options = ExportOptions(_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce)
     with _phases() as say:
         done = verb(checkpoint, output, options, network=network, settings=_settings(settings), phase=say)
     m = done.manifest
@@ -144,13 +173,38 @@ def export(
     out.print(
         f"{done.path}: {report.size(m.bytes)}, {precision}, {m.inputs[0]}, {work}", highlight=False, soft_wrap=True
     )
-    out.print(
-        f"parity with PyTorch: {done.parity.verdict}, map within {done.parity.map.largest:.1e}",
-        highlight=False,
-        soft_wrap=True,
+    _print_converted("PyTorch" if precision == "fp32" else "FP32", done.parity, done.search, done.warnings)
+
+
+@app.command()
+def convert(
+    model: Annotated[Path, typer.Argument(help="An FP32 ONNX artifact.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
+    precision: Precision = "fp16",
+    calibration: Calibration = None,
+    method: Method = "minmax",
+    keep: Keep = None,
+    quantize_ends: QuantizeEnds = False,
+    max_drop: MaxDrop = None,
+    resume: Resume = None,
+    gpu: Gpu = None,
+    as_json: Json = False,
+) -> None:
+    """An FP32 graph becomes an FP16, BF16 or INT8 one, for every runtime."""
+    from r2mrf_deploy import report
+    from r2mrf_deploy.convert import PrecisionOptions
+    from r2mrf_deploy.convert import convert as verb
+
+    options = PrecisionOptions(
+        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
     )
-    if done.parity.reason:
-        err.print(f"warning: {done.parity.reason}", style="yellow", highlight=False, soft_wrap=True)
+    with _phases() as say:
+        done = verb(model, output, options, phase=say)
+    if as_json:
+        _print_json(done.manifest.model_dump() | {"warnings": done.warnings})
+        return
+    out.print(f"{done.path}: {report.size(done.manifest.bytes)}, {precision}", highlight=False, soft_wrap=True)
+    _print_converted("FP32", done.parity, done.search, done.warnings)
 
 
 @app.command()
@@ -439,6 +493,24 @@ def doctor(as_json: Json = False) -> None:
         return
     out.print(report.where(machine.describe(), {}), highlight=False, soft_wrap=True)
     out.print(report.doctor_table(rows))
+
+
+def _print_converted(reference: str, parity: Any, search: Any, warnings: tuple[str, ...]) -> None:
+    from r2mrf_deploy import report
+
+    if search is not None:
+        out.print(f"{search.before} with nothing kept, {search.after} now", highlight=False, soft_wrap=True)
+        if search.kept:
+            out.print(report.kept_table(search))
+    if parity is not None:
+        found = f"{parity.verdict}, map within {parity.map.largest:.1e}, {parity.map.mean:.1e} on average"
+        out.print(
+            f"parity with {reference}: {found} ({parity.runtime}, {parity.device})", highlight=False, soft_wrap=True
+        )
+    if parity is not None and parity.verdict == "emulated":
+        warnings = (*warnings, parity.reason)
+    for warning in dict.fromkeys(warnings):
+        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _settings(pairs: list[str] | None) -> dict[str, str]:

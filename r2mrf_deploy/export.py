@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ import numpy as np
 import onnx
 
 from r2mrf_deploy import machine
+from r2mrf_deploy.accuracy import Search
 from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.convert import PrecisionOptions, convert
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
@@ -43,6 +46,7 @@ class ExportOptions:
     """Output every `step{t}_branch{l}` too."""
     optimize: bool = True
     """Apply the exact rewrites."""
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,11 @@ class Exported:
 
     path: Path
     manifest: Manifest
-    parity: Parity
+    parity: Parity | None
+    """With PyTorch; of a reduced precision with the FP32 graph, which was compared with PyTorch before. None where nothing
+    here runs it."""
+    warnings: tuple[str, ...] = ()
+    search: Search | None = None
 
 
 def to_onnx(
@@ -63,7 +71,7 @@ def to_onnx(
     settings: Mapping[str, str] | None = None,
     phase: Callable[[str], None] | None = None,
 ) -> Exported:
-    """Trace a checkpoint into `x.onnx` and `x.onnx.json`.
+    """Trace a checkpoint into `x.onnx` and `x.onnx.json`, in FP32 or with its precision reduced.
 
     Args:
         checkpoint: a checkpoint or a plain state dict.
@@ -81,6 +89,12 @@ def to_onnx(
     path = Path(output) if output else Path(checkpoint).with_suffix(".onnx")
     if path.suffix != ".onnx":
         raise UsageError(f"{path}: an exported graph ends in .onnx; `r2mrf build` makes .plan and .xml from it")
+    if options.precision.precision != "fp32":
+        with tempfile.TemporaryDirectory() as folder:
+            plain = replace(options, precision=PrecisionOptions())
+            whole = to_onnx(checkpoint, Path(folder) / path.name, plain, network=network, settings=settings, phase=say)
+            low = convert(whole.path, path, options.precision, phase=say)
+        return Exported(path, low.manifest, low.parity, low.warnings, low.search)
     say("reading the checkpoint")
     defaults = {"steps": str(options.steps)} if options.steps else {}
     loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
@@ -106,7 +120,8 @@ def to_onnx(
     known = {"sha256": sha256(path), "bytes": path.stat().st_size, "parity": [checks[0].to_dict()]}
     manifest = manifest.model_copy(update=known)
     manifest.save(path)
-    return Exported(path, manifest, checks[0])
+    warnings = (checks[0].reason,) if checks[0].reason else ()
+    return Exported(path, manifest, checks[0], warnings)
 
 
 def _check(file: Path, name: str, manifest: Manifest, checkpoint: Checkpoint, options: ExportOptions) -> Parity:

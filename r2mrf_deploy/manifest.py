@@ -99,6 +99,10 @@ class Manifest(_Model):
     """For each input with free dimensions: its min, opt and max shape."""
     preprocess: Preprocess | None = None
     precision: str = "fp32"
+    kept: list[str] = Field(default_factory=list)
+    """Nodes that stay in higher precision, beside those that always do."""
+    calibration: dict[str, Any] = Field(default_factory=dict)
+    """How ranges were found: the method, how many photographs, and what a search for nodes to keep came to."""
     opset: int | None = None
     rewrites: list[RewriteRecord] = Field(default_factory=list)
     parameters: int | None = None

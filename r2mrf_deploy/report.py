@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from r2mrf_deploy.accuracy import Search
     from r2mrf_deploy.benchmark import Measurement
     from r2mrf_deploy.budget import Budget, Prediction
     from r2mrf_deploy.doctor import Row
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.parity import Difference, Parity
     from r2mrf_deploy.profiling import Profile
 
-VERDICTS = {"pass": "green", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
+VERDICTS = {"pass": "green", "emulated": "yellow", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
 
 
 def parity_table(results: Sequence[Parity]) -> Table:
@@ -197,6 +198,13 @@ def budget_lines(budget: Budget) -> list[str]:
                 f"{100 * p.roof / ms:.0f} % of the roof was reached"
             )
     return lines
+
+
+def kept_table(search: Search) -> Table:
+    table = _table("kept in higher precision", "part", numbers=("MAE without", "1 - F without"))
+    for kept in search.kept:
+        table.add_row(kept.node, kept.word, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
+    return table
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:

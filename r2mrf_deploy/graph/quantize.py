@@ -54,7 +54,6 @@ def calibrate(
         UsageError: the graph is not FP32, there is no such method, or nothing to calibrate on.
     """
     from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import create_calibrator
 
     refuse_unless_fp32(model)
     if method not in METHODS:
@@ -66,23 +65,44 @@ def calibrate(
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }[method]
-    with tempfile.TemporaryDirectory() as folder:
+    return _collect(model, feeds, list(QUANTISED), chosen, progress)
+
+
+def observe(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, tuple[float, float]]:
+    """The least and the largest value of every floating-point tensor that a node computes."""
+    from onnxruntime.quantization import CalibrationMethod
+
+    found = _collect(model, feeds, None, CalibrationMethod.MinMax, None)
+    return {name: (float(r.range_value[0]), float(r.range_value[1])) for name, r in found.items()}
+
+
+def _collect(
+    model: onnx.ModelProto,
+    feeds: Sequence[Feed],
+    operators: list[str] | None,
+    method: Any,
+    progress: Callable[[int, int], None] | None,
+) -> Ranges:
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # it announces its histograms
         file = Path(folder) / "model.onnx"
         onnx.save(model, file)
         calibrator = create_calibrator(
             file,
-            list(QUANTISED),
+            operators,
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
-            calibrate_method=chosen,
-            extra_options={"symmetric": True},
+            calibrate_method=method,
+            extra_options={"symmetric": operators is not None},
         )
         for number, feed in enumerate(feeds, 1):
-            with contextlib.redirect_stdout(io.StringIO()):  # its histograms are announced on the screen
-                calibrator.collect_data(_Reader(feed))
+            calibrator.collect_data(_Reader(feed))
             if progress:
                 progress(number, len(feeds))
-        with contextlib.redirect_stdout(io.StringIO()):
-            return calibrator.compute_data()
+        return calibrator.compute_data()
 
 
 class _Reader:

@@ -45,6 +45,12 @@ def suitable(artifact: Path) -> list[Runtime]:
     return [r for r in map(get, _REGISTRY) if artifact.suffix.lower() in r.suffixes]
 
 
+def default(artifact: Path, manifest: Manifest | None) -> Runtime:
+    """What runs a file unless another is asked for: the first that opens its kind and has kernels of its precision."""
+    able = suitable(artifact)
+    return next((r for r in able if manifest is None or manifest.precision not in r.cannot), able[0])
+
+
 def open(
     artifact: Path | str, runtime: str | None = None, *, trust: bool = False, options: OpenOptions | None = None
 ) -> Runner:
@@ -67,12 +73,12 @@ def open(
         raise ArtifactError(
             f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are .pth .onnx .xml .plan"
         )
-    chosen = get(runtime) if runtime else runtimes[0]
+    manifest = Manifest.beside(path)
+    chosen = get(runtime) if runtime else default(path, manifest)
     if chosen.name not in {r.name for r in runtimes}:
         raise UsageError(
             f"{chosen.name} does not open {path.suffix} files; {' or '.join(r.name for r in runtimes)} does"
         )
-    manifest = Manifest.beside(path)
     if manifest is None and path.suffix == ".plan" and not trust:
         raise ArtifactError(
             f"{path}: a plan is executable code and this one has no manifest ({path.name}.json); "

@@ -126,6 +126,8 @@ class Runner(ABC):
     runtime: str
     device: str
     """What computes, in words."""
+    emulates: str = ""
+    """How the artifact's precision is not the one it is computed in, in words; empty where it is."""
     on_gpu: bool = False
     in_flight: int = 1
     """How many inferences one thread may have submitted at once: 2 where a device works while the host prepares."""
@@ -214,6 +216,8 @@ class Runtime(ABC):
     """The artifacts it opens, by file suffix; it is the default for the first runtime registered with a suffix."""
     honours: ClassVar[frozenset[str]] = frozenset()
     """The fields of OpenOptions that mean something to it."""
+    cannot: ClassVar[frozenset[str]] = frozenset()
+    """Precisions that it has no kernels for."""
 
     @abstractmethod
     def availability(self) -> Availability: ...
@@ -232,6 +236,10 @@ class Runtime(ABC):
         chosen = options or OpenOptions()
         if refused := [f for f in changed(chosen) if f not in self.honours]:
             raise UsageError(f"{self.title} has nothing to do with {FLAGS[refused[0]]}: leave it out")
+        if manifest is not None and manifest.precision in self.cannot:
+            raise RuntimeUnavailable(
+                f"{self.title} has no {manifest.precision.upper()} kernels: choose another --runtime"
+            )
         state = self.availability()
         if not state.ok:
             raise RuntimeUnavailable(f"{self.title} cannot run {artifact.name}: {state.reason}; {state.cure}")

@@ -30,6 +30,7 @@ class OnnxRuntimeCPU(Runtime):
     suffixes = (".onnx",)
     honours = frozenset({"threads", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
+    cannot = frozenset({"bf16"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -44,6 +45,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
     name = "onnxruntime-cuda"
     title = "ONNX Runtime CUDA"
     provider = "CUDAExecutionProvider"
+    cannot: ClassVar[frozenset[str]] = frozenset()
 
     def availability(self) -> Availability:
         state = super().availability()
@@ -88,6 +90,8 @@ class OnnxRuntimeRunner(Runner):
                 f"ONNX Runtime could not use {runtime.provider} and offered {got[0]} instead; "
                 "see its log for the missing library, or choose --runtime onnxruntime"
             )
+        if runtime.provider == "CPUExecutionProvider" and manifest is not None and manifest.precision == "fp16":
+            self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
         threads = options.threads or machine.cores()
         self.device = f"CPU, {threads} threads" if runtime.provider == "CPUExecutionProvider" else "CUDA"
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}

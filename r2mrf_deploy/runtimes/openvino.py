@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,10 @@ class OpenVINORunner(Runner):
             settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.profile:
             settings["PERF_COUNT"] = True
+        core = openvino.Core()
+        self.emulates = _emulated(manifest, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
-            model = openvino.Core().compile_model(str(artifact), "CPU", settings)
+            model = core.compile_model(str(artifact), "CPU", settings)
         except RuntimeError as e:
             line = str(e).strip().splitlines()[-1]
             raise ArtifactError(f"OpenVINO cannot open {artifact}: {line}") from None
@@ -80,6 +82,16 @@ class OpenVINORunner(Runner):
                     name = merged.get(layer.node_name, layer.node_name)
                     times.setdefault(name, []).append(layer.real_time.total_seconds() * 1e3)
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
+
+
+def _emulated(manifest: Manifest | None, capabilities: Collection[str]) -> str:
+    """Why the artifact's precision is not what this CPU computes in; empty where it is."""
+    precision = manifest.precision if manifest else "fp32"
+    if precision == "fp16":
+        return "OpenVINO computes FP16 in FP32 on a CPU"
+    if precision in ("bf16", "int8") and precision.upper() not in capabilities:
+        return f"this CPU has no {precision.upper()} instructions, so OpenVINO computes it in FP32"
+    return ""
 
 
 def _merged_names(runtime_model: Any) -> dict[str, str]:

@@ -1,0 +1,178 @@
+"""What reduced precision costs, and the fewest nodes that must keep theirs for it to cost no more than a bound.
+
+The search assumes that keeping more nodes in floating point makes a map no worse. First whole parts of the network are
+tried, by its own words; then, of the parts that are needed, nodes are given up in ever smaller groups, until no single one
+of those left can be given up (delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from r2mrf_deploy.errors import CheckFailed, InputError
+from r2mrf_deploy.graph import naming
+from r2mrf_deploy.manifest import write_atomically
+from r2mrf_deploy.metrics import agreement
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How far a map of reduced precision is from the FP32 one, over a set of photographs."""
+
+    mae: float
+    """Mean absolute difference."""
+    f: float
+    """1 - F (β² = 0.3) of what is in focus (at 0.5) in one against the other, averaged over the photographs."""
+
+    @property
+    def worst(self) -> float:
+        return max(self.mae, self.f)
+
+    def __str__(self) -> str:
+        return f"MAE {self.mae:.4f}, F {-self.f:+.4f}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node that keeps its precision, and why."""
+
+    node: str
+    word: str
+    without: Drop
+    """What would be lost if only this one of those kept were given up."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found."""
+
+    kept: tuple[Kept, ...]
+    before: Drop
+    """With nothing kept."""
+    after: Drop
+    evaluations: int
+
+
+Evaluate = Callable[[frozenset[str]], Drop]
+"""The drop of the graph in which these nodes keep their precision."""
+Progress = Callable[[str, int, Drop], None]
+"""Called after each evaluation with what is being tried, how many nodes are kept, and the drop."""
+
+
+def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
+    """Compare maps, float [..., H, W], with the FP32 ones."""
+    mae = [float(np.abs(a.astype(np.float64) - b).mean()) for a, b in zip(found, wanted, strict=True)]
+    f = [agreement(a, b) for a, b in zip(found, wanted, strict=True)]
+    return Drop(float(np.mean(mae)), 1 - float(np.mean(f)))
+
+
+def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: float, progress: Progress | None = None) -> Search:
+    """Find nodes to keep, as few as can be, so that neither MAE nor F drops by more than `bound`.
+
+    Args:
+        nodes: those that may be kept.
+        evaluate: the drop for a set of kept nodes.
+        progress: called after each evaluation.
+
+    Raises:
+        CheckFailed: the drop is over the bound even with all of them kept.
+    """
+    count = 0
+
+    def tried(what: str, kept: Collection[str]) -> Drop:
+        nonlocal count
+        count += 1
+        found = evaluate(frozenset(kept))
+        if progress:
+            progress(what, len(kept), found)
+        return found
+
+    before = tried("nothing", ())
+    if before.worst <= bound:
+        return Search((), before, before, count)
+    if (least := tried("everything", nodes)).worst > bound:
+        raise CheckFailed(
+            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): "
+            f"--max-drop {bound:g} cannot be met"
+        )
+    parts: dict[str, list[str]] = {}
+    for node in nodes:
+        parts.setdefault(naming.word(node), []).append(node)
+    helps = {word: tried(word, members).worst for word, members in parts.items()}
+    kept = _enough([parts[word] for word in sorted(parts, key=helps.__getitem__)], tried, bound)
+    kept, without = _fewest(kept, tried, bound)
+    found = tuple(Kept(node, naming.word(node), without[node]) for node in kept)
+    return Search(found, before, tried("the rest", kept), count)
+
+
+def _enough(parts: list[list[str]], tried: Callable[[str, Collection[str]], Drop], bound: float) -> list[str]:
+    """The shortest beginning of a list of parts that is enough, by bisection; all of it is known to be."""
+    low, high = 0, len(parts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part]).worst <= bound
+        low, high = (low, middle) if enough else (middle, high)
+    return [n for part in parts[:high] for n in part]
+
+
+def _fewest(
+    kept: list[str], tried: Callable[[str, Collection[str]], Drop], bound: float
+) -> tuple[list[str], dict[str, Drop]]:
+    """Give up nodes in ever smaller groups; what is left, and the drop without each."""
+    size = max(len(kept) // 2, 1)
+    without: dict[str, Drop] = {}
+    while True:
+        given_up = False
+        for start in reversed(range(0, len(kept), size)):
+            rest = kept[:start] + kept[start + size :]
+            found = tried("fewer nodes", rest)
+            if found.worst <= bound:
+                kept, given_up = rest, True
+            elif size == 1:
+                without[kept[start]] = found
+        if size == 1 and not given_up:
+            return kept, without
+        size = max(size // 2, 1)
+
+
+class Notebook:
+    """What was evaluated, kept in a file: a search that is interrupted goes on where it was.
+
+    Args:
+        file: None keeps nothing.
+        subject: what the evaluations are of; another subject's file is refused.
+    """
+
+    def __init__(self, file: Path | None, subject: Mapping[str, object]) -> None:
+        self._file = file
+        self._subject = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
+        self._drops: dict[str, Drop] = {}
+        if file is not None and file.exists():
+            try:
+                written = json.loads(file.read_text())
+                subject_then, drops = written["subject"], {k: Drop(**v) for k, v in written["drops"].items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+                raise InputError(f"{file} is not a search to go on with ({e}): delete it") from None
+            if subject_then != self._subject:
+                raise InputError(f"{file} is of another model, calibration or option: delete it, or name another file")
+            self._drops = drops
+
+    def remember(self, evaluate: Evaluate) -> Evaluate:
+        """`evaluate`, asked only for what is not known."""
+
+        def known(kept: frozenset[str]) -> Drop:
+            key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
+            if key not in self._drops:
+                self._drops[key] = evaluate(kept)
+                if self._file is not None:
+                    content = {"subject": self._subject, "drops": {k: asdict(v) for k, v in self._drops.items()}}
+                    write_atomically(self._file, json.dumps(content).encode())
+            return self._drops[key]
+
+        return known

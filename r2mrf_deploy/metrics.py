@@ -1,0 +1,116 @@
+"""How good a map is, against a mask: the figures of the papers, each under its own name.
+
+The literature does not agree on one F-measure, and the choice alone moves it by some 0.05; so there are three. A map and a
+mask are float and bool [H, W]; True and 1 are in focus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+BETA_SQUARED = 0.3
+"""Of every F-measure: precision counts more than recall (Achanta et al., CVPR 2009, and every paper on the subject)."""
+LEVELS = 256
+"""Thresholds k / 255; what is strictly greater is positive."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Over a set of photographs."""
+
+    f_max: float
+    """The best F over the thresholds, of precision and recall averaged over the photographs first."""
+    f_adaptive: float
+    """Mean over the photographs of F at 1.5 times the map's mean."""
+    f_half: float
+    """Mean over the photographs of F at 0.5."""
+    mae: float
+    """Mean over the photographs of the mean absolute difference between map and mask."""
+    auc: float
+    """Area under the ROC curve of the averaged rates."""
+    photographs: int
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Averages over the photographs at each of 256 thresholds: float64 [256]."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    false_positive_rate: np.ndarray
+
+    @property
+    def f(self) -> np.ndarray:
+        return f_measure(self.precision, self.recall)
+
+
+def score(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Scores, Curves]:
+    """Score maps (float [H, W] in [0, 1]) against masks (bool [H, W], the same size).
+
+    Raises:
+        ValueError: there is none, or sizes differ.
+    """
+    adaptive, half, errors, precisions, recalls, false_positives = ([] for _ in range(6))
+    for found, mask in pairs:
+        if found.shape != mask.shape:
+            raise ValueError(f"a map is {found.shape}, its mask {mask.shape}")
+        p, r, fpr = _curve(found, mask)
+        precisions.append(p)
+        recalls.append(r)
+        false_positives.append(fpr)
+        errors.append(float(np.abs(found.astype(np.float64) - mask).mean()))
+        adaptive.append(f_at(found, mask, min(1.5 * float(found.mean()), 1.0)))
+        half.append(f_at(found, mask, 0.5))
+    if not errors:
+        raise ValueError("there is nothing to score")
+    curves = Curves(np.mean(precisions, 0), np.mean(recalls, 0), np.mean(false_positives, 0))
+    x = np.concatenate([[0.0], curves.false_positive_rate[::-1], [1.0]])
+    y = np.concatenate([[0.0], curves.recall[::-1], [1.0]])
+    area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+    f_max = float(curves.f.max())
+    return Scores(
+        f_max, float(np.mean(adaptive)), float(np.mean(half)), float(np.mean(errors)), area, len(errors)
+    ), curves
+
+
+def f_at(found: np.ndarray, mask: np.ndarray, threshold: float) -> float:
+    """F of a map at one threshold; what reaches it is positive."""
+    positive = found >= threshold
+    true = float(np.logical_and(positive, mask).sum())
+    return float(f_measure(true / max(float(positive.sum()), 1.0), true / max(float(mask.sum()), 1.0)))
+
+
+def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
+    """F of what is in focus (at 0.5) in one map against another; 1 where nothing is in either."""
+    if not ((found >= 0.5).any() or (wanted >= 0.5).any()):
+        return 1.0
+    return f_at(found, wanted >= 0.5, 0.5)
+
+
+def f_measure(precision: np.ndarray | float, recall: np.ndarray | float) -> np.ndarray:
+    """F with β² = 0.3; 0 where both are 0."""
+    precision, recall = np.asarray(precision, np.float64), np.asarray(recall, np.float64)
+    denominator = BETA_SQUARED * precision + recall
+    return (1 + BETA_SQUARED) * precision * recall / np.where(denominator > 0, denominator, 1.0)
+
+
+def _curve(found: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and false-positive rate at each threshold."""
+    # a value v is over k/255 for k < ceil(255 v): the number of thresholds it is over
+    over = np.clip(np.ceil(found.astype(np.float64).ravel() * (LEVELS - 1)), 0, LEVELS).astype(np.int64)
+    inside = mask.ravel()
+    true = _at_least(np.bincount(over[inside], minlength=LEVELS + 1))
+    false = _at_least(np.bincount(over[~inside], minlength=LEVELS + 1))
+    precision = true / np.maximum(true + false, 1)
+    return precision, true / max(int(inside.sum()), 1), false / max(int((~inside).sum()), 1)
+
+
+def _at_least(counts: np.ndarray) -> np.ndarray:
+    """For each threshold k, how many values are over it: float64 [256]."""
+    return (counts[::-1].cumsum()[::-1])[1 : LEVELS + 1].astype(np.float64)
