@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -283,6 +284,10 @@ def parity(
     artifacts: Annotated[list[Path], typer.Argument(help="What to compare with it.")],
     images: Images = None,
     per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="The steps' errors as a picture.")] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Of one that fails: the fewest nodes whose precision explains it.")
+    ] = False,
     runtime: Runtime = None,
     trust: Trust = False,
     network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
@@ -298,15 +303,34 @@ def parity(
             checkpoint, artifacts, images, per_step=per_step, runtime=runtime, trust=trust,
             network=network, settings=_settings(settings), phase=say,
         )  # fmt: skip
+        if plot is not None:
+            from r2mrf_deploy import plots
+
+            plots.drift(results, plot)
+        blamed = {}
+        for artifact, r in zip(artifacts, results, strict=True):
+            if bisect and r.verdict == "fail":
+                from r2mrf_deploy.blame import blame
+
+                blamed[r.artifact] = blame(
+                    checkpoint, artifact, images, network=network, settings=_settings(settings), phase=say
+                )
     if as_json:
-        _print_json([r.to_dict() for r in results])
+        _print_json(
+            [r.to_dict() | {"blamed": asdict(blamed[r.artifact]) if r.artifact in blamed else None} for r in results]
+        )
     else:
-        for r in results if per_step else []:
-            out.print(report.steps_table(r))
+        for r in results:
+            if r.steps:
+                out.print(report.steps_table(r))
         out.print(report.parity_table(results))
         for r in results:
             if r.reason:
                 out.print(f"{r.artifact}: {r.reason}", highlight=False, soft_wrap=True)
+        for name, search in blamed.items():
+            nodes = f"{len(search.kept)} nodes in FP32 bring {name} from {search.before} to {search.after}:"
+            out.print(nodes, highlight=False, soft_wrap=True)
+            out.print(report.kept_table(search))
     if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
         raise CheckFailed(f"no parity: {', '.join(failed)}")
     if absent := [r.artifact for r in results if r.verdict == "not run"]:

@@ -213,7 +213,7 @@ class _Job:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "trial.onnx"
                 onnx.save(lower(kept), file)
-                with self.open_low(file) as runner:
+                with runtimes.open_nearest(file, self._described(file)) as runner:
                     return accuracy.drop([runner.run(feed)["map"] for feed in chosen], wanted)
 
         subject: dict[str, Any] = {
@@ -225,35 +225,20 @@ class _Job:
         return accuracy.keep_fewest(
             nodes,
             notebook.remember(evaluate),
-            self.options.max_drop,
+            Drop(self.options.max_drop, self.options.max_drop),
             lambda what, kept, found: self.say(f"search: {what}, {kept} of {len(nodes)} kept: {found}"),
         )
 
-    def open_low(self, file: Path) -> Runner:
-        """Open a graph of the precision asked for with the runtime here that comes nearest to computing in it.
-
-        Raises:
-            RuntimeUnavailable: none runs it.
-        """
-        manifest = (self.manifest or _bare(file, onnx.load(file), self.options)).model_copy(
-            update={"precision": self.options.precision}
-        )
-        able = [r for r in map(runtimes.get, ("openvino", "onnxruntime")) if r.availability().ok]
-        if self.options.precision == "fp16":
-            able.reverse()
-        for runtime in able:
-            try:
-                return runtime.open(file, manifest)
-            except RuntimeUnavailable as e:
-                reason = str(e)
-        raise RuntimeUnavailable(reason if able else "no runtime here runs ONNX files")
+    def _described(self, file: Path) -> Manifest:
+        source = self.manifest or _bare(file, onnx.load(file), self.options)
+        return source.model_copy(update={"precision": self.options.precision})
 
     def check(self, file: Path, name: str) -> Parity | None:
         """Compare what was made with the FP32 graph on photographs."""
         self.say("comparing with FP32")
         photographs = photographs_for(None)
         try:
-            low = self.open_low(file)
+            low = runtimes.open_nearest(file, self._described(file))
         except RuntimeUnavailable as e:
             self.warnings.append(f"not compared with FP32: {e}")
             return None

@@ -8,11 +8,22 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from r2mrf_deploy.errors import ArtifactError, InputError, UsageError, did_you_mean
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
 
-__all__ = ["Availability", "OpenOptions", "Runner", "Runtime", "Timing", "get", "names", "open", "suitable"]
+__all__ = [
+    "Availability",
+    "OpenOptions",
+    "Runner",
+    "Runtime",
+    "Timing",
+    "get",
+    "names",
+    "open",
+    "open_nearest",
+    "suitable",
+]
 
 # name -> module:class. For a suffix that several can open, the first is the default.
 _REGISTRY = {
@@ -46,9 +57,28 @@ def suitable(artifact: Path) -> list[Runtime]:
 
 
 def default(artifact: Path, manifest: Manifest | None) -> Runtime:
-    """What runs a file unless another is asked for: the first that opens its kind and has kernels of its precision."""
-    able = suitable(artifact)
-    return next((r for r in able if manifest is None or manifest.precision not in r.cannot), able[0])
+    """What runs a file unless another is asked for: the first that opens its kind and has kernels of its precision; of
+    those that can be used here, if any can."""
+    able = [r for r in suitable(artifact) if manifest is None or manifest.precision not in r.cannot]
+    return next((r for r in able if r.availability().ok), (able or suitable(artifact))[0])
+
+
+def open_nearest(artifact: Path, manifest: Manifest) -> Runner:
+    """Open an ONNX file with the runtime here that comes nearest to computing in the precision that its manifest states.
+
+    Raises:
+        RuntimeUnavailable: none runs it.
+        ArtifactError: the file is damaged.
+    """
+    order = ["onnxruntime", "openvino"] if manifest.precision in ("fp32", "fp16") else ["openvino", "onnxruntime"]
+    refusal: RuntimeUnavailable | None = None
+    for runtime in map(get, order):
+        try:
+            return runtime.open(artifact, manifest)
+        except RuntimeUnavailable as e:
+            refusal = refusal or e
+    assert refusal is not None
+    raise refusal
 
 
 def open(
