@@ -12,11 +12,12 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from r2mrf_deploy import machine
 from r2mrf_deploy.checkpoint import Checkpoint
@@ -121,36 +122,56 @@ def _device(name: str | None) -> str:
 def _trace(deployed: Deployed, options: ExportOptions) -> Any:
     """The network as PyTorch's own operators, an ExportedProgram."""
     further: dict[str, Any] = {}
+    written: dict[Any, Callable[..., Any]] = {torch.ops.r2mrf.upsample_bilinear.default: _upsample}
     if options.dynamic:
-        # The compiler settles a pooling's rounded-up size by the example's own, and an ahead-of-time package cannot check it
-        # later: where rounding up changes nothing for the example, it is left out, and other sizes are written out of
-        # bounds. So the example's sides are of the kind that it matters for at every level: 1 more than a multiple of 4.
-        height, width = (side // 4 * 4 + 1 for side in options.size)
-        example = deployed.example(2, height, width + 64)
-        free = torch.export.Dim
-        spatial = (1, 2) if options.io == "image" else (2, 3)
-        low, high = _range(options)
-        dims = {0: free("batch", min=1, max=LARGEST_BATCH)}
-        dims |= {
-            d: free(n, min=low, max=max(high, width + 64)) for d, n in zip(spatial, ("height", "width"), strict=True)
-        }
+        written[torch.ops.aten.max_pool2d.default] = max_pool
+        free, (low, high) = torch.export.Dim, _range(options)
+        names = dict(zip((1, 2) if options.io == "image" else (2, 3), ("height", "width"), strict=True))
+        dims = {0: free("batch", min=1, max=LARGEST_BATCH)} | {d: free(n, min=low, max=high) for d, n in names.items()}
         further = {"dynamic_shapes": (dims,), "prefer_deferred_runtime_asserts_over_guards": True}
         if "prefer_deferred_runtime_asserts_over_guards" not in inspect.signature(torch.export.export).parameters:
-            raise RuntimeUnavailable(
-                "this PyTorch cannot export free sizes ahead of time: pip install -U torch, or use --size"
-            )
+            raise RuntimeUnavailable("this PyTorch cannot export free sizes: pip install -U torch, or use --size")
+        # every size differs from the others, and neither is even: none is taken for a constant or a multiple
+        height, width = (min(side | 1, high - 1) for side in options.size)
+        if width == height:
+            width += 2 if width + 2 <= high else -2
+        example = deployed.example(2, height, width)
     else:
         example = deployed.example(options.batch, *options.size)
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(deployed, (example,), strict=False, **further)
-            return program.run_decompositions({torch.ops.r2mrf.upsample_bilinear.default: _upsample})
+            return torch.export.export(deployed, (example,), strict=False, **further).run_decompositions(written)
         except Exception as e:  # its exceptions share no base class
             raise BuildError(f"PyTorch cannot trace the network: {_first_line(e)}") from None
 
 
 def _upsample(x: Any, height: Any, width: Any) -> Any:
     return torch.ops.aten.upsample_bilinear2d.vec(x, [height, width], False, None)
+
+
+def max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max-pooling whose rounding up is written out as padding: [N, C, H, W] to [N, C, h, w], of any dtype of floats.
+
+    PyTorch's compiler settles by the example's size whether rounding up changes anything, and leaves it out where it does
+    not. An ahead-of-time package cannot check that at another size: it writes past the end of its memory.
+
+    Raises:
+        NotImplementedError: rounding up with a stride that is not the kernel's size, or with padding.
+    """
+    if ceil_mode:
+        steps = list(stride) or list(kernel)
+        if steps != list(kernel) or any(padding) or any(d != 1 for d in dilation):
+            raise NotImplementedError("max_pool2d that rounds up and overlaps cannot be compiled for free sizes")
+        down, right = (-size % step for size, step in zip(x.shape[-2:], (steps[0], steps[-1]), strict=True))
+        x = torch.nn.functional.pad(x, (0, right, 0, down), value=-torch.inf)
+    return torch.ops.aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, False)[0]
 
 
 def _range(options: ExportOptions) -> tuple[int, int]:
@@ -173,7 +194,7 @@ def _compile(program: Any, path: Path, manifest: Manifest) -> None:
 
 
 def _check(file: Path, name: str, manifest: Manifest, checkpoint: Checkpoint, options: ExportOptions) -> Parity:
-    """Compare the package with PyTorch on a photograph, and a dynamic one on sides of every kind of rounding too."""
+    """Compare the package with PyTorch on a photograph, and a dynamic one where sides round up and down too."""
     reference = PyTorchRunner(checkpoint, io=options.io, steps=options.steps, all_steps=options.all_steps)
     photograph = photographs_for(None)[0]
     with AOTInductor().open(file, manifest) as runner:
