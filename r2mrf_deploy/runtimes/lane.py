@@ -237,6 +237,7 @@ class Lane(ABC):
 class LaneRunner(Runner):
     """An artifact on the GPU, and one lane for every thread that runs it."""
 
+    on_gpu = True
     in_flight = IN_FLIGHT
 
     def __init__(self) -> None:
