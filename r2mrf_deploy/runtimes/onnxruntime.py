@@ -270,6 +270,7 @@ class OnnxRuntimeLane(Lane):
         self._cuda.synchronize(self._stream)
         try:
             self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
         except Exception as e:  # its exceptions share no base class
             self._error = str(e).splitlines()[0]
             return False

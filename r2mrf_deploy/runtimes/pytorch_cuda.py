@@ -137,10 +137,10 @@ def make_program(checkpoint: Checkpoint, variant: Variant, device: str) -> tuple
     from r2mrf_deploy.networks.deployed import Deployed
 
     module = Deployed(checkpoint.module(), checkpoint.preprocess).eval().requires_grad_(False).to(device)
-    layout = torch.channels_last if variant.channels_last else torch.preserve_format
+    # An image comes as NHWC, and convolutions keep the layout of their input: without this every variant is channels last.
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     dtype = torch.float16 if variant.half else torch.float32
-    if variant.channels_last:
-        module.network.to(memory_format=layout)
+    module.network.to(memory_format=layout)
     if variant.half:
         _halve(module.network)
 
@@ -151,9 +151,8 @@ def make_program(checkpoint: Checkpoint, variant: Variant, device: str) -> tuple
         logits, side = outputs
         return logits.float(), {name: value.float() for name, value in side.items()}
 
-    if variant.half or variant.channels_last:
-        module.network.register_forward_pre_hook(enter)
-        module.network.register_forward_hook(leave)
+    module.network.register_forward_pre_hook(enter)
+    module.network.register_forward_hook(leave)
     # fullgraph: past the limit of recompilations it raises; otherwise it would go on uncompiled, and say nothing
     return module, torch.compile(module, fullgraph=True) if variant.compiled else module
 

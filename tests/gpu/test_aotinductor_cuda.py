@@ -11,7 +11,7 @@ from r2mrf_deploy import machine, photographs, runtimes
 from r2mrf_deploy.aotinductor import to_aotinductor
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, InputError
-from r2mrf_deploy.export import ExportOptions, Exported
+from r2mrf_deploy.export import Exported, ExportOptions
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions

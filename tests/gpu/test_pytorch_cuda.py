@@ -1,4 +1,4 @@
-"""PyTorch on a real GPU: every variant gives the CPU's map, through every change of shape, and what it measures is in order."""
+"""PyTorch on a real GPU: every variant gives the CPU's map through every change of shape, and times it in order."""
 
 from __future__ import annotations
 

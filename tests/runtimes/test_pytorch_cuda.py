@@ -28,9 +28,9 @@ def variant(name: str) -> Variant:
 
 
 @pytest.mark.parametrize(
-    # FP16 rounds every activation to 11 bits: measured 3e-3 on this network, whose map is informative
+    # FP32: sums in another order. FP16 rounds every activation to 11 bits: measured 3e-3 on this network
     ("name", "tolerance"),
-    [("pytorch-cuda", 0), ("pytorch-cuda-fp16", 1e-2), ("pytorch-cuda-channels-last", 1e-2)],
+    [("pytorch-cuda", 1e-5), ("pytorch-cuda-fp16", 1e-2), ("pytorch-cuda-channels-last", 1e-2)],
 )
 def test_a_variant_computes_the_map(small: Path, name: str, tolerance: float) -> None:
     checkpoint = Checkpoint.load(small)
@@ -47,8 +47,12 @@ def test_a_variant_computes_the_map(small: Path, name: str, tolerance: float) ->
             assert m.weight.dtype == (torch.float16 if half else torch.float32)
         if isinstance(m, torch.nn.BatchNorm2d):
             assert m.weight.dtype == m.running_var.dtype == torch.float32
-    last = variant(name).channels_last
-    assert module.network.first[0].first3.weight.is_contiguous(memory_format=torch.channels_last) == last
+    seen: list[bool] = []
+    conv = module.network.first[0].first3
+    conv.register_forward_hook(lambda _, x, y: seen.append(y.is_contiguous(memory_format=torch.channels_last)))
+    with torch.inference_mode():
+        program(torch.from_numpy(IMAGE))
+    assert seen == [variant(name).channels_last]
 
 
 @pytest.mark.slow
