@@ -33,7 +33,7 @@ Images = Annotated[
     Path | None,
     typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Open a plan that has no manifest.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
 Buffers = Annotated[
     Literal["cuda-python", "pycuda"] | None, typer.Option("--buffers", help="What allocates on the GPU and copies.")
 ]
@@ -125,7 +125,10 @@ def init(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a plain state dict.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: beside the checkpoint.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help=".onnx (default, beside the checkpoint), or .pt2 for AOTInductor."),
+    ] = None,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Input size in pixels.")] = "320x320",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch, height and width free.")] = False,
@@ -144,21 +147,35 @@ def export(
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 17 to 23.")] = 17,
     optimize: Annotated[bool, typer.Option("--optimize/--no-optimize", help="The exact rewrites.")] = True,
     all_steps: Annotated[bool, typer.Option("--all-steps", help="Output every step of every branch too.")] = False,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option("--device", help="Of a .pt2 package; by default the GPU where there is one."),
+    ] = None,
     network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """A checkpoint becomes an ONNX artifact, checked against PyTorch."""
+    """A checkpoint becomes an ONNX artifact, or an AOTInductor package, checked against PyTorch."""
     from r2mrf_deploy.convert import PrecisionOptions
-    from r2mrf_deploy.export import ExportOptions
-    from r2mrf_deploy.export import to_onnx as verb
+    from r2mrf_deploy.export import ExportOptions, to_onnx
 
     reduce = PrecisionOptions(
         precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
     )
     options = ExportOptions(_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce)
-    with _phases() as say:
-        done = verb(checkpoint, output, options, network=network, settings=_settings(settings), phase=say)
+    chosen = _settings(settings)
+    if output is not None and output.suffix == ".pt2":
+        from r2mrf_deploy.aotinductor import to_aotinductor
+
+        with _phases() as say:
+            done = to_aotinductor(
+                checkpoint, output, options, device=device, network=network, settings=chosen, phase=say
+            )
+    elif device is not None:
+        raise UsageError("--device means nothing for an ONNX artifact, which runs on any; with -o FILE.pt2 it does")
+    else:
+        with _phases() as say:
+            done = to_onnx(checkpoint, output, options, network=network, settings=chosen, phase=say)
     m = done.manifest
     if as_json:
         _print_json(m.model_dump())
@@ -172,7 +189,10 @@ def export(
         )
     work = f"{(m.multiply_adds or 0) / 1e9:.2f} G multiply-adds"
     out.print(
-        f"{done.path}: {report.size(m.bytes)}, {precision}, {m.inputs[0]}, {work}", highlight=False, soft_wrap=True
+        f"{done.path}: {report.size(m.bytes)}, {precision}, {m.inputs[0]}, {work}",
+        highlight=False,
+        markup=False,  # a free dimension's name in brackets is no markup
+        soft_wrap=True,
     )
     _print_converted("PyTorch" if precision == "fp32" else "FP32", done.parity, done.search, done.warnings)
 
@@ -491,7 +511,9 @@ def predict(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a manifest.")],
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package, a manifest.")
+    ],
     as_json: Json = False,
 ) -> None:
     """What a file is, without running it."""
