@@ -6,13 +6,9 @@ rewrites of ONNX graphs; what is compiled here is the network as it was trained.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,7 @@ from r2mrf_deploy.export import LARGEST, LARGEST_BATCH, SMALLEST, Exported, Expo
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.networks.deployed import Deployed
 from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
-from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, target_here
+from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, quiet, target_here
 from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
 from r2mrf_deploy.runtimes.pytorch_cuda import cuda_availability
 from r2mrf_deploy.runtimes.torch_lane import precision
@@ -142,7 +138,7 @@ def _trace(deployed: Deployed, options: ExportOptions) -> Any:
         example = deployed.example(2, height, width)
     else:
         example = deployed.example(options.batch, *options.size)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             return torch.export.export(deployed, (example,), strict=False, **further).run_decompositions(written)
         except Exception as e:  # its exceptions share no base class
@@ -190,7 +186,7 @@ def _compile(program: Any, path: Path, manifest: Manifest) -> None:
         "aot_inductor.metadata": Package.metadata(manifest),
         "cpp.dynamic_threads": True,  # as many as the process that runs it wants
     }
-    with _quiet(), torch.no_grad(), precision(tf32=False if target.device == "cuda" else None):
+    with quiet(), torch.no_grad(), precision(tf32=False if target.device == "cuda" else None):
         try:
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
         except Exception as e:  # its exceptions share no base class
@@ -280,21 +276,3 @@ def _multiply_adds(deployed: Deployed, size: tuple[int, int]) -> int:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the compiler's chatter off the user's screen; what fails raises."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            logger.setLevel(level)

@@ -6,10 +6,14 @@ it is checked before anything of it is loaded. `r2mrf export CKPT -o x.pt2` make
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import platform
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,9 +200,28 @@ def _load(artifact: Path, single_threaded: bool) -> Any:
     import torch
 
     try:
-        return torch._inductor.aoti_load_package(str(artifact), run_single_threaded=single_threaded)
+        with quiet():
+            return torch._inductor.aoti_load_package(str(artifact), run_single_threaded=single_threaded)
     except RuntimeError as e:
         raise ArtifactError(f"PyTorch cannot load {artifact}: {str(e).strip().splitlines()[0]}; {_AGAIN}") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the compiler's chatter off the user's screen; what fails raises."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _check_manifest(package: Package, manifest: Manifest, artifact: Path) -> None:
