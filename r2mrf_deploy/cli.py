@@ -213,14 +213,13 @@ def convert(
 ) -> None:
     """An FP32 graph becomes an FP16, BF16 or INT8 one, for every runtime."""
     from r2mrf_deploy import report
-    from r2mrf_deploy.convert import PrecisionOptions
-    from r2mrf_deploy.convert import convert as verb
+    from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 
     options = PrecisionOptions(
         precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
     )
     with _phases() as say:
-        done = verb(model, output, options, phase=say)
+        done = convert_artifact(model, output, options, phase=say)
     if as_json:
         _print_json(done.manifest.model_dump() | {"warnings": done.warnings})
         return
