@@ -39,7 +39,8 @@ class PrecisionOptions:
     calibration: Path | None = None
     """Folder of photographs like those to come. INT8 needs one; FP16 looks there for what would overflow, by default in
     three photographs of scikit-image's."""
-    method: quantize.Method = "minmax"
+    method: quantize.Method = "percentile"
+    """How ranges are found. The extremes of a hundred photographs are too wide; percentile lost least."""
     keep: tuple[str, ...] = ()
     """Nodes, or parts by the network's words, that stay in higher precision."""
     quantize_ends: bool = False

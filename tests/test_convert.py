@@ -56,7 +56,7 @@ def test_the_artifact_says_what_it_is(converted: Callable[[str], Path], exported
     assert manifest.parity[0]["precision"] == kind and manifest.parity[0]["reference_spread"] > 0.02
     assert manifest.bytes < 0.75 * source.bytes
     if kind == "int8":
-        assert manifest.calibration == {"photographs": 6, "method": "minmax"}
+        assert manifest.calibration == {"photographs": 6, "method": "percentile"}
         assert manifest.kept == quantize.ends(onnx.load(exported))
 
 
@@ -207,7 +207,8 @@ def test_what_fp16_would_overflow_stays_in_fp32(exported: Path, tmp_path: Path) 
     next(n for n in model.graph.node if n.name == "fusion/Conv").input[0] = "d"
     onnx.save(model, tmp_path / "large.onnx")
     done = convert_artifact(tmp_path / "large.onnx", tmp_path / "h.onnx", PrecisionOptions("fp16"))
-    assert done.parity is not None and done.parity.verdict == "emulated"
+    # untrained weights pass rounding on; had the factors overflowed, nothing would be left of the map
+    assert done.parity is not None and done.parity.emulates and done.parity.map.mean < 0.02
     (warning,) = (w for w in done.warnings if "would overflow" in w)
     assert "fusion/b" in warning or "fusion/a" in warning
     half = onnx.load(done.path)
