@@ -60,6 +60,7 @@ def test_auc_is_the_chance_that_focus_scores_higher() -> None:
 def test_empty_maps_and_masks() -> None:
     empty, some = np.zeros((4, 4), np.float32), np.eye(4) > 0
     assert agreement(empty, empty) == 1 and agreement(empty, some.astype(np.float32)) == 0
+    assert agreement(np.ones((4, 4), np.float32), some.astype(np.float32)) == pytest.approx(1.3 * 0.25 / (0.075 + 1))
     assert score([(empty, some)])[0].f_max == 0
     assert np.isfinite(list(score([(empty, ~(some | True))])[0].to_dict().values())).all()
     assert float(f_measure(0.0, 0.0)) == 0

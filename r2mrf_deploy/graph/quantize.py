@@ -26,7 +26,7 @@ from r2mrf_deploy.graph.trace import checked
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
-QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QUANTISED = ("Conv", "ConvTranspose", "Gemm")
 """Operators that read quantised tensors; what is between them stays as it is, or is fused by the runtime."""
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
