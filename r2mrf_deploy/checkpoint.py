@@ -106,13 +106,24 @@ class Checkpoint:
         _check_weights(path, checkpoint)
         return replace(checkpoint, sha256=sha256(path))
 
-    def save(self, path: Path | str) -> Path:
-        """Write the checkpoint, whole or not at all."""
+    def save(self, path: Path | str, *, half: bool = False) -> Path:
+        """Write the checkpoint, whole or not at all.
+
+        Args:
+            path: the file.
+            half: round the weights to FP16, for a file of half the size; reading makes them FP32 again.
+
+        Raises:
+            CheckpointError: a weight is not finite, or too large for FP16.
+        """
+        state = {k: v.half() if half and v.is_floating_point() else v for k, v in self.state_dict.items()}
+        if large := [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
+            raise CheckpointError(f"{path} is not written: {_first(set(large))} has values that are not finite")
         content = {
             "format": FORMAT,
             "network": self.network,
             "config": self.config.to_dict(),
-            "state_dict": dict(self.state_dict),
+            "state_dict": state,
             "preprocess": self.preprocess.model_dump(),
             "metrics": dict(self.metrics),
         }
@@ -172,7 +183,8 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
         preprocess = Preprocess.model_validate(content.get("preprocess", IMAGENET))
     except (UsageError, ValidationError) as e:
         raise CheckpointError(f"{path}: {str(e).splitlines()[0]}") from None
-    return Checkpoint(content["network"], config, content["state_dict"], preprocess, content.get("metrics", {}))
+    state = {k: v.float() if v.is_floating_point() else v for k, v in content["state_dict"].items()}
+    return Checkpoint(content["network"], config, state, preprocess, content.get("metrics", {}))
 
 
 def _from_plain(

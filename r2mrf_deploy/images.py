@@ -69,6 +69,21 @@ def read(path: Path | str) -> np.ndarray:
         raise InputError(f"{path} is damaged: {e}") from None
 
 
+def size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of an image file, upright, without reading its pixels.
+
+    Raises:
+        InputError: the file does not exist or is not an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
+        raise InputError(f"{path} is not an image that Pillow reads ({e})") from None
+    return (width, height) if turned else (height, width)
+
+
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize with Pillow's antialiased bilinear filter.
 

@@ -6,7 +6,7 @@ mask are float and bool [H, W]; True and 1 are in focus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -50,33 +50,63 @@ class Curves:
         return f_measure(self.precision, self.recall)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One map against its mask."""
+
+    f_adaptive: float
+    f_half: float
+    mae: float
+    precision: np.ndarray
+    """At each of 256 thresholds: float64 [256]; so are the next two."""
+    recall: np.ndarray
+    false_positive_rate: np.ndarray
+
+    @property
+    def f_max(self) -> float:
+        """The best F of this map; that of a set is not the mean of these."""
+        return float(f_measure(self.precision, self.recall).max())
+
+
+def judge(found: np.ndarray, mask: np.ndarray) -> Judged:
+    """Score one map (float [H, W] in [0, 1]) against its mask (bool [H, W]).
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if found.shape != mask.shape:
+        raise ValueError(f"a map is {found.shape}, its mask {mask.shape}")
+    return Judged(
+        f_at(found, mask, min(1.5 * float(found.mean()), 1.0)),
+        f_at(found, mask, 0.5),
+        float(np.abs(found.astype(np.float64) - mask).mean()),
+        *_curve(found, mask),
+    )
+
+
+def average(judged: Sequence[Judged]) -> tuple[Scores, Curves]:
+    """The figures of a set of photographs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not judged:
+        raise ValueError("there is nothing to score")
+    curves = Curves(*(np.mean([getattr(j, name) for j in judged], 0) for name in Curves.__annotations__))
+    x = np.concatenate([[0.0], curves.false_positive_rate[::-1], [1.0]])
+    y = np.concatenate([[0.0], curves.recall[::-1], [1.0]])
+    area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+    means = [float(np.mean([getattr(j, name) for j in judged])) for name in ("f_adaptive", "f_half", "mae")]
+    return Scores(float(curves.f.max()), *means, auc=area, photographs=len(judged)), curves
+
+
 def score(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Scores, Curves]:
     """Score maps (float [H, W] in [0, 1]) against masks (bool [H, W], the same size).
 
     Raises:
         ValueError: there is none, or sizes differ.
     """
-    adaptive, half, errors, precisions, recalls, false_positives = ([] for _ in range(6))
-    for found, mask in pairs:
-        if found.shape != mask.shape:
-            raise ValueError(f"a map is {found.shape}, its mask {mask.shape}")
-        p, r, fpr = _curve(found, mask)
-        precisions.append(p)
-        recalls.append(r)
-        false_positives.append(fpr)
-        errors.append(float(np.abs(found.astype(np.float64) - mask).mean()))
-        adaptive.append(f_at(found, mask, min(1.5 * float(found.mean()), 1.0)))
-        half.append(f_at(found, mask, 0.5))
-    if not errors:
-        raise ValueError("there is nothing to score")
-    curves = Curves(np.mean(precisions, 0), np.mean(recalls, 0), np.mean(false_positives, 0))
-    x = np.concatenate([[0.0], curves.false_positive_rate[::-1], [1.0]])
-    y = np.concatenate([[0.0], curves.recall[::-1], [1.0]])
-    area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-    f_max = float(curves.f.max())
-    return Scores(
-        f_max, float(np.mean(adaptive)), float(np.mean(half)), float(np.mean(errors)), area, len(errors)
-    ), curves
+    return average([judge(found, mask) for found, mask in pairs])
 
 
 def f_at(found: np.ndarray, mask: np.ndarray, threshold: float) -> float:

@@ -15,6 +15,11 @@ from r2mrf_deploy.manifest import Manifest, Preprocess, write_atomically
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 
+LONGEST = 640
+"""Longest side, in pixels, that a photograph is reduced to where neither the artifact nor its profile sets a size. Networks
+learn blur at about this scale: in a photograph of 12 megapixels, what is sharp to the eye is soft to the pixel."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What became of one input."""
@@ -63,6 +68,7 @@ class Predictor:
             raise InputError(f"{artifact} has no manifest that says how its input takes a photograph")
         default = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # unused by an artifact that takes bytes
         limit = manifest.profiles.get(spec.name, {}).get("max", []) if manifest else []
+        limit = limit or [LONGEST] * len(spec.shape)
         return cls(runner, manifest.preprocess or default if manifest else default, limit)
 
     def __enter__(self) -> Predictor:
@@ -80,12 +86,22 @@ class Predictor:
         Returns:
             float32 [H, W] in [0, 1], 1 = in focus.
         """
+        return np.clip(images.resize(self._run(image)["map"], (image.shape[0], image.shape[1])), 0, 1)
+
+    def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
+        logits = {name: array for name, array in self._run(image).items() if name not in ("map", "logits")}
+        size = (image.shape[0], image.shape[1])
+        return {name: 1 / (1 + np.exp(-np.clip(images.resize(x, size), -50, 50))) for name, x in logits.items()}
+
+    def _run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output for a photograph, float32 [h, w]."""
         array = images.as_input(image, self._spec, self._preprocess, self._limit)
         batch = self._spec.shape[0]
         if isinstance(batch, int) and batch > 1:  # a static batch is filled up with copies
             array = np.repeat(array, batch, axis=0)
-        focus = self.runner.run({self._spec.name: array})["map"][0, 0].astype(np.float32)
-        return np.clip(images.resize(focus, (image.shape[0], image.shape[1])), 0, 1)
+        outputs = self.runner.run({self._spec.name: array})
+        return {name: output[0, 0].astype(np.float32) for name, output in outputs.items()}
 
 
 def predict(

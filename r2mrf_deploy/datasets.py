@@ -1,0 +1,203 @@
+"""Photographs with their masks, as people have them on disk, and what is white in the masks.
+
+Polarity is part of a dataset's definition and cannot be seen in a mask; it is always said, never guessed. In here 1 is in
+focus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from r2mrf_deploy import images
+from r2mrf_deploy.errors import InputError, UsageError, did_you_mean
+
+White = Literal["sharp", "blurred"]
+
+_FOLDERS = {
+    "image": ("image", "images", "img", "imgs", "source", "test_image", "train_image"),
+    "mask": ("gt", "gts", "mask", "masks", "GT", "groundtruth", "test_gt", "train_gt"),
+}
+"""Names that the two folders have in the datasets' archives, the usual first."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published dataset."""
+
+    white: White
+    about: str
+
+
+KNOWN = {
+    "cuhk": Known("blurred", "Shi, Xu and Jia (CVPR 2014), as released: 704 photographs partly out of focus"),
+    "cuhk-320": Known("sharp", "the same at 320×320, as passed on with DUT: 604 to train, 100 to test"),
+    "dut": Known("sharp", "Zhao et al. (CVPR 2018), at 320×320: 600 to train, 500 to test"),
+    "ctcug": Known("blurred", "Tang et al. (CVPR 2019): 150 to test"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph and its mask."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Photographs and masks in a folder, read when asked for."""
+
+    folder: Path
+    white: White
+    pairs: Sequence[Pair]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def image(self, number: int) -> np.ndarray:
+        """Photograph `number`, uint8 [H, W, 3] RGB. Raises InputError where it cannot be read."""
+        return images.read(self.pairs[number].image)
+
+    def mask(self, number: int) -> np.ndarray:
+        """Mask `number`, float32 [H, W] in 0 .. 1, 1 = in focus; grey where it was resampled.
+
+        Raises:
+            InputError: it cannot be read, is coloured, or has another size than its photograph.
+        """
+        pair = self.pairs[number]
+        pixels = images.read(pair.mask)
+        if np.ptp(pixels.astype(np.int16), axis=2).max() > 32:  # a JPEG's grey is not quite grey
+            raise InputError(f"{pair.mask} is coloured: not a mask")
+        size = images.size(pair.image)
+        if pixels.shape[:2] != size:
+            raise InputError(
+                f"{pair.mask} is {pixels.shape[0]}×{pixels.shape[1]}, its photograph {size[0]}×{size[1]}: "
+                "a mask has the size of its photograph"
+            )
+        mask = pixels[:, :, 0].astype(np.float32) / 255
+        return 1 - mask if self.white == "blurred" else mask
+
+    def truth(self, number: int) -> np.ndarray:
+        """Mask `number` as evaluations use it: bool [H, W], True = in focus, decided at 0.5."""
+        return self.mask(number) > 0.5
+
+
+def read_dataset(
+    folder: Path | str,
+    *,
+    white: White,
+    split: Path | None = None,
+    image_folder: str | None = None,
+    mask_folder: str | None = None,
+) -> Dataset:
+    """Find the photographs and masks below a folder: `image/` and `gt/`, or what the archives call them.
+
+    A photograph and a mask belong together when their names without suffix are the same, or end in the same number where
+    the names only differ before it (`out_of_focus0001.jpg`, `0001.png`).
+
+    Args:
+        folder: that holds the two folders.
+        white: what 255 means in the masks.
+        split: a text file with a name a line, with or without a suffix; only these, in this order. Blank lines and what
+            follows a # are left out.
+        image_folder: name of the photographs' folder, where it is none of the usual ones.
+        mask_folder: of the masks'.
+
+    Raises:
+        InputError: a folder is missing or empty, photographs have no mask, or the split names what is not there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    photographs = _by_name(_part(folder, "image", image_folder))
+    masks = _by_name(_part(folder, "mask", mask_folder))
+    found = _partners(photographs, masks)
+    missing = [str(photographs[n].name) for n in photographs if n not in found]
+    if split is None and missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(f"{folder}: {len(missing)} of {len(photographs)} photographs have no mask: {shown}")
+    names = list(photographs) if split is None else _split(split, photographs)
+    for name in names:
+        if name not in found:
+            raise InputError(f"{folder}: {photographs[name].name} has no mask")
+    return Dataset(folder, white, [Pair(n, photographs[n], found[n]) for n in names])
+
+
+def polarity(dataset: str | None, white: White | None) -> White:
+    """What is white in the masks, from a published dataset's name or as said.
+
+    Raises:
+        UsageError: neither is given, both are and disagree, or there is no such dataset.
+    """
+    if dataset is None:
+        if white is None:
+            raise UsageError("say what is white in the masks: --white sharp or --white blurred")
+        return white
+    if dataset not in KNOWN:
+        raise UsageError(f"no dataset {dataset!r}: {did_you_mean(dataset, KNOWN)}")
+    known = KNOWN[dataset].white
+    if white not in (None, known):
+        raise UsageError(f"in {dataset} white is {known}, not {white}; leave --dataset out if your copy differs")
+    return known
+
+
+def _part(folder: Path, what: str, name: str | None) -> Path:
+    for candidate in (name,) if name else _FOLDERS[what]:
+        if (folder / candidate).is_dir():
+            return folder / candidate
+    wanted = name or " or ".join(_FOLDERS[what][:4])
+    raise InputError(f"{folder} has no folder of {what}s ({wanted}); name it with --{what}s")
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in images.find([folder]):
+        if path.stem in files:
+            raise InputError(f"{folder}: {files[path.stem].name} and {path.name} have one name")
+        files[path.stem] = path
+    numbered = all(stem.isdigit() for stem in files)
+    return dict(sorted(files.items(), key=lambda item: int(item[0]))) if numbered else files
+
+
+def _partners(photographs: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
+    """The mask of each photograph that has one."""
+    same = {name: masks[name] for name in photographs if name in masks}
+    if same:
+        return same
+    numbers = {_number(name): path for name, path in masks.items()}
+    distinct = len({_number(name) for name in photographs}) == len(photographs) and len(numbers) == len(masks)
+    return {n: numbers[_number(n)] for n in photographs if _number(n) in numbers} if distinct else {}
+
+
+def _number(name: str) -> str:
+    digits = len(name) - len(name.rstrip("0123456789"))
+    return name[len(name) - digits :] if digits else name
+
+
+def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
+    try:
+        lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file") from None
+    names = [line if line in photographs else Path(line).stem for line in lines if line]
+    unknown = [name for name in names if name not in photographs]
+    if unknown:
+        raise InputError(
+            f"{path}: {len(unknown)} of {len(names)} names are no photographs of the dataset: "
+            f"{unknown[0]} ({did_you_mean(unknown[0], photographs)})"
+        )
+    if not names:
+        raise InputError(f"{path} names no photograph")
+    if len(set(names)) < len(names):
+        twice = next(n for i, n in enumerate(names) if n in names[:i])
+        raise InputError(f"{path} names {twice} twice")
+    return names
