@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,9 +31,8 @@ WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
 CLIP = 5.0
 """Largest norm of the gradient. The loss adds T·5 + 1 cross-entropies, and the first steps are far from any minimum."""
-SCALES = (1.4, 1.2, 1.0, 0.8, 0.6)
-"""Of the photographs that crops are taken from. Few photographs are sharp to the pixel; enlarged ones teach that fur and
-skin may be in focus without being so."""
+COMPOSITES = Synthesis(scales=(1.4, 1.2, 1.0, 0.8, 0.6), plain=0.0, shrunk=0.0, soft=0.0, flat=0.0, jpeg=0.0)
+"""In a minute a network learns the lens, not the camera's file."""
 STATISTICS = 12
 """Batches over which BatchNorm's statistics are estimated in the end."""
 FIRST_GUESS = 100
@@ -88,7 +87,7 @@ def train_quick(
     _check(seconds, iterations, batch)
     start = time.monotonic()
     device = next(network.parameters()).device
-    composites = Composites(photographs, Synthesis(size=size, scales=SCALES), seed=seed, device=device)
+    composites = Composites(photographs, replace(COMPOSITES, size=size), seed=seed, device=device)
     network.train()
     losses: list[float] = []
     with _channels_last(network):
