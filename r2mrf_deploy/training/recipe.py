@@ -82,8 +82,8 @@ PAPER = Recipe(
     name="paper", iterations=6000, batch=4, size=300, optimizer="sgd", learning_rate=1e-3, weight_decay=5e-4,
     bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, rotation=10.0,
 )  # fmt: skip
-"""R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate, nor
-the rate of biases, nor the augmentation; those are of the code it descends from. The backbone knows ImageNet already."""
+"""R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
+nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone knows ImageNet already."""
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, rotation=10.0,

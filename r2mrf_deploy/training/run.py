@@ -215,10 +215,11 @@ def _open(order: Order, output: Path, resume: bool, last: str) -> Path | None:
     if not resume:
         raise UsageError(f"{output} holds a training: go on with it by --resume, or give another folder")
     before = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else wanted
-    for name in sorted(wanted.keys() | before.keys()):
-        if wanted.get(name) != before.get(name):
+    wanted, before = (values | values["recipe"] for values in (wanted, before))
+    for name in sorted(wanted.keys() - {"recipe"}):
+        if wanted[name] != before.get(name):
             raise UsageError(
-                f"--resume: {name} was {before.get(name)} and is now {wanted.get(name)}; "
+                f"--resume: {name} was {before.get(name)} and is now {wanted[name]}; "
                 "give the same options again, or another folder"
             )
     return kept
