@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from r2mrf_deploy.cli import make, measure, use  # the order of their commands in --help
+from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
 from r2mrf_deploy.cli.common import app, err
 from r2mrf_deploy.errors import R2mrfError
 
-__all__ = ["main", "make", "measure", "use"]
+__all__ = ["main", "make", "measure", "train", "use"]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -85,6 +85,14 @@ def parse_numbers(option: str, text: str, example: str) -> tuple[float, ...]:
         raise UsageError(f"{option} {text}: give numbers, as {example}") from None
 
 
+def parse_duration(option: str, text: str) -> float:
+    """Seconds of HH:MM:SS, MM:SS or SS."""
+    parts = text.split(":")
+    if not all(part.isdigit() for part in parts) or len(parts) > 3:
+        raise UsageError(f"{option} {text}: write it as HH:MM:SS")
+    return float(sum(int(part) * 60**n for n, part in enumerate(reversed(parts))))
+
+
 @contextmanager
 def phases() -> Iterator[Any]:
     """A line on the terminal that says what is going on; nothing where there is no terminal."""

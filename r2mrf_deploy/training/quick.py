@@ -12,28 +12,24 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from r2mrf_deploy.checkpoint import IMAGENET
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.training.averaging import estimate_statistics
+from r2mrf_deploy.training.data import normalise
 from r2mrf_deploy.training.losses import deep_supervision
+from r2mrf_deploy.training.recipe import SCRATCH, set_rate
 from r2mrf_deploy.training.synthesis import Composites, Synthesis
 
-ITERATIONS = 480
+RECIPE = replace(SCRATCH, name="quick", iterations=480, batch=4, size=96, learning_rate=4e-3, warm_up=0.1, average=0.0)
 """About a minute for `r2mrf-edge` on two cores."""
-LEARNING_RATE = 4e-3
-WEIGHT_DECAY = 1e-2
-WARM_UP = 0.1
-"""Share of the training in which the learning rate rises."""
-CLIP = 5.0
-"""Largest norm of the gradient. The loss adds T·5 + 1 cross-entropies, and the first steps are far from any minimum."""
-SCALES = (1.4, 1.2, 1.0, 0.8, 0.6)
-"""Of the photographs that crops are taken from. Few photographs are sharp to the pixel; enlarged ones teach that fur and
-skin may be in focus without being so."""
+ITERATIONS = RECIPE.iterations
+COMPOSITES = Synthesis(scales=(1.4, 1.2, 1.0, 0.8, 0.6), plain=0.0, shrunk=0.0, soft=0.0, flat=0.0, jpeg=0.0)
+"""In a minute a network learns the lens, not the camera's file."""
 STATISTICS = 12
 """Batches over which BatchNorm's statistics are estimated in the end."""
 FIRST_GUESS = 100
@@ -61,8 +57,8 @@ def train_quick(
     seconds: float | None = None,
     iterations: int | None = ITERATIONS,
     seed: int = 0,
-    size: int = 96,
-    batch: int = 4,
+    size: int = RECIPE.size,
+    batch: int = RECIPE.batch,
     progress: Progress | None = None,
 ) -> QuickRun:
     """Train a network in place, on the device it is on, and leave it in evaluation mode.
@@ -88,11 +84,11 @@ def train_quick(
     _check(seconds, iterations, batch)
     start = time.monotonic()
     device = next(network.parameters()).device
-    composites = Composites(photographs, Synthesis(size=size, scales=SCALES), seed=seed, device=device)
+    composites = Composites(photographs, replace(COMPOSITES, size=size), seed=seed, device=device)
     network.train()
     losses: list[float] = []
     with _channels_last(network):
-        optimizer = _optimizer(network)
+        optimizer = RECIPE.make_optimizer(network)
         done, share = 0, 0.0
         while (left := _left(done, time.monotonic() - start, seconds, iterations)) > 0:
             share += (1 - share) / left  # of the schedule; 1 at the last iteration, however few remain
@@ -100,16 +96,10 @@ def train_quick(
             done += 1
             if progress is not None:
                 progress(done, done + left - 1, losses[-1])
-        _estimate_statistics(network, composites, batch)
+        estimate_statistics(network, (normalise(composites.batch(batch)[0]) for _ in range(STATISTICS)))
     network.eval()
     loss = float(np.mean(losses[-math.ceil(done / 10) :]))
     return QuickRun(done, time.monotonic() - start, loss, iterations is not None and done < iterations)
-
-
-def normalise(image: Tensor) -> Tensor:
-    """Image [N, 3, H, W] in 0 .. 1, by ImageNet's mean and standard deviation."""
-    mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
-    return (image - mean) / std
 
 
 def _check(seconds: float | None, iterations: int | None, batch: int) -> None:
@@ -140,40 +130,16 @@ def _iterate(
     loss = deep_supervision(logits, side_outputs, mask)
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    assert RECIPE.clip is not None
+    nn.utils.clip_grad_norm_(network.parameters(), RECIPE.clip)
+    set_rate(optimizer, learning_rate)
     optimizer.step()
     return float(deep_supervision(logits.detach(), {}, mask))
 
 
 def _learning_rate(share: float) -> float:
     """At a share 0 .. 1 of the schedule."""
-    if share < WARM_UP:
-        return LEARNING_RATE * share / WARM_UP
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
-
-
-def _optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; biases and BatchNorm's scales do not decay."""
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
-
-
-def _estimate_statistics(network: nn.Module, composites: Composites, batch: int) -> None:
-    """Set BatchNorm's running statistics to averages over fresh composites."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-    with torch.no_grad():
-        for _ in range(STATISTICS if norms else 0):
-            network(normalise(composites.batch(batch)[0]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    return RECIPE.rate(share)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Partially defocused photographs, made from sharp ones, with the mask of what is in focus.
 
-A composite has two layers, as a scene has: a foreground, cut out by a generated shape, before a background. One of them is
-out of focus. A defocused background ends sharply at the object before it; a defocused foreground bleeds over what is behind
-it, because its colour and its coverage are blurred together (premultiplied alpha). The circle of confusion is a disc, a
-polygon (the blades of an aperture) or a Gaussian, and its radius changes across the layer.
+A composite has two layers, as a scene has: a foreground, cut out by a generated or a drawn shape, before a background. One
+of them is out of focus. A defocused background ends sharply at the object before it; a defocused foreground bleeds over
+what is behind it, because its colour and its coverage are blurred together (premultiplied alpha). The circle of confusion
+is a disc, a polygon (the blades of an aperture) or a Gaussian, and its radius changes across the layer. Then comes what
+cameras and their files add: resizing, softness, gain, noise, JPEG.
 
-Everything is done for a batch at once, on any device, and follows from one seed. Photographs are reduced in advance to
-several scales, so that crops need no resampling and what was sharp stays sharp to the pixel.
+Everything is done for a batch at once, on any device, and follows from one seed; with `seek`, from the seed and the number
+of the iteration. Photographs are reduced in advance to several scales, so that crops need no resampling and what was sharp
+stays sharp to the pixel.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from r2mrf_deploy.errors import InputError, UsageError
-
-Range = tuple[float, float]
+from r2mrf_deploy.training import camera, shapes
+from r2mrf_deploy.training.draws import Draws, Range
+from r2mrf_deploy.training.lens import convolve, kernels
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,35 @@ class Synthesis:
     swell: float = 2.0
     """The radius changes across the defocused layer by a factor of at most this."""
     area: Range = (0.15, 0.75)
-    """Share of the picture that the foreground covers."""
+    """Share of the picture that a generated foreground covers."""
+    drawn: float = 0.5
+    """How often the shape is a drawn mask, where there are any."""
     foreground_in_focus: float = 0.6
     """How often it is the foreground that is sharp; the background is, otherwise."""
     one_photograph: float = 0.5
     """How often both layers come from one photograph: then only the sharpness tells them apart."""
     gradual: float = 0.2
     """How often, of these, focus is lost gradually, as on a plane in depth, instead of at an outline."""
-    scales: tuple[float, ...] = (1.0, 0.8, 0.63, 0.5)
-    """Reductions of the photographs; the least sharp detail becomes sharper with each."""
+    plain: float = 0.05
+    """How often there is no outline at all: everything is in focus, or nothing."""
+    scales: tuple[float, ...] = (1.4, 1.2, 1.0, 0.8, 0.63)
+    """Of the photographs that crops are taken from. The least sharp detail becomes sharper with each reduction; few
+    photographs are sharp to the pixel, and enlarged ones teach that fur and skin may be in focus without being so."""
+    shrunk: float = 0.2
+    """How often a batch is made larger, by `shrinkage`, and then reduced: that sharpens outlines and correlates noise."""
+    shrinkage: Range = (1.2, 1.5)
+    soft: float = 0.2
+    """How often the whole picture is a little soft, by a Gaussian of standard deviation `softness` pixels."""
+    softness: Range = (0.3, 0.7)
+    flat: float = 0.15
+    """How often the contrast is reduced, to `contrast`."""
+    contrast: Range = (0.4, 0.9)
     gain: Range = (0.6, 1.3)
     noise: Range = (0.0, 0.02)
     """Standard deviation of the sensor's noise, added after the lens, on the scale 0 to 1."""
+    jpeg: float = 0.5
+    """How often the picture has been a JPEG file, of `quality` on the usual scale to 100."""
+    quality: Range = (40.0, 95.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.radius[0] <= self.radius[1] or self.swell < 1:
@@ -56,6 +76,8 @@ class Synthesis:
             )
         if self.size < 16:
             raise UsageError(f"size must be at least 16, not {self.size}")
+        if self.shrinkage[0] < 1 or not 0 < self.quality[0] <= self.quality[1] <= 100:
+            raise UsageError("shrinkage must be at least 1, and quality an increasing pair within 0 .. 100")
 
 
 class Composites:
@@ -64,11 +86,12 @@ class Composites:
     Args:
         photographs: sharp all over, uint8 [H, W, 3], each at least `synthesis.size` high and wide.
         synthesis: what to make of them.
-        seed: the same seed, photographs and device give the same batches.
+        masks: drawn masks, uint8 [H, W] each, 255 = in focus.
+        seed: the same seed, photographs, masks and device give the same batches.
         device: where batches are made. What is chosen does not depend on it; the sensor's noise does.
 
     Raises:
-        InputError: there is no photograph, or one is not uint8 RGB or is too small.
+        InputError: there is no photograph, or a photograph or a mask cannot be used.
     """
 
     def __init__(
@@ -76,16 +99,25 @@ class Composites:
         photographs: Sequence[np.ndarray],
         synthesis: Synthesis | None = None,
         *,
+        masks: Sequence[np.ndarray] = (),
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.synthesis = synthesis or Synthesis()
         self.device = torch.device(device)
-        self._choices = torch.Generator().manual_seed(seed)
-        self._noise = torch.Generator(self.device).manual_seed(seed)
+        self.seed = seed
+        self._draws = Draws(self.device)
+        self._draws.seek(seed)
         if not len(photographs):
             raise InputError("no photograph to make composites of: give at least one")
         self._scaled = [self._reductions(photograph) for photograph in photographs]
+        self._masks = shapes.DrawnMasks(masks, self.device) if len(masks) else None
+        shortest = min(min(reduced[0].shape[1:]) for reduced in self._scaled)
+        self._largest = shortest / self.synthesis.size
+
+    def seek(self, *key: int) -> None:
+        """Make the next batches those that belong to a key, (iteration, rank) say, whatever was made before."""
+        self._draws.seek(self.seed, *key)
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Make `count` composites.
@@ -93,21 +125,47 @@ class Composites:
         Returns:
             (images float [N, 3, S, S] in 0 .. 1, masks float [N, 1, S, S] in 0 .. 1: 1 = in focus, between at edges).
         """
-        s = self.synthesis
-        one, sharp_front = self._chance(count, s.one_photograph), self._chance(count, s.foreground_in_focus)
-        gradual = one & self._chance(count, s.gradual)
-        front, back = self._crops(count), self._crops(count)
-        back = torch.where(self._to(one), front, back)
-        softness = torch.where(gradual, self._uniform(count, (s.size / 8, s.size / 2)), torch.ones(count, 1, 1, 1))
-        shape = self._shapes(count, self._to(softness))
+        size = self.synthesis.size
+        side = self._side()
+        image, mask = self._compose(count, side)
+        if side > size:
+            image, mask = (_reduced(x, size) for x in (image, mask))
+        return self._photograph(image), mask
 
-        clear = self._to(sharp_front)
+    def _side(self) -> int:
+        """Of the composite before it is reduced."""
+        s = self.synthesis
+        if self._draws.real((0, 1)) >= s.shrunk:
+            return s.size
+        return round(s.size * min(self._draws.real(s.shrinkage), self._largest))
+
+    def _compose(self, count: int, side: int) -> tuple[Tensor, Tensor]:
+        s, draws = self.synthesis, self._draws
+        one, clear = draws.chance(count, s.one_photograph), draws.chance(count, s.foreground_in_focus)
+        gradual = one & draws.chance(count, s.gradual)
+        front, back = self._crops(count, side), self._crops(count, side)
+        back = torch.where(one, front, back)
+        shape, clear = self._shapes(count, side, gradual, clear)
+
         layer = torch.where(clear, _with_alpha(back, torch.ones_like(shape)), _with_alpha(front * shape, shape))
-        layer = self._defocus(layer).clamp(0, 1)  # the transform rounds
+        layer = self._defocus(layer, side / s.size).clamp(0, 1)  # the transform rounds
         colour, alpha = layer[:, :3], layer[:, 3:]
         image = torch.where(clear, shape * front + (1 - shape) * colour, colour + (1 - alpha) * back)
-        mask = torch.where(clear, shape, 1 - alpha)
-        return self._expose(image), mask
+        return image, torch.where(clear, shape, 1 - alpha)
+
+    def _shapes(self, count: int, side: int, gradual: Tensor, clear: Tensor) -> tuple[Tensor, Tensor]:
+        """(coverage of the foreground [N, 1, S, S], whether it is what is in focus)."""
+        s, draws = self.synthesis, self._draws
+        width = torch.where(gradual, draws.uniform(count, (side / 8, side / 2)), 1.0)
+        shape = shapes.generated(draws, count, side, s.area, width)
+        if self._masks is not None:
+            focus, usable = self._masks.cut(draws, count, side)
+            usable = usable & ~gradual & draws.chance(count, s.drawn)
+            # Either the part in focus is the foreground, or it is what lies behind it.
+            shape = torch.where(usable, torch.where(clear, focus, 1 - focus), shape)
+        plain, everything = draws.chance(count, s.plain), draws.chance(count, 0.5)
+        shape = torch.where(plain, everything.float(), shape)
+        return shape, clear | plain
 
     def _reductions(self, photograph: np.ndarray) -> list[Tensor]:
         size = self.synthesis.size
@@ -117,170 +175,74 @@ class Composites:
         if min(height, width) < size:
             raise InputError(f"a photograph of {height}×{width} is too small for composites of {size}×{size}")
         full = torch.tensor(photograph).permute(2, 0, 1).contiguous().to(self.device)
-        sizes = dict.fromkeys((round(height * k), round(width * k)) for k in self.synthesis.scales)
-        reduced = [_resize(full, hw) for hw in sizes if min(hw) >= size]
-        return reduced or [full]
+        sizes = dict.fromkeys((round(height * k), round(width * k)) for k in self.synthesis.scales if k < 1)
+        return [full, *(_resized(full, hw) for hw in sizes if min(hw) >= size)]
 
-    def _crops(self, count: int) -> Tensor:
+    def _crops(self, count: int, side: int) -> Tensor:
         """Random crops, mirrored, turned and with their colour channels permuted, float [N, 3, S, S] in 0 .. 1."""
-        size, crops = self.synthesis.size, []
-        for _ in range(count):
-            scaled = self._scaled[self._integer(len(self._scaled))]
-            picture = scaled[self._integer(len(scaled))]
-            top, left = (self._integer(side - size + 1) for side in picture.shape[1:])
-            crop = picture[:, top : top + size, left : left + size]
-            if self._integer(2):
-                crop = crop.flip(2)
-            if self._integer(4) == 0:
-                crop = crop.transpose(1, 2)
-            crops.append(crop[torch.randperm(3, generator=self._choices).to(self.device)])
-        return torch.stack(crops).float() / 255
+        return torch.stack([self._crop(side) for _ in range(count)]).float() / 255
 
-    def _shapes(self, count: int, softness: Tensor) -> Tensor:
-        """Coverage of the foreground, float [N, 1, S, S]: polygons, outlines and clouds, alone or two together."""
-        kinds = torch.stack([self._polygons(2 * count), self._outlines(2 * count), self._clouds(2 * count)])
-        kind = torch.randint(3, (2 * count,), generator=self._choices).to(self.device)
-        field = kinds[kind, torch.arange(2 * count, device=self.device)].unflatten(0, (2, count))
-        together = self._to(self._chance(count, 0.3)).squeeze(1)
-        field = torch.where(together, field.amax(0), field[0])
-        # Whatever the field, a threshold at its quantile gives the area that was asked for.
-        area = self._to(self._uniform(count, self.synthesis.area)).flatten()
-        sample = field[:, ::4, ::4].flatten(1).sort(dim=1).values
-        level = sample.gather(1, ((1 - area) * (sample.shape[1] - 1)).long().unsqueeze(1))
-        return ((field - level.unsqueeze(2)).unsqueeze(1) / softness + 0.5).clamp(0, 1)
+    def _crop(self, side: int) -> Tensor:
+        draws, scales = self._draws, self.synthesis.scales
+        reduced = self._scaled[draws.integer(len(self._scaled))]
+        scale = scales[draws.integer(len(scales))]
+        picture, cut = self._picture(reduced, scale, side)
+        top, left = (draws.integer(length - cut + 1) for length in picture.shape[1:])
+        crop = picture[:, top : top + cut, left : left + cut]
+        if draws.integer(2):
+            crop = crop.flip(2)
+        if draws.integer(4) == 0:
+            crop = crop.transpose(1, 2)
+        return _resized(crop[draws.order(3)], (side, side))
 
-    def _polygons(self, count: int) -> Tensor:
-        """Distance in pixels inside a convex polygon of 1 (a half plane) to 6 sides, [N, S, S]."""
-        x, y = self._grid()
-        sides = torch.randint(1, 7, (count, 1), generator=self._choices)
-        order = torch.arange(6)
-        turn = self._uniform(count, (0, 2 * math.pi)).view(count, 1)
-        angle = turn + 2 * math.pi * (order + self._uniform(count * 6, (-0.3, 0.3)).view(count, 6)) / sides
-        angle = torch.where(order < sides, angle, angle[:, :1]).to(self.device)
-        offset = self._uniform(count * 6, (0.0, 0.5)).view(count, 6)
-        offset = torch.where(order < sides, offset, offset[:, :1]).to(self.device)
-        centre_x, centre_y = self._centres(count)
-        dx, dy = x - centre_x, y - centre_y
-        inside: Tensor | None = None
-        for side in range(6):
-            a, b = angle[:, side].view(-1, 1, 1), offset[:, side].view(-1, 1, 1)
-            distance = b - dx * a.cos() - dy * a.sin()
-            inside = distance if inside is None else torch.minimum(inside, distance)
-        assert inside is not None
-        return inside * self.synthesis.size
+    def _picture(self, reduced: list[Tensor], scale: float, side: int) -> tuple[Tensor, int]:
+        """(the reduction of a photograph to crop from, the side of the crop): smaller, where it is enlarged after."""
+        if scale > 1:
+            return reduced[0], math.ceil(side / scale)
+        large = [picture for picture in reduced if min(picture.shape[1:]) >= side]
+        wanted = scale * reduced[0].shape[1]
+        return min(large, key=lambda picture: abs(picture.shape[1] - wanted)), side
 
-    def _outlines(self, count: int) -> Tensor:
-        """About the distance in pixels inside an ellipse whose outline is bent by a few harmonics, [N, S, S]."""
-        x, y = self._grid()
-        centre_x, centre_y = self._centres(count)
-        turn, stretch = (self._to(self._uniform(count, r)).squeeze(1) for r in ((0, math.pi), (1.0, 2.5)))
-        dx, dy = x - centre_x, y - centre_y
-        u = (dx * turn.cos() + dy * turn.sin()) * stretch
-        v = dy * turn.cos() - dx * turn.sin()
-        angle = torch.atan2(v, u)
-        bend = torch.ones_like(angle)
-        for harmonic in range(2, 7):
-            size = self._to(self._uniform(count, (0.0, 0.5 / harmonic))).squeeze(1)
-            phase = self._to(self._uniform(count, (0, 2 * math.pi))).squeeze(1)
-            bend = bend + size * torch.cos(harmonic * angle + phase)
-        return (0.3 * bend - torch.hypot(u, v)) * self.synthesis.size / stretch.sqrt()
-
-    def _clouds(self, count: int) -> Tensor:
-        """Smooth noise, scaled so that it changes by about one from a pixel to the next, [N, S, S]."""
-        size = self.synthesis.size
-        coarse = torch.randn(count, 1, 5, 5, generator=self._choices).to(self.device)
-        smooth = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True).squeeze(1)
-        slope = (smooth[:, 1:] - smooth[:, :-1]).abs().mean((1, 2), keepdim=True)
-        return smooth / slope
-
-    def _defocus(self, layer: Tensor) -> Tensor:
+    def _defocus(self, layer: Tensor, enlarged: float) -> Tensor:
         """Blur [N, C, S, S] by a radius that goes from r to as much as swell × r across the picture."""
-        s, count = self.synthesis, layer.shape[0]
-        low = torch.exp(self._uniform(count, (math.log(s.radius[0]), math.log(s.radius[1]))))
-        high = (low * self._uniform(count, (1.0, s.swell))).clamp(max=s.radius[1])
-        radius = self._to(torch.cat([low, high], 1))
-        reach = math.ceil(1.5 * s.radius[1])
-        shape = torch.randint(3, (count, 1, 1, 1), generator=self._choices)
-        blades = torch.randint(5, 9, (count, 1, 1, 1), generator=self._choices)
-        turn = self._uniform(count, (0, math.pi))
-        psf = kernels(radius, self._to(shape), self._to(blades), self._to(turn), reach)
-        near, far = convolve(layer, psf).unbind(1)
-        x, y = self._grid()
-        angle = self._to(self._uniform(count, (0, 2 * math.pi)))
+        s, draws, count = self.synthesis, self._draws, layer.shape[0]
+        low = torch.exp(draws.uniform(count, (math.log(s.radius[0]), math.log(s.radius[1]))))
+        high = (low * draws.uniform(count, (1.0, s.swell))).clamp(max=s.radius[1])
+        radius = enlarged * torch.cat([low, high], 1)
+        reach = math.ceil(1.5 * enlarged * s.radius[1])
+        shape, blades, turn = draws.whole(count, 0, 3), draws.whole(count, 5, 9), draws.uniform(count, (0, math.pi))
+        near, far = convolve(layer, kernels(radius, shape, blades, turn, reach)).unbind(1)
+        x, y = shapes.grid(layer.shape[-1], self.device)
+        angle = draws.uniform(count, (0, 2 * math.pi))
         share = (0.5 + x * angle.cos() + y * angle.sin()).clamp(0, 1)
-        return near + share * (far - near)
+        return torch.lerp(near, far, share)
 
-    def _expose(self, image: Tensor) -> Tensor:
-        gain = self._to(self._uniform(len(image), self.synthesis.gain))
-        sigma = self._to(self._uniform(len(image), self.synthesis.noise))
-        noise = torch.randn(image.shape, generator=self._noise, device=self.device)
-        return (gain * image + sigma * noise).clamp(0, 1)
-
-    def _grid(self) -> tuple[Tensor, Tensor]:
-        """Coordinates of the pixels' centres, -0.5 .. 0.5, as [1, S] and [S, 1]."""
-        line = (torch.arange(self.synthesis.size, device=self.device) + 0.5) / self.synthesis.size - 0.5
-        return line.view(1, -1), line.view(-1, 1)
-
-    def _centres(self, count: int) -> tuple[Tensor, Tensor]:
-        x, y = (self._to(self._uniform(count, (-0.3, 0.3))).squeeze(1) for _ in range(2))
-        return x, y
-
-    def _uniform(self, count: int, interval: Range) -> Tensor:
-        low, high = interval
-        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=self._choices)
-
-    def _chance(self, count: int, probability: float) -> Tensor:
-        return torch.rand(count, 1, 1, 1, generator=self._choices) < probability
-
-    def _integer(self, stop: int) -> int:
-        return int(torch.randint(stop, (), generator=self._choices))
-
-    def _to(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True)
+    def _photograph(self, image: Tensor) -> Tensor:
+        """What the camera and its file make of what came through the lens."""
+        s, draws, count = self.synthesis, self._draws, len(image)
+        if len(some := draws.some(count, s.soft)):
+            image[some] = camera.soften(image[some], draws.uniform(len(some), s.softness))
+        if len(some := draws.some(count, s.flat)):
+            image[some] = camera.flatten_contrast(image[some], draws.uniform(len(some), s.contrast))
+        gain, sigma = draws.uniform(count, s.gain), draws.uniform(count, s.noise)
+        image = (gain * image + sigma * draws.noise(image)).clamp(0, 1)
+        if len(some := draws.some(count, s.jpeg)):
+            image[some] = camera.jpeg(image[some], draws.uniform(len(some), s.quality))
+        return image
 
 
-def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [3, H, W] at another size, by an antialiased cubic filter."""
     if picture.shape[1:] == size:
         return picture
-    resized = F.interpolate(picture[None].float(), size=size, mode="bicubic", antialias=True)
+    antialias = size[0] < picture.shape[1]
+    resized = F.interpolate(picture[None].float(), size=size, mode="bicubic", antialias=antialias, align_corners=False)
     return resized[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def _reduced(x: Tensor, side: int) -> Tensor:
+    return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def _with_alpha(colour: Tensor, alpha: Tensor) -> Tensor:
     return torch.cat([colour, alpha], 1)
-
-
-def kernels(radius: Tensor, shape: Tensor, blades: Tensor, turn: Tensor, reach: int) -> Tensor:
-    """Point spread functions [N, K, 2·reach + 1, 2·reach + 1] that sum to 1.
-
-    Args:
-        radius: [N, K, 1, 1], pixels.
-        shape: [N, 1, 1, 1]: 0 disc, 1 polygon of that inner radius, 2 Gaussian of the disc's variance (σ = radius / 2).
-        blades: [N, 1, 1, 1], sides of the polygon.
-        turn: [N, 1, 1, 1], its rotation in radians.
-    """
-    line = torch.arange(-reach, reach + 1, device=radius.device, dtype=radius.dtype)
-    distance = torch.hypot(line.view(1, -1), line.view(-1, 1))
-    angle = torch.atan2(line.view(-1, 1), line.view(1, -1))
-    sector = 2 * math.pi / blades
-    across = distance * torch.cos(torch.remainder(angle - turn, sector) - sector / 2)  # along the nearest side's normal
-    hard = (radius + 0.5 - torch.where(shape == 1, across, distance)).clamp(
-        0, 1
-    )  # the rim's pixels are covered in part
-    kernel = torch.where(shape == 2, torch.exp(-2 * (distance / radius) ** 2), hard)
-    return kernel / kernel.sum((2, 3), keepdim=True)
-
-
-def convolve(x: Tensor, psf: Tensor) -> Tensor:
-    """Each sample of x [N, C, H, W] with each of its own kernels [N, K, k, k]: [N, K, C, H, W], borders replicated.
-
-    By Fourier transform: the time does not depend on the radius.
-    """
-    reach = psf.shape[-1] // 2
-    padded = F.pad(x, (reach,) * 4, mode="replicate")
-    height, width = (math.ceil(side / 32) * 32 for side in padded.shape[2:])
-    spectrum = torch.fft.rfft2(padded, s=(height, width)).unsqueeze(1)
-    product = spectrum * torch.fft.rfft2(psf, s=(height, width)).unsqueeze(2)
-    blurred = torch.fft.irfft2(product, s=(height, width))
-    start = 2 * reach  # before it, the far border has wrapped round
-    return blurred[..., start : start + x.shape[2], start : start + x.shape[3]]

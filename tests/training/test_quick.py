@@ -81,8 +81,8 @@ def test_the_schedule_rises_and_falls_to_nothing(network, texture, monkeypatch):
     monkeypatch.setattr(quick, "_learning_rate", lambda share: shares.append(share) or learning_rate(share))
     train_quick(network, texture, iterations=5, **TINY)
     assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert learning_rate(quick.WARM_UP) == pytest.approx(quick.LEARNING_RATE)
-    assert learning_rate(quick.WARM_UP / 2) == pytest.approx(quick.LEARNING_RATE / 2)
+    assert learning_rate(quick.RECIPE.warm_up) == pytest.approx(quick.RECIPE.learning_rate)
+    assert learning_rate(quick.RECIPE.warm_up / 2) == pytest.approx(quick.RECIPE.learning_rate / 2)
     assert learning_rate(1.0) == pytest.approx(0, abs=1e-9)
 
 

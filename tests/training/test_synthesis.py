@@ -6,10 +6,12 @@ import torch
 from torch.nn import functional as F
 
 from r2mrf_deploy.errors import InputError, UsageError
-from r2mrf_deploy.training.synthesis import Composites, Synthesis, convolve, kernels
+from r2mrf_deploy.training.synthesis import Composites, Synthesis
 
 SIZE = 64
-CLEAN = Synthesis(size=SIZE, gain=(1.0, 1.0), noise=(0.0, 0.0), scales=(1.0,))
+CLEAN = Synthesis(
+    size=SIZE, gain=(1.0, 1.0), noise=(0.0, 0.0), scales=(1.0,), plain=0.0, shrunk=0.0, soft=0.0, flat=0.0, jpeg=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,33 +90,60 @@ def test_a_defocused_foreground_bleeds_and_a_defocused_background_does_not(textu
     assert mixed[0.0].min() > mixed[1.0].max()
 
 
-@pytest.mark.parametrize("shape", [0, 1, 2])
-def test_kernels_have_unit_sum_their_radius_and_no_offset(shape):
-    radius = torch.tensor([2.0, 5.0, 8.0]).view(1, 3, 1, 1)
-    form = torch.full((1, 1, 1, 1), shape)
-    k = kernels(radius, form, torch.full_like(form, 6), torch.zeros(1, 1, 1, 1), reach=16)
-    line = torch.arange(-16.0, 17)
-    assert k.sum((2, 3)) == pytest.approx(torch.ones(1, 3).numpy(), abs=1e-5)
-    assert (k.sum(2) * line).sum(2).abs().max() < 1e-5
-    variance = (k.sum(2) * line**2).sum(2).flatten()
-    # A disc's variance is r² / 4 along each axis, a hexagon's of inner radius r 10/9 of 0.25 r²; the rim adds up to 1/6.
-    expected = radius.flatten() ** 2 / 4 * (10 / 9 if shape == 1 else 1)
-    assert torch.allclose(variance, expected, rtol=0.03, atol=0.2)
+def test_a_key_gives_its_batch_whatever_came_before(texture):
+    run, other = Composites(texture, Synthesis(size=SIZE), seed=3), Composites(texture, Synthesis(size=SIZE), seed=3)
+    run.seek(7, 1)
+    wanted = run.batch(4)
+    other.batch(3)
+    for key, equal in (((7, 1), True), ((7, 0), False), ((8, 1), False)):
+        other.seek(*key)
+        assert all(torch.equal(a, b) == equal for a, b in zip(wanted, other.batch(4), strict=True))
 
 
-def test_convolution_by_fourier_is_the_convolution():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(2, 3, 20, 27, generator=generator)
-    k = torch.rand(2, 2, 9, 9, generator=generator)
-    padded = F.pad(x, (4,) * 4, mode="replicate")
-    direct = torch.stack(
-        [
-            torch.stack([F.conv2d(p.unsqueeze(1), w.flip(0, 1)[None, None]).squeeze(1) for w in ks])
-            for p, ks in zip(padded, k, strict=True)
-        ]
+def test_every_effect_at_once_keeps_shapes_and_ranges(texture):
+    everything = Synthesis(size=SIZE, scales=(1.3, 1.0, 0.8), plain=0.2, shrunk=1.0, soft=1.0, flat=1.0, jpeg=1.0)
+    image, mask = Composites(texture, everything, masks=[drawn()]).batch(8)
+    assert image.shape == (8, 3, SIZE, SIZE) and mask.shape == (8, 1, SIZE, SIZE)
+    assert all(x.min() >= 0 and x.max() <= 1 for x in (image, mask))
+
+
+def test_some_pictures_are_all_in_focus_and_some_not_at_all(texture):
+    image, mask = Composites(texture, dataclasses.replace(CLEAN, plain=1.0)).batch(16)
+    share = mask.mean((1, 2, 3))
+    assert set(share.tolist()) == {0.0, 1.0}
+    energy = laplacian(image).mean((1, 2, 3))
+    assert energy[share == 1].min() > 12 * energy[share == 0].max()  # as below: a disc of 1.5 pixels covers 7
+
+
+def drawn(height=100, width=110):
+    """In focus: the left half."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = 255
+    return mask
+
+
+@pytest.mark.parametrize("front", [0.0, 1.0])
+def test_a_drawn_mask_says_what_is_in_focus_whichever_layer_that_is(texture, front):
+    synthesis = dataclasses.replace(
+        CLEAN, drawn=1.0, foreground_in_focus=front, gradual=0.0, one_photograph=0.0, radius=(2.0, 2.0)
     )
-    # float32 sums of 81 products of about 0.25, by another order of operations
-    assert torch.allclose(convolve(x, k), direct, rtol=0, atol=1e-4)
+    image, mask = Composites(texture, synthesis, masks=[drawn()]).batch(24)
+    columns = mask.mean(2).squeeze(1)
+    vertical = (mask - columns[:, None, None]).abs().amax((1, 2, 3)) < 0.01
+    assert vertical.sum() >= 8  # cuts that do not meet the outline are replaced by generated shapes
+    for column, energy in zip(columns[vertical], laplacian(image)[vertical].mean((1, 2)), strict=True):
+        left = column[0] > 0.5  # or mirrored
+        steps = column.diff().abs() > 1e-3
+        assert 1 <= steps.sum() <= 8  # one outline, at most as wide as a polygon of inner radius 2
+        assert (energy[:3].mean() > 4 * energy[-3:].mean()) == bool(left)
+
+
+def test_a_drawn_mask_s_outline_is_a_pixel_wide_however_far_it_is_enlarged(texture):
+    big = [np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)]
+    synthesis = dataclasses.replace(CLEAN, size=512, drawn=1.0, foreground_in_focus=1.0, gradual=0.0)
+    _, mask = Composites(big, synthesis, masks=[drawn()]).batch(4)
+    between = ((mask > 0) & (mask < 1)).float().sum(3)
+    assert between.max() <= 4
 
 
 def test_bad_photographs_and_settings_are_refused(texture):
@@ -124,5 +153,7 @@ def test_bad_photographs_and_settings_are_refused(texture):
         Composites(texture, Synthesis(size=100))
     with pytest.raises(InputError, match=r"uint8 \[H, W, 3\]"):
         Composites([texture[0].astype(np.float32)], CLEAN)
+    with pytest.raises(InputError, match=r"uint8 \[H, W\]"):
+        Composites(texture, CLEAN, masks=[drawn().astype(bool)])
     with pytest.raises(UsageError, match="radius"):
         Synthesis(radius=(4.0, 2.0))

@@ -1,0 +1,78 @@
+"""What happens to a picture after the lens: softness, contrast, gain, noise, and JPEG.
+
+Functions of batches [N, 3, H, W] in 0 .. 1 with one value a picture, [N, 1, 1, 1], on any device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# ITU-T T.81, tables K.1 and K.2: the quantisation that JPEG's quality 50 stands for, luminance and chrominance.
+_LUMINANCE = """
+16 11 10 16 24 40 51 61   12 12 14 19 26 58 60 55   14 13 16 24 40 57 69 56   14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77   24 35 55 64 81 104 113 92   49 64 78 87 103 121 120 101   72 92 95 98 112 100 103 99
+"""
+_CHROMINANCE = """
+17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99   47 66 99 99 99 99 99 99
+99 99 99 99 99 99 99 99   99 99 99 99 99 99 99 99   99 99 99 99 99 99 99 99   99 99 99 99 99 99 99 99
+"""
+# ITU-T T.871 (JFIF): R'G'B' to Y'CbCr.
+_TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+
+
+def soften(image: Tensor, sigma: Tensor) -> Tensor:
+    """Blur by a Gaussian of a few tenths of a pixel, as resampling and noise reduction do; `sigma` below 1 pixel."""
+    line = torch.arange(-2, 3, device=image.device)
+    weights = torch.exp(-0.5 * (line / sigma.view(-1, 1)) ** 2)
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(3, 0).unsqueeze(1)
+    count, _, height, width = image.shape
+    planes = F.pad(image, (2,) * 4, mode="replicate").reshape(1, 3 * count, height + 4, width + 4)
+    planes = F.conv2d(planes, weights.unsqueeze(2), groups=3 * count)
+    return F.conv2d(planes, weights.unsqueeze(3), groups=3 * count).view_as(image)
+
+
+def flatten_contrast(image: Tensor, contrast: Tensor) -> Tensor:
+    """Move every value towards the picture's mean; `contrast` 1 leaves it as it is."""
+    mean = image.mean((1, 2, 3), keepdim=True)
+    return mean + contrast * (image - mean)
+
+
+def jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """What a JPEG of this quality (1 .. 100, on the scale of the Independent JPEG Group) gives back.
+
+    The file is not made: values are rounded to 8 bits, colours subsampled 4:2:0, and each block of 8×8 transformed,
+    quantised and transformed back (ITU-T T.81).
+    """
+    height, width = image.shape[2:]
+    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
+    ycc = torch.einsum("ij,njhw->nihw", image.new_tensor(_TO_YCC), (255 * padded).round())
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    luma = _quantised(ycc[:, :1] - 128, scale, _LUMINANCE)
+    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), scale, _CHROMINANCE)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    rgb = torch.einsum("ij,njhw->nihw", image.new_tensor(_TO_YCC).inverse(), torch.cat([luma + 128, chroma], 1))
+    return (rgb[:, :, :height, :width].round() / 255).clamp(0, 1)
+
+
+def _quantised(planes: Tensor, scale: Tensor, table: str) -> Tensor:
+    """Each 8×8 block of [N, C, H, W] with its cosine coefficients rounded to multiples of the table's steps."""
+    steps = torch.tensor([int(t) for t in table.split()], device=planes.device).view(1, 8, 1, 8)
+    steps = ((steps * scale.view(-1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255).unsqueeze(1).unsqueeze(3)
+    steps = steps.view(-1, 1, 1, 8, 1, 8)
+    cosine = _cosines(planes)
+    blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # [N, C, H / 8, 8, W / 8, 8]
+    coefficients = torch.einsum("ui,ncaibj,vj->ncaubv", cosine, blocks, cosine)
+    rounded = (coefficients / steps).round() * steps
+    return torch.einsum("ui,ncaubv,vj->ncaibj", cosine, rounded, cosine).flatten(4).flatten(2, 3)
+
+
+def _cosines(like: Tensor) -> Tensor:
+    """The orthonormal cosine transform of 8 values, [8, 8]."""
+    u = torch.arange(8, device=like.device, dtype=like.dtype).view(-1, 1)
+    matrix = torch.cos((2 * u.T + 1) * u * math.pi / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix

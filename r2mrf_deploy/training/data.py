@@ -1,0 +1,211 @@
+"""What a network is trained on: batches as a function of the iteration, from sharp photographs or from a dataset.
+
+A source gives, after `seek(iteration, rank, ranks)`, the batch of that iteration and process, whatever was asked before. So
+nothing about data has to be kept for a training to be resumed, and several processes share the work without talking.
+Everything is read into memory once; nothing is decoded while the network waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from r2mrf_deploy import images
+from r2mrf_deploy.checkpoint import IMAGENET
+from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.training.draws import Draws
+from r2mrf_deploy.training.synthesis import Composites, Synthesis
+
+White = Literal["sharp", "blurred"]
+T = TypeVar("T")
+HELD_OUT = 16
+"""One photograph in so many is kept for validation, where no other data is given for it."""
+VALIDATED = 48
+"""Composites that a training is validated on."""
+VALIDATION_SIDE = 256
+DATASET_SIDE = 320
+"""Height and width at which pictures of a dataset are validated, the size that artifacts have by default."""
+LARGEST = 3
+"""Photographs whose shorter side is over so many times that of a composite are reduced when read."""
+
+
+class Source(Protocol):
+    """Batches for training."""
+
+    def seek(self, iteration: int, rank: int, ranks: int, /) -> None:
+        """Make the next batch that of an iteration and a process."""
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """(images float [N, 3, S, S] in 0 .. 1, masks float [N, 1, S, S], 1 = in focus)."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Photographs uint8 [H, W, 3] and, for each, its mask float32 [H, W], 1 = in focus."""
+
+    images: Sequence[np.ndarray]
+    masks: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What was read: sharp photographs and drawn masks (uint8, 255 = in focus), or a dataset; and what to validate on."""
+
+    validation: Pictures
+    photographs: Sequence[np.ndarray] = field(default_factory=list)
+    masks: Sequence[np.ndarray] = field(default_factory=list)
+    dataset: Pictures | None = None
+
+    def source(self, synthesis: Synthesis, rotation: float, seed: int, device: torch.device) -> Source:
+        """Batches of what was read, made on a device."""
+        if self.dataset is not None:
+            return Dataset(self.dataset, synthesis.size, rotation=rotation, seed=seed, device=device)
+        return Composites(self.photographs, synthesis, masks=self.masks, seed=seed, device=device)
+
+
+class Dataset:
+    """Photographs with their masks: each once in every pass, in an order of its own; cropped, mirrored, turned.
+
+    Args:
+        pictures: of any sizes; what is smaller than a crop is enlarged.
+        size: side of the crops, pixels.
+        rotation: largest angle, degrees.
+        seed: of the order and the crops.
+        device: where batches are made.
+    """
+
+    def __init__(
+        self, pictures: Pictures, size: int, *, rotation: float, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        if not len(pictures):
+            raise InputError("the dataset is empty: give at least one photograph with its mask")
+        self._stacked = [_stack(i, m, size) for i, m in zip(pictures.images, pictures.masks, strict=True)]
+        self._size, self._rotation, self._seed = size, rotation, seed
+        self._draws = Draws(device)
+        self._place = (0, 0, 1)
+        self.seek(0)
+
+    def seek(self, iteration: int, rank: int = 0, ranks: int = 1, /) -> None:
+        self._place = iteration, rank, ranks
+        self._draws.seek(self._seed, iteration, rank, ranks)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        iteration, rank, ranks = self._place
+        first = (iteration * ranks + rank) * count
+        crops = torch.stack([self._crop(self._at(place)) for place in range(first, first + count)])
+        both = self._turn(crops.to(self._draws.device).float() / 255)
+        self.seek(iteration + 1, rank, ranks)
+        return both[:, :3], both[:, 3:]
+
+    def _at(self, place: int) -> Tensor:
+        number, within = divmod(place, len(self._stacked))
+        order = np.random.default_rng((self._seed, number)).permutation(len(self._stacked))
+        return self._stacked[order[within]]
+
+    def _crop(self, picture: Tensor) -> Tensor:
+        size = self._size
+        top, left = (self._draws.integer(length - size + 1) for length in picture.shape[1:])
+        crop = picture[:, top : top + size, left : left + size]
+        return crop.flip(2) if self._draws.integer(2) else crop
+
+    def _turn(self, pictures: Tensor) -> Tensor:
+        limit = math.radians(self._rotation)
+        if not limit:
+            return pictures
+        angle = self._draws.uniform(len(pictures), (-limit, limit)).flatten()
+        theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
+        theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+        theta[:, 0, 1], theta[:, 1, 0] = -angle.sin(), angle.sin()
+        grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+        return F.grid_sample(pictures, grid, "bilinear", "reflection", align_corners=False)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Image [N, 3, H, W] in 0 .. 1, by ImageNet's mean and standard deviation."""
+    mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+    return (image - mean) / std
+
+
+def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
+    """The sharp photographs of a folder, uint8 [H, W, 3]; those too small for composites of `size` are left out.
+
+    Raises:
+        InputError: there is none, or none is large enough.
+    """
+    paths = images.find([folder])
+    read = [_reduced(images.read(path), LARGEST * size) for path in paths]
+    large = [photograph for photograph in read if min(photograph.shape[:2]) >= size]
+    if not large:
+        raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; give --size less")
+    return large
+
+
+def read_masks(folder: Path, white: White) -> list[np.ndarray]:
+    """The drawn masks of a folder, uint8 [H, W], 255 = in focus, whatever white means in the files."""
+    masks = [images.read(path)[:, :, 0] for path in images.find([folder])]
+    return [255 - mask for mask in masks] if white == "blurred" else masks
+
+
+def read_pictures(folder: Path, white: White, split: Path | None) -> Pictures:
+    """A dataset in memory (see `datasets.read_dataset` for the layouts it may have).
+
+    Raises:
+        InputError: a mask is missing, or of another size than its photograph.
+    """
+    from r2mrf_deploy.datasets import read_dataset
+
+    dataset = read_dataset(folder, white=white, split=split)
+    numbers = range(len(dataset))
+    return Pictures([dataset.image(n) for n in numbers], [dataset.mask(n) for n in numbers])
+
+
+def held_out(items: Sequence[T]) -> tuple[list[T], list[T]]:
+    """(to train on, to validate on): one in `HELD_OUT`; a single one serves both."""
+    kept = list(items[HELD_OUT // 2 :: HELD_OUT]) or list(items[-1:])
+    rest = [item for n, item in enumerate(items) if n % HELD_OUT != HELD_OUT // 2]
+    return (rest if len(items) >= HELD_OUT else list(items[:-1])) or list(items), kept
+
+
+def composites_to_validate(photographs: Sequence[np.ndarray], masks: Sequence[np.ndarray], size: int) -> Pictures:
+    """Composites with outlines, the same for every training on the same photographs."""
+    side = min(max(size, VALIDATION_SIDE), *(min(p.shape[:2]) for p in photographs))
+    synthesis = Synthesis(size=side, plain=0.0, gradual=0.0, scales=(1.0,), shrunk=0.0)
+    made = Composites(photographs, synthesis, masks=masks, seed=0)
+    batches = [made.batch(1) for _ in range(VALIDATED)]
+    pixels = [(255 * image[0]).round().byte().permute(1, 2, 0).numpy() for image, _ in batches]
+    return Pictures(pixels, [mask[0, 0].numpy() for _, mask in batches])
+
+
+def dataset_to_validate(pictures: Pictures) -> Pictures:
+    """The pictures and masks of a dataset at the size that artifacts have by default."""
+    size = (DATASET_SIDE, DATASET_SIDE)
+    return Pictures(
+        [images.resize(image, size) for image in pictures.images],
+        [images.resize(mask, size) for mask in pictures.masks],
+    )
+
+
+def _reduced(photograph: np.ndarray, largest: int) -> np.ndarray:
+    factor = min(photograph.shape[:2]) // largest
+    return np.array(Image.fromarray(photograph).reduce(factor)) if factor > 1 else photograph
+
+
+def _stack(image: np.ndarray, mask: np.ndarray, size: int) -> Tensor:
+    """Image and mask as one uint8 [4, H, W], neither side below `size`."""
+    height, width = image.shape[:2]
+    grown = max(1.0, size / height, size / width)
+    target = (max(size, round(height * grown)), max(size, round(width * grown)))
+    image, mask = images.resize(image, target), images.resize(mask, target)
+    return torch.from_numpy(np.dstack([image, np.rint(255 * mask).astype(np.uint8)])).permute(2, 0, 1).contiguous()

@@ -1,0 +1,71 @@
+"""The network before its first iteration: weights drawn for it, and a backbone trained on ImageNet where one is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from r2mrf_deploy import networks
+from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.networks.backbone import Backbone
+from r2mrf_deploy.networks.initialise import initialise
+from r2mrf_deploy.training.data import Pictures, normalise
+
+LOOKED_AT = 8
+"""Photographs that statistics are taken from."""
+
+
+def create(
+    preset: str, settings: Mapping[str, str], pictures: Pictures, *, backbone: str | None, seed: int
+) -> tuple[str, nn.Module]:
+    """A preset's network, ready to be trained.
+
+    Without a backbone every layer is drawn and scaled to unit variance on photographs (`networks.initialise`); with one,
+    the other layers keep PyTorch's default weights.
+
+    Args:
+        pictures: all of one size.
+        backbone: "imagenet" for torchvision's weights, or a file that holds such; None for none.
+        seed: of the weights.
+
+    Returns:
+        (the network's name, the network).
+
+    Raises:
+        UsageError: no such preset or setting; the network has no backbone, or the weights are not its.
+        InputError: no such file.
+        RuntimeUnavailable: the weights cannot be downloaded.
+    """
+    family, config = networks.preset(preset, settings)
+    torch.manual_seed(seed)
+    network = networks.create(family, config)
+    if backbone is None:
+        initialise(network, _looked_at(pictures), seed)
+    else:
+        _load(network, preset, backbone)
+    return family, network
+
+
+def _looked_at(pictures: Pictures) -> Tensor:
+    chosen = np.stack(list(pictures.images[:LOOKED_AT]))
+    return normalise(torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255)
+
+
+def _load(network: nn.Module, preset: str, weights: str) -> None:
+    found = [module for module in network.modules() if isinstance(module, Backbone)]
+    if not found:
+        raise UsageError(f"{preset} has no backbone that ImageNet weights would fit; leave --backbone-weights out")
+    if weights != "imagenet" and not Path(weights).is_file():
+        raise InputError(f"--backbone-weights {weights}: no such file; give one, or imagenet to download torchvision's")
+    for backbone in found:
+        try:
+            backbone.load_imagenet(None if weights == "imagenet" else weights)
+        except (URLError, TimeoutError, ConnectionError) as e:
+            raise RuntimeUnavailable(
+                f"torchvision's weights for {backbone.name} cannot be downloaded ({e}); give a file: --backbone-weights FILE"
+            ) from None

@@ -1,0 +1,103 @@
+"""Recipes: the optimizer, its schedule, and what an iteration is made of. A recipe is a value; it holds no state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from r2mrf_deploy.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained."""
+
+    name: str
+    iterations: int
+    batch: int
+    """Pictures in an iteration, over all devices."""
+    size: int
+    """Side of the pictures, pixels."""
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    """Of weights; biases and normalisations do not decay."""
+    bias_rate: float
+    """The learning rate of biases, as a multiple of that of weights."""
+    schedule: Literal["poly", "cosine"]
+    warm_up: float
+    """Share of the iterations in which the learning rate rises from 0."""
+    clip: float | None
+    """Largest norm of the gradient. The loss adds a cross-entropy for each side output, and from nothing the first steps are
+    far from any minimum."""
+    average: float
+    """Decay of the exponential average of the weights, which is what is evaluated and kept; 0: the weights themselves."""
+    rotation: float
+    """Largest angle by which pictures of a dataset are turned, degrees; composites are not."""
+
+    def __post_init__(self) -> None:
+        for field in ("iterations", "batch", "size", "learning_rate"):
+            if not getattr(self, field) > 0:
+                raise UsageError(f"{field} must be over 0, not {getattr(self, field)}")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"the average's decay must be in 0 .. 1, 1 excluded, not {self.average}")
+
+    def rate(self, share: float) -> float:
+        """The learning rate at a share 0 .. 1 of the iterations."""
+        if share < self.warm_up:
+            return self.learning_rate * share / self.warm_up
+        left = 1 - (share - self.warm_up) / (1 - self.warm_up)
+        if self.schedule == "poly":
+            return self.learning_rate * max(left, 0.0) ** 0.9
+        return self.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+
+    def decay(self, iteration: int) -> float:
+        """Of the average after an iteration (from 0): shorter at first, so that the initial weights are soon forgotten."""
+        return min(self.average, (1 + iteration) / (20 + iteration))
+
+    def make_optimizer(self, network: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
+        """The optimizer of a network's trainable parameters; each group has a `multiple` of the learning rate."""
+        trained = [p for p in network.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay, "multiple": 1.0},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "multiple": self.bias_rate},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99), fused=fused)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group to its multiple of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiple"]
+
+
+PAPER = Recipe(
+    name="paper", iterations=6000, batch=4, size=300, optimizer="sgd", learning_rate=1e-3, weight_decay=5e-4,
+    bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, rotation=10.0,
+)  # fmt: skip
+"""R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
+nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone knows ImageNet already."""
+SCRATCH = Recipe(
+    name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
+    bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, rotation=10.0,
+)  # fmt: skip
+"""For a network that begins from nothing."""
+RECIPES = {recipe.name: recipe for recipe in (PAPER, SCRATCH)}
+
+
+def named(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, RECIPES)}")
+    return RECIPES[name]
