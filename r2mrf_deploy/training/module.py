@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from r2mrf_deploy import metrics
+from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.training import averaging
 from r2mrf_deploy.training.data import Pictures, Source, normalise
 from r2mrf_deploy.training.losses import deep_supervision
@@ -60,6 +61,7 @@ class Training(LightningModule):
         self._validation = validation
         self.scores: metrics.Scores | None = None
         """Of the round that has just ended, where it was validated."""
+        self._recurrent = _runs_one_step(network)
         self._seed, self._round, self._validate_every = seed, round_length, validate_every
 
     @property
@@ -87,7 +89,8 @@ class Training(LightningModule):
         torch.manual_seed(int(key.generate_state(1)[0]))  # of dropout, where a network has it
         set_rate(self.optimizers().optimizer, self.recipe.rate((iteration + 1) / self.recipe.iterations))
         image, mask = self._batch(iteration, rank, ranks, self.recipe.batch // ranks)
-        logits, sides = self.network(image, all_steps=True)
+        steps = {"steps": 1} if self._recurrent and self.recipe.runs_one_step(iteration) else {}
+        logits, sides = self.network(image, all_steps=True, **steps)
         with torch.autocast(self.device.type, enabled=False):
             logits, sides = logits.float(), {name: side.float() for name, side in sides.items()}
             loss = deep_supervision(logits, sides, mask)
@@ -102,7 +105,8 @@ class Training(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log("learning_rate", self.optimizers().optimizer.param_groups[0]["lr"])
         done = self.global_step >= self.recipe.iterations
-        due = done or (self.current_epoch + 1) % self._validate_every == 0
+        short = self._recurrent and self.recipe.runs_one_step(self.global_step)  # of what was not trained yet
+        due = done or ((self.current_epoch + 1) % self._validate_every == 0 and not short)
         self.scores = self.validate() if due else None
         if self.scores is not None:
             self.log_dict({f"val_{name}": float(value) for name, value in self.scores.to_dict().items()})
@@ -136,6 +140,14 @@ def _focus(network: nn.Module, image: np.ndarray, device: torch.device) -> np.nd
     pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
     logits = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
     return torch.sigmoid(logits)[0, 0].float().cpu().numpy()
+
+
+def _runs_one_step(network: nn.Module) -> bool:
+    """Whether a network has several recurrent steps and can be run with one."""
+    try:
+        return bool(network.check_steps(None) > network.check_steps(1))
+    except UsageError:
+        return False
 
 
 @contextmanager

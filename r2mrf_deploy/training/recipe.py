@@ -36,6 +36,10 @@ class Recipe:
     far from any minimum."""
     average: float
     """Decay of the exponential average of the weights, which is what is evaluated and kept; 0: the weights themselves."""
+    one_step: float
+    """Share of the iterations, from the first, in which a recurrent network runs one step instead of all. What tells sharp
+    from blurred is learned by the backbone and the first step; the steps after it, the dearest part, are learned in the
+    rest."""
     rotation: float
     """Largest angle by which pictures of a dataset are turned, degrees; composites are not."""
 
@@ -45,6 +49,8 @@ class Recipe:
                 raise UsageError(f"{field} must be over 0, not {getattr(self, field)}")
         if not 0 <= self.average < 1:
             raise UsageError(f"the average's decay must be in 0 .. 1, 1 excluded, not {self.average}")
+        if not 0 <= self.one_step < 1:
+            raise UsageError(f"the share of one step must be in 0 .. 1, 1 excluded, not {self.one_step}")
 
     def rate(self, share: float) -> float:
         """The learning rate at a share 0 .. 1 of the iterations."""
@@ -54,6 +60,10 @@ class Recipe:
         if self.schedule == "poly":
             return self.learning_rate * max(left, 0.0) ** 0.9
         return self.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+
+    def runs_one_step(self, iteration: int) -> bool:
+        """Whether an iteration (from 0) runs one recurrent step only."""
+        return iteration < self.one_step * self.iterations
 
     def decay(self, iteration: int) -> float:
         """Of the average after an iteration (from 0): shorter at first, so that the initial weights are soon forgotten."""
@@ -80,13 +90,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 PAPER = Recipe(
     name="paper", iterations=6000, batch=4, size=300, optimizer="sgd", learning_rate=1e-3, weight_decay=5e-4,
-    bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, rotation=10.0,
+    bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, one_step=0.0, rotation=10.0,
 )  # fmt: skip
 """R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
 nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone knows ImageNet already."""
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
-    bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, rotation=10.0,
+    bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
 )  # fmt: skip
 """For a network that begins from nothing."""
 RECIPES = {recipe.name: recipe for recipe in (PAPER, SCRATCH)}
