@@ -21,7 +21,7 @@ import numpy as np
 
 from r2mrf_deploy import images
 from r2mrf_deploy.datasets import Dataset
-from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import write_atomically
 from r2mrf_deploy.metrics import LEVELS, Curves, Judged, Scores, average, judge
 from r2mrf_deploy.predict import Predictor
@@ -49,6 +49,8 @@ class Evaluation:
     """One row of the table."""
 
     name: str
+    method: int
+    """Which of the methods it is of."""
     runtime: str
     scores: Scores
     curves: Curves
@@ -94,7 +96,7 @@ def evaluate(
         if progress is not None:
             progress(number + 1, len(dataset))
     return [
-        Evaluation(title, methods[index].runtime, *average(list(judged.values())), judged)
+        Evaluation(title, index, methods[index].runtime, *average(list(judged.values())), judged)
         for (index, title), judged in rows.items()
     ]
 
@@ -191,8 +193,30 @@ def _sides(name: str, predictor: Predictor) -> Maps:
     return maps
 
 
-def write(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the numbers: `scores.json` (all of them), `scores.csv` (the table), `photographs.csv`, `curves.csv`."""
+def write(
+    rows: Sequence[Evaluation], facts: dict[str, Any], methods: Sequence[Method], dataset: Dataset, folder: Path
+) -> list[Path]:
+    """Write the numbers and the pictures.
+
+    `scores.json` (everything), `scores.csv` (the table), `photographs.csv`, `curves.csv`, `curves.png`, and for each row
+    its worst photographs, `worst-NAME.png`.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed; the numbers have been written.
+    """
+    from r2mrf_deploy import plots
+
+    numbers = _write_numbers(rows, facts, folder)
+    curves = plots.evaluation(rows, folder / "curves.png")
+    sheets = [contact_sheet(row, methods, dataset, folder / f"worst-{_as_file_name(row)}.png") for row in rows]
+    return [*numbers, curves, *sheets]
+
+
+def _as_file_name(row: Evaluation) -> str:
+    return re.sub(r"[^\w.]+", "-", f"{row.name} {row.runtime}")
+
+
+def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Path) -> list[Path]:
     document = facts | {
         "rows": [
             row.to_dict()
@@ -234,7 +258,9 @@ def write(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Path) -> li
     ]
 
 
-def contact_sheet(row: Evaluation, method: Method, dataset: Dataset, path: Path, *, height: int = 200) -> Path:
+def contact_sheet(
+    row: Evaluation, methods: Sequence[Method], dataset: Dataset, path: Path, *, height: int = 200
+) -> Path:
     """The worst photographs of a row, the worst first: photograph, mask, map and how far off it is, side by side.
 
     Raises:
@@ -245,10 +271,11 @@ def contact_sheet(row: Evaluation, method: Method, dataset: Dataset, path: Path,
     for name in row.worst():
         number = numbers[name]
         image, truth = dataset.image(number), dataset.truth(number).astype(np.float32)
-        found = method.maps(image)[row.name]
+        found = methods[row.method].maps(image)[row.name]
         size = (height, max(1, round(image.shape[1] * height / image.shape[0])))
         greys = [np.repeat(_grey(part, size)[:, :, None], 3, 2) for part in (truth, found, np.abs(found - truth))]
-        caption = _caption(f"{name}   MAE {row.photographs[name].mae:.3f}", 4 * size[1] + 3 * _GAP)
+        judged = f"{name}: MAE {row.photographs[name].mae:.3f}, F {row.photographs[name].f_half:.3f}"
+        caption = _caption(f"{judged}   (photograph, mask, map, difference)", 4 * size[1] + 3 * _GAP)
         tiles = [images.resize(image, size), *greys]
         strips.append(np.vstack([caption, _join(tiles)]))
     width = max(strip.shape[1] for strip in strips)

@@ -96,8 +96,8 @@ def average(judged: Sequence[Judged]) -> tuple[Scores, Curves]:
     x = np.concatenate([[0.0], curves.false_positive_rate[::-1], [1.0]])
     y = np.concatenate([[0.0], curves.recall[::-1], [1.0]])
     area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-    means = [float(np.mean([getattr(j, name) for j in judged])) for name in ("f_adaptive", "f_half", "mae")]
-    return Scores(float(curves.f.max()), *means, auc=area, photographs=len(judged)), curves
+    adaptive, half, mae = (float(np.mean([getattr(j, n) for j in judged])) for n in ("f_adaptive", "f_half", "mae"))
+    return Scores(float(curves.f.max()), adaptive, half, mae, area, len(judged)), curves
 
 
 def score(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Scores, Curves]:

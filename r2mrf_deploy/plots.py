@@ -13,6 +13,7 @@ from r2mrf_deploy.parity import TOLERANCES
 
 if TYPE_CHECKING:
     from r2mrf_deploy.benchmark import Measurement
+    from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity import Parity
 
 
@@ -82,6 +83,30 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     figure.tight_layout()
+    return save(figure, path)
+
+
+def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
+    """Draw precision against recall, and F against the threshold, as the papers do.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
+    """
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
+    for number, row in enumerate(rows):
+        style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
+        left.plot(row.curves.recall, row.curves.precision, label=f"{row.name} ({row.runtime})", **style)
+        f = row.curves.f
+        right.plot(range(len(f)), f, **style)
+        best = int(f.argmax())
+        right.plot(best, f[best], "o", ms=4, color=style["color"])
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    right.set(xlabel="threshold, of 255", ylabel="F, β² = 0.3", xlim=(0, 255), ylim=(0, 1.02))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.legend(loc="lower center", ncols=min(len(rows), 3), fontsize=8)
+    figure.tight_layout(rect=(0, 0.06 + 0.04 * ((len(rows) - 1) // 3), 1, 1))
     return save(figure, path)
 
 

@@ -14,7 +14,6 @@ from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.manifest import Manifest, Preprocess, write_atomically
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
-
 LONGEST = 640
 """Longest side, in pixels, that a photograph is reduced to where neither the artifact nor its profile sets a size. Networks
 learn blur at about this scale: in a photograph of 12 megapixels, what is sharp to the eye is soft to the pixel."""

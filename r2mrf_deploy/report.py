@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.benchmark import Measurement
     from r2mrf_deploy.budget import Budget, Prediction
     from r2mrf_deploy.doctor import Row
+    from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.manifest import RewriteRecord
     from r2mrf_deploy.parity import Difference, Parity
     from r2mrf_deploy.profiling import Profile
@@ -204,6 +205,18 @@ def kept_table(search: Search) -> Table:
     table = _table("kept in higher precision", "part", numbers=("MAE without", "1 - F without"))
     for kept in search.kept:
         table.add_row(kept.node, kept.word, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
+    return table
+
+
+def evaluation_table(rows: Sequence[Evaluation]) -> Table:
+    figures = ("f_max", "f_adaptive", "f_half", "mae", "auc")
+    table = _table("map", "runtime", numbers=figures)
+    best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
+    for row in rows:
+        values = [getattr(row.scores, f) for f in figures]
+        bold = [len(rows) > 1 and value == best[f] for f, value in zip(figures, values, strict=True)]
+        cells = [Text(f"{v:.4f}", style="bold" if b else "") for v, b in zip(values, bold, strict=True)]
+        table.add_row(row.name, row.runtime, *cells)
     return table
 
 

@@ -26,6 +26,8 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True)
 
+White = Literal["sharp", "blurred"]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
 Images = Annotated[
@@ -59,6 +61,21 @@ MaxDrop = Annotated[
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, to go on with.")]
 Gpu = Annotated[list[str] | None, typer.Option("--gpu", help="GPU class that it is for, e.g. rtx3090.")]
+
+
+def model_file(text: str) -> Path:
+    """The file that an argument means: its path, or the shipped weights of that name."""
+    from r2mrf_deploy import weights
+
+    path = Path(text)
+    return path if path.exists() else weights.find(text) or path
+
+
+def away_from_package(checkpoint: Path) -> Path | None:
+    """Where an export of shipped weights goes by default, which are not to have anything written beside them."""
+    from r2mrf_deploy import weights
+
+    return Path(f"{checkpoint.stem}.onnx") if checkpoint == weights.find(checkpoint.stem) else None
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, str]:

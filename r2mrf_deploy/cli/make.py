@@ -20,7 +20,9 @@ from r2mrf_deploy.cli.common import (
     Resume,
     Set,
     app,
+    away_from_package,
     err,
+    model_file,
     out,
     parse_settings,
     parse_size,
@@ -50,7 +52,9 @@ def init(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a plain state dict.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help=".onnx (default, beside the checkpoint), or .pt2 for AOTInductor."),
@@ -90,6 +94,7 @@ def export(
     )
     options = ExportOptions(parse_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce)
     chosen = parse_settings(settings)
+    output = output or away_from_package(checkpoint)
     if output is not None and output.suffix == ".pt2":
         from r2mrf_deploy.aotinductor import to_aotinductor
 

@@ -1,4 +1,4 @@
-"""Commands that say how good and how fast an artifact is: parity, bench, budget."""
+"""Commands that say how good and how fast an artifact is: parity, eval, bench, budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from r2mrf_deploy.cli.common import (
     Set,
     Threads,
     Trust,
+    White,
     app,
+    model_file,
     out,
     parse_numbers,
     parse_settings,
@@ -30,7 +32,9 @@ from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 
 @app.command()
 def parity(
-    checkpoint: Annotated[Path, typer.Argument(help="The reference, run by PyTorch in FP32.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
+    ],
     artifacts: Annotated[list[Path], typer.Argument(help="What to compare with it.")],
     images: Images = None,
     per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
@@ -87,9 +91,71 @@ def parity(
         raise RuntimeUnavailable(f"not compared, for want of a device or a runtime: {', '.join(absent)}")
 
 
+@app.command("eval")
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", help="Folder of photographs and masks: image/ and gt/.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            parser=model_file, metavar="[FILE...]", help="Artifacts, checkpoints, names of shipped weights."
+        ),
+    ] = None,
+    white: Annotated[White | None, typer.Option("--white", help="What is white in the masks.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
+    ] = None,
+    split: Annotated[Path | None, typer.Option("--split", help="File with the names to evaluate, one a line.")] = None,
+    images: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
+    masks: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
+    positive: Annotated[White, typer.Option("--positive", help="Class of precision and recall.")] = "sharp",
+    baseline: Annotated[
+        list[str] | None, typer.Option("--baseline", help="One that needs no training: lbp, svd, hifst, spectrum.")
+    ] = None,
+    steps: Annotated[bool, typer.Option("--steps", help="The map after each recurrent step, of checkpoints.")] = False,
+    branches: Annotated[bool, typer.Option("--branches", help="Each branch of the last step alone.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
+    runtime: Runtime = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """How good maps are on photographs with masks: F-measures, MAE, AUC, curves."""
+    from r2mrf_deploy import evaluation, report
+    from r2mrf_deploy.datasets import polarity, read_dataset
+
+    photographs = read_dataset(
+        data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks
+    )
+    opening = evaluation.opened(
+        sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust
+    )
+    with phases() as say, opening as methods:
+        rows = evaluation.evaluate(
+            methods, photographs, positive=positive, progress=lambda n, of: say(f"{n}/{of} photographs")
+        )
+        facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
+        if output is not None:
+            say("drawing")
+            written = evaluation.write(rows, facts, methods, photographs, output)
+    if as_json:
+        alone = rows[0].to_dict() if len(rows) == 1 else {}
+        print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
+        return
+    out.print(report.evaluation_table(rows))
+    count = f"{len(photographs)} photographs of {photographs.folder.name}"
+    out.print(
+        f"{count}; positive: {'in focus' if positive == 'sharp' else 'blurred'}; F with β² = 0.3", highlight=False
+    )
+    if output is not None:
+        for file in written:
+            out.print(str(file), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def bench(
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts and checkpoints, timed side by side.")],
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(parser=model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
+    ],
     runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Time each on these, where they can.")] = None,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Where an input's size is free.")] = "320x320",
     batch: Annotated[

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from r2mrf_deploy.cli.common import Json, Set, app, err, out, parse_duration, parse_settings, phases, print_json
+from r2mrf_deploy.cli.common import Json, Set, White, app, err, out, parse_duration, parse_settings, phases, print_json
 from r2mrf_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from r2mrf_deploy.metrics import Scores
     from r2mrf_deploy.training.recipe import Recipe
-
-White = Literal["sharp", "blurred"]
 
 
 @app.command()

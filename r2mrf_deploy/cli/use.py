@@ -16,11 +16,12 @@ from r2mrf_deploy.cli.common import (
     Trust,
     app,
     err,
+    model_file,
     out,
     phases,
     print_json,
 )
-from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.errors import InputError, UsageError
 
 
 @app.command()
@@ -45,9 +46,15 @@ def demo(
 
 @app.command()
 def predict(
-    artifact: Annotated[Path, typer.Argument(help="An artifact or a checkpoint.")],
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps and overlays.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[FILE] IMAGE...",
+            help="An artifact, a checkpoint or the name of shipped weights (by default r2mrf-edge); then images, "
+            "folders, globs.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps and overlays.")] = Path("out"),
     runtime: Runtime = None,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays")] = True,
     buffers: Buffers = None,
@@ -62,7 +69,8 @@ def predict(
     from r2mrf_deploy.predict import predict as verb
     from r2mrf_deploy.runtimes import OpenOptions
 
-    sources = images.find(inputs)
+    artifact, photographs = _artifact_first(inputs)
+    sources = images.find(photographs)
     with phases() as say:
         options = OpenOptions(threads, buffers=buffers, runtime_cache=runtime_cache)
         predictor = Predictor.open(artifact, runtime, trust=trust, options=options)
@@ -82,10 +90,29 @@ def predict(
         raise InputError(f"{failures[0].error}{rest}")
 
 
+def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
+    """What `predict` is given, apart: the artifact, or the default weights where none is named, and the photographs."""
+    from r2mrf_deploy import runtimes, weights
+
+    first = model_file(given[0])
+    if not runtimes.suitable(first):
+        default = weights.find(weights.DEFAULT)
+        assert default is not None
+        return default, given
+    if len(given) == 1:
+        raise UsageError(f"{given[0]} is a model: name the photographs after it")
+    return first, given[1:]
+
+
 @app.command()
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package, a manifest.")
+        Path,
+        typer.Argument(
+            parser=model_file,
+            metavar="FILE",
+            help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package, a manifest.",
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -1,0 +1,106 @@
+"""Photographs find their masks, whatever the archives call them, and what is wrong is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from r2mrf_deploy.datasets import KNOWN, polarity, read_dataset
+from r2mrf_deploy.errors import InputError, UsageError
+
+Made = Callable[..., Path]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """A dataset of photographs 12×16 whose mask is white on the left half."""
+
+    def make(
+        images: tuple[str, ...] = ("a.jpg", "b.jpg"),
+        masks: tuple[str, ...] = ("a.png", "b.png"),
+        folders: tuple[str, str] = ("image", "gt"),
+    ) -> Path:
+        for folder, names in zip(folders, (images, masks), strict=True):
+            (tmp_path / folder).mkdir()
+            for name in names:
+                pixels = np.zeros((12, 16), np.uint8)
+                pixels[:, :8] = 255
+                Image.fromarray(pixels).save(tmp_path / folder / name)
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "folders"),
+    [
+        (("a.jpg", "b.jpg"), ("a.png", "b.png"), ("image", "gt")),
+        (("out_of_focus0001.jpg", "out_of_focus0002.jpg"), ("0001.png", "0002.png"), ("images", "masks")),
+        (("1.jpg", "2.jpg", "10.jpg"), ("10.bmp", "1.bmp", "2.bmp"), ("source", "gt")),
+    ],
+)
+def test_layouts(made: Made, images: tuple[str, ...], masks: tuple[str, ...], folders: tuple[str, str]) -> None:
+    dataset = read_dataset(made(images, masks, folders), white="sharp")
+    assert [p.image.name for p in dataset.pairs] == list(images)
+    assert all(p.mask.stem.lstrip("0") in p.image.stem for p in dataset.pairs)
+    assert dataset.image(0).shape == (12, 16, 3)
+
+
+def test_polarity_is_what_is_said(made: Made) -> None:
+    folder = made()
+    sharp, blurred = (read_dataset(folder, white=w) for w in ("sharp", "blurred"))  # type: ignore[arg-type]
+    assert sharp.truth(0)[:, :8].all() and not sharp.truth(0)[:, 8:].any()
+    assert np.array_equal(blurred.mask(0), 1 - sharp.mask(0)) and sharp.mask(0).dtype == np.float32
+    assert polarity("cuhk", None) == "blurred" and polarity("dut", "sharp") == "sharp" and polarity(None, "sharp")
+    assert {k.white for k in KNOWN.values()} == {"sharp", "blurred"}
+    for dataset, white, said in (
+        (None, None, "--white"),
+        ("dut", "blurred", "sharp, not blurred"),
+        ("dot", None, "dut"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            polarity(dataset, white)  # type: ignore[arg-type]
+
+
+def test_a_split_chooses_and_orders(made: Made, tmp_path: Path) -> None:
+    folder, split = made(("a.jpg", "b.jpg", "c.jpg"), ("a.png", "b.png")), tmp_path / "split.txt"
+    split.write_text("b.jpg\n\n# a comment\na  # without its suffix\n")
+    assert [p.name for p in read_dataset(folder, white="sharp", split=split).pairs] == ["b", "a"]
+    for text, said in (
+        ("a\nbb\n", "did you mean 'b'|choose"),
+        ("\n", "names no"),
+        ("a\na\n", "twice"),
+        ("c\n", "no mask"),
+    ):
+        split.write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_dataset(folder, white="sharp", split=split)
+
+
+def test_what_is_wrong_is_said(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        read_dataset(tmp_path / "no", white="sharp")
+    with pytest.raises(InputError, match="has no folder of images"):
+        read_dataset(tmp_path, white="sharp")
+    folder = made(("a.jpg", "b.jpg", "c.jpg"), ("a.png",))
+    with pytest.raises(InputError, match=r"2 of 3 photographs have no mask: b.jpg, c.jpg"):
+        read_dataset(folder, white="sharp")
+    with pytest.raises(InputError, match="no folder of masks"):
+        read_dataset(folder, white="sharp", mask_folder="truth")
+    (folder / "gt" / "b.png").write_bytes(b"no picture")
+    (folder / "image" / "c.jpg").unlink()
+    with pytest.raises(InputError, match=r"b.png is not an image"):
+        read_dataset(folder, white="sharp").mask(1)
+    Image.new("L", (5, 5)).save(folder / "gt" / "b.png")
+    with pytest.raises(InputError, match="5×5, its photograph 12×16"):
+        read_dataset(folder, white="sharp").mask(1)
+    Image.new("RGB", (16, 12), "red").save(folder / "gt" / "b.png")
+    with pytest.raises(InputError, match="coloured"):
+        read_dataset(folder, white="sharp").mask(1)
+    Image.new("L", (16, 12)).save(folder / "image" / "a.png")
+    with pytest.raises(InputError, match="one name"):
+        read_dataset(folder, white="sharp")
