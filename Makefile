@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo weights test test-all lint clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
+	@echo "make weights   train the shipped weights again: SHARP=folder of photographs, MASKS=folder of masks, white = blurred"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  the slow tests too: every preset"
 	@echo "make lint      lint and types only"
@@ -15,6 +16,11 @@ help:
 
 demo: $(READY)
 	$(BIN)/r2mrf demo -o out/demo
+
+weights: $(READY)
+	$(BIN)/r2mrf train r2mrf-edge --sharp "$(SHARP)" --masks "$(MASKS)" --masks-white blurred \
+		--iterations 4000 --size 128 --batch 8 --resume -o out/weights
+	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-edge.pth
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

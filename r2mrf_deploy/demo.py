@@ -1,7 +1,6 @@
 """`r2mrf demo`: the whole chain on a sample photograph, with a table at the end.
 
-A small network is trained for about a minute on composites of photographs that scikit-image ships, then exported, built,
-compared, timed and run on a photograph it has never seen.
+The shipped weights are exported, built, compared, timed and run on a photograph they have never seen.
 """
 
 from __future__ import annotations
@@ -12,22 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from r2mrf_deploy import images, machine, parity, photographs, report
+from r2mrf_deploy import images, machine, parity, photographs, report, weights
 from r2mrf_deploy.benchmark import Measurement, bench_artifacts
 from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export import to_onnx
 from r2mrf_deploy.manifest import Manifest, write_atomically
 from r2mrf_deploy.predict import Predictor, predict
-
-PRESET = "r2mrf-edge"
-SIZE = (256, 256)
-"""Height and width of the artifacts: a network trained for a minute on small crops sees best near their scale."""
-TRAINING_LIMIT = 240.0
-"""Seconds, where the machine is slow or busy."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +45,20 @@ class Demo:
         return "\n".join([*notes, f"{self.overlay}: {100 * self.in_focus:.0f} % of the photograph is in focus"])
 
 
-def run(output: Path, *, iterations: int | None = None, console: Console | None = None) -> Demo:
+def run(output: Path, *, console: Console | None = None) -> Demo:
     """Run the demo.
 
     Args:
         output: folder for the artifacts, `overlay.png`, `map.png`, `photograph.png` and `report.json`.
-        iterations: of the training; by default about a minute of them on two cores.
         console: where progress is shown.
     """
     console = console or Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / f"{PRESET}.pth"
-    _train(checkpoint, iterations, console)
+    shipped = weights.find(weights.DEFAULT)
+    assert shipped is not None
+    checkpoint = write_atomically(output / shipped.name, shipped.read_bytes())
     with console.status("exporting") as status:
-        onnx = to_onnx(
-            checkpoint, options=ExportOptions(size=SIZE), phase=lambda text: status.update(f"export: {text}")
-        ).path
+        onnx = to_onnx(checkpoint, phase=lambda text: status.update(f"export: {text}")).path
         status.update("building a TensorRT plan")
         plan = build_engine(onnx).path
         status.update("converting to OpenVINO")
@@ -77,9 +66,7 @@ def run(output: Path, *, iterations: int | None = None, console: Console | None 
         artifacts = [onnx, xml, plan]
         status.update("comparing with PyTorch")
         compared = {r.artifact: r for r in parity.compare_artifacts(checkpoint, artifacts)}
-        timed = bench_artifacts(
-            [checkpoint, *artifacts], size=SIZE, phase=lambda text: status.update(f"timing: {text}")
-        )
+        timed = bench_artifacts([checkpoint, *artifacts], phase=lambda text: status.update(f"timing: {text}"))
         status.update("looking at a photograph")
         photograph = output / "photograph.png"
         write_atomically(photograph, images.png(photographs.sample(photographs.DEMO)))
@@ -93,29 +80,6 @@ def run(output: Path, *, iterations: int | None = None, console: Console | None 
     _record(artifacts, compared, measured)
     write_atomically(output / "report.json", (json.dumps(result.to_dict(), indent=2, default=str) + "\n").encode())
     return result
-
-
-def _train(path: Path, iterations: int | None, console: Console) -> None:
-    import torch
-
-    from r2mrf_deploy import networks
-    from r2mrf_deploy.training import quick
-
-    count = iterations or quick.ITERATIONS
-    family, config = networks.preset(PRESET)
-    torch.manual_seed(0)
-    module = networks.create(family, config)
-    columns = (TextColumn("training"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("train", total=count, loss=float("nan"))
-        trained = quick.train_quick(
-            module,
-            photographs.sharp(),
-            iterations=count,
-            seconds=TRAINING_LIMIT,
-            progress=lambda n, of, loss: bar.update(task, completed=n, total=of, loss=loss),
-        )
-    Checkpoint.of(family, module, {"trained": "demo", **asdict(trained)}).save(path)
 
 
 def _row(path: Path, compared: parity.Parity | None, measured: Measurement | None) -> dict[str, Any]:

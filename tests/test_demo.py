@@ -1,4 +1,4 @@
-"""The demo runs the whole chain and leaves what it says; here with almost no training."""
+"""The demo runs the whole chain and leaves what it says."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from r2mrf_deploy.manifest import Manifest
 
 
 def test_demo(tmp_path: Path) -> None:
-    result = demo.run(tmp_path / "demo", iterations=2)
+    result = demo.run(tmp_path / "demo")
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     rows = {r["artifact"]: r for r in report["rows"]}
     assert list(rows) == ["r2mrf-edge.pth", "r2mrf-edge.onnx", "r2mrf-edge.xml", "r2mrf-edge.plan"]
     for name in ("r2mrf-edge.onnx", "r2mrf-edge.xml"):
-        # two iterations may leave the map flat, but never different from PyTorch's
-        assert rows[name]["parity"] in ("pass", "uninformative")
+        assert rows[name]["parity"] == "pass"
         assert rows[name]["median_ms"] > 0 and rows[name]["speed_up"] > 0
         manifest = Manifest.beside(tmp_path / "demo" / name)
         assert manifest and manifest.parity and manifest.latency
     with Image.open(result.overlay) as overlay:
         assert overlay.size == (451, 300) and np.asarray(overlay).std() > 5
-    assert 0 <= result.in_focus <= 1
+    assert 0.2 < result.in_focus < 0.8

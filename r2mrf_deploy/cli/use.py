@@ -27,16 +27,12 @@ from r2mrf_deploy.errors import InputError, UsageError
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
-    iterations: Annotated[
-        int | None,
-        typer.Option("--iterations", min=1, help="Training iterations; by default about a minute of them."),
-    ] = None,
     as_json: Json = False,
 ) -> None:
-    """The whole chain on a sample photograph: train, export, build, compare, time, predict."""
+    """The whole chain on a sample photograph: export, build, compare, time, predict."""
     from r2mrf_deploy import demo as verb
 
-    result = verb.run(output, iterations=iterations, console=err)
+    result = verb.run(output, console=err)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -1,1 +1,1 @@
-"""Training in PyTorch: defocus synthesised on sharp photographs, the papers' loss, and a quick training from nothing."""
+"""Training in PyTorch: what is learned from, the papers' loss, recipes, and the loop on Lightning."""

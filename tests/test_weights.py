@@ -1,0 +1,86 @@
+"""Shipped weights: what is on the disk is what was shipped, a name stands for it, and it sees what is in focus."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from r2mrf_deploy import weights
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.cli import main
+from r2mrf_deploy.datasets import read_dataset
+from r2mrf_deploy.errors import CheckpointError
+from r2mrf_deploy.evaluation import evaluate, opened
+from r2mrf_deploy.photographs import DEMO, sample
+
+DUT5 = Path(__file__).parents[2] / "shared" / "data" / "dut5"
+
+
+def _shipped() -> Path:
+    path = weights.find(weights.DEFAULT)
+    assert path is not None
+    return path
+
+
+def test_they_fit_and_have_a_card() -> None:
+    assert sum(p.stat().st_size for p in _shipped().parent.glob("*.pth")) < 12_000_000
+    for name in weights.SHIPPED:
+        path = weights.find(name)
+        assert path is not None and name in path.with_suffix(".md").read_text()
+        assert Checkpoint.load(path).metrics["trained"] == name
+    assert weights.find("r2mrf-egde") is None
+
+
+def test_damage_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        weights.find(weights.DEFAULT)
+    (tmp_path / "r2mrf-edge.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        weights.find(weights.DEFAULT)
+
+
+def test_weights_are_kept_as_fp16_and_read_as_fp32(tmp_path: Path) -> None:
+    kept = torch.load(_shipped(), weights_only=True)["state_dict"]
+    read = Checkpoint.load(_shipped())
+    assert all(v.dtype != torch.float32 for v in kept.values())
+    assert all(v.dtype != torch.float16 for v in read.state_dict.values())
+    again = Checkpoint.load(read.save(tmp_path / "x.pth", half=True))
+    assert all(torch.equal(v, again.state_dict[k]) for k, v in read.state_dict.items())
+    large = dict(read.state_dict) | {"fusion.bias": torch.tensor([1e6])}
+    with pytest.raises(CheckpointError, match=r"fusion.bias"):
+        Checkpoint(read.network, read.config, large).save(tmp_path / "y.pth", half=True)
+    assert not (tmp_path / "y.pth").exists()
+
+
+def test_a_name_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(_shipped().parent.iterdir())
+    assert main(["export", "r2mrf-edge", "--size", "64x64", "--no-optimize"]) == 0
+    assert (tmp_path / "r2mrf-edge.onnx").is_file() and sorted(_shipped().parent.iterdir()) == before
+    assert main(["inspect", "r2mrf-edge", "--json"]) == 0
+    shutil.copy("r2mrf-edge.onnx", "r2mrf-edge")  # a file of the name goes first
+    assert main(["inspect", "r2mrf-edge", "--json"]) == 2
+
+
+def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(sample(DEMO)).save("photo.png")
+    assert main(["predict", "photo.png"]) == 0
+    assert main(["predict", "r2mrf-edge", "photo.png", "-o", "named"]) == 0
+    assert (tmp_path / "out/photo_map.png").read_bytes() == (tmp_path / "named/photo_map.png").read_bytes()
+    focus = np.asarray(Image.open("out/photo_map.png")).astype(np.float32) / 255
+    assert focus.shape == sample(DEMO).shape[:2] and focus.std() > 0.2
+    assert main(["predict", "r2mrf-edge"]) == 2
+
+
+@pytest.mark.skipif(not DUT5.is_dir(), reason="needs the photographs of ../shared/data/dut5")
+def test_they_see_what_is_in_focus() -> None:
+    with opened([_shipped()]) as methods:
+        (row,) = evaluate(methods, read_dataset(DUT5, white="sharp"))
+    assert row.scores.f_max >= 0.90 and row.scores.mae <= 0.12
