@@ -14,16 +14,28 @@ from r2mrf_deploy.graph import naming
 from r2mrf_deploy.parity import compare_artifacts
 from r2mrf_deploy.report import steps_table
 
+pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 """Of the logits' spread, for the map and every side output."""
 
 BR2NET = {"width": "16"}
+DEFUSIONNET = {"width": "8"}
+NARROW = {"width": "0.25"}
 NETWORKS: list[tuple[str, dict[str, str], set[str]]] = [
     ("br2net-vgg16", BR2NET, {"low_to_high", "high_to_low", "attention"}),
+    ("defusionnet", DEFUSIONNET, {"layer1", "layer6", "step1", "step3", "score"}),
+    ("btbnet", NARROW, {"stream100", "stream80", "stream60", "frr"}),
+    ("btbnet-1s", NARROW, {"stream100"}),
+    ("btbcrl", NARROW, {"stream100", "stream80", "stream60", "crl"}),
 ]
 ABLATIONS: list[tuple[str, dict[str, str]]] = [
     *(("br2net-vgg16", BR2NET | {k: v}) for k, v in (("attention", "false"), ("refine", "direct"), ("fusion", "conv"))),
     *(("br2net-vgg16", BR2NET | {"output": v}) for v in ("l2h", "h2l")),
+    *(("defusionnet", DEFUSIONNET | {k: v}) for k, v in (("refine", "none"), ("share", "true"), ("output", "layer4"))),
+    *(("defusionnet", DEFUSIONNET | {"steps": v}) for v in ("1", "2", "4")),
+    *(("btbnet", NARROW | {k: v}) for k, v in (("refine", "none"), ("streams", "2"), ("steps", "1"))),
+    *(("btbcrl", NARROW | {k: "false"}) for k in ("share", "image", "cascade")),
+    *(("btbcrl", NARROW | {k: v}) for k, v in (("scales", "single"), ("steps", "1"), ("steps", "2"))),
 ]
 SIZES = {"square": (96, 96), "landscape": (96, 160), "odd": (101, 143)}
 
@@ -65,7 +77,6 @@ def test_it_with_free_sizes(preset: str, settings: dict[str, str], words: set[st
     check(preset, settings, ExportOptions(size=(96, 96), dynamic=True, all_steps=True), tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "settings"), ABLATIONS, ids=map(named, ABLATIONS))
 def test_an_ablation(preset: str, settings: dict[str, str], tmp_path: Path) -> None:
     check(preset, settings, ExportOptions(size=SIZES["odd"], all_steps=True), tmp_path)
