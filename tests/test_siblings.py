@@ -17,6 +17,8 @@ from r2mrf_deploy.report import steps_table
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 """Of the logits' spread, for the map and every side output."""
+NARROWED = 5e-4
+"""The same with a quarter of the channels: over fewer sums the rounding of 13 unnormalised convolutions averages out less."""
 
 BR2NET = {"width": "16"}
 DEFUSIONNET = {"width": "8"}
@@ -54,8 +56,9 @@ def check(preset: str, settings: dict[str, str], options: ExportOptions, folder:
     for result in results:
         assert result.verdict == "pass", result.reason
         assert list(result.steps) == names.side_names(names.check_steps(None))
-        assert result.map.relative < TOLERANCE
-        assert max(d.relative for d in result.steps.values()) < TOLERANCE
+        limit = NARROWED if settings.get("width") == NARROW["width"] else TOLERANCE
+        assert result.map.relative < limit
+        assert max(d.relative for d in result.steps.values()) < limit
         table = steps_table(result)
         cells = [cell for column in table.columns[1:] for cell in column.cells]
         assert sum(map(bool, cells)) == len(result.steps)
