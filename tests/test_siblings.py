@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 """Of the logits' spread, for the map and every side output."""
 NARROWED = 5e-4
-"""The same with a quarter of the channels: over fewer sums the rounding of 13 unnormalised convolutions averages out less."""
+"""The same with a quarter of the channels: rounding in 13 unnormalised convolutions averages out less over fewer sums."""
 
 BR2NET = {"width": "16"}
 DEFUSIONNET = {"width": "8"}
