@@ -3,8 +3,9 @@
     python benchmarks/networks.py br2net defusionnet --json benchmarks/results/networks.json
     python benchmarks/networks.py btbnet --count-only --json benchmarks/results/networks.json
 
-Times are medians of inferences that alternate between the two graphs in one process (see `rewrites.py`). A run replaces the
-rows of its networks in the file and keeps the others, so that the table can be measured in parts.
+Times are medians of inferences in FP32, batch 1: of the two graphs in turns in one process (see `rewrites.py`), and of
+PyTorch. The weights are PyTorch's initial ones: time does not depend on them. A run replaces the rows of its networks in the
+file and keeps the others, so that the table can be measured in parts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rewrites import FORMS, RUNTIMES, open_with, photograph, traced
+import numpy as np
+from rewrites import FORMS, RUNTIMES, Run, open_with, photograph
 
 from r2mrf_deploy import gpus, machine
 
@@ -45,15 +47,18 @@ def main() -> None:
 def measure(network: str, runs: int, threads: int, count_only: bool) -> dict[str, Any]:
     """One network: what both of its graphs cost, and unless `count_only`, how long they take in each runtime."""
     from r2mrf_deploy.graph.rewrites import optimize
+    from r2mrf_deploy.graph.trace import trace
 
-    model = _untrained(network) if count_only else traced(network, SIZE)
+    deployed = _untrained(network)
+    model = trace(deployed, (SIZE, SIZE))
     rewritten = optimize(model)
     graphs = dict(zip(FORMS, (model, rewritten.model), strict=True))
-    row: dict[str, Any] = {"network": network, "parameters": _parameters(network)}
+    row: dict[str, Any] = {"network": network, "parameters": sum(p.numel() for p in deployed.parameters())}
     row["rewrites"] = {record.name: record.count for record in rewritten.records}
     row |= {form: _cost(form, graph) for form, graph in graphs.items()}
     if not count_only:
-        row["runtimes"] = _times(graphs, runs, threads)
+        row["pytorch_ms"] = _median(_times({"pytorch": _eager(deployed, threads)}, runs)["pytorch"])
+        row["runtimes"] = {runtime: _side_by_side(runtime, graphs, runs, threads) for runtime in RUNTIMES}
     return row
 
 
@@ -65,52 +70,58 @@ def _cost(name: str, model: Any) -> dict[str, Any]:
     return {"multiply_adds": cost.multiply_adds(model), f"{GPU}_ms": round(predicted.ms, 1)}
 
 
-def _times(graphs: dict[str, Any], runs: int, threads: int) -> dict[str, Any]:
+def _side_by_side(runtime: str, graphs: dict[str, Any], runs: int, threads: int) -> dict[str, Any]:
     import onnx
 
-    image, times = photograph(SIZE), {}
     with tempfile.TemporaryDirectory() as folder:
+        files = {form: Path(folder) / f"{form}.onnx" for form in graphs}
         for form, graph in graphs.items():
-            onnx.save(graph, Path(folder) / f"{form}.onnx")
-        for runtime in RUNTIMES:
-            sessions = {form: open_with(runtime, Path(folder) / f"{form}.onnx", threads) for form in graphs}
-            found: dict[str, list[float]] = {form: [] for form in graphs}
-            for turn in range(runs + 1):
-                for form, run in sessions.items():
-                    start = time.perf_counter()
-                    run(image)
-                    if turn:  # the first warms up
-                        found[form].append((time.perf_counter() - start) * 1e3)
-            times[runtime] = {
-                "median_ms": {form: round(statistics.median(ms), 1) for form, ms in found.items()},
-                "times_ms": {form: [round(value, 1) for value in ms] for form, ms in found.items()},
-            }
-    return times
+            onnx.save(graph, files[form])
+        times = _times({form: open_with(runtime, file, threads) for form, file in files.items()}, runs)
+    return {
+        "median_ms": {form: _median(ms) for form, ms in times.items()},
+        "times_ms": {form: [round(value, 1) for value in ms] for form, ms in times.items()},
+    }
 
 
-def _split(network: str) -> tuple[str, dict[str, str]]:
-    preset, _, settings = network.partition(":")
-    return preset, dict(setting.split("=") for setting in settings.split(",") if setting)
+def _times(functions: dict[str, Run], runs: int) -> dict[str, list[float]]:
+    """Milliseconds of `runs` calls of each in turn, after one to warm up."""
+    image = photograph(SIZE)
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(runs + 1):
+        for name, run in functions.items():
+            start = time.perf_counter()
+            run(image)
+            if turn:
+                found[name].append((time.perf_counter() - start) * 1e3)
+    return found
 
 
-def _parameters(network: str) -> int:
+def _median(times: list[float]) -> float:
+    return round(statistics.median(times), 1)
+
+
+def _eager(deployed: Any, threads: int) -> Run:
     import torch
 
-    from r2mrf_deploy import networks
+    torch.set_num_threads(threads)
 
-    with torch.device("meta"):
-        return sum(p.numel() for p in networks.create(*networks.preset(*_split(network))).parameters())
+    def run(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(deployed(torch.from_numpy(image))[0])
+
+    return run
 
 
 def _untrained(network: str) -> Any:
-    """The graph with PyTorch's initial weights: to count by, for networks too large to run here."""
+    """A network as it is deployed, from uint8 NHWC to map and logits."""
     from r2mrf_deploy import networks
     from r2mrf_deploy.checkpoint import IMAGENET
-    from r2mrf_deploy.graph.trace import trace
     from r2mrf_deploy.networks.deployed import Deployed
 
-    module = networks.create(*networks.preset(*_split(network))).eval()
-    return trace(Deployed(module, IMAGENET, logits=True), (SIZE, SIZE))
+    preset, _, settings = network.partition(":")
+    fields = dict(setting.split("=") for setting in settings.split(",") if setting)
+    return Deployed(networks.create(*networks.preset(preset, fields)).eval(), IMAGENET, logits=True)
 
 
 def _arguments() -> argparse.Namespace:
