@@ -69,7 +69,7 @@ def test_the_table_of_networks_is_true() -> None:
             assert config.to_dict()["steps"] == int(steps)
         assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}" == parameters
         # rounded to 0.1; the graph leaves out side outputs, which PyTorch computes
-        assert counter.get_total_flops() / 2e9 == pytest.approx(float(multiply_adds), abs=0.051, rel=5e-4), name
+        assert counter.get_total_flops() / 2e9 == pytest.approx(float(multiply_adds), abs=0.051, rel=1e-3), name
 
 
 def test_the_public_names_are_importable() -> None:
