@@ -9,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from r2mrf_deploy.aotinductor import to_aotinductor
     from r2mrf_deploy.benchmark import bench_artifacts
     from r2mrf_deploy.build import BuildOptions, build_engine
     from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
     from r2mrf_deploy.errors import R2mrfError
     from r2mrf_deploy.export import ExportOptions, to_onnx
     from r2mrf_deploy.manifest import Manifest
@@ -24,11 +26,14 @@ _WHERE = {
     "Checkpoint": "checkpoint",
     "ExportOptions": "export",
     "Manifest": "manifest",
+    "PrecisionOptions": "convert",
     "Predictor": "predict",
     "R2mrfError": "errors",
     "bench_artifacts": "benchmark",
     "build_engine": "build",
     "compare_artifacts": "parity",
+    "convert_artifact": "convert",
+    "to_aotinductor": "aotinductor",
     "to_onnx": "export",
 }
 
@@ -37,11 +42,14 @@ __all__ = [
     "Checkpoint",
     "ExportOptions",
     "Manifest",
+    "PrecisionOptions",
     "Predictor",
     "R2mrfError",
     "bench_artifacts",
     "build_engine",
     "compare_artifacts",
+    "convert_artifact",
+    "to_aotinductor",
     "to_onnx",
 ]
 

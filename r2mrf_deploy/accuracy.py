@@ -30,9 +30,13 @@ class Drop:
     f: float
     """1 - F (β² = 0.3) of what is in focus (at 0.5) in one against the other, averaged over the photographs."""
 
+    def within(self, bound: Drop) -> bool:
+        return self.mae <= bound.mae and self.f <= bound.f
+
     @property
-    def worst(self) -> float:
-        return max(self.mae, self.f)
+    def sum(self) -> float:
+        """To put drops in order."""
+        return self.mae + self.f
 
     def __str__(self) -> str:
         return f"MAE {self.mae:.4f}, F {-self.f:+.4f}"
@@ -72,12 +76,13 @@ def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
     return Drop(float(np.mean(mae)), 1 - float(np.mean(f)))
 
 
-def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: float, progress: Progress | None = None) -> Search:
-    """Find nodes to keep, as few as can be, so that neither MAE nor F drops by more than `bound`.
+def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: Progress | None = None) -> Search:
+    """Find nodes to keep, as few as can be, so that the drop is within a bound.
 
     Args:
         nodes: those that may be kept.
         evaluate: the drop for a set of kept nodes.
+        bound: what MAE and F may drop by.
         progress: called after each evaluation.
 
     Raises:
@@ -94,35 +99,34 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: float, progress
         return found
 
     before = tried("nothing", ())
-    if before.worst <= bound:
+    if before.within(bound):
         return Search((), before, before, count)
-    if (least := tried("everything", nodes)).worst > bound:
+    if not (least := tried("everything", nodes)).within(bound):
         raise CheckFailed(
-            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): "
-            f"--max-drop {bound:g} cannot be met"
+            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
         )
     parts: dict[str, list[str]] = {}
     for node in nodes:
         parts.setdefault(naming.word(node), []).append(node)
-    helps = {word: tried(word, members).worst for word, members in parts.items()}
+    helps = {word: tried(word, members).sum for word, members in parts.items()}
     kept = _enough([parts[word] for word in sorted(parts, key=helps.__getitem__)], tried, bound)
     kept, without = _fewest(kept, tried, bound)
     found = tuple(Kept(node, naming.word(node), without[node]) for node in kept)
     return Search(found, before, tried("the rest", kept), count)
 
 
-def _enough(parts: list[list[str]], tried: Callable[[str, Collection[str]], Drop], bound: float) -> list[str]:
+def _enough(parts: list[list[str]], tried: Callable[[str, Collection[str]], Drop], bound: Drop) -> list[str]:
     """The shortest beginning of a list of parts that is enough, by bisection; all of it is known to be."""
     low, high = 0, len(parts)
     while high - low > 1:
         middle = (low + high) // 2
-        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part]).worst <= bound
+        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part]).within(bound)
         low, high = (low, middle) if enough else (middle, high)
     return [n for part in parts[:high] for n in part]
 
 
 def _fewest(
-    kept: list[str], tried: Callable[[str, Collection[str]], Drop], bound: float
+    kept: list[str], tried: Callable[[str, Collection[str]], Drop], bound: Drop
 ) -> tuple[list[str], dict[str, Drop]]:
     """Give up nodes in ever smaller groups; what is left, and the drop without each."""
     size = max(len(kept) // 2, 1)
@@ -132,7 +136,7 @@ def _fewest(
         for start in reversed(range(0, len(kept), size)):
             rest = kept[:start] + kept[start + size :]
             found = tried("fewer nodes", rest)
-            if found.worst <= bound:
+            if found.within(bound):
                 kept, given_up = rest, True
             elif size == 1:
                 without[kept[start]] = found

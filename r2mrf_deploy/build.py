@@ -198,11 +198,12 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
     except ImportError:
         raise RuntimeUnavailable('OpenVINO is not installed: pip install "r2mrf-deploy[openvino]"') from None
     try:
-        converted = openvino.convert_model(model)
+        converted = openvino.Core().read_model(model)  # convert_model rewrites quantised graphs, and changes their maps
     except Exception as e:  # OpenVINO raises RuntimeError and kinds of its own, in many lines
         raise GraphError(f"OpenVINO cannot take {model.name}: {_last_line(e)}") from None
-    inputs = [openvino_spec(port) for port in converted.inputs]
-    outputs = [openvino_spec(port) for port in converted.outputs]
+    layouts = {s.name: s.layout for s in (*source.inputs, *source.outputs)} if source else {}
+    inputs = [openvino_spec(port, layouts) for port in converted.inputs]
+    outputs = [openvino_spec(port, layouts) for port in converted.outputs]
     if source and (differs := specs.difference(inputs, source.inputs) or specs.difference(outputs, source.outputs)):
         raise BuildError(f"the model has {differs}; export it again")
     manifest = _describe(

@@ -14,7 +14,7 @@ import onnx
 from r2mrf_deploy import machine
 from r2mrf_deploy.accuracy import Search
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.convert import PrecisionOptions, convert
+from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
@@ -88,12 +88,13 @@ def to_onnx(
     say = phase or (lambda _: None)
     path = Path(output) if output else Path(checkpoint).with_suffix(".onnx")
     if path.suffix != ".onnx":
-        raise UsageError(f"{path}: an exported graph ends in .onnx; `r2mrf build` makes .plan and .xml from it")
+        what = "an exported graph ends in .onnx, AOTInductor's package in .pt2"
+        raise UsageError(f"{path}: {what}; `r2mrf build` makes .plan and .xml from the graph")
     if options.precision.precision != "fp32":
         with tempfile.TemporaryDirectory() as folder:
             plain = replace(options, precision=PrecisionOptions())
             whole = to_onnx(checkpoint, Path(folder) / path.name, plain, network=network, settings=settings, phase=say)
-            low = convert(whole.path, path, options.precision, phase=say)
+            low = convert_artifact(whole.path, path, options.precision, phase=say)
         return Exported(path, low.manifest, low.parity, low.warnings, low.search)
     say("reading the checkpoint")
     defaults = {"steps": str(options.steps)} if options.steps else {}

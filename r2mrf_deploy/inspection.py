@@ -1,4 +1,4 @@
-"""`r2mrf inspect`: what a checkpoint, an ONNX file, a plan or a manifest is, without running it."""
+"""`r2mrf inspect`: what a checkpoint, an ONNX file, a plan, a package or a manifest is, without running it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ def inspect(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    readers = {".pth": _checkpoint, ".pt": _checkpoint, ".onnx": _onnx, ".plan": _plan, ".xml": _openvino}
+    readers = {
+        ".pth": _checkpoint,
+        ".pt": _checkpoint,
+        ".onnx": _onnx,
+        ".plan": _plan,
+        ".pt2": _package,
+        ".xml": _openvino,
+    }
     if path.name.endswith(".json"):
         return Manifest.read(path).model_dump(exclude_none=True)
     if path.suffix.lower() not in readers:
@@ -88,6 +95,19 @@ def _plan(path: Path) -> dict[str, Any]:
     from r2mrf_deploy.runtimes import plan_header
 
     return {"kind": "plan"} | asdict(plan_header.read(path))
+
+
+def _package(path: Path) -> dict[str, Any]:
+    from r2mrf_deploy.runtimes.aotinductor import Package
+
+    package = Package.read(path)
+    return {
+        "kind": "pt2",
+        "device": package.device,
+        "target": package.target.model_dump(exclude_none=True) if package.target else "unknown",
+        "inputs": [str(s) for s in package.inputs],
+        "outputs": [str(s) for s in package.outputs],
+    }
 
 
 def _openvino(path: Path) -> dict[str, Any]:

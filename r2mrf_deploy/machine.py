@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,10 @@ TOOLS = (
     *("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
     *("openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow", "scikit-image"),
 )
+
+
+CXX = "install g++ (or name another with CXX)"
+"""How to get a C++ compiler."""
 
 
 def version(package: str) -> str | None:
@@ -43,6 +48,11 @@ def cpu() -> str:
 def cores() -> int:
     """The processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cxx() -> str | None:
+    """The C++ compiler that PyTorch would use, or None where there is none."""
+    return shutil.which(os.environ.get("CXX", "clang++" if platform.system() == "Darwin" else "g++"))
 
 
 def describe() -> dict[str, str | int]:

@@ -68,11 +68,14 @@ class RewriteRecord(_Model):
 
 
 class Target(_Model):
-    """The devices a plan was built for."""
+    """What a plan or a package was built for."""
 
     runtime: str
     runtime_version: str
+    device: Literal["cuda", "cpu"] = "cuda"
     compute_capabilities: list[str]
+    cpu: str | None = None
+    """Where it holds code for a CPU: its architecture and instruction set, as PyTorch names them."""
     gpus: list[str] = Field(default_factory=list)
     options: dict[str, str] = Field(default_factory=dict)
     """The builder's options that were not left at their defaults, by trtexec's names."""
@@ -87,7 +90,7 @@ class Manifest(_Model):
     bytes: int
     companions: dict[str, str] = Field(default_factory=dict)
     """Further files of the artifact (OpenVINO's .bin) and their SHA-256."""
-    kind: Literal["onnx", "plan", "openvino"]
+    kind: Literal["onnx", "plan", "openvino", "pt2"]
     checkpoint_sha256: str | None = None
     source_sha256: str | None = None
     """SHA-256 of the ONNX file that a plan or an OpenVINO model was made from."""

@@ -140,7 +140,7 @@ def compare_artifacts(
         try:
             runner = runtimes.open(artifact, runtime, trust=trust)
         except RuntimeUnavailable as e:
-            name = runtime or runtimes.suitable(artifact)[0].name
+            name = runtime or runtimes.default(artifact, manifest).name
             results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
             continue
         with runner:

@@ -7,11 +7,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import write_atomically
+from r2mrf_deploy.parity import TOLERANCES
 
 if TYPE_CHECKING:
     from r2mrf_deploy.benchmark import Measurement
+    from r2mrf_deploy.parity import Parity
 
 
 def latency(measurements: Sequence[Measurement], path: Path) -> Path:
@@ -51,6 +53,36 @@ def _trade(axis: Any, measurements: Sequence[Measurement]) -> None:
                 str(p.batch), (p.latency.median, p.images_per_second), textcoords="offset points", xytext=(5, 5)
             )
     axis.set(xlabel="median latency, ms", ylabel="images per second", title="batch sizes beside the points")
+
+
+def drift(results: Sequence[Parity], path: Path) -> Path:
+    """Draw the error of every step and branch, in the order they are computed, for each artifact that was compared so.
+
+    Raises:
+        UsageError: none was.
+        RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
+    """
+    compared = [r for r in results if r.steps]
+    if not compared:
+        raise UsageError("there are no steps to plot: export with --all-steps and give --per-step")
+    plt = _pyplot()
+    names = list(compared[0].steps)
+    figure, axis = plt.subplots(figsize=(max(7, 0.28 * len(names)), 4.8))
+    for number, r in enumerate(compared):
+        errors = [max(r.steps[name].relative, 1e-9) for name in r.steps]
+        (line,) = axis.plot(range(len(errors)), errors, "o-", ms=3, label=f"{r.artifact} ({r.precision}, {r.runtime})")
+        if r.precision not in {c.precision for c in compared[:number]}:
+            axis.axhline(TOLERANCES[r.precision].logits, color=line.get_color(), ls="--", lw=0.8)
+    axis.set_yscale("log")
+    axis.set_xticks(
+        range(len(names)), [name.replace("_branch", ".").replace("step", "") for name in names], rotation=90
+    )
+    axis.set(xlabel="step.branch, as computed", ylabel="largest error / standard deviation")
+    axis.set_title("dashed: the tolerance of the precision", fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    figure.tight_layout()
+    return save(figure, path)
 
 
 def save(figure: Any, path: Path) -> Path:

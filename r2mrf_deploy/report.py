@@ -243,7 +243,7 @@ def facts_table(facts: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _flat(facts):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # a free dimension in brackets is no markup
     return table
 
 

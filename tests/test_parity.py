@@ -12,7 +12,7 @@ from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec, sha256
-from r2mrf_deploy.parity import compare, compare_artifacts, f_measure
+from r2mrf_deploy.parity import compare, compare_artifacts
 from r2mrf_deploy.runtimes.base import Arrays, Runner
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=[1, 4, 4, 3], layout="NHWC")
@@ -110,13 +110,6 @@ def test_drift_is_named_by_its_first_step() -> None:
     assert (result.verdict, result.drift) == ("fail", "step2_branch5")
     with pytest.raises(UsageError, match="--all-steps"):
         verdict(Fixed(map=RAMP), per_step=True)
-
-
-def test_f_measure() -> None:
-    a = np.array([1, 1, 0, 0], bool)
-    assert f_measure(a, a) == 1 and f_measure(~a, a) == 0 and f_measure(np.zeros(4, bool), np.zeros(4, bool)) == 1
-    # precision 1/2, recall 1: (1 + 0.3) * 0.5 / (0.3 * 0.5 + 1)
-    assert f_measure(np.ones(4, bool), a) == pytest.approx(1.3 * 0.5 / 1.15)
 
 
 def test_artifacts_on_photographs_step_by_step(small: Path, exported: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
     if precision == "bf16":
         _retype(half.graph, original)
     _drop_detours(half.graph, original)
-    _name_casts(half.graph)
+    _name_added(half.graph)
     del half.graph.value_info[:]  # of other types; checked() infers them again
     tidy = ir.from_proto(half)
     IdentityEliminationPass()(tidy)
@@ -225,16 +225,17 @@ def _casts_to(node: onnx.NodeProto) -> int | None:
     return next((a.i for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
 
 
-def _name_casts(graph: onnx.GraphProto) -> None:
-    """Name the converter's casts after the nodes that they serve."""
+def _name_added(graph: onnx.GraphProto) -> None:
+    """Name the converters' casts and constants after the nodes that they serve."""
     makers = {output: node.name for node in graph.node for output in node.output}
     users = {name: node.name for node in reversed(graph.node) for name in node.input}
     taken = {node.name for node in graph.node}
     for node in graph.node:
-        if node.op_type == "Cast" and "/" not in node.name:
-            host = users.get(node.output[0]) or makers.get(node.input[0]) or node.name
-            name, n = f"{host}/cast", 1
+        if node.op_type in ("Cast", "Constant") and "/" not in node.name:
+            host = users.get(node.output[0]) or next((makers[i] for i in node.input if makers.get(i)), node.name)
+            plain = name = f"{host}/{node.op_type.lower()}"
+            n = 1
             while name in taken:
-                name, n = f"{host}/cast_{n}", n + 1
+                name, n = f"{plain}_{n}", n + 1
             taken.add(name)
             node.name = name

@@ -26,7 +26,7 @@ from r2mrf_deploy.graph.trace import checked
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
-QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QUANTISED = ("Conv", "ConvTranspose", "Gemm")
 """Operators that read quantised tensors; what is between them stays as it is, or is fused by the runtime."""
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -73,7 +73,7 @@ def observe(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, tuple[fl
     from onnxruntime.quantization import CalibrationMethod
 
     found = _collect(model, feeds, None, CalibrationMethod.MinMax, None)
-    return {name: (float(r.range_value[0]), float(r.range_value[1])) for name, r in found.items()}
+    return {name: (float(np.min(r.range_value[0])), float(np.max(r.range_value[1]))) for name, r in found.items()}
 
 
 def _collect(
@@ -196,6 +196,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
     done = onnx.ModelProto()
     done.CopyFrom(quantised)
     graph = done.graph
+    _outputs_as_computed(graph)
     makers = {output: node for node in graph.node for output in node.output}
     weights = {i.name: i for i in original.graph.initializer}
     able, kept = set(quantizable(original)), set(keep)
@@ -219,3 +220,17 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
     tidy = ir.from_proto(done)
     RemoveUnusedNodesPass()(tidy)
     return checked(ir.to_proto(TopologicalSortPass()(tidy).model))
+
+
+def _outputs_as_computed(graph: onnx.GraphProto) -> None:
+    """Have the graph give out what was computed: the tool rounds an output that a quantised node reads too."""
+    makers = {output: node for node in graph.node for output in node.output}
+    renamed: dict[str, str] = {}
+    for value in graph.output:
+        dequantise = makers[value.name]
+        quantise = makers.get(dequantise.input[0]) if dequantise.op_type == "DequantizeLinear" else None
+        if quantise is not None:
+            renamed |= {value.name: f"{value.name}/rounded", quantise.input[0]: value.name}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]

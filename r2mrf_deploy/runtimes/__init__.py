@@ -8,19 +8,44 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from r2mrf_deploy.errors import ArtifactError, InputError, UsageError, did_you_mean
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
 
-__all__ = ["Availability", "OpenOptions", "Runner", "Runtime", "Timing", "get", "names", "open", "suitable"]
+__all__ = [
+    "Availability",
+    "OpenOptions",
+    "Runner",
+    "Runtime",
+    "Timing",
+    "get",
+    "names",
+    "open",
+    "open_nearest",
+    "suitable",
+]
 
 # name -> module:class. For a suffix that several can open, the first is the default.
 _REGISTRY = {
     "pytorch": "r2mrf_deploy.runtimes.pytorch:PyTorch",
+    "pytorch-cuda": "r2mrf_deploy.runtimes.pytorch_cuda:PyTorchCUDA",
+    "pytorch-cuda-tf32": "r2mrf_deploy.runtimes.pytorch_cuda:TF32",
+    "pytorch-cuda-fp16": "r2mrf_deploy.runtimes.pytorch_cuda:FP16",
+    "pytorch-cuda-channels-last": "r2mrf_deploy.runtimes.pytorch_cuda:ChannelsLast",
+    "pytorch-cuda-compile": "r2mrf_deploy.runtimes.pytorch_cuda:Compiled",
+    "pytorch-cuda-graph": "r2mrf_deploy.runtimes.pytorch_cuda:Graph",
+    "aotinductor": "r2mrf_deploy.runtimes.aotinductor:AOTInductor",
     "onnxruntime": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU",
     "onnxruntime-cuda": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA",
+    "onnxruntime-tensorrt": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeTensorRT",
     "openvino": "r2mrf_deploy.runtimes.openvino:OpenVINO",
     "tensorrt": "r2mrf_deploy.runtimes.tensorrt:TensorRT",
+}
+
+# suffix -> what such a file is, and how to make one
+_EXECUTABLE = {
+    ".plan": ("a plan", "build it with `r2mrf build`"),
+    ".pt2": ("an AOTInductor package", "make it with `r2mrf export`"),
 }
 
 
@@ -46,9 +71,28 @@ def suitable(artifact: Path) -> list[Runtime]:
 
 
 def default(artifact: Path, manifest: Manifest | None) -> Runtime:
-    """What runs a file unless another is asked for: the first that opens its kind and has kernels of its precision."""
-    able = suitable(artifact)
-    return next((r for r in able if manifest is None or manifest.precision not in r.cannot), able[0])
+    """What runs a file unless another is asked for: the first that opens its kind and has kernels of its precision; of
+    those that can be used here, if any can."""
+    able = [r for r in suitable(artifact) if manifest is None or manifest.precision not in r.cannot]
+    return next((r for r in able if r.availability().ok), (able or suitable(artifact))[0])
+
+
+def open_nearest(artifact: Path, manifest: Manifest) -> Runner:
+    """Open an ONNX file with the runtime here that comes nearest to computing in the precision that its manifest states.
+
+    Raises:
+        RuntimeUnavailable: none runs it.
+        ArtifactError: the file is damaged.
+    """
+    order = ["onnxruntime", "openvino"] if manifest.precision in ("fp32", "fp16") else ["openvino", "onnxruntime"]
+    refusal: RuntimeUnavailable | None = None
+    for runtime in map(get, order):
+        try:
+            return runtime.open(artifact, manifest)
+        except RuntimeUnavailable as e:
+            refusal = refusal or e
+    assert refusal is not None
+    raise refusal
 
 
 def open(
@@ -58,11 +102,11 @@ def open(
 
     Args:
         artifact: the model file. Where a manifest lies beside it, the two must match.
-        trust: open a plan without a manifest. A plan is executable code.
+        trust: open a plan or a package without a manifest. Both are executable code.
 
     Raises:
         InputError: no such file.
-        ArtifactError: the file does not match its manifest, or is a plan without one, or no runtime opens it.
+        ArtifactError: the file does not match its manifest, or is executable code without one, or no runtime opens it.
         RuntimeUnavailable: the runtime is not installed or has no device here.
     """
     path = Path(artifact)
@@ -71,7 +115,7 @@ def open(
     runtimes = suitable(path)
     if not runtimes:
         raise ArtifactError(
-            f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are .pth .onnx .xml .plan"
+            f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are .pth .onnx .xml .plan .pt2"
         )
     manifest = Manifest.beside(path)
     chosen = get(runtime) if runtime else default(path, manifest)
@@ -79,9 +123,10 @@ def open(
         raise UsageError(
             f"{chosen.name} does not open {path.suffix} files; {' or '.join(r.name for r in runtimes)} does"
         )
-    if manifest is None and path.suffix == ".plan" and not trust:
+    if manifest is None and path.suffix.lower() in _EXECUTABLE and not trust:
+        what, cure = _EXECUTABLE[path.suffix.lower()]
         raise ArtifactError(
-            f"{path}: a plan is executable code and this one has no manifest ({path.name}.json); "
-            "build it with `r2mrf build`, or pass --trust if you know where it comes from"
+            f"{path}: {what} is executable code and this one has no manifest ({path.name}.json); "
+            f"{cure}, or pass --trust if you know where it comes from"
         )
     return chosen.open(path, manifest, options)

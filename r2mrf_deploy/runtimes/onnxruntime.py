@@ -1,17 +1,29 @@
-"""ONNX Runtime on the CPU and through CUDA. It never falls back from one to the other unsaid."""
+"""ONNX Runtime on the CPU, and on a GPU through CUDA and TensorRT. It never falls back from one to another unsaid.
+
+On a GPU inputs and outputs are bound to memory of our own there, so that the copies to it, the computation and the copies
+from it are timed apart; the session itself waits for the device, so one inference is in flight.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
+import io
 import json
+import re
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from r2mrf_deploy import machine
-from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
+from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.runtimes import cuda
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.lane import Lane, LaneRunner
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -37,13 +49,20 @@ class OnnxRuntimeCPU(Runtime):
             return Availability(False, reason="onnxruntime is not installed", cure="pip install onnxruntime-gpu")
         return Availability(True, machine.version("onnxruntime-gpu") or machine.version("onnxruntime"))
 
+    def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+        """What the session is to use, the first before the others: names, or (name, its options)."""
+        return [self.provider]
+
     def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
         return OnnxRuntimeRunner(self, artifact, manifest, options)
 
 
 class OnnxRuntimeCUDA(OnnxRuntimeCPU):
+    """FP32 is FP32: TF32, which the provider would use by default, is off."""
+
     name = "onnxruntime-cuda"
     title = "ONNX Runtime CUDA"
+    honours = frozenset({"threads", "profile", "cuda_graph", "buffers"})
     provider = "CUDAExecutionProvider"
     cannot: ClassVar[frozenset[str]] = frozenset()
 
@@ -54,15 +73,66 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
         import onnxruntime
 
         if self.provider not in onnxruntime.get_available_providers():
+            what = self.provider.removesuffix("ExecutionProvider")
             return Availability(
-                False, state.version, "this build has no CUDA provider", "pip install onnxruntime-gpu in its place"
+                False, state.version, f"this build has no {what} provider", "pip install onnxruntime-gpu in its place"
             )
         if reason := machine.cuda_driver():
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         return state
 
+    def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+        graph = {"enable_cuda_graph": "1"} if options.cuda_graph else {}
+        return [(self.provider, {"device_id": "0", "use_tf32": "0"} | graph), "CPUExecutionProvider"]
+
+    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
+        if options.cuda_graph and options.profile:
+            raise UsageError("--useCudaGraph and --dumpProfile exclude each other: a graph does not tell its layers")
+        _preload()
+        try:
+            device = cuda.provider(options.buffers)
+        except cuda.CudaError as e:
+            if options.buffers or options.cuda_graph:
+                raise
+            runner = OnnxRuntimeRunner(self, artifact, manifest, options)
+            runner.device += f", copies not timed apart: {e}"
+            return runner
+        return OnnxRuntimeDeviceRunner(self, artifact, manifest, options, device)
+
+
+class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
+    """Precision is the graph's, but for TF32, which TensorRT uses for FP32 where the GPU has it and this provider cannot
+    switch off. What TensorRT does not take runs on CUDA, and the runner's `device` says how many nodes."""
+
+    name = "onnxruntime-tensorrt"
+    title = "ONNX Runtime TensorRT"
+    honours = frozenset({"threads", "profile", "cuda_graph", "buffers", "runtime_cache"})
+    provider = "TensorrtExecutionProvider"
+
+    def availability(self) -> Availability:
+        state = super().availability()
+        if state.version and (missing := missing_tensorrt()):
+            cure = "pip install the tensorrt of that version, or put its folder on LD_LIBRARY_PATH"
+            return Availability(False, state.version, f"{missing} does not load", cure)
+        return state
+
+    def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+        chosen = {"device_id": "0"}
+        if options.cuda_graph:
+            chosen["trt_cuda_graph_enable"] = "1"
+        if options.runtime_cache:
+            chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_folder(options.runtime_cache))}
+        profiles = manifest.profiles if manifest else {}
+        for bound in ("min", "opt", "max") if profiles else ():
+            shapes = (f"{name}:{'x'.join(map(str, profile[bound]))}" for name, profile in profiles.items())
+            chosen[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
+        further = OnnxRuntimeCUDA().providers(manifest, OpenOptions())
+        return [(self.provider, chosen), *further]
+
 
 class OnnxRuntimeRunner(Runner):
+    """A session that takes and gives arrays in the host's memory."""
+
     def __init__(
         self, runtime: OnnxRuntimeCPU, artifact: Path, manifest: Manifest | None, options: OpenOptions
     ) -> None:
@@ -71,6 +141,8 @@ class OnnxRuntimeRunner(Runner):
         self.runtime = runtime.name
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3  # errors; what matters of its warnings is checked below
+        if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+            settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if options.threads:
             settings.intra_op_num_threads = options.threads
         self._profiles = tempfile.TemporaryDirectory() if options.profile else None
@@ -79,29 +151,25 @@ class OnnxRuntimeRunner(Runner):
             settings.profile_file_prefix = str(Path(self._profiles.name) / "profile")
         onnxruntime.set_default_logger_severity(3)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(artifact), settings, providers=list(dict.fromkeys([runtime.provider, "CPUExecutionProvider"]))
+            self.session = onnxruntime.InferenceSession(
+                str(artifact), settings, providers=runtime.providers(manifest, options), enable_fallback=0
             )
         except Exception as e:  # its exceptions share no base class
             raise ArtifactError(f"ONNX Runtime cannot open {artifact}: {str(e).splitlines()[0]}") from None
-        got = self._session.get_providers()
-        if got[0] != runtime.provider:
-            raise RuntimeUnavailable(
-                f"ONNX Runtime could not use {runtime.provider} and offered {got[0]} instead; "
-                "see its log for the missing library, or choose --runtime onnxruntime"
-            )
+        _check_provider(self.session, runtime.provider)
         if runtime.provider == "CPUExecutionProvider" and manifest is not None and manifest.precision == "fp16":
             self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
         threads = options.threads or machine.cores()
-        self.device = f"CPU, {threads} threads" if runtime.provider == "CPUExecutionProvider" else "CUDA"
+        what = runtime.provider.removesuffix("ExecutionProvider")
+        self.device = f"CPU, {threads} threads" if what == "CPU" else what + _elsewhere(self.session, runtime.provider)
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
-        self.inputs = tuple(_spec(v, layouts) for v in self._session.get_inputs())
-        self.outputs = tuple(_spec(v, layouts) for v in self._session.get_outputs())
+        self.inputs = tuple(_spec(v, layouts) for v in self.session.get_inputs())
+        self.outputs = tuple(_spec(v, layouts) for v in self.session.get_outputs())
 
     def _run(self, arrays: Arrays) -> Arrays:
         names = [s.name for s in self.outputs]
         try:
-            return dict(zip(names, self._session.run(names, arrays), strict=True))
+            return dict(zip(names, self.session.run(names, arrays), strict=True))
         except Exception as e:  # its exceptions share no base class
             raise ArtifactError(f"ONNX Runtime failed: {str(e).splitlines()[0]}") from None
 
@@ -110,7 +178,7 @@ class OnnxRuntimeRunner(Runner):
             return super()._profile(arrays, runs)
         for _ in range(runs):
             self._run(arrays)
-        events = json.loads(Path(self._session.end_profiling()).read_text())
+        events = json.loads(Path(self.session.end_profiling()).read_text())
         times: dict[str, list[float]] = {}
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -120,6 +188,174 @@ class OnnxRuntimeRunner(Runner):
     def close(self) -> None:
         if self._profiles is not None:
             self._profiles.cleanup()
+
+
+class OnnxRuntimeDeviceRunner(LaneRunner):
+    """A session with its inputs and outputs bound to memory on the GPU, once for every thread that runs it.
+
+    A CUDA graph belongs to a session and to the memory that was bound when it was captured, so with one every thread has a
+    session of its own.
+    """
+
+    in_flight = 1
+
+    def __init__(
+        self,
+        runtime: OnnxRuntimeCPU,
+        artifact: Path,
+        manifest: Manifest | None,
+        options: OpenOptions,
+        device: cuda.Cuda,
+    ) -> None:
+        super().__init__()
+        self._source = (runtime, artifact, manifest, options)
+        self._cuda = device
+        self._cuda_graph = bool(options.cuda_graph)
+        self._first = OnnxRuntimeRunner(*self._source)
+        self.runtime = runtime.name
+        self.inputs, self.outputs = self._first.inputs, self._first.outputs
+        if self._cuda_graph and not all(s.static for s in (*self.inputs, *self.outputs)):
+            raise UsageError(
+                f"{artifact.name} has free sizes, and ONNX Runtime captures static ones: no --useCudaGraph"
+            )
+        self.device = f"{device.device().name}, {self._first.device}" + (", CUDA graph" if self._cuda_graph else "")
+
+    def _new_lane(self) -> OnnxRuntimeLane:
+        own = self._cuda_graph and bool(self._lanes)
+        session = OnnxRuntimeRunner(*self._source).session if own else self._first.session
+        return OnnxRuntimeLane(self._cuda, session, self.inputs, self.outputs)
+
+    def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
+        return self._first._profile(arrays, runs)
+
+    def close(self) -> None:
+        super().close()
+        self._first.close()
+
+
+class OnnxRuntimeLane(Lane):
+    """A session's inputs and outputs in memory on the device, for one thread.
+
+    The session computes on a stream of its own and waits for it; the copies are on the lane's. So the copies in are waited
+    for before it begins, and the event after it is recorded when it has ended.
+    """
+
+    def __init__(
+        self, device: cuda.Cuda, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
+        super().__init__(device, inputs, outputs, cuda_graph=False)
+        self._session = session
+        self._output_specs = outputs
+        self._binding: Any = None
+        self._error = ""
+
+    def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        self._binding = self._session.io_binding()
+        for buffer, shape in zip(self._inputs, shapes, strict=True):
+            buffer.resize(shape)
+            self._binding.bind_input(buffer.name, "cuda", 0, buffer.dtype.type, shape, buffer.address)
+        for buffer, shape in zip(self._outputs, self._output_shapes(), strict=True):
+            buffer.resize(shape)
+            self._binding.bind_output(buffer.name, "cuda", 0, buffer.dtype.type, shape, buffer.address)
+
+    def _output_shapes(self) -> list[tuple[int, ...]]:
+        """As the model says, or where it leaves them free as one inference finds them."""
+        if all(s.static for s in self._output_specs):
+            return [tuple(int(d) for d in s.shape) for s in self._output_specs]
+        for buffer in self._outputs:
+            self._binding.bind_output(buffer.name, "cuda")
+        if not self._execute():
+            raise RuntimeUnavailable(self._why())
+        found = [tuple(value.shape()) for value in self._binding.get_outputs()]
+        self._binding.clear_binding_outputs()
+        return found
+
+    def _execute(self) -> bool:
+        self._cuda.synchronize(self._stream)
+        try:
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+        except Exception as e:  # its exceptions share no base class
+            self._error = str(e).splitlines()[0]
+            return False
+        return True
+
+    def _why(self) -> str:
+        return f"ONNX Runtime failed on the device: {self._error}"
+
+    def close(self) -> None:
+        self._binding = self._session = None
+        super().close()
+
+
+def _check_provider(session: Any, wanted: str) -> None:
+    """Refuse a session that is on another provider than was asked for: it says so only in its log."""
+    got = session.get_providers()
+    if got[0] != wanted:
+        raise RuntimeUnavailable(
+            f"ONNX Runtime could not use {wanted} and offered {got[0]} instead; "
+            "see its log for the missing library, or choose --runtime onnxruntime"
+        )
+
+
+def _elsewhere(session: Any, wanted: str) -> str:
+    """How many nodes another provider computes, in words; empty where none does, or where it does not tell.
+
+    Raises:
+        RuntimeUnavailable: all of them.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return ""
+    counts = Counter[str]()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    others = {name.removesuffix("ExecutionProvider"): n for name, n in counts.items() if name != wanted}
+    if others and not counts[wanted]:
+        raise RuntimeUnavailable(
+            f"ONNX Runtime gave no node of this graph to {wanted}, all to {', '.join(others)}: choose that runtime"
+        )
+    return "".join(f", {n} of {counts.total()} nodes on {name}" for name, n in others.items())
+
+
+def _preload() -> None:
+    """Make the CUDA libraries that pip installed known, as importing PyTorch would."""
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # what is missing is said by the session
+            onnxruntime.preload_dlls()
+
+
+def missing_tensorrt() -> str | None:
+    """The TensorRT library that ONNX Runtime's provider wants and that does not load here; None where it does."""
+    import onnxruntime
+
+    provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    if not provider.is_file():
+        return None  # Windows: the session finds out
+    wanted = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes())
+    name = wanted[0].decode() if wanted else "libnvinfer.so"
+    _preload()
+    with contextlib.suppress(ImportError):
+        import tensorrt  # noqa: F401  it makes its libraries known
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return name
+    return None
+
+
+def _folder(path: Path) -> Path:
+    """A folder for TensorRT's engines, made where it is missing.
+
+    Raises:
+        UsageError: it is a file, or cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--runtimeCache {path}: ONNX Runtime keeps its engines in a folder; {e.strerror}") from None
+    return path
 
 
 def _spec(value: Any, layouts: dict[str, Any]) -> TensorSpec:

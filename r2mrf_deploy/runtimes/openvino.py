@@ -109,9 +109,11 @@ def spec(port: Any, layouts: Mapping[str, Any] | None = None) -> TensorSpec:
     """An OpenVINO model's input or output; a free dimension is named by its tensor and axis.
 
     Args:
-        layouts: tensor name -> layout, which OpenVINO does not know.
+        layouts: tensor name -> layout, which OpenVINO does not know; of a tensor's names the one that is here counts.
     """
-    name, kind = port.get_any_name(), port.get_element_type().get_type_name()
+    kind, names = port.get_element_type().get_type_name(), port.get_names()
+    # a tensor has several names where OpenVINO dropped a node that changed nothing
+    name = next((known for known in layouts or {} if known in names), None) or port.get_any_name()
     shape: list[int | str] = [
         d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
     ]

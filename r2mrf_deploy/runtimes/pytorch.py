@@ -12,6 +12,7 @@ from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner
 
 if TYPE_CHECKING:
     from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.networks.deployed import Deployed
 
 
 class PyTorch(Runtime):
@@ -62,11 +63,7 @@ class PyTorchRunner(Runner):
         self._module = Deployed(
             checkpoint.module(), checkpoint.preprocess, io=io, steps=steps, all_steps=all_steps, logits=logits
         ).eval()
-        self.inputs = (self._module.input_spec("batch", "height", "width"),)
-        self.outputs = tuple(
-            TensorSpec(name=n, dtype="float32", shape=["batch", 1, "height", "width"], layout="NCHW")
-            for n in self._module.output_names
-        )
+        self.inputs, self.outputs = specs_of(self._module)
 
     def _run(self, arrays: Arrays) -> Arrays:
         import torch
@@ -75,3 +72,12 @@ class PyTorchRunner(Runner):
         with torch.inference_mode():  # a tensor may not look into an array that is read-only
             outputs = self._module(torch.from_numpy(array if array.flags.writeable else array.copy()))
         return {spec.name: value.numpy() for spec, value in zip(self.outputs, outputs, strict=True)}
+
+
+def specs_of(module: Deployed) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of a network in PyTorch: batch, height and width are free."""
+    outputs = (
+        TensorSpec(name=n, dtype="float32", shape=["batch", 1, "height", "width"], layout="NCHW")
+        for n in module.output_names
+    )
+    return (module.input_spec("batch", "height", "width"),), tuple(outputs)

@@ -5,7 +5,6 @@ A plan is checked before the driver sees it: its header, the version against the
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from typing import Any
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
 from r2mrf_deploy.runtimes import cuda, plan_header, specs, tensorrt_api
-from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Pending, Runner, Runtime, Timing
+from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.lane import LaneRunner
 from r2mrf_deploy.runtimes.tensorrt_api import Library, Messages
-from r2mrf_deploy.runtimes.tensorrt_lane import IN_FLIGHT, Lane
+from r2mrf_deploy.runtimes.tensorrt_lane import TensorRTLane
 
 
 class TensorRT(Runtime):
@@ -61,12 +61,10 @@ class TensorRT(Runtime):
         return TensorRTRunner(library, artifact, manifest, options, cuda.provider(options.buffers))
 
 
-class TensorRTRunner(Runner):
+class TensorRTRunner(LaneRunner):
     """An engine on the GPU, and one lane through it for every thread that runs it."""
 
     runtime = "tensorrt"
-    on_gpu = True
-    in_flight = IN_FLIGHT
 
     def __init__(
         self,
@@ -76,6 +74,7 @@ class TensorRTRunner(Runner):
         options: OpenOptions,
         provider: cuda.Cuda,
     ) -> None:
+        super().__init__()
         device = provider.device()
         self.device = f"{device.name} ({library.title} {library.version})"
         self._library = library
@@ -92,18 +91,6 @@ class TensorRTRunner(Runner):
         if manifest is not None:
             self.inputs = _agreed(self.inputs, manifest.inputs, artifact)
             self.outputs = _agreed(self.outputs, manifest.outputs, artifact)
-        self._lock = threading.Lock()
-        self._lanes: list[Lane] = []
-        self._mine = threading.local()
-
-    def _run(self, arrays: Arrays) -> Arrays:
-        return self._lane().run(arrays)
-
-    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
-        return self._lane().submit(arrays)()
-
-    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
-        return self._lane().submit(arrays, transfers)
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         if not self._options.profile:
@@ -112,30 +99,18 @@ class TensorRTRunner(Runner):
 
     def close(self) -> None:
         """Give back the device's memory. No thread may be running."""
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            lane.close()
+        super().close()
         self._context_options.close()
-        self._mine = threading.local()
         self._engine = None
         self._runtime = None
 
-    def _lane(self) -> Lane:
-        """This thread's lane, made at its first inference."""
-        lane: Lane | None = getattr(self._mine, "lane", None)
-        if lane is None:
-            if self._engine is None:
-                raise ArtifactError("this runner is closed: open the artifact again")
-            with self._lock:
-                context = self._context_options.new_context()
-                if context is None:
-                    raise RuntimeUnavailable(f"TensorRT has no room for another context: {self._messages.last()}")
-                capture = self._cuda_graph and not self._context_options.captures_itself
-                spin = self._options.spin_wait
-                lane = Lane(self._cuda, context, self.inputs, self.outputs, self._messages, capture, spin)
-                self._lanes.append(lane)
-            self._mine.lane = lane
-        return lane
+    def _new_lane(self) -> TensorRTLane:
+        context = self._context_options.new_context()
+        if context is None:
+            raise RuntimeUnavailable(f"TensorRT has no room for another context: {self._messages.last()}")
+        capture = self._cuda_graph and not self._context_options.captures_itself
+        spin = self._options.spin_wait
+        return TensorRTLane(self._cuda, context, self.inputs, self.outputs, self._messages, capture, spin)
 
 
 def _version_compatible(manifest: Manifest | None) -> bool:

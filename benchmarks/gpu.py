@@ -1,0 +1,89 @@
+"""The GPU at hand, every way there is of running `r2mrf` on it, side by side: results/gpu-NAME.json and .md.
+
+    python benchmarks/gpu.py
+
+PyTorch eager (FP32, TF32, FP16, channels last), compiled, as a CUDA graph; AOTInductor; ONNX Runtime's CUDA and TensorRT
+providers; TensorRT or TensorRT-RTX. ONNX graphs as traced and rewritten, in FP32 and FP16; 320×320 and 640×427, batch 1,
+copies included, by the benchmark's own protocol. What cannot run is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy import machine, report
+from r2mrf_deploy.aotinductor import to_aotinductor
+from r2mrf_deploy.benchmark import Bench, Protocol, bench_artifacts
+from r2mrf_deploy.build import build_engine
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+from r2mrf_deploy.errors import R2mrfError
+from r2mrf_deploy.export import ExportOptions, to_onnx
+
+SIZES = ((320, 320), (427, 640))
+RUNTIMES = (
+    *("pytorch-cuda", "pytorch-cuda-tf32", "pytorch-cuda-fp16", "pytorch-cuda-channels-last", "pytorch-cuda-compile"),
+    *("pytorch-cuda-graph", "aotinductor", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"),
+)
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="r2mrf")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    given = parser.parse_args()
+    if reason := machine.cuda_driver():
+        raise SystemExit(f"there is no GPU to measure: {reason}")
+    with tempfile.TemporaryDirectory() as folder:
+        found = {f"{h}x{w}": measure(given.network, (h, w), Path(folder) / f"{h}x{w}") for h, w in SIZES}
+    stem = "gpu-" + re.sub(r"\W+", "-", str(machine.gpu().get("gpu", "unknown"))).strip("-").lower()
+    given.output.mkdir(parents=True, exist_ok=True)
+    content = {size: bench.to_dict() | {"not_made": missing} for size, (bench, missing) in found.items()}
+    (given.output / f"{stem}.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
+    (given.output / f"{stem}.md").write_text("\n".join(_page(size, *pair) for size, pair in found.items()))
+    print((given.output / f"{stem}.md").read_text())
+
+
+def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, list[str]]:
+    """Make every artifact that can be made here, and time all of them on all runtimes."""
+    folder.mkdir(parents=True)
+    checkpoint = Checkpoint.init(network).save(folder / f"{network}.pth")
+    artifacts, missing = [checkpoint], list[str]()
+
+    def attempt(what: str, make: Any) -> None:
+        try:
+            artifacts.append(make().path)
+        except R2mrfError as e:
+            missing.append(f"{what}: {e}")
+
+    for name, optimize in (("traced", False), ("rewritten", True)):
+        onnx = to_onnx(checkpoint, folder / f"{name}.onnx", ExportOptions(size, optimize=optimize)).path
+        half = convert_artifact(onnx, folder / f"{name}-fp16.onnx", PrecisionOptions("fp16")).path
+        artifacts += [onnx, half]
+        for graph in (onnx, half):
+            attempt(f"{graph.stem}.plan", lambda graph=graph: build_engine(graph))
+    attempt(
+        "aotinductor",
+        lambda: to_aotinductor(checkpoint, folder / "aotinductor.pt2", ExportOptions(size), device="cuda"),
+    )
+    return bench_artifacts(artifacts, RUNTIMES, Protocol(), size=size, phase=print), missing
+
+
+def _page(size: str, bench: Bench, missing: list[str]) -> str:
+    table = report.markdown(report.bench_table(bench.measurements))
+    notes = [*report.bench_lines(bench.measurements), *missing]
+    notes += [f"{name} was not run: {why}" for name, why in bench.skipped]
+    return (
+        "\n".join([f"# {size}\n", report.where(bench.machine, bench.tools) + "\n", table, *(f"- {n}" for n in notes)])
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

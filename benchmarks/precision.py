@@ -1,0 +1,137 @@
+"""What reduced precision gives and costs: speed of `r2mrf` on the CPU, and the accuracy of a trained network.
+
+    python benchmarks/precision.py --json results/precision.json
+    python benchmarks/precision.py --accuracy-of ckpt.pth --data DIR --calibration DIR --json results/accuracy.json
+
+Speed: PyTorch eager, the graph as traced, and the rewritten graph in FP32, BF16 and INT8, interleaved in one run of the
+benchmark's own protocol. Accuracy: `--data` holds `image/` and `gt/` (white is sharp); each artifact's map is scored against
+the masks, at the artifact's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from r2mrf_deploy import images, machine, photographs, runtimes
+from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.metrics import score
+
+SIZE = (320, 320)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="r2mrf", help="preset to time")
+    parser.add_argument("--duration", type=float, default=20, help="seconds for each contestant")
+    parser.add_argument("--accuracy-of", type=Path, help="a trained checkpoint: score its precisions instead of timing")
+    parser.add_argument("--data", type=Path, help="folder with image/ and gt/")
+    parser.add_argument("--calibration", type=Path, help="folder of photographs; by default scikit-image's")
+    parser.add_argument("--max-drop", type=float, help="for INT8, as in `r2mrf convert`")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        calibration = given.calibration or _album(folder)
+        if given.accuracy_of:
+            if given.data is None:
+                parser.error("--accuracy-of needs --data")
+            results = accuracy(given.accuracy_of, given.data, calibration, given.max_drop, folder)
+        else:
+            results = speed(given.network, calibration, given.duration, folder)
+    print(json.dumps(results, indent=2))
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def speed(network: str, calibration: Path, duration: float, folder: Path) -> dict[str, Any]:
+    checkpoint = Checkpoint.init(network).save(folder / f"{network}.pth")
+    traced = to_onnx(checkpoint, folder / "traced.onnx", ExportOptions(SIZE, optimize=False)).path
+    fp32 = to_onnx(checkpoint, folder / "fp32.onnx", ExportOptions(SIZE)).path
+    low = [_reduced(fp32, kind, calibration, None) for kind in ("bf16", "int8")]
+    protocol = Protocol(duration=duration, avg_runs=5)
+    done = bench_artifacts(
+        [checkpoint, traced, fp32, *low], ["pytorch", "onnxruntime", "openvino"], protocol, size=SIZE, phase=print
+    )
+    rows = [
+        {
+            "artifact": m.name,
+            "runtime": m.runtime,
+            "device": m.device,
+            "median_ms": round(m.latency.median, 2),
+            "inferences": m.summary.inferences,
+            "over_pytorch_eager": round(m.speed_up, 2),
+            "range": [round(r, 2) for r in m.speed_up_range],
+        }
+        for m in done.measurements
+    ]
+    best = {
+        kind: min(r["median_ms"] for r in rows if r["artifact"] == f"{kind}.onnx") for kind in ("fp32", "bf16", "int8")
+    }
+    return {
+        "network": network,
+        "size": SIZE,
+        "rows": rows,
+        "over_fp32_rewritten": {kind: round(best["fp32"] / ms, 2) for kind, ms in best.items()},
+        "best_over_pytorch_eager": max(r["over_pytorch_eager"] for r in rows),
+        "machine": done.machine,
+        "tools": done.tools,
+    }
+
+
+def accuracy(checkpoint: Path, data: Path, calibration: Path, max_drop: float | None, folder: Path) -> dict[str, Any]:
+    fp32 = to_onnx(checkpoint, folder / "fp32.onnx", ExportOptions(SIZE)).path
+    scores: dict[str, Any] = {}
+    for kind in ("fp32", "fp16", "bf16", "int8"):
+        file = fp32 if kind == "fp32" else _reduced(fp32, kind, calibration, max_drop)
+        manifest = Manifest.beside(file)
+        assert manifest is not None
+        with runtimes.open_nearest(file, manifest) as runner:
+            pairs = []
+            for image, mask in _pairs(data):
+                found = runner.run({"image": images.resize(image, SIZE)[None].copy()})["map"][0, 0]
+                pairs.append(
+                    (found, np.asarray(Image.fromarray(mask).resize(SIZE[::-1], Image.Resampling.BILINEAR)) >= 128)
+                )
+            scores[kind] = score(pairs)[0].to_dict() | {"runtime": runner.runtime, "emulated": runner.emulates}
+        scores[kind]["kept"] = manifest.kept
+    for found in scores.values():
+        found["change"] = {k: round(found[k] - scores["fp32"][k], 4) for k in ("f_max", "mae")}
+    return {"checkpoint": checkpoint.name, "size": SIZE, "scores": scores, "tools": machine.tool_versions()}
+
+
+def _reduced(fp32: Path, kind: str, calibration: Path, max_drop: float | None) -> Path:
+    options = PrecisionOptions(
+        kind,  # type: ignore[arg-type]
+        calibration if kind == "int8" else None,
+        max_drop=max_drop if kind == "int8" else None,
+    )
+    return convert_artifact(fp32, fp32.with_name(f"{kind}.onnx"), options, phase=print).path
+
+
+def _album(folder: Path) -> Path:
+    album = folder / "album"
+    album.mkdir()
+    for number, photograph in enumerate(photographs.sharp()):
+        (album / f"{number:02}.png").write_bytes(images.png(photograph))
+    return album
+
+
+def _pairs(data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    masks = {p.stem: p for p in images.find([data / "gt"])}
+    return [(images.read(p), images.read(masks[p.stem])[..., 0]) for p in images.find([data / "image"])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What the commands share: consoles, options that several have, and the texts that options are written in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from r2mrf_deploy.errors import UsageError
+
+app = typer.Typer(
+    name="r2mrf",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Recurrent defocus-blur detectors from PyTorch to ONNX, TensorRT and OpenVINO, with proof of parity.",
+    epilog="--debug after any command shows the traceback of an error.",
+)
+out = Console(width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
+Images = Annotated[
+    Path | None,
+    typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
+Buffers = Annotated[
+    Literal["cuda-python", "pycuda"] | None, typer.Option("--buffers", help="What allocates on the GPU and copies.")
+]
+RuntimeCache = Annotated[
+    Path | None, typer.Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of one inference.")]
+Runtime = Annotated[str | None, typer.Option("--runtime", help="pytorch, onnxruntime, openvino, tensorrt, ...")]
+
+
+Precision = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="The types in the graph.")
+]
+Calibration = Annotated[
+    Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are well.")
+]
+Method = Annotated[Literal["minmax", "entropy", "percentile"], typer.Option("--method", help="How INT8 finds ranges.")]
+Keep = Annotated[
+    list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
+]
+QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="INT8 for the first and last layers too.")]
+MaxDrop = Annotated[
+    float | None, typer.Option("--max-drop", help="Keep the fewest nodes for which MAE and F drop no more than this.")
+]
+Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, to go on with.")]
+Gpu = Annotated[list[str] | None, typer.Option("--gpu", help="GPU class that it is for, e.g. rtx3090.")]
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    settings = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: write it as name=value")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UsageError(f"--size {text}: write height x width in pixels, as 320x320")
+    return int(height), int(width)
+
+
+def parse_numbers(option: str, text: str, example: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(n) for n in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give numbers, as {example}") from None
+
+
+@contextmanager
+def phases() -> Iterator[Any]:
+    """A line on the terminal that says what is going on; nothing where there is no terminal."""
+    with err.status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

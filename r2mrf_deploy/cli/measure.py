@@ -1,0 +1,200 @@
+"""Commands that say how good and how fast an artifact is: parity, bench, budget."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r2mrf_deploy.cli.common import (
+    Buffers,
+    Images,
+    Json,
+    Runtime,
+    RuntimeCache,
+    Set,
+    Threads,
+    Trust,
+    app,
+    out,
+    parse_numbers,
+    parse_settings,
+    parse_size,
+    phases,
+    print_json,
+)
+from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
+
+
+@app.command()
+def parity(
+    checkpoint: Annotated[Path, typer.Argument(help="The reference, run by PyTorch in FP32.")],
+    artifacts: Annotated[list[Path], typer.Argument(help="What to compare with it.")],
+    images: Images = None,
+    per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="The steps' errors as a picture.")] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Of one that fails: the fewest nodes whose precision explains it.")
+    ] = False,
+    runtime: Runtime = None,
+    trust: Trust = False,
+    network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Compare artifacts with the checkpoint on photographs."""
+    from r2mrf_deploy import report
+    from r2mrf_deploy.parity import compare_artifacts
+
+    with phases() as say:
+        results = compare_artifacts(
+            checkpoint, artifacts, images, per_step=per_step, runtime=runtime, trust=trust,
+            network=network, settings=parse_settings(settings), phase=say,
+        )  # fmt: skip
+        if plot is not None:
+            from r2mrf_deploy import plots
+
+            plots.drift(results, plot)
+        blamed = {}
+        for artifact, r in zip(artifacts, results, strict=True):
+            if bisect and r.verdict == "fail":
+                from r2mrf_deploy.blame import blame
+
+                blamed[r.artifact] = blame(
+                    checkpoint, artifact, images, network=network, settings=parse_settings(settings), phase=say
+                )
+    if as_json:
+        print_json(
+            [r.to_dict() | {"blamed": asdict(blamed[r.artifact]) if r.artifact in blamed else None} for r in results]
+        )
+    else:
+        for r in results:
+            if r.steps:
+                out.print(report.steps_table(r))
+        out.print(report.parity_table(results))
+        for r in results:
+            if r.reason:
+                out.print(f"{r.artifact}: {r.reason}", highlight=False, soft_wrap=True)
+        for name, search in blamed.items():
+            nodes = f"{len(search.kept)} nodes in FP32 bring {name} from {search.before} to {search.after}:"
+            out.print(nodes, highlight=False, soft_wrap=True)
+            out.print(report.kept_table(search))
+    if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
+        raise CheckFailed(f"no parity: {', '.join(failed)}")
+    if absent := [r.artifact for r in results if r.verdict == "not run"]:
+        raise RuntimeUnavailable(f"not compared, for want of a device or a runtime: {', '.join(absent)}")
+
+
+@app.command()
+def bench(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts and checkpoints, timed side by side.")],
+    runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Time each on these, where they can.")] = None,
+    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Where an input's size is free.")] = "320x320",
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N,N", help="Where the batch is free; several: a sweep.")
+    ] = "1",
+    shapes: Annotated[
+        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Of inputs with free sizes.")
+    ] = "",
+    inputs: Annotated[str, typer.Option("--loadInputs", metavar="image:FILE", help=".npy or bare bytes.")] = "",
+    warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds.")] = 200,
+    duration: Annotated[float, typer.Option("--duration", help="Seconds.")] = 3,
+    iterations: Annotated[int, typer.Option("--iterations", help="At least so many inferences.")] = 10,
+    avg_runs: Annotated[int, typer.Option("--avgRuns", help="Inferences in a turn.")] = 10,
+    percentile: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
+    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Inferences side by side.")] = 1,
+    cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
+    no_transfers: Annotated[bool, typer.Option("--noDataTransfers", help="Leave the copies out.")] = False,
+    spin_wait: Annotated[bool, typer.Option("--useSpinWait", help="Wait for the GPU awake.")] = False,
+    buffers: Buffers = None,
+    runtime_cache: RuntimeCache = None,
+    threads: Threads = None,
+    export_times: Annotated[Path | None, typer.Option("--exportTimes", help="JSON of every inference.")] = None,
+    dump_profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
+    export_profile: Annotated[Path | None, typer.Option("--exportProfile", help="JSON of every layer.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="The figures.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="The table.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Time artifacts side by side by trtexec's protocol; ratios to the first."""
+    from r2mrf_deploy import bench_files, feeds, report
+    from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+    from r2mrf_deploy.runtimes import OpenOptions
+    from r2mrf_deploy.runtimes.tensorrt_options import parse_shapes
+
+    percentiles = parse_numbers("--percentile", percentile, "90,95,99")
+    batches = [int(b) for b in parse_numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]
+    if not batches:
+        raise UsageError(f"--batch {batch}: give whole numbers from 1, as 1,2,4")
+    protocol = Protocol(warm_up, duration, iterations, avg_runs, percentiles, streams, not no_transfers)
+    with phases() as say:
+        done = bench_artifacts(
+            artifacts, runtime or [], protocol, size=parse_size(size), batches=batches, shapes=parse_shapes(shapes),
+            inputs=feeds.parse_files(inputs), options=OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache),
+            profiles=dump_profile or export_profile is not None, trust=trust, phase=say,
+        )  # fmt: skip
+    written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
+    if as_json:
+        print_json(done.to_dict())
+        return
+    out.print(report.where(done.machine, done.tools), highlight=False, soft_wrap=True)
+    if len(done.measurements) > 1:
+        out.print(report.bench_table(done.measurements))
+        out.print(
+            f"speed-up: over {done.baseline}, median and middle half of the turns", highlight=False, soft_wrap=True
+        )
+    if len(done.measurements) == 1 or summary:
+        for m in done.measurements:
+            out.print(f"=== Performance summary: {m.title}, {m.device} ===", highlight=False, soft_wrap=True)
+            for line in m.summary.lines(m.on_gpu):
+                out.print(line, highlight=False, soft_wrap=True)
+    for p in done.profiles if dump_profile else []:
+        out.print(report.profile_title(p), highlight=False, soft_wrap=True)
+        for table in report.profile_tables(p):
+            out.print(table)
+    for line in (*report.bench_lines(done.measurements), *(f"{name} was not run: {why}" for name, why in done.skipped)):
+        out.print(line, highlight=False, soft_wrap=True)
+    for file in written:
+        out.print(str(file), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def budget(
+    source: Annotated[str, typer.Argument(help="An ONNX file, a checkpoint or a preset's name.")],
+    gpu: Annotated[
+        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exit 1 if over budget.")
+    ] = None,
+    ms: Annotated[float, typer.Option("--ms", min=0.001, help="The budget for one image.")] = 100,
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Default: the file's, or 320x320.")] = None,
+    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roof that kernels reach.")] = 0.5,
+    settings: Set = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Check the model on this machine.")] = True,
+    as_json: Json = False,
+) -> None:
+    """What a graph must cost on a class of GPUs, by its roofline, against a latency budget."""
+    from r2mrf_deploy import report
+    from r2mrf_deploy.budget import draw_up
+
+    with phases() as say:
+        done = draw_up(
+            source, gpu or (), budget_ms=ms, size=parse_size(size) if size else None, efficiency=efficiency,
+            settings=parse_settings(settings), check=measure, phase=say,
+        )  # fmt: skip
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        out.print(report.budget_table(done))
+        for p in done.predictions[-1:] if gpu else []:
+            out.print(f"{p.graph} on {p.title}:", highlight=False, soft_wrap=True)
+            out.print(report.costliest_table(p))
+        for line in report.budget_lines(done):
+            out.print(line, highlight=False, soft_wrap=True)
+    if gpu and done.refused:
+        raise UsageError(done.refused[0])
+    if gpu and (over := [f"{p.device} {p.ms:.1f} ms" for p in done.over]):
+        raise CheckFailed(f"over the budget of {ms:g} ms: {', '.join(over)}")

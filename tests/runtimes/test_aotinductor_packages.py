@@ -1,0 +1,172 @@
+"""Opening AOTInductor packages: what is not one, not ours, or not for here is refused before any of its code is loaded."""
+
+from __future__ import annotations
+
+import json
+import platform
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from r2mrf_deploy import machine, runtimes
+from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.inspection import inspect
+from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256
+from r2mrf_deploy.runtimes import OpenOptions, aotinductor
+from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, target_here
+
+INPUT = TensorSpec(name="image", dtype="uint8", shape=[1, 64, 64, 3], layout="NHWC")
+OUTPUT = TensorSpec(name="map", dtype="float32", shape=[1, 1, 64, 64], layout="NCHW")
+HERE = target_here("cpu")
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Make:
+    """Make a package without code in it: what is refused has to be refused before the code is wanted."""
+
+    def make(device: str = "cpu", target: Target = HERE, manifest: bool = True, **changes: Any) -> Path:
+        path = tmp_path / "x.pt2"
+        said = Manifest(file=path.name, sha256="", bytes=0, kind="pt2", inputs=[INPUT], outputs=[OUTPUT], target=target)
+        facts = {"AOTI_DEVICE_KEY": device} | Package.metadata(said)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data/aotinductor/model/a.wrapper_metadata.json", json.dumps(facts))
+            archive.writestr("x/data/aotinductor/model/a.wrapper.so", b"not code" * 1000)
+        if manifest:
+            known = {"sha256": sha256(path), "bytes": path.stat().st_size}
+            said.model_copy(update=known | changes).save(path)
+        return path
+
+    return make
+
+
+def test_a_package_without_code_is_not_loaded(package: Make) -> None:
+    with pytest.raises(ArtifactError, match=r"PyTorch cannot load .*x\.pt2: .*export it again") as error:
+        runtimes.open(package())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"runtime_version": "2.1.0"},
+            rf"made for PyTorch 2\.1\.0, here is {torch.__version__.split('+')[0]}.*r2mrf expo",
+        ),
+        ({"cpu": "riscv64 DEFAULT"}, rf"a processor that is riscv64 DEFAULT, here is {platform.machine()}"),
+        ({"device": "cuda"}, "was made for cpu, its manifest says cuda"),
+    ],
+)
+def test_what_was_made_for_something_else_is_refused(package: Make, change: dict[str, str], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        runtimes.open(package(target=HERE.model_copy(update=change)))
+
+
+def test_a_gpu_s_package_needs_that_gpu(package: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = HERE.model_copy(update={"device": "cuda", "cpu": None, "compute_capabilities": ["9.0"]})
+    path = package("cuda", target)
+    if machine.cuda_driver() is not None:
+        with pytest.raises(RuntimeUnavailable, match=r"x\.pt2 was made for a GPU: .*--device cpu"):
+            runtimes.open(path)
+    monkeypatch.setattr(aotinductor, "cuda_availability", lambda: runtimes.Availability(True))
+    here = target.model_copy(update={"compute_capabilities": ["8.6"]})
+    monkeypatch.setattr(aotinductor, "target_here", lambda device: here)
+    with pytest.raises(ArtifactError, match=r"compute capability 9\.0, here is 8\.6; export it again"):
+        runtimes.open(path)
+    with pytest.raises(ArtifactError, match="known are cpu and cuda"):
+        runtimes.open(package("xpu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "onnx"}, "its manifest is of a file of kind 'onnx'"),
+        (
+            {"inputs": [INPUT.model_copy(update={"dtype": "float32"})]},
+            "the package has image: uint8.*says image: float32",
+        ),
+        ({"outputs": [OUTPUT.model_copy(update={"name": "focus"})]}, "the manifest says"),
+        ({"sha256": "0" * 64}, "SHA-256 differs"),
+    ],
+)
+def test_a_manifest_that_does_not_match_is_refused(package: Make, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        runtimes.open(package(**change))
+
+
+def test_without_a_manifest_it_must_be_trusted(package: Make) -> None:
+    path = package(manifest=False)
+    with pytest.raises(ArtifactError, match=r"package is executable code .*no manifest.*r2mrf export.*--trust"):
+        runtimes.open(path)
+    with pytest.raises(ArtifactError, match="PyTorch cannot load"):  # it went as far as the code
+        runtimes.open(path, trust=True)
+    loud = path.rename(path.with_suffix(".PT2"))
+    with pytest.raises(ArtifactError, match="executable code"):
+        runtimes.open(loud)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty", "another zip", "nonsense"])
+def test_damaged_packages(package: Make, damage: str) -> None:
+    path = package(manifest=False)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    path.write_bytes({"truncated": whole[:-40], "flipped": flipped, "text": b"hello"}.get(damage, b""))
+    if damage in ("another zip", "nonsense"):
+        facts = {"AOTI_DEVICE_KEY": "cpu", "r2mrf": '{"inputs": 3, "target": {}}'} if damage == "nonsense" else {}
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.wrapper_metadata.json" if facts else "a.txt", json.dumps(facts))
+    for read in (lambda: runtimes.open(path, trust=True), lambda: inspect(path)):
+        with pytest.raises(ArtifactError, match=r"x\.pt2 is") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_a_package_that_is_not_ours_does_not_say_its_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.wrapper_metadata.json", json.dumps({"AOTI_DEVICE_KEY": "cpu"}))
+    with pytest.raises(ArtifactError, match="does not say what its inputs are"):
+        runtimes.open(path, trust=True)
+    assert inspect(path)["target"] == "unknown"
+
+
+def test_options_that_mean_nothing_on_the_device_are_refused(package: Make) -> None:
+    for options, flag in (
+        (OpenOptions(cuda_graph=True), "--useCudaGraph"),
+        (OpenOptions(spin_wait=True), "--useSpinWait"),
+    ):
+        with pytest.raises(UsageError, match=f"runs on the cpu, which has nothing to do with {flag}"):
+            runtimes.open(package(), options=options)
+    with pytest.raises(UsageError, match="runs on the cuda, which has nothing to do with --threads"):
+        runtimes.open(package("cuda"), options=OpenOptions(threads=1))
+    with pytest.raises(UsageError, match="AOTInductor has nothing to do with --buffers"):
+        runtimes.open(package(), options=OpenOptions(buffers="pycuda"))
+
+
+def test_inspect_reads_it_without_running_it(package: Make) -> None:
+    facts = inspect(package())
+    assert facts["kind"] == "pt2" and facts["device"] == "cpu"
+    assert facts["inputs"] == [str(INPUT)] and facts["target"]["runtime_version"] == HERE.runtime_version
+
+
+def test_without_a_compiler_packages_run_and_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from r2mrf_deploy.aotinductor import to_aotinductor
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    state = AOTInductor().availability()
+    assert state.ok and "none can be made" in state.reason and "g++" in state.cure
+    with pytest.raises(RuntimeUnavailable, match=r"no compiler: install g\+\+"):
+        to_aotinductor("absent.pth", device="cpu")
+
+
+def test_wrong_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(R2mrfError, match=r"does not open \.pt2 files; aotinductor does"):
+        (tmp_path / "x.pt2").write_bytes(b"")
+        runtimes.open(tmp_path / "x.pt2", "pytorch")
+    with pytest.raises(InputError, match="no such file"):
+        runtimes.open(tmp_path / "y.pt2")

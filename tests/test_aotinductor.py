@@ -1,0 +1,175 @@
+"""Export to AOTInductor: one package and its manifest, checked against PyTorch, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from r2mrf_deploy import aotinductor as module
+from r2mrf_deploy import machine, photographs, runtimes
+from r2mrf_deploy.aotinductor import max_pool, to_aotinductor
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.cli import main
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.export import ExportOptions
+from r2mrf_deploy.images import resize
+from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.runtimes import OpenOptions
+from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+
+CAT = photographs.sample("chelsea")
+compiles = pytest.mark.skipif(machine.cxx() is None, reason="needs a C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def package(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96x128, with every step's outputs, made by the command."""
+    path = tmp_path_factory.mktemp("pt2") / "small.pt2"
+    assert main(["export", str(small), "-o", str(path), "--size", "96x128", "--all-steps", "--device", "cpu"]) == 0
+    return path
+
+
+@compiles
+@pytest.mark.slow
+def test_the_package_computes_what_pytorch_computes(small: Path, package: Path) -> None:
+    image = resize(CAT, (96, 128))[None]
+    wanted = PyTorchRunner(Checkpoint.load(small), all_steps=True).run({"image": image})
+    before = torch.get_num_threads()
+    with runtimes.open(package, options=OpenOptions(threads=1)) as runner:
+        assert runner.runtime == "aotinductor" and "1 threads" in runner.device
+        found, timing = runner.run_timed({"image": image})
+        with pytest.raises(InputError, match=r"must have shape \[1, 96, 128, 3\]"):
+            runner.run({"image": image[:, :90]})
+    torch.set_num_threads(before)
+    assert list(found) == list(wanted)
+    for name, value in wanted.items():
+        assert value.std() > 0.05
+        np.testing.assert_allclose(found[name], value, atol=1e-4 * value.std())  # sums in another order
+    assert timing.latency == timing.compute > 0
+
+
+@compiles
+@pytest.mark.slow
+def test_package_and_manifest(small: Path, package: Path) -> None:
+    manifest = Manifest.beside(package)
+    assert manifest is not None and manifest.target is not None
+    assert manifest.checkpoint_sha256 == sha256(small)
+    assert (manifest.kind, manifest.config["steps"], manifest.rewrites) == ("pt2", 2, [])
+    assert str(manifest.inputs[0]) == "image: uint8 [1×96×128×3] NHWC"
+    assert [str(o) for o in manifest.outputs][:2] == [
+        "map: float32 [1×1×96×128] NCHW",
+        "step1_branch5: float32 [1×1×24×32] NCHW",
+    ]
+    assert manifest.parity[0]["verdict"] == "pass" and manifest.parity[0]["runtime"] == "aotinductor"
+    assert (manifest.target.device, manifest.target.runtime_version) == ("cpu", torch.__version__)
+    assert main(["inspect", str(package)]) == 0
+    alone = shutil.copy(package, package.with_name("alone.pt2"))  # under another name, and without its manifest
+    with runtimes.open(alone, trust=True) as runner:
+        assert list(runner.inputs) == manifest.inputs and list(runner.outputs) == manifest.outputs
+
+
+@compiles
+@pytest.mark.slow
+def test_the_multiply_adds_are_those_of_the_graph_as_traced(package: Path, small: Path, tmp_path: Path) -> None:
+    from r2mrf_deploy.export import to_onnx
+
+    manifest = Manifest.beside(package)
+    traced = to_onnx(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).manifest
+    assert manifest is not None and manifest.multiply_adds == traced.multiply_adds
+
+
+@compiles
+@pytest.mark.slow
+def test_a_dynamic_package_takes_every_size_in_its_range(small: Path, tmp_path: Path) -> None:
+    options = ExportOptions(size=(96, 128), dynamic=True)
+    done = to_aotinductor(small, tmp_path / "d.pt2", options, device="cpu")
+    assert done.manifest.profiles == {
+        "image": {"min": [1, 64, 64, 3], "opt": [1, 96, 128, 3], "max": [4, 1280, 1280, 3]}
+    }
+    assert [str(o) for o in done.manifest.outputs] == ["map: float32 [batch×1×height×width] NCHW"]
+    assert done.parity.photographs == 4, "sizes of every kind of rounding are compared too"
+    reference = PyTorchRunner(Checkpoint.load(small))
+    with runtimes.open(done.path) as runner:
+        # sides of every remainder by 4 and some by 32: where rounding was settled for one size, others differ or crash
+        for height in (*range(64, 72), 97, 128, 161):
+            for width in (64, 65, 66, 67, 130):
+                image = resize(CAT, (height, width))[None]
+                wanted = reference.run({"image": image})["map"]
+                np.testing.assert_allclose(runner.run({"image": image})["map"], wanted, atol=1e-5)
+        for shape in ((1, 63, 64, 3), (1, 64, 1281, 3), (5, 64, 64, 3)):
+            with pytest.raises(InputError, match="outside the package's range"):
+                runner.run({"image": np.zeros(shape, np.uint8)})
+
+
+@compiles
+@pytest.mark.slow
+def test_code_that_computes_something_else_is_not_written(
+    small: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(program: Any, path: Path, manifest: Manifest) -> None:
+        shutil.copy(package, path)
+
+    read = Checkpoint.load(small)
+    changed = {k: v + 0.01 if k == "fusion.bias" else v for k, v in read.state_dict.items()}
+    other = Checkpoint(read.network, read.config, changed).save(tmp_path / "other.pth")
+    monkeypatch.setattr(module, "_compile", wrong)
+    with pytest.raises(ArtifactError, match="was not written: it does not compute what PyTorch computes"):
+        to_aotinductor(other, tmp_path / "x.pt2", ExportOptions(size=(96, 128), all_steps=True), device="cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["other.pth"]
+
+
+@pytest.mark.parametrize(("kernel", "ceil"), [((2, 2), True), ((4, 4), True), ((4, 2), True), ((2, 2), False)])
+def test_max_pool_is_pytorch_s_at_every_size(kernel: tuple[int, int], ceil: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for height in range(4, 13):
+        for width in range(4, 13):
+            x = torch.randn(1, 2, height, width, generator=generator) - 5  # padding with zeros would show
+            assert torch.equal(max_pool(x, kernel, ceil_mode=ceil), F.max_pool2d(x, kernel, ceil_mode=ceil))
+
+
+def test_a_pooling_that_cannot_be_written_out_is_refused() -> None:
+    x = torch.zeros(1, 1, 9, 9)
+    assert torch.equal(max_pool(x, (3, 3), (2, 2), (1, 1)), F.max_pool2d(x, 3, 2, 1))
+    with pytest.raises(NotImplementedError, match="free sizes"):
+        max_pool(x, (3, 3), (2, 2), (1, 1), ceil_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.pt2", "--opset", "18"], "--opset is ONNX's"),
+        (["-o", "x.pt2", "--no-optimize"], "--no-optimize means nothing for a .pt2"),
+        (["-o", "x.pt2", "--size", "16x16"], "too small"),
+        (["-o", "x.pt2", "--device", "tpu"], "tpu"),
+        (["--device", "cpu"], "--device means nothing for an ONNX artifact"),
+    ],
+)
+def test_wrong_use(
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(small), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_not_here_is_refused(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="choose from cpu, cuda"):
+        to_aotinductor(small, tmp_path / "x.pt2", device="tpu")
+    with pytest.raises(UsageError, match=r"ends in \.pt2"):
+        to_aotinductor(small, tmp_path / "x.pt")
+    if machine.cuda_driver() is not None:
+        with pytest.raises(RuntimeUnavailable, match=r"--device cuda: .*--device cpu"):
+            to_aotinductor(small, tmp_path / "x.pt2", device="cuda")

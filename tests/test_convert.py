@@ -1,0 +1,227 @@
+"""Reduced precision from end to end: artifacts that are what they say, near enough, readable by every runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from r2mrf_deploy import images, photographs, runtimes
+from r2mrf_deploy.build import build_engine
+from r2mrf_deploy.cli import main
+from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
+from r2mrf_deploy.graph import naming, precision, quantize
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.parity import compare_artifacts
+
+REDUCED = ("fp16", "bf16", "int8")
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photographs to calibrate on."""
+    folder = tmp_path_factory.mktemp("album")
+    for number, photograph in enumerate(photographs.sharp()[:6]):
+        (folder / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(exported: Path, album: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("converted")
+
+    def make(kind: str) -> Path:
+        path = folder / f"{kind}.onnx"
+        if not path.exists():
+            options = PrecisionOptions(kind, calibration=album if kind == "int8" else None)  # type: ignore[arg-type]
+            convert_artifact(exported, path, options)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("kind", REDUCED)
+def test_the_artifact_says_what_it_is(converted: Callable[[str], Path], exported: Path, kind: str) -> None:
+    file = converted(kind)
+    manifest, source = Manifest.beside(file), Manifest.beside(exported)
+    assert manifest is not None and source is not None
+    assert manifest.precision == kind and precision.precisions(onnx.load(file)) == [kind]
+    assert manifest.source_sha256 == source.sha256 and manifest.checkpoint_sha256 == source.checkpoint_sha256
+    assert (manifest.inputs, manifest.outputs, manifest.rewrites) == (source.inputs, source.outputs, source.rewrites)
+    assert manifest.parity[0]["precision"] == kind and manifest.parity[0]["reference_spread"] > 0.02
+    assert manifest.bytes < 0.75 * source.bytes
+    if kind == "int8":
+        assert manifest.calibration == {"photographs": 6, "method": "percentile"}
+        assert manifest.kept == quantize.ends(onnx.load(exported))
+
+
+@pytest.mark.parametrize("kind", REDUCED)
+def test_a_plan_is_built_from_it_with_the_same_inputs_and_outputs(
+    converted: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+    built = build_engine(converted(kind), tmp_path / "x.plan")
+    source = Manifest.beside(converted(kind))
+    assert source is not None and built.manifest.precision == kind
+    assert (built.manifest.inputs, built.manifest.outputs) == (source.inputs, source.outputs)
+
+
+@pytest.mark.parametrize("kind", REDUCED)
+def test_what_it_was_computed_in_is_said(converted: Callable[[str], Path], small: Path, kind: str) -> None:
+    """ONNX Runtime emulates FP16 on a CPU and has no BF16; OpenVINO computes what the CPU has instructions for."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    (by_default,) = compare_artifacts(small, [converted(kind)])
+    assert by_default.runtime == ("openvino" if kind == "bf16" else "onnxruntime")
+    (by_openvino,) = compare_artifacts(small, [converted(kind)], runtime="openvino")
+    import openvino
+
+    has = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert bool(by_openvino.emulates) == (kind == "fp16" or kind.upper() not in has)
+    for result in (by_default, by_openvino):
+        assert result.precision == kind and result.map.mean > 1e-7
+        if result.emulates:
+            assert result.verdict != "pass"
+    if kind == "bf16":
+        (refused,) = compare_artifacts(small, [converted(kind)], runtime="onnxruntime")
+        assert refused.verdict == "not run" and "no BF16 kernels" in refused.reason
+
+
+def test_openvino_converts_it_and_still_computes_so(converted: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    built = build_engine(converted("int8"), tmp_path / "x.xml")
+    assert built.manifest.precision == "int8"
+    image = images.resize(photographs.sample("coffee"), (96, 128))[None].copy()
+    with runtimes.open(built.path) as a, runtimes.open(converted("int8"), "openvino") as b:
+        np.testing.assert_allclose(a.run({"image": image})["map"], b.run({"image": image})["map"], atol=1e-3)
+
+
+def test_export_reduces_too_and_keeps_parts(
+    small: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "k.onnx"
+    command = ["export", str(small), "-o", str(file), "--size", "96x128", "--precision", "int8"]
+    assert main([*command, "--calibration", str(album), "--keep", "backbone", "--json"]) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert manifest["precision"] == "int8" and {naming.word(n) for n in manifest["kept"]} == {"backbone", "fusion"}
+    graph = onnx.load(file)
+    made = {output: node.op_type for node in graph.graph.node for output in node.output}
+    quantised = [n for n in graph.graph.node if n.op_type == "Conv" and made.get(n.input[0]) == "DequantizeLinear"]
+    assert quantised and not {naming.word(n.name) for n in quantised} & {"backbone", "fusion"}
+
+
+# what is left to quantise is little, so that a search is short
+MOST = ("backbone", "amdf", "initial", "shared", *(f"step{t}.branch{b}" for t in (1, 2) for b in (2, 3, 4, 5)))
+
+
+def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+    plain = convert_artifact(exported, tmp_path / "a.onnx", PrecisionOptions("int8", album, keep=MOST, max_drop=0.9))
+    assert plain.search is not None and not plain.search.kept
+    bound = max(plain.search.before.mae, plain.search.before.f) / 3
+    options = PrecisionOptions("int8", album, keep=MOST, max_drop=bound, resume=tmp_path / "search.json")
+    done = convert_artifact(exported, tmp_path / "b.onnx", options, phase=asked.append)
+    assert done.search is not None and done.search.kept
+    assert max(done.search.after.mae, done.search.after.f) <= bound
+    assert {k.node for k in done.search.kept} <= set(done.manifest.kept)
+    assert any(a.startswith("search:") for a in asked) and any(a.startswith("calibrating 6/6") for a in asked)
+    assert done.manifest.calibration["drop"]["mae"] == done.search.after.mae
+    again = convert_artifact(exported, tmp_path / "c.onnx", options)
+    assert again.search == done.search
+
+
+def test_bisect_names_the_nodes_that_explain_a_failure(
+    small: Path,
+    exported: Path,
+    album: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from r2mrf_deploy import blame, parity
+
+    file = tmp_path / "i.onnx"
+    done = convert_artifact(exported, file, PrecisionOptions("int8", album, keep=MOST, quantize_ends=True))
+    assert done.parity is not None
+    limit = done.parity.map.mean / 2
+    tolerance = parity.Tolerance(map=1, logits=9, mean=limit, f=1)
+    monkeypatch.setattr(parity, "TOLERANCES", parity.TOLERANCES | {"int8": tolerance})
+    monkeypatch.setattr(blame, "TOLERANCES", parity.TOLERANCES)
+    assert main(["parity", str(small), str(file), "--runtime", "openvino", "--bisect", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    kept = found["blamed"]["kept"]
+    assert kept and found["blamed"]["after"]["mae"] <= limit < found["blamed"]["before"]["mae"]
+    assert all(k["without"]["mae"] > limit for k in kept)
+    with pytest.raises(UsageError, match="--bisect looks into"):
+        blame.blame(small, exported)
+
+
+def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Callable[[str], Path]) -> None:
+    out = tmp_path / "out.onnx"
+    (tmp_path / "none").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    for options, error, said in [
+        (lambda: PrecisionOptions("int8"), UsageError, "--calibration DIR"),
+        (lambda: PrecisionOptions("int8", tmp_path / "none"), InputError, "holds no images"),
+        (lambda: PrecisionOptions("int8", tmp_path / "broken"), InputError, "a.png"),
+        (lambda: PrecisionOptions("int9"), UsageError, "choose from fp32, fp16"),  # type: ignore[arg-type]
+        (lambda: PrecisionOptions("fp16", gpus=("gtx1080ti",)), UsageError, "1/64 of its FP32 rate.*fp32, or int8"),
+        (lambda: PrecisionOptions("bf16", gpus=("rtx2080ti",)), UsageError, "no BF16"),
+        (lambda: PrecisionOptions("fp16", max_drop=0.01), UsageError, "--max-drop needs photographs"),
+        (lambda: PrecisionOptions("int8", album, max_drop=5), UsageError, "between 0 and 1"),
+        (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "--keep is for a reduced precision"),
+        (lambda: PrecisionOptions("fp16", keep=("fusoin",)), UsageError, "no node 'fusoin'"),
+        (lambda: PrecisionOptions("fp32"), UsageError, "FP32 already"),
+    ]:
+        with pytest.raises(error, match=said):
+            convert_artifact(exported, out, options())
+        assert not out.exists()
+    with pytest.raises(UsageError, match="INT8 already"):
+        convert_artifact(converted("int8"), out, PrecisionOptions("fp16"))
+    with pytest.raises(UsageError, match=r"ends in \.onnx"):
+        convert_artifact(exported, tmp_path / "x.plan", PrecisionOptions("fp16"))
+    with pytest.raises(InputError, match="no such file"):
+        convert_artifact(tmp_path / "no.onnx", out, PrecisionOptions("fp16"))
+
+
+def test_few_photographs_are_warned_of(exported: Path, album: Path, tmp_path: Path) -> None:
+    done = convert_artifact(exported, tmp_path / "x.onnx", PrecisionOptions("int8", album))
+    assert any("6 photographs: fewer than 20" in w for w in done.warnings)
+
+
+def test_what_fp16_would_overflow_stays_in_fp32(exported: Path, tmp_path: Path) -> None:
+    """A factor of 2^30 and back. ONNX Runtime, which emulates FP16 on a CPU, would not show what becomes of it."""
+    model = onnx.load(exported)
+    node = next(n for n in model.graph.node if n.name == "fusion/Conv")
+    for name, value in (("up", 2.0**15), ("down", 2.0**-15)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    steps = [(node.input[0], "up", "a"), ("a", "up", "b"), ("b", "down", "c"), ("c", "down", "d")]
+    at = list(model.graph.node).index(node)
+    for x, y, z in reversed(steps):
+        model.graph.node.insert(at, onnx.helper.make_node("Mul", [x, y], [z], name=f"fusion/{z}"))
+    next(n for n in model.graph.node if n.name == "fusion/Conv").input[0] = "d"
+    onnx.save(model, tmp_path / "large.onnx")
+    done = convert_artifact(tmp_path / "large.onnx", tmp_path / "h.onnx", PrecisionOptions("fp16"))
+    # untrained weights pass rounding on; had the factors overflowed, nothing would be left of the map
+    assert done.parity is not None and done.parity.emulates and done.parity.map.mean < 0.02
+    (warning,) = (w for w in done.warnings if "would overflow" in w)
+    assert "fusion/b" in warning or "fusion/a" in warning
+    half = onnx.load(done.path)
+    types = {v.name: v.type.tensor_type.elem_type for v in half.graph.value_info}
+    (large,) = next(n for n in half.graph.node if n.name == "fusion/b").output
+    assert types[large] == onnx.TensorProto.FLOAT
+
+
+def test_a_map_that_is_not_finite_is_not_written(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    bias = next(i for i in model.graph.initializer if i.name == "network.fusion.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(1, np.nan, np.float32), bias.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    with pytest.raises(ArtifactError, match="its map is not finite"):
+        convert_artifact(tmp_path / "nan.onnx", tmp_path / "h.onnx", PrecisionOptions("bf16"))
+    assert not (tmp_path / "h.onnx").exists()

@@ -1,0 +1,73 @@
+"""The papers' figures, against their definitions written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from r2mrf_deploy.metrics import agreement, f_at, f_measure, score
+
+RNG = np.random.default_rng(0)
+
+
+def pair(height: int = 17, width: int = 23) -> tuple[np.ndarray, np.ndarray]:
+    mask = RNG.random((height, width)) < 0.4
+    return np.clip(0.5 * mask + 0.6 * RNG.random((height, width)), 0, 1).astype(np.float32), mask
+
+
+def test_scores_are_their_definitions() -> None:
+    pairs = [pair(), pair(9, 30), pair()]
+    scores, curves = score(pairs)
+    precision, recall, fpr = np.zeros(256), np.zeros(256), np.zeros(256)
+    for found, mask in pairs:
+        for k in range(256):
+            positive = found.astype(np.float64) > k / 255
+            true = (positive & mask).sum()
+            precision[k] += true / max(positive.sum(), 1) / 3
+            recall[k] += true / mask.sum() / 3
+            fpr[k] += (positive & ~mask).sum() / (~mask).sum() / 3
+    np.testing.assert_allclose(curves.precision, precision)
+    np.testing.assert_allclose(curves.recall, recall)
+    np.testing.assert_allclose(curves.false_positive_rate, fpr)
+    assert scores.f_max == pytest.approx((1.3 * precision * recall / np.maximum(0.3 * precision + recall, 1e-12)).max())
+    assert scores.mae == pytest.approx(np.mean([np.abs(f - m).mean() for f, m in pairs]))
+    by_hand = []
+    for found, mask in pairs:
+        positive = found >= 1.5 * found.mean()
+        true = (positive & mask).sum()
+        p, r = true / positive.sum(), true / mask.sum()
+        by_hand.append(1.3 * p * r / (0.3 * p + r))
+    assert scores.f_adaptive == pytest.approx(np.mean(by_hand))
+    assert scores.f_half == pytest.approx(np.mean([f_at(f, m, 0.5) for f, m in pairs]))
+
+
+def test_a_perfect_and_a_wrong_map() -> None:
+    mask = pair()[1]
+    right, _ = score([(mask.astype(np.float32), mask)])
+    wrong, _ = score([((~mask).astype(np.float32), mask)])
+    assert (right.f_max, right.f_adaptive, right.f_half, right.mae, right.auc) == (1, 1, 1, 0, 1)
+    assert (wrong.f_half, wrong.mae) == (0, 1) and wrong.auc == pytest.approx(0, abs=0.01)
+
+
+def test_auc_is_the_chance_that_focus_scores_higher() -> None:
+    found, mask = pair(40, 40)
+    scores, _ = score([(found, mask)])
+    inside, outside = found[mask], found[~mask]
+    order = (inside[:, None] > outside[None]).mean() + 0.5 * (inside[:, None] == outside[None]).mean()
+    assert scores.auc == pytest.approx(order, abs=2e-3)  # 256 thresholds of what is continuous
+
+
+def test_empty_maps_and_masks() -> None:
+    empty, some = np.zeros((4, 4), np.float32), np.eye(4) > 0
+    assert agreement(empty, empty) == 1 and agreement(empty, some.astype(np.float32)) == 0
+    assert agreement(np.ones((4, 4), np.float32), some.astype(np.float32)) == pytest.approx(1.3 * 0.25 / (0.075 + 1))
+    assert score([(empty, some)])[0].f_max == 0
+    assert np.isfinite(list(score([(empty, ~(some | True))])[0].to_dict().values())).all()
+    assert float(f_measure(0.0, 0.0)) == 0
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(ValueError, match="nothing to score"):
+        score([])
+    with pytest.raises(ValueError, match="its mask"):
+        score([(np.zeros((2, 2), np.float32), np.zeros((2, 3), bool))])
