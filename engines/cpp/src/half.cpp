@@ -13,6 +13,7 @@ std::uint16_t half_from(float value) {
   const float size = std::abs(value);
   if (std::isnan(value)) return static_cast<std::uint16_t>(sign | 0x7e00U);
   if (size >= 65520.0F) return static_cast<std::uint16_t>(sign | 0x7c00U);  // half-way to what would follow the largest
+  if (size == 0.0F) return sign;  // has no exponent
   // The unit in the last place is 2^-24 for subnormals and grows with the exponent; rint rounds halves to even.
   int exponent = 0;
   std::frexp(size, &exponent);

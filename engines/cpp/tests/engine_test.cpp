@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 #include <r2mrf/r2mrf.hpp>
 #include <string>
 #include <thread>
@@ -73,7 +75,7 @@ void test_artifacts_refused(const std::string &folder) {
   check_open(folder + "no_manifest.onnx", R2MRF_ARTIFACT, "needs its manifest");
   check_open(folder + "not_json.onnx", R2MRF_ARTIFACT, "is not a manifest");
   check_open(folder + "changed.onnx", R2MRF_ARTIFACT, "SHA-256 differs");
-  check_open(folder + "damaged.onnx", R2MRF_ARTIFACT, "OpenVINO cannot open");
+  check_open(folder + "damaged.onnx", R2MRF_ARTIFACT, "cannot open");
   check_open(folder + "other_shape.onnx", R2MRF_ARTIFACT, "its manifest says map");
   check_open(folder + "other_kind.onnx", R2MRF_ARTIFACT, "of kind \"plan\"");
   check_open(folder + "no_map.onnx", R2MRF_ARTIFACT, "no output \"map\"");
@@ -144,26 +146,34 @@ void test_threads(const std::string &folder) {
   CHECK(wrong == 0);
 }
 
-// Nothing is used up.
+// Open file descriptors of this process.
+std::ptrdiff_t open_files() {
+  const std::filesystem::directory_iterator files("/proc/self/fd");
+  return std::distance(begin(files), end(files));
+}
+
+// Nothing is used up: no file stays open (memory is the leak sanitizer's business).
 void test_open_and_close(const std::string &folder, int cycles) {
   const std::string good = folder + "weighted.onnx";
+  const auto before = open_files();
   for (int i = 0; i < cycles; ++i) {
     r2mrf_engine *engine = nullptr;
     CHECK(r2mrf_open(good.c_str(), 1, &engine) == R2MRF_OK);
     r2mrf_close(engine);
   }
+  CHECK(open_files() == before);
 }
 
 }  // namespace
 
 int main(int argc, char **argv) {
-  if (argc < 2) return 2;
+  if (argc != 3) return 2;
   const std::string folder = std::string(argv[1]) + "/";
   test_known_maps(folder);
   test_strides(folder);
   test_artifacts_refused(folder);
   test_arguments_refused(folder);
   test_threads(folder);
-  test_open_and_close(folder, argc > 2 ? std::atoi(argv[2]) : 10000);
+  test_open_and_close(folder, std::atoi(argv[2]));
   return failures == 0 ? 0 : 1;
 }
