@@ -31,7 +31,7 @@ lint: $(READY)
 
 # TensorRT's headers are public but not ours to pass on: make cpp TENSORRT_ROOT=folder-with-include
 CPP_PACKAGES := cmake ninja-build g++ pkg-config nlohmann-json3-dev libstb-dev cppcheck
-CONFIGURE := cmake -S engines/cpp -G Ninja -DR2MRF_PYTHON=$(CURDIR)/$(BIN)/python -DTENSORRT_ROOT=$(TENSORRT_ROOT)
+CONFIGURE := cmake -S engines/cpp -G Ninja -DR2MRF_PYTHON=$(abspath $(BIN))/python -DTENSORRT_ROOT=$(TENSORRT_ROOT)
 CPP_JOBS ?= 2
 
 cpp: $(READY) build/cpp/.packages

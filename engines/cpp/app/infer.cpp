@@ -109,10 +109,11 @@ int predict(const r2mrf::Engine &engine, const Options &options) {
 void bench(const r2mrf::Engine &engine, const Options &options) {
   const auto fixed = engine.input_size();
   Picture image{fixed.width ? fixed.width : 320, fixed.height ? fixed.height : 320, {}};
+  image.pixels.resize(std::size_t{image.width} * image.height * 3);
   std::uint32_t state = 1;
-  for (std::size_t n = std::size_t{image.width} * image.height * 3; n > 0; --n) {
+  for (auto &value : image.pixels) {
     state = state * 1664525U + 1013904223U;
-    image.pixels.push_back(static_cast<std::uint8_t>(state >> 24U));
+    value = static_cast<std::uint8_t>(state >> 24U);
   }
   const auto seconds = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
   const auto warming = Clock::now();

@@ -30,16 +30,24 @@ std::string numpy_name(const ov::element::Type &type) {
   return type.get_type_name();
 }
 
-TensorSpec spec_of(const ov::Output<const ov::Node> &port) {
-  TensorSpec spec{port.get_any_name(), numpy_name(port.get_element_type()), {}, ""};
+// A tensor has several names where OpenVINO dropped a node that changed nothing: of them the manifest's counts.
+std::string name_of(const ov::Output<const ov::Node> &port, const std::vector<TensorSpec> &said) {
+  const auto &names = port.get_names();
+  const auto known =
+      std::find_if(said.begin(), said.end(), [&](const TensorSpec &spec) { return names.count(spec.name) != 0; });
+  return known == said.end() ? port.get_any_name() : known->name;
+}
+
+TensorSpec spec_of(const ov::Output<const ov::Node> &port, const std::vector<TensorSpec> &said) {
+  TensorSpec spec{name_of(port, said), numpy_name(port.get_element_type()), {}, ""};
   for (const auto &d : port.get_partial_shape()) spec.shape.push_back(d.is_static() ? d.get_length() : kFree);
   return spec;
 }
 
 template <typename Ports>
-std::vector<TensorSpec> specs_of(const Ports &ports) {
+std::vector<TensorSpec> specs_of(const Ports &ports, const std::vector<TensorSpec> &said) {
   std::vector<TensorSpec> specs;
-  for (const auto &port : ports) specs.push_back(spec_of(port));
+  for (const auto &port : ports) specs.push_back(spec_of(port, said));
   return specs;
 }
 
@@ -124,8 +132,8 @@ std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, co
   } catch (const std::exception &e) {
     throw ArtifactError("OpenVINO cannot open " + artifact.string() + ": " + last_line(e));
   }
-  check_agreement(specs_of(model.inputs()), manifest.inputs, artifact.string());
-  check_agreement(specs_of(model.outputs()), manifest.outputs, artifact.string());
+  check_agreement(specs_of(model.inputs(), manifest.inputs), manifest.inputs, artifact.string());
+  check_agreement(specs_of(model.outputs(), manifest.outputs), manifest.outputs, artifact.string());
   return std::make_unique<OpenVINO>(std::move(model), manifest.precision == "bf16" ? "bf16" : "f32");
 }
 
