@@ -73,9 +73,9 @@ def main(folder: Path) -> None:
     largest = {"image": {"min": [1, 32, 32, 3], "opt": [1, 64, 64, 3], "max": [1, 80, 80, 3]}}
     write(folder / "dynamic.onnx", ["n", "h", "w", 3], ["n", 1, "h", "w"], profiles=largest)
     write(folder / "changed.onnx", *fixed, sha256="0" * 64)
-    write(folder / "other_shape.onnx", *fixed, outputs=[dict(name="map", dtype="float32", shape=[1, 1, 48, 65])])
+    write(folder / "other_shape.onnx", *fixed, outputs=[{"name": "map", "dtype": "float32", "shape": [1, 1, 48, 65]}])
     write(folder / "other_kind.onnx", *fixed, kind="plan")
-    write(folder / "no_map.onnx", *fixed, outputs=[dict(name="mask", dtype="float32", shape=[1, 1, 48, 64])])
+    write(folder / "no_map.onnx", *fixed, outputs=[{"name": "mask", "dtype": "float32", "shape": [1, 1, 48, 64]}])
     write(folder / "escape.onnx", *fixed, companions={"../weighted.onnx": "0"})
     for name in ("no_manifest.onnx", "not_json.onnx"):
         (folder / name).write_bytes((folder / "weighted.onnx").read_bytes())
