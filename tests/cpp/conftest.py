@@ -11,6 +11,7 @@ import pytest
 
 PREFIX = Path(__file__).parents[2] / "out" / "cpp"
 
+TinyOnnx = Callable[..., Path]
 OpenEngine = Callable[[Path], "Engine"]
 
 

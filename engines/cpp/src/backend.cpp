@@ -8,7 +8,7 @@
 namespace r2mrf_internal {
 namespace {
 
-[[noreturn]] void refuse(const std::filesystem::path &artifact, const char *backend, const char *cure) {
+[[noreturn, maybe_unused]] void refuse(const std::filesystem::path &artifact, const char *backend, const char *cure) {
   throw Unavailable(artifact.string() + " needs the backend " + backend + ", which this build leaves out (it has: " +
                     (*backend_names() ? backend_names() : "none") + "); configure with " + cure);
 }

@@ -1,6 +1,8 @@
 #include "plan_header.h"
 
+#include <array>
 #include <cstring>
+#include <sstream>
 
 #include "error.h"
 
@@ -16,6 +18,27 @@ std::uint64_t unsigned_at(const std::uint8_t *bytes, unsigned width) {
 
 // The bits of a TensorRT-RTX header, in order.
 constexpr std::array<const char *, 6> kComputeCapabilities{"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"};
+
+// The first three numbers of "1.7.1.116".
+std::array<int, 3> numbers(const std::string &version) {
+  std::array<int, 3> found{};
+  std::istringstream text(version);
+  char dot = '.';
+  for (int &n : found) text >> n >> dot;
+  return found;
+}
+
+std::string joined(const std::vector<std::string> &words) {
+  std::string text;
+  for (const std::string &word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+void check_same(const char *what, const std::string &said, const std::string &found, const std::string &name) {
+  if (said == found) return;
+  throw ArtifactError(name + ": its manifest says " + what + " " + said + ", the plan itself " + found +
+                      "; build it again");
+}
 
 }  // namespace
 
@@ -43,6 +66,25 @@ PlanHeader parse_plan_header(const std::uint8_t *head, std::size_t length, std::
     if ((bits >> i) & 1U) header.compute_capabilities.emplace_back(kComputeCapabilities[i]);
   }
   return header;
+}
+
+void check_plan_manifest(const PlanHeader &header, const Manifest &manifest, const std::string &name) {
+  if (!manifest.target) throw ArtifactError(name + ": its manifest does not say what it was built for");
+  check_same("runtime", manifest.target->runtime, header.flavour, name);
+  check_same("version", manifest.target->version, header.version, name);
+  if (!header.compute_capabilities.empty()) {
+    check_same("compute capabilities", joined(manifest.target->compute_capabilities), joined(header.compute_capabilities),
+               name);
+  }
+}
+
+void check_plan_version(const PlanHeader &header, const std::string &installed, bool version_compatible,
+                        const std::string &name) {
+  const auto wrote = numbers(header.version);
+  const auto runs = numbers(installed);
+  if (wrote == runs || (version_compatible && wrote[0] == runs[0] && wrote < runs)) return;
+  throw ArtifactError(name + " was built by " + header.flavour + " " + header.version + ", but " + installed +
+                      " is installed: build it again with `r2mrf build`, or install that version");
 }
 
 }  // namespace r2mrf_internal

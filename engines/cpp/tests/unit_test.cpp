@@ -71,6 +71,25 @@ void test_plan_header() {
   CHECK(header(plan).flavour == "tensorrt");
 }
 
+void test_plan_checks() {
+  const PlanHeader plan{"tensorrt_rtx", "1.7.1.116", {"8.6", "8.9"}};
+  Manifest manifest;
+  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "does not say what it was built for");
+  manifest.target = Target{"tensorrt_rtx", "1.7.1.116", {"8.6", "8.9"}, false};
+  check_plan_manifest(plan, manifest, "p");
+  manifest.target->runtime = "tensorrt";
+  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "says runtime tensorrt, the plan itself tensorrt_rtx");
+  manifest.target = Target{"tensorrt_rtx", "1.7.0.9", {"8.6", "8.9"}, false};
+  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "says version 1.7.0.9");
+  manifest.target = Target{"tensorrt_rtx", "1.7.1.116", {"8.6"}, false};
+  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "the plan itself 8.6, 8.9");
+  check_plan_version(plan, "1.7.1", false, "p");
+  check_plan_version(plan, "1.10.0", true, "p");
+  CHECK_THROWS(ArtifactError, check_plan_version(plan, "1.10.0", false, "p"), "but 1.10.0 is installed");
+  CHECK_THROWS(ArtifactError, check_plan_version(plan, "1.6.9", true, "p"), "built by tensorrt_rtx 1.7.1.116");
+  CHECK_THROWS(ArtifactError, check_plan_version(plan, "2.7.1", true, "p"), "is installed");
+}
+
 const std::string kManifest = R"({"format": "r2mrf-artifact/1", "kind": "onnx", "sha256": "00", "inputs":
   [{"name": "image", "dtype": "uint8", "shape": ["n", "h", "w", 3], "layout": "NHWC"}], "outputs":
   [{"name": "map", "dtype": "float32", "shape": ["n", 1, "h", "w"], "layout": null}], "profiles":
@@ -137,6 +156,7 @@ int main() {
   test_sha256();
   test_half();
   test_plan_header();
+  test_plan_checks();
   test_manifest();
   test_agreement();
   test_resize();
