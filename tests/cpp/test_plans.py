@@ -1,4 +1,4 @@
-"""Plans as far as they go on a machine without a GPU: the build that leaves TensorRT out says so, the other asks the driver."""
+"""Plans as far as they go without a GPU: a build that leaves TensorRT out says so, the other gets to the driver."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 // r2mrf-infer: photographs in, maps and overlays out; with --bench, how long an inference takes.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "picture.h"
@@ -17,10 +18,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char *kUsage =
     "usage: r2mrf-infer ARTIFACT IMAGE... [-o FOLDER] [--no-overlays] [--threads N]\n"
-    "       r2mrf-infer ARTIFACT --bench [--duration S] [--iterations N] [--warmUp MS] [--pause S] [--threads N]\n"
+    "       r2mrf-infer ARTIFACT --bench [--duration S] [--iterations N] [--warmUp MS] [--threads N]\n"
     "\n"
     "Writes NAME_map.png (white = in focus) and NAME_overlay.png for every image, at its size.\n"
-    "--bench measures by trtexec's protocol; --pause sleeps after every 10 inferences.\n";
+    "--bench measures by trtexec's protocol, on noise of the network's size, or of 320x320 where that is free.\n";
 
 struct Options {
   std::string artifact;
@@ -31,7 +32,6 @@ struct Options {
   double duration = 3;    // seconds
   double iterations = 10;
   double warm_up = 200;   // milliseconds
-  double pause = 0;       // seconds
   std::uint32_t threads = 0;
 };
 
@@ -68,7 +68,6 @@ Options parse(const std::vector<std::string> &arguments) {
     else if (a == "--duration") options.duration = number(a, next());
     else if (a == "--iterations") options.iterations = number(a, next());
     else if (a == "--warmUp") options.warm_up = number(a, next());
-    else if (a == "--pause") options.pause = number(a, next());
     else if (a == "--threads") options.threads = static_cast<std::uint32_t>(number(a, next()));
     else if (a.size() > 1 && a[0] == '-') throw WrongUse("no option " + a);
     else if (options.artifact.empty()) options.artifact = a;
@@ -78,6 +77,18 @@ Options parse(const std::vector<std::string> &arguments) {
     throw WrongUse(options.artifact.empty() ? "no artifact given" : "give images, or --bench without images");
   }
   return options;
+}
+
+// What an image's files are called: its stem, with as much more of its path as tells it from the others.
+std::string name_of(const std::filesystem::path &file, const std::vector<std::string> &all) {
+  const auto alike = [&](auto part) {
+    return std::count_if(all.begin(), all.end(), [&](const std::string &other) { return part(other) == part(file); });
+  };
+  if (alike([](const std::filesystem::path &p) { return p.stem(); }) == 1) return file.stem().string();
+  if (alike([](const std::filesystem::path &p) { return p.filename(); }) == 1) return file.filename().string();
+  std::string name;
+  for (const auto &part : std::filesystem::absolute(file).relative_path()) name += (name.empty() ? "" : "_") + part.string();
+  return name;
 }
 
 // Maps and overlays of every image that can be read; the number of those that cannot.
@@ -91,7 +102,7 @@ int predict(const r2mrf::Engine &engine, const Options &options) {
       std::vector<std::uint8_t> bytes;
       bytes.reserve(map.values.size());
       for (const float v : map.values) bytes.push_back(static_cast<std::uint8_t>(std::nearbyint(v * 255.0F)));
-      const auto name = (std::filesystem::path(options.output) / std::filesystem::path(file).stem()).string();
+      const auto name = (std::filesystem::path(options.output) / name_of(file, options.images)).string();
       write_png(name + "_map.png", image.width, image.height, 1, bytes.data());
       if (options.overlays) {
         const Picture shown = overlay(image, map);
@@ -104,6 +115,15 @@ int predict(const r2mrf::Engine &engine, const Options &options) {
     }
   }
   return failures;
+}
+
+// MiB of memory that this process had at most, by Linux's account; 0 elsewhere.
+double peak_memory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) return std::stod(line.substr(6)) / 1024;
+  }
+  return 0;
 }
 
 void bench(const r2mrf::Engine &engine, const Options &options) {
@@ -127,13 +147,10 @@ void bench(const r2mrf::Engine &engine, const Options &options) {
     static_cast<void>(engine.run(image.view()));
     times.push_back(r2mrf::last_times());
     spent += seconds(start);
-    if (options.pause > 0 && times.size() % 10 == 0) {
-      std::this_thread::sleep_for(std::chrono::duration<double>(options.pause));
-    }
   }
   const std::string device = engine.device();
-  std::printf("%s\n%zu inferences\n%s", device.c_str(), times.size(),
-              summary(times, spent, device.find("CPU") == std::string::npos).c_str());
+  std::printf("%s\n%zu inferences\n%sPeak memory: %.1f MiB\n", device.c_str(), times.size(),
+              summary(times, spent, device.find("CPU") == std::string::npos).c_str(), peak_memory());
 }
 
 }  // namespace
