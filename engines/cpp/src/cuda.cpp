@@ -12,7 +12,8 @@ SharedLibrary::SharedLibrary(std::initializer_list<const char *> names, const ch
     name_ = name;
     if (handle_ != nullptr) return;
   }
-  throw Unavailable(name_ + " is not found: " + cure);
+  const char *why = dlerror();
+  throw Unavailable(std::string(why != nullptr ? why : name_ + " does not load") + ": " + cure);
 }
 
 void *SharedLibrary::symbol(const char *name) const {
