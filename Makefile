@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo weights test test-all lint clean
+.PHONY: help demo weights test test-all lint cpp cpp-long clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
 	@echo "make weights   train the shipped weights again: SHARP=folder of photographs, MASKS=folder of masks, white = blurred"
-	@echo "make test      lint, types and tests"
+	@echo "make test      lint, types, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"
 	@echo "make lint      lint and types only"
+	@echo "make cpp       the C++ library, tested (also with sanitizers), into out/cpp"
+	@echo "make cpp-long  its tests that take minutes: ten thousand engines of OpenVINO's, with sanitizers"
 	@echo "make clean     remove what was made, the environment too"
 
 demo: $(READY)
@@ -22,16 +24,42 @@ weights: $(READY)
 		--iterations 4000 --size 128 --batch 8 --resume -o out/weights
 	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-edge.pth
 
-test: lint
+test: lint cpp
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: lint
+test-all: lint cpp
 	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# TensorRT's headers are public but not ours to pass on: make cpp TENSORRT_ROOT=folder-with-include
+CPP_PACKAGES := cmake ninja-build g++ pkg-config nlohmann-json3-dev libstb-dev cppcheck
+CONFIGURE := cmake -S engines/cpp -G Ninja -DR2MRF_PYTHON=$(abspath $(BIN))/python -DTENSORRT_ROOT=$(TENSORRT_ROOT)
+CPP_JOBS ?= 2
+
+cpp: $(READY) build/cpp/.packages
+	$(CONFIGURE) -B build/cpp -DCMAKE_INSTALL_PREFIX=$(CURDIR)/out/cpp -DCMAKE_INSTALL_LIBDIR=lib
+	cmake --build build/cpp -j $(CPP_JOBS)
+	cmake --build build/cpp --target cppcheck
+	ctest --test-dir build/cpp --output-on-failure
+	cmake --install build/cpp > build/cpp/install.log
+	engines/cpp/examples/try_installed.sh out/cpp build/cpp-installed
+	$(CONFIGURE) -B build/cpp-sanitized -DR2MRF_SANITIZE=ON -DR2MRF_APP=OFF
+	cmake --build build/cpp-sanitized -j $(CPP_JOBS)
+	ctest --test-dir build/cpp-sanitized --output-on-failure
+
+cpp-long: cpp
+	ctest --test-dir build/cpp-sanitized --output-on-failure -C long -R engine_long
+
+build/cpp/.packages: Makefile
+	@mkdir -p $(@D)
+	@dpkg -s $(CPP_PACKAGES) >/dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	  then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CPP_PACKAGES); \
+	  else echo "make cpp needs these packages (Debian's names): $(CPP_PACKAGES)"; exit 2; fi
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed: make PYTHON=python3.11 ..."; exit 2; }

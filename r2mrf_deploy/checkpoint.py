@@ -190,7 +190,7 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
 def _from_plain(
     path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str], defaults: dict[str, str]
 ) -> Checkpoint:
-    state = _plain_state(path, content)
+    state = _in_our_names(_plain_state(path, content))
     shapes = {k: tuple(v.shape) for k, v in state.items()}
     if network in networks.presets():
         family, config = networks.preset(network, settings)
@@ -214,6 +214,16 @@ def _from_plain(
         f"{path}: its {len(shapes)} tensors ({first}, ...) fit none of {', '.join(families)}; "
         "name the preset with --network to see what differs"
     )
+
+
+def _in_our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of authors' own code as the network here calls its parts; any other as it is."""
+    for family in networks.families():
+        adopt = getattr(networks.get(family), "adopt", None)
+        adopted = adopt(state) if adopt is not None else None
+        if adopted is not None:
+            return adopted
+    return state
 
 
 def _plain_state(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:

@@ -7,8 +7,7 @@ nothing, and is reported as such instead of a pass.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,8 @@ FLAT = 0.02
 """Standard deviation of a reference map under which it is called flat."""
 LOGIT_LIMIT = float(np.log(999))
 """Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many of their digits."""
-_SIDE = re.compile(r"step(\d+)_branch(\d+)")
+_MAPS = ("map", "logits")
+"""The outputs that are the network's result; all others are side outputs."""
 
 Verdict = Literal["pass", "emulated", "fail", "uninformative", "not run"]
 """emulated: in tolerance, but computed in another precision than the artifact's, which proves little."""
@@ -86,7 +86,7 @@ class Parity:
     f_measure: float = 1.0
     """F (β² = 0.3) of the artifact's map at 0.5 against the reference's at 0.5, the least over the photographs."""
     steps: dict[str, Difference] = field(default_factory=dict)
-    """For each `step{t}_branch{l}`, of the logits."""
+    """For each side output, of the logits."""
     emulates: str = ""
     """How the precision is not the one that was computed in."""
     drift: str | None = None
@@ -144,12 +144,12 @@ def compare_artifacts(
             results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
             continue
         with runner:
-            names = {s.name for s in runner.outputs}
+            names = [s.name for s in runner.outputs]
             reference = PyTorchRunner(
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
                 steps=manifest.config.get("steps") if manifest else None,
-                all_steps=any(_SIDE.fullmatch(n) for n in names),
+                all_steps=bool(_sides(names)),
             )
             limit = manifest.profiles.get(runner.inputs[0].name, {}).get("max", []) if manifest else []
             inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
@@ -186,7 +186,7 @@ def compare(
     if not len(inputs):
         raise UsageError("parity needs at least one photograph")
     names = [s.name for s in candidate.outputs]
-    if per_step and not any(_SIDE.fullmatch(n) for n in names):
+    if per_step and not _sides(names):
         raise UsageError(f"{artifact} holds only {', '.join(names)}; export it with --all-steps to compare steps")
     result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
     result.emulates = candidate.emulates
@@ -205,11 +205,15 @@ def compare(
         _add_map(result, wanted["map"], got["map"], len(inputs))
         spreads.append(float(wanted["map"].std()))
         if per_step:
-            for name in filter(_SIDE.fullmatch, names):
+            for name in _sides(names):
                 _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
     result.reference_spread = min(spreads)
     _judge(result)
     return result
+
+
+def _sides(names: Iterable[str]) -> list[str]:
+    return [n for n in names if n not in _MAPS]
 
 
 def _structure(reference: Runner, candidate: Runner) -> str:

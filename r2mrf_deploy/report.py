@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +37,27 @@ def parity_table(results: Sequence[Parity]) -> Table:
 
 
 def steps_table(result: Parity) -> Table:
-    """Step by branch: the largest difference relative to the reference's spread."""
-    grid: dict[int, dict[int, Difference]] = {}
+    """The largest difference of each side output relative to the reference's spread, in the order of computation.
+
+    A name is read as row and column: `step2_branch5` is row step2, column branch 5; `l2h3` is row l2h, column 3.
+    """
+    grid: dict[str, dict[str, Difference]] = {}
     for name, difference in result.steps.items():
-        step, branch = map(int, re.findall(r"\d+", name))
-        grid.setdefault(step, {})[branch] = difference
-    branches = sorted(next(iter(grid.values())), reverse=True)
+        row, column = _cell(name)
+        grid.setdefault(row, {})[column] = difference
+    columns = list(dict.fromkeys(c for row in grid.values() for c in row))
     title = f"{result.artifact} on {result.runtime}: largest ΔO / σ(O)"
-    table = _table("step", numbers=[f"branch {b}" for b in branches], title=title)
-    for step, row in sorted(grid.items()):
-        table.add_row(str(step), *(f"{row[b].relative:.1e}" for b in branches))
+    table = _table("", numbers=columns, title=title)
+    for row, cells in grid.items():
+        table.add_row(row, *(f"{cells[c].relative:.1e}" if c in cells else "" for c in columns))
     return table
+
+
+def _cell(name: str) -> tuple[str, str]:
+    row, _, last = name.rpartition("_")
+    number = last[len(last.rstrip("0123456789")) :]
+    word = last.removesuffix(number)
+    return (row, f"{word} {number}".strip()) if row else (word, number or "-")
 
 
 def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:

@@ -147,7 +147,7 @@ def test_the_mission_r2mrf_is_under_a_tenth_of_a_second_on_a_gtx_1080_ti() -> No
     assert traced.ms > 1.5 * rewritten.ms
     # the published 0.096 s lies between the traced graph's roof and its prediction
     assert traced.roof < 96 < traced.ms
-    assert rewritten.multiply_adds == pytest.approx(64.5e9 * 427 * 640 / 320**2, rel=0.02)
+    assert rewritten.multiply_adds == pytest.approx(63.8e9 * 427 * 640 / 320**2, rel=0.02)
 
 
 def test_the_model_is_calibrated_and_checked_here(exported: Path) -> None:

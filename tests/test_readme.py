@@ -58,16 +58,18 @@ def test_the_table_of_networks_is_true() -> None:
 
     from r2mrf_deploy import networks
 
-    rows = re.findall(r"\| `(r2mrf[\w-]*)` \| [^|]+ \| (\d) \| ([\d.]+) M \| ([\d.]+) G \| [\d.]+ G \|", TEXT)
+    rows = re.findall(r"\| `([\w-]+)` \| [^|]+ \| (\d?) ?\| ([\d.]+) M \| ([\d.]+) G \| [\d.]+ G \|", TEXT)
     assert {r[0] for r in rows} == set(networks.presets())
     for name, steps, parameters, multiply_adds in rows:
         family, config = networks.preset(name)
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
             net = networks.create(family, config).eval()
             net(torch.empty(1, 3, 320, 320))
-        assert config.to_dict()["steps"] == int(steps)
+        if steps:
+            assert config.to_dict()["steps"] == int(steps)
         assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}" == parameters
-        assert f"{counter.get_total_flops() / 2e9:.1f}" == multiply_adds
+        # rounded to 0.1; the graph leaves out side outputs, which PyTorch computes
+        assert counter.get_total_flops() / 2e9 == pytest.approx(float(multiply_adds), abs=0.051, rel=1e-3), name
 
 
 def test_the_public_names_are_importable() -> None:

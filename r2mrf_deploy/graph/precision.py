@@ -24,6 +24,8 @@ Half = Literal["fp16", "bf16"]
 BF16_OPSET = 22
 """The first whose Conv takes BF16."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_NOT_IN_BF16 = frozenset({"ConvTranspose"})
+"""What TensorRT does not build in BF16; it stays in FP32."""
 _LOW = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -45,10 +47,12 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
     if precision == "bf16":
         model = _without_hard_activations(_at_opset(model, BF16_OPSET))
     original = {i.name: i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
-    kept = [*dict.fromkeys((*ends(model), *keep))]
+    refused = [n.name for n in model.graph.node if precision == "bf16" and n.op_type in _NOT_IN_BF16]
+    kept = [*dict.fromkeys((*ends(model), *refused, *keep))]
     half = onnx.ModelProto()
     half.CopyFrom(model)
     half = convert_float_to_float16(half, keep_io_types=True, node_block_list=kept)
+    _make_once(half.graph)
     if precision == "bf16":
         _retype(half.graph, original)
     _drop_detours(half.graph, original)
@@ -174,6 +178,18 @@ def _without_hard_activations(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _node(op: str, inputs: list[str], name: str, output: str | None = None) -> onnx.NodeProto:
     return onnx.helper.make_node(op, inputs, [output or f"{name}/out"], name=name)
+
+
+def _make_once(graph: onnx.GraphProto) -> None:
+    """Drop the repeated casts: the converter adds one, always of the same name, for every kept node that reads a tensor."""
+    made: set[str] = set()
+    once = []
+    for node in graph.node:
+        if not made.issuperset(node.output):
+            once.append(node)
+        made.update(node.output)
+    del graph.node[:]
+    graph.node.extend(once)
 
 
 def _retype(graph: onnx.GraphProto, original: dict[str, TensorProto]) -> None:

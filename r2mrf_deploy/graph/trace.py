@@ -95,13 +95,18 @@ def translations() -> dict[Any, Callable[..., Any]]:
     import torch
     from onnxscript import opset18 as op
 
-    import r2mrf_deploy.networks.upsample  # noqa: F401  defines the operator
+    import r2mrf_deploy.networks.crop
+    import r2mrf_deploy.networks.upsample  # noqa: F401  both define operators
 
     def resize(x, height, width):  # type: ignore[no-untyped-def]
         size = op.Concat(op.Shape(x, start=0, end=2), op.Reshape(height, [1]), op.Reshape(width, [1]), axis=0)
         return op.Resize(x, None, None, size, mode="linear", coordinate_transformation_mode="half_pixel")
 
-    return {torch.ops.r2mrf.upsample_bilinear.default: resize}
+    def slice_(x, height, width):  # type: ignore[no-untyped-def]
+        ends = op.Concat(op.Reshape(height, [1]), op.Reshape(width, [1]), axis=0)
+        return op.Slice(x, [0, 0], ends, [2, 3])
+
+    return {torch.ops.r2mrf.upsample_bilinear.default: resize, torch.ops.r2mrf.crop.default: slice_}
 
 
 def _drop_notes(model: onnx.ModelProto) -> None:

@@ -16,6 +16,10 @@ from r2mrf_deploy.networks.config import NetworkConfig
 
 _REGISTRY = {
     "r2mrf": "r2mrf_deploy.networks.r2mrf:R2MRF",
+    "br2net": "r2mrf_deploy.networks.br2net:BR2Net",
+    "defusionnet": "r2mrf_deploy.networks.defusionnet:DeFusionNet",
+    "btbnet": "r2mrf_deploy.networks.btbnet:BTBNet",
+    "btbcrl": "r2mrf_deploy.networks.btbcrl:BTBCRL",
 }
 
 

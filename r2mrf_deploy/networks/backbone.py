@@ -89,6 +89,16 @@ _TABLE: dict[str, tuple[Literal["", "features"], tuple[Tap, ...]]] = {
 
 NAMES = tuple(_TABLE)
 
+VGG16_OWN_STRIDES = (
+    Tap(_numbered(0, 3), 64, 1),  # conv1_2
+    Tap(_numbered(4, 8), 128, 2),  # conv2_2
+    Tap(_numbered(9, 15), 256, 4),  # conv3_3
+    Tap(_numbered(16, 22), 512, 8),  # conv4_3
+    Tap(_numbered(23, 29), 512, 16),  # conv5_3
+    Tap(_numbered(30, 30), 512, 32),  # pool5
+)
+"""VGG-16's six maps where they are, none brought to stride 4: DeFusionNet's."""
+
 
 class Backbone(nn.Module):
     """`forward`: image [N, 3, H, W] to (F_1 .. F_5), each [N, C_l, ~H/s_l, ~W/s_l].
@@ -98,17 +108,19 @@ class Backbone(nn.Module):
 
     Args:
         name: one of `NAMES`.
+        taps: other taps than the table's.
 
     Raises:
         UsageError: there is no such backbone.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, taps: tuple[Tap, ...] | None = None) -> None:
         super().__init__()
         if name not in _TABLE:
             raise UsageError(f"no backbone {name!r}: {did_you_mean(name, _TABLE)}")
         self.name = name
         where, self.taps = _TABLE[name]
+        self.taps = taps or self.taps
         model = _torchvision(name)
         model = getattr(model, where) if where else model
         self.body = nn.ModuleDict({c: model.get_submodule(c) for tap in self.taps for c in tap.children})

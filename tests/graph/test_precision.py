@@ -132,6 +132,50 @@ def test_what_would_overflow_is_found_and_kept() -> None:
     assert "first" in overflowing(scaled(1, weight=7e4), [{"x": x / 1e6}], 0.5)  # the weight
 
 
+def _graph(nodes: list[onnx.NodeProto], inside: str, outside: str) -> onnx.ModelProto:
+    """A model from x to y, each [1, 3, H, W] with the given sides, and a pointwise weight w."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,3,{inside}] x) => (float[1,3,{outside}] y) {{ y = Identity(x) }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].CopyFrom(nodes[0])
+    model.graph.node.extend(nodes[1:])
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w"))
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_two_kept_nodes_may_read_one_tensor(precision: Half) -> None:
+    """As a network does whose streams each scale the image."""
+    nodes = [
+        helper.make_node("Mul", ["x", "two"], ["s"], name="scale"),
+        *(helper.make_node("MaxPool", ["s"], [f"p{i}"], name=f"pool{i}", kernel_shape=[1, 1]) for i in range(2)),
+        *(helper.make_node("Conv", [i, "w"], [f"c{i}"], name=f"conv{i}") for i in ("s", "p0", "p1")),
+        helper.make_node("Sum", ["cs", "cp0", "cp1"], ["y"], name="sum"),
+    ]
+    plain = _graph(nodes, "4,4", "4,4")
+    plain.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two"))
+    assert {"scale", "pool0", "pool1"} <= set(ends(plain))
+    half = to_half(plain, precision)
+    assert len({n.name for n in half.graph.node}) == len(half.graph.node) and precisions(half) == [precision]
+    x = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)  # small whole numbers are exact
+    (found,) = ReferenceEvaluator(half).run(None, {"x": x})
+    np.testing.assert_allclose(found, 6 * x, rtol=2**-7)
+
+
+def test_bf16_keeps_transposed_convolutions_which_tensorrt_does_not_build_in_it() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        helper.make_node("ConvTranspose", ["a", "w"], ["b"], name="up", strides=[2, 2]),
+        helper.make_node("Conv", ["b", "w"], ["y"], name="last"),
+    ]
+    plain = _graph(nodes, "4,4", "7,7")
+    for precision, kept in (("fp16", False), ("bf16", True)):
+        half = to_half(plain, precision)  # type: ignore[arg-type]
+        weight = next(n.input[1] for n in half.graph.node if n.name == "up")
+        kind = next(i.data_type for i in half.graph.initializer if i.name == weight)
+        assert (kind == TensorProto.FLOAT) == kept
+
+
 @pytest.mark.parametrize("op", ["HardSwish", "HardSigmoid"])
 def test_bf16_spells_out_what_tensorrt_does_not_take(op: str) -> None:
     attributes = {"alpha": 0.25, "beta": 0.4} if op == "HardSigmoid" else {}

@@ -46,3 +46,12 @@ def test_every_trainable_weight_of_the_network_is_reached():
     logits, sides = network(torch.rand(2, 3, 64, 64), all_steps=True)
     deep_supervision(logits, sides, torch.ones(2, 1, 64, 64)).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_side_outputs_of_several_sizes_count_alike(outputs):
+    logits, sides, mask = outputs
+    coarse = F.avg_pool2d(sides["step1_branch1"], 2)
+    terms = [logits, *(upsample(x, (16, 16)) for x in (sides["step1_branch2"], coarse))]
+    expected = sum(F.binary_cross_entropy(x.double().sigmoid(), mask.double()) for x in terms)
+    found = deep_supervision(logits, {"l2h0": sides["step1_branch2"], "h2l0": coarse}, mask)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)  # float32

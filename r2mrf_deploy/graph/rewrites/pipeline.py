@@ -17,6 +17,7 @@ from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, Rewrite
 from r2mrf_deploy.graph.rewrites.fold_affine import fold_affine
 from r2mrf_deploy.graph.rewrites.fold_pointwise import fold_pointwise
 from r2mrf_deploy.graph.rewrites.fold_sums import fold_sums
+from r2mrf_deploy.graph.rewrites.interpolate_last import interpolate_last
 from r2mrf_deploy.graph.rewrites.merge_parallel import merge_parallel
 from r2mrf_deploy.graph.rewrites.share import share
 from r2mrf_deploy.graph.rewrites.split_concat import split_concat
@@ -36,12 +37,13 @@ REWRITES: dict[str, Rewrite] = {
     "fold pointwise": fold_pointwise,
     "split concat": split_concat,
     "commute": commute,
+    "interpolate last": interpolate_last,
     "merge parallel": merge_parallel,
 }
 
 _ROUND = (
     *("tidy", "share", "fold affine", "fold sums", "fold pointwise"),
-    *("split concat", "share", "commute", "fold affine", "merge parallel"),
+    *("split concat", "share", "commute", "interpolate last", "fold affine", "merge parallel"),
 )
 """One round. What is equal is shared before it is folded, because folding tells equal convolutions apart; splitting comes
 after the folds, so that it sees final weights, and right before the rewrites that it is done for."""

@@ -20,6 +20,8 @@ from r2mrf_deploy.graph.rewrites import optimize, pipeline
 from r2mrf_deploy.graph.rewrites.editor import Editor
 
 SIZES = ((6, 5), (3, 3), (4, 7))
+LARGE = (24, 20)
+"""Large enough beside `SIZES` for a convolution to be cheaper before its input is enlarged to it."""
 MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 PER_BYTE = (0, 8)
 """With 0 a byte costs nothing, so whatever saves arithmetic fires, however small the graph."""
@@ -176,6 +178,17 @@ class Builder:
         weight, bias = self.constant(self.random(2, channels, 1, 1)), self.constant(self.random(2))
         self.add("Conv", [joined, weight, bias], (2, *SIZES[0]))
 
+    def enlarged(self) -> None:
+        """And a convolution with a neighbourhood over a map that was enlarged, alone or beside others."""
+        x, (c, *_) = self.pick()
+        sizes = self.constant(np.array([2, c, *LARGE], np.int64))
+        name = self.add("Resize", [x, "", "", sizes], (c, *LARGE), mode="linear")
+        if self.draw(st.booleans()):
+            other, (more, *_) = self.pick(space=LARGE)
+            c += more
+            name = self.add("Concat", [other, name], (c, *LARGE), axis=1)
+        self.add("Conv", [name, self.constant(self.random(1, c, 3, 3) / 3)], (1, *LARGE), pads=[1] * 4)
+
     def normalised(self) -> None:
         """A convolution and what training frameworks put after it."""
         before = len(self.nodes)
@@ -216,7 +229,7 @@ def graphs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> onnx.ModelProto:
     inputs = [("x", (4, *SIZES[0])), ("z", (2, *SIZES[1]))]
     b.pool += inputs
     steps = [b.conv, b.conv, b.concat, b.resize, b.arithmetic, b.addition, b.batch_norm, b.unary, b.pool_average]
-    steps += [b.recurrence, b.pyramid, b.parallel, b.normalised, b.sums]
+    steps += [b.recurrence, b.pyramid, b.enlarged, b.parallel, b.normalised, b.sums]
     for _ in range(draw(st.integers(2, 8))):
         draw(st.sampled_from(steps))()
     made = b.pool[2:] or [(b.add("Relu", ["x"], inputs[0][1]), inputs[0][1])]

@@ -1,0 +1,138 @@
+"""Every network as traced and as rewritten: parameters, multiply-adds, time on a CPU, roofline on a GTX 1080 Ti.
+
+    python benchmarks/networks.py br2net defusionnet --json benchmarks/results/networks.json
+    python benchmarks/networks.py btbnet --count-only --json benchmarks/results/networks.json
+
+Times are medians of inferences in FP32, batch 1: of the two graphs in turns in one process (see `rewrites.py`), and of
+PyTorch. The weights are PyTorch's initial ones: time does not depend on them. A run replaces the rows of its networks in the
+file and keeps the others, so that the table can be measured in parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rewrites import FORMS, RUNTIMES, Run, open_with, photograph
+
+from r2mrf_deploy import gpus, machine
+
+SIZE = 320
+GPU = "gtx1080ti"
+
+
+def main() -> None:
+    arguments = _arguments()
+    known = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {"networks": []}
+    rows = {row["network"]: row for row in known["networks"]}
+    for network in arguments.networks:
+        rows[network] = measure(network, arguments.runs, arguments.threads, arguments.count_only)
+        print(json.dumps(rows[network]))
+    results = {
+        "machine": machine.describe() | {"threads": arguments.threads},
+        "tools": machine.tool_versions(),
+        "size": SIZE,
+        "networks": list(rows.values()),
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(network: str, runs: int, threads: int, count_only: bool) -> dict[str, Any]:
+    """One network: what both of its graphs cost, and unless `count_only`, how long they take in each runtime."""
+    from r2mrf_deploy.graph.rewrites import optimize
+    from r2mrf_deploy.graph.trace import trace
+
+    deployed = _untrained(network)
+    model = trace(deployed, (SIZE, SIZE))
+    rewritten = optimize(model)
+    graphs = dict(zip(FORMS, (model, rewritten.model), strict=True))
+    row: dict[str, Any] = {"network": network, "parameters": sum(p.numel() for p in deployed.parameters())}
+    row["rewrites"] = {record.name: record.count for record in rewritten.records}
+    row |= {form: _cost(form, graph) for form, graph in graphs.items()}
+    if not count_only:
+        row["pytorch_ms"] = _median(_times({"pytorch": _eager(deployed, threads)}, runs)["pytorch"])
+        row["runtimes"] = {runtime: _side_by_side(runtime, graphs, runs, threads) for runtime in RUNTIMES}
+    return row
+
+
+def _cost(name: str, model: Any) -> dict[str, Any]:
+    from r2mrf_deploy import budget
+    from r2mrf_deploy.graph import cost
+
+    predicted = budget.predict(budget.Graph.of(name, model), budget.Roof.of(gpus.get(GPU)))
+    return {"multiply_adds": cost.multiply_adds(model), f"{GPU}_ms": round(predicted.ms, 1)}
+
+
+def _side_by_side(runtime: str, graphs: dict[str, Any], runs: int, threads: int) -> dict[str, Any]:
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = {form: Path(folder) / f"{form}.onnx" for form in graphs}
+        for form, graph in graphs.items():
+            onnx.save(graph, files[form])
+        times = _times({form: open_with(runtime, file, threads) for form, file in files.items()}, runs)
+    return {
+        "median_ms": {form: _median(ms) for form, ms in times.items()},
+        "times_ms": {form: [round(value, 1) for value in ms] for form, ms in times.items()},
+    }
+
+
+def _times(functions: dict[str, Run], runs: int) -> dict[str, list[float]]:
+    """Milliseconds of `runs` calls of each in turn, after one to warm up."""
+    image = photograph(SIZE)
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(runs + 1):
+        for name, run in functions.items():
+            start = time.perf_counter()
+            run(image)
+            if turn:
+                found[name].append((time.perf_counter() - start) * 1e3)
+    return found
+
+
+def _median(times: list[float]) -> float:
+    return round(statistics.median(times), 1)
+
+
+def _eager(deployed: Any, threads: int) -> Run:
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def run(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(deployed(torch.from_numpy(image))[0])
+
+    return run
+
+
+def _untrained(network: str) -> Any:
+    """A network as it is deployed, from uint8 NHWC to map and logits."""
+    from r2mrf_deploy import networks
+    from r2mrf_deploy.checkpoint import IMAGENET
+    from r2mrf_deploy.networks.deployed import Deployed
+
+    preset, _, settings = network.partition(":")
+    fields = dict(setting.split("=") for setting in settings.split(",") if setting)
+    return Deployed(networks.create(*networks.preset(preset, fields)).eval(), IMAGENET, logits=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", help="presets, with settings after a colon: btbnet:width=0.25")
+    parser.add_argument("--runs", type=int, default=7, help="timed inferences of each graph")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--count-only", action="store_true", help="count, and measure no time")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

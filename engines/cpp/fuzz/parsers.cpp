@@ -1,0 +1,23 @@
+// The two parsers that read what somebody else wrote: they may refuse anything, and crash on nothing.
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "error.h"
+#include "manifest.h"
+#include "plan_header.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size);
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
+  using namespace r2mrf_internal;
+  try {
+    parse_plan_header(data, size < kPlanHeaderLength ? size : kPlanHeaderLength, size, "fuzzed");
+  } catch (const ArtifactError &) {  // refused: that is an answer
+  }
+  try {
+    parse_manifest({reinterpret_cast<const char *>(data), size}, "fuzzed");
+  } catch (const ArtifactError &) {
+  }
+  return 0;
+}

@@ -1,0 +1,74 @@
+#include "backend.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include "error.h"
+
+namespace r2mrf_internal {
+namespace {
+
+[[noreturn, maybe_unused]] void refuse(const std::filesystem::path &artifact, const char *backend, const char *cure) {
+  throw Unavailable(artifact.string() + " needs the backend " + backend + ", which this build leaves out (it has: " +
+                    (*backend_names() ? backend_names() : "none") + "); configure with " + cure);
+}
+
+std::string lower_suffix(const std::filesystem::path &artifact) {
+  std::string suffix = artifact.extension().string();
+  std::transform(suffix.begin(), suffix.end(), suffix.begin(), [](unsigned char c) {
+    return static_cast<char>(std::tolower(c));
+  });
+  return suffix;
+}
+
+void check_kind(const std::filesystem::path &artifact, const Manifest &manifest, const char *kind) {
+  if (manifest.kind != kind) {
+    throw ArtifactError(artifact.string() + ": its manifest describes a file of kind \"" + manifest.kind +
+                        "\", its name one of kind \"" + kind + '"');
+  }
+}
+
+}  // namespace
+
+const char *backend_names() {
+#if defined(R2MRF_WITH_OPENVINO) && defined(R2MRF_WITH_TENSORRT)
+  return "openvino tensorrt";
+#elif defined(R2MRF_WITH_OPENVINO)
+  return "openvino";
+#elif defined(R2MRF_WITH_TENSORRT)
+  return "tensorrt";
+#else
+  return "";
+#endif
+}
+
+std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, const Manifest &manifest,
+                                      std::uint32_t threads) {
+  const std::string suffix = lower_suffix(artifact);
+  if (suffix == ".plan") {
+    check_kind(artifact, manifest, "plan");
+    if (threads != 0) throw UsageError("a plan runs on the GPU: threads must be 0");
+#ifdef R2MRF_WITH_TENSORRT
+    return open_tensorrt(artifact, manifest);
+#else
+    refuse(artifact, "tensorrt", "-DTENSORRT_ROOT=... (TensorRT's headers)");
+#endif
+  }
+  if (suffix != ".onnx" && suffix != ".xml") {
+    throw ArtifactError(artifact.string() + ": no backend opens \"" + suffix + "\" files; known are .onnx .xml .plan");
+  }
+  check_kind(artifact, manifest, suffix == ".xml" ? "openvino" : "onnx");
+#ifdef R2MRF_WITH_OPENVINO
+  return open_openvino(artifact, manifest, threads);
+#else
+  refuse(artifact, "openvino", "-DOpenVINO_DIR=... (OpenVINO's CMake files)");
+#endif
+}
+
+void check_map_shape(const Shape &shape) {
+  if (shape.size() != 4 || shape[0] < 1 || shape[1] != 1 || shape[2] < 1 || shape[3] < 1) {
+    throw ArtifactError("the output \"map\" is not [N, 1, H, W]");
+  }
+}
+
+}  // namespace r2mrf_internal

@@ -1,0 +1,137 @@
+#include "cuda.h"
+
+#include <dlfcn.h>
+
+#include "error.h"
+
+namespace r2mrf_internal {
+
+SharedLibrary::SharedLibrary(std::initializer_list<const char *> names, const char *cure) {
+  for (const char *name : names) {
+    handle_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    name_ = name;
+    if (handle_ != nullptr) return;
+  }
+  const char *why = dlerror();
+  throw Unavailable(std::string(why != nullptr ? why : name_ + " does not load") + ": " + cure);
+}
+
+void *SharedLibrary::symbol(const char *name) const {
+  void *found = dlsym(handle_, name);
+  if (found == nullptr) throw Unavailable(name_ + " has no function " + name + ": another version is needed");
+  return found;
+}
+
+Cuda::Cuda()
+    : library_({"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
+               "install the CUDA runtime, or name its folder in LD_LIBRARY_PATH") {
+  library_.load(get_error_string_, "cudaGetErrorString");
+  library_.load(get_last_error_, "cudaGetLastError");
+  library_.load(get_device_, "cudaGetDevice");
+  library_.load(get_device_count_, "cudaGetDeviceCount");
+  library_.load(device_get_attribute_, "cudaDeviceGetAttribute");
+  library_.load(malloc_, "cudaMalloc");
+  library_.load(free_, "cudaFree");
+  library_.load(host_alloc_, "cudaHostAlloc");
+  library_.load(free_host_, "cudaFreeHost");
+  library_.load(memcpy_async_, "cudaMemcpyAsync");
+  library_.load(stream_create_, "cudaStreamCreateWithFlags");
+  library_.load(stream_destroy_, "cudaStreamDestroy");
+  library_.load(stream_synchronize_, "cudaStreamSynchronize");
+  library_.load(stream_begin_capture_, "cudaStreamBeginCapture");
+  library_.load(stream_end_capture_, "cudaStreamEndCapture");
+  library_.load(event_create_, "cudaEventCreateWithFlags");
+  library_.load(event_destroy_, "cudaEventDestroy");
+  library_.load(event_record_, "cudaEventRecord");
+  library_.load(event_synchronize_, "cudaEventSynchronize");
+  library_.load(event_elapsed_time_, "cudaEventElapsedTime");
+  library_.load(graph_instantiate_, "cudaGraphInstantiateWithFlags");
+  library_.load(graph_destroy_, "cudaGraphDestroy");
+  library_.load(graph_exec_destroy_, "cudaGraphExecDestroy");
+  library_.load(graph_launch_, "cudaGraphLaunch");
+}
+
+const Cuda &Cuda::get() {
+  static const Cuda cuda;
+  return cuda;
+}
+
+std::string Cuda::compute_capability() const {
+  int count = 0;
+  check(get_device_count_(&count));
+  if (count == 0) throw Unavailable("there is no CUDA device");
+  int device = 0;
+  int major = 0;
+  int minor = 0;
+  check(get_device_(&device));
+  check(device_get_attribute_(&major, cudaDevAttrComputeCapabilityMajor, device));
+  check(device_get_attribute_(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return std::to_string(major) + "." + std::to_string(minor);
+}
+
+DeviceMemory Cuda::device_memory(std::size_t bytes) const {
+  void *memory = nullptr;
+  check(malloc_(&memory, bytes));
+  return {memory, free_};
+}
+
+PinnedMemory Cuda::pinned_memory(std::size_t bytes) const {
+  void *memory = nullptr;
+  check(host_alloc_(&memory, bytes, cudaHostAllocDefault));
+  return {memory, free_host_};
+}
+
+Stream Cuda::stream() const {
+  cudaStream_t stream = nullptr;
+  check(stream_create_(&stream, cudaStreamNonBlocking));
+  return {stream, stream_destroy_};
+}
+
+Event Cuda::event() const {
+  cudaEvent_t event = nullptr;
+  check(event_create_(&event, cudaEventBlockingSync));
+  return {event, event_destroy_};
+}
+
+void Cuda::copy_in(void *device, const void *pinned, std::size_t bytes, const Stream &stream) const {
+  check(memcpy_async_(device, pinned, bytes, cudaMemcpyHostToDevice, stream.get()));
+}
+
+void Cuda::copy_out(void *pinned, const void *device, std::size_t bytes, const Stream &stream) const {
+  check(memcpy_async_(pinned, device, bytes, cudaMemcpyDeviceToHost, stream.get()));
+}
+
+void Cuda::record(const Event &event, const Stream &stream) const { check(event_record_(event.get(), stream.get())); }
+
+void Cuda::wait(const Event &event) const { check(event_synchronize_(event.get())); }
+
+void Cuda::synchronize(const Stream &stream) const { check(stream_synchronize_(stream.get())); }
+
+double Cuda::elapsed(const Event &start, const Event &end) const {
+  float ms = 0;
+  check(event_elapsed_time_(&ms, start.get(), end.get()));
+  return static_cast<double>(ms);
+}
+
+void Cuda::launch(const Graph &graph, const Stream &stream) const { check(graph_launch_(graph.get(), stream.get())); }
+
+Graph Cuda::end_capture(const Stream &stream, bool enqueued) const {
+  cudaGraph_t captured = nullptr;
+  const bool ended = stream_end_capture_(stream.get(), &captured) == cudaSuccess;
+  cudaGraphExec_t graph = nullptr;
+  if (ended && enqueued && graph_instantiate_(&graph, captured, 0) != cudaSuccess) graph = nullptr;
+  if (captured != nullptr) graph_destroy_(captured);
+  return forget({graph, graph_exec_destroy_});
+}
+
+Graph Cuda::forget(Graph graph) const {
+  if (graph == nullptr) get_last_error_();
+  return graph;
+}
+
+void Cuda::check(cudaError_t error) const {
+  if (error == cudaSuccess) return;
+  throw Unavailable("CUDA error " + std::to_string(static_cast<int>(error)) + ": " + get_error_string_(error));
+}
+
+}  // namespace r2mrf_internal

@@ -1,0 +1,46 @@
+// An opened artifact and how to feed it: the C++ twin of r2mrf_deploy/predict.py's Predictor.
+#pragma once
+
+#include <r2mrf/r2mrf.h>
+
+#include <array>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "manifest.h"
+#include "resize.h"
+
+namespace r2mrf_internal {
+
+class Engine {
+ public:
+  // Throws Failure where the artifact cannot be opened, or takes no image or gives no map.
+  Engine(const std::filesystem::path &artifact, std::uint32_t threads);
+
+  [[nodiscard]] const std::string &device() const { return device_; }
+  // 0 where it is free.
+  [[nodiscard]] std::uint32_t input_height() const { return fixed_[0]; }
+  [[nodiscard]] std::uint32_t input_width() const { return fixed_[1]; }
+
+  // The map of an image, row after row at the image's size, in [0, 1]. Any number of threads may call this.
+  r2mrf_times run(const Pixels &image, const RowSink &sink);
+
+ private:
+  class Lease;
+
+  [[nodiscard]] Shape input_shape(const Pixels &image) const;
+  void fill(void *input, const Shape &shape, const Pixels &image) const;
+
+  Manifest manifest_;
+  std::unique_ptr<Backend> backend_;
+  std::string device_;
+  std::array<std::uint32_t, 2> fixed_{0, 0};  // height and width
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Lane>> idle_;  // as many as there ever were runs at once; before backend_ in destruction
+};
+
+}  // namespace r2mrf_internal

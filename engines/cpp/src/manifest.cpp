@@ -1,0 +1,171 @@
+#include "manifest.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+#include "sha256.h"
+
+namespace r2mrf_internal {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kMostBytes = std::size_t{64} << 20U;  // a manifest with every measurement has a few hundred kB
+constexpr std::int64_t kLargestDimension = std::int64_t{1} << 24U;
+constexpr std::size_t kMostTensors = 4096;
+
+Shape shape_from(const json &dims) {
+  Shape shape;
+  for (const json &d : dims) {
+    if (d.is_string()) {
+      shape.push_back(kFree);
+      continue;
+    }
+    const auto size = d.get<std::int64_t>();
+    if (!d.is_number_integer() || size < 1 || size > kLargestDimension) {
+      throw ArtifactError("a dimension of " + d.dump() + " is no size");
+    }
+    shape.push_back(size);
+  }
+  return shape;
+}
+
+std::vector<TensorSpec> specs_from(const json &list) {
+  if (!list.is_array() || list.size() > kMostTensors) throw ArtifactError("inputs and outputs must be short lists");
+  std::vector<TensorSpec> specs;
+  for (const json &item : list) {
+    TensorSpec spec{item.at("name").get<std::string>(), item.at("dtype").get<std::string>(), {}, ""};
+    if (!item.at("shape").is_array()) throw ArtifactError("a shape must be a list");
+    spec.shape = shape_from(item.at("shape"));
+    if (const auto layout = item.find("layout"); layout != item.end() && !layout->is_null()) {
+      spec.layout = layout->get<std::string>();
+      if (spec.layout != "NHWC" && spec.layout != "NCHW") throw ArtifactError("no layout \"" + spec.layout + '"');
+    }
+    specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+Preprocess preprocess_from(const json &said) {
+  const auto color = said.value("color", std::string("RGB"));
+  if (color != "RGB") throw ArtifactError("no preprocess.color \"" + color + '"');
+  return {said.at("mean").get<std::array<float, 3>>(), said.at("std").get<std::array<float, 3>>()};
+}
+
+Target target_from(const json &said) {
+  return {said.at("runtime").get<std::string>(), said.at("runtime_version").get<std::string>(),
+          said.at("compute_capabilities").get<std::vector<std::string>>(),
+          said.value("options", json::object()).contains("versionCompatible")};
+}
+
+// A field that is there and not null.
+const json *present(const json &document, const char *field) {
+  const auto found = document.find(field);
+  return found == document.end() || found->is_null() ? nullptr : &*found;
+}
+
+Manifest manifest_from(const json &document) {
+  if (!document.is_object()) throw ArtifactError("it is no JSON object");
+  if (const auto format = document.value("format", std::string("r2mrf-artifact/1")); format != "r2mrf-artifact/1") {
+    throw ArtifactError("its format is \"" + format + "\", known is r2mrf-artifact/1");
+  }
+  Manifest manifest;
+  manifest.kind = document.at("kind").get<std::string>();
+  manifest.sha256 = document.at("sha256").get<std::string>();
+  if (const json *companions = present(document, "companions")) companions->get_to(manifest.companions);
+  manifest.inputs = specs_from(document.at("inputs"));
+  manifest.outputs = specs_from(document.at("outputs"));
+  if (const json *profiles = present(document, "profiles")) {
+    for (const auto &[input, profile] : profiles->items()) manifest.largest[input] = shape_from(profile.at("max"));
+  }
+  if (const json *preprocess = present(document, "preprocess")) manifest.preprocess = preprocess_from(*preprocess);
+  if (const json *precision = present(document, "precision")) precision->get_to(manifest.precision);
+  if (const json *target = present(document, "target")) manifest.target = target_from(*target);
+  return manifest;
+}
+
+std::string joined_names(const std::vector<TensorSpec> &specs) {
+  std::string names;
+  for (const TensorSpec &spec : specs) names += (names.empty() ? "" : ", ") + spec.name;
+  return names;
+}
+
+bool agree(const TensorSpec &a, const TensorSpec &b) {
+  return a.dtype == b.dtype && std::equal(a.shape.begin(), a.shape.end(), b.shape.begin(), b.shape.end(),
+                                          [](auto x, auto y) { return x == y || x == kFree || y == kFree; });
+}
+
+}  // namespace
+
+Dtype dtype_of(std::string_view name) {
+  if (name == "uint8") return Dtype::uint8;
+  if (name == "float16") return Dtype::float16;
+  return name == "float32" ? Dtype::float32 : Dtype::other;
+}
+
+std::size_t size_of(Dtype dtype) {
+  if (dtype == Dtype::uint8) return 1;
+  return dtype == Dtype::float16 ? 2 : 4;
+}
+
+std::string TensorSpec::words() const {
+  std::string dims;
+  for (const auto d : shape) dims += (dims.empty() ? "" : "x") + (d == kFree ? std::string("free") : std::to_string(d));
+  return name + ": " + dtype + " [" + dims + "]" + (layout.empty() ? "" : " " + layout);
+}
+
+Manifest parse_manifest(std::string_view text, const std::string &name) {
+  try {
+    return manifest_from(json::parse(text));
+  } catch (const ArtifactError &e) {
+    throw ArtifactError(name + " is not a manifest: " + e.what());
+  } catch (const json::exception &e) {
+    throw ArtifactError(name + " is not a manifest: " + e.what());
+  }
+}
+
+Manifest manifest_beside(const std::filesystem::path &artifact) {
+  auto path = artifact;
+  path += ".json";
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw ArtifactError(path.string() + " is missing: an artifact needs its manifest beside it");
+  std::error_code unknown;
+  if (std::filesystem::file_size(path, unknown) > kMostBytes || unknown) {
+    throw ArtifactError(path.string() + " is not a manifest: it is too large, or not a file");
+  }
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  Manifest manifest = parse_manifest(text, path.string());
+  auto expected = manifest.companions;
+  expected[artifact.filename().string()] = manifest.sha256;
+  for (const auto &[file, digest] : expected) {
+    if (std::filesystem::path(file).filename() != file) {
+      throw ArtifactError(path.string() + " is not a manifest: companion \"" + file + "\" is not beside it");
+    }
+    const auto where = artifact.parent_path() / file;
+    if (!std::filesystem::is_regular_file(where)) {
+      throw ArtifactError(where.string() + " is missing: it belongs to " + artifact.filename().string());
+    }
+    if (sha256_of(where) != digest) {
+      throw ArtifactError(where.string() + " does not match " + path.filename().string() +
+                          " (SHA-256 differs): it was changed or only half written; make the artifact again");
+    }
+  }
+  return manifest;
+}
+
+void check_agreement(const std::vector<TensorSpec> &found, const std::vector<TensorSpec> &said, const std::string &name) {
+  for (const TensorSpec &spec : said) {
+    const auto same = std::find_if(found.begin(), found.end(), [&](const auto &f) { return f.name == spec.name; });
+    if (same == found.end() || found.size() != said.size()) {
+      throw ArtifactError(name + " has " + joined_names(found) + ", its manifest says " + joined_names(said));
+    }
+    if (!agree(*same, spec)) {
+      throw ArtifactError(name + " has " + same->words() + ", its manifest says " + spec.words());
+    }
+  }
+}
+
+}  // namespace r2mrf_internal

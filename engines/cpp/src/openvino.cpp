@@ -1,0 +1,140 @@
+// OpenVINO on the CPU: its own .xml models, and ONNX files directly.
+#include <algorithm>
+#include <chrono>
+#include <openvino/openvino.hpp>
+#include <thread>
+
+#include "backend.h"
+#include "error.h"
+
+namespace r2mrf_internal {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// OpenVINO's messages have many lines; the last says what was wrong.
+std::string last_line(const std::exception &e) {
+  std::string text = e.what();
+  text.erase(text.find_last_not_of(" \n\r\t") + 1);
+  return text.substr(text.find_last_of('\n') + 1);
+}
+
+std::string numpy_name(const ov::element::Type &type) {
+  if (type == ov::element::f32) return "float32";
+  if (type == ov::element::f16) return "float16";
+  if (type == ov::element::u8) return "uint8";
+  return type.get_type_name();
+}
+
+// A tensor has several names where OpenVINO dropped a node that changed nothing: of them the manifest's counts.
+std::string name_of(const ov::Output<const ov::Node> &port, const std::vector<TensorSpec> &said) {
+  const auto &names = port.get_names();
+  const auto known =
+      std::find_if(said.begin(), said.end(), [&](const TensorSpec &spec) { return names.count(spec.name) != 0; });
+  return known == said.end() ? port.get_any_name() : known->name;
+}
+
+TensorSpec spec_of(const ov::Output<const ov::Node> &port, const std::vector<TensorSpec> &said) {
+  TensorSpec spec{name_of(port, said), numpy_name(port.get_element_type()), {}, ""};
+  for (const auto &d : port.get_partial_shape()) spec.shape.push_back(d.is_static() ? d.get_length() : kFree);
+  return spec;
+}
+
+template <typename Ports>
+std::vector<TensorSpec> specs_of(const Ports &ports, const std::vector<TensorSpec> &said) {
+  std::vector<TensorSpec> specs;
+  for (const auto &port : ports) specs.push_back(spec_of(port, said));
+  return specs;
+}
+
+class OpenVINOLane final : public Lane {
+ public:
+  OpenVINOLane(ov::InferRequest request, std::string input, ov::element::Type type)
+      : request_(std::move(request)), input_(std::move(input)), type_(type) {}
+
+  void *input(const Shape &shape) override {
+    const ov::Shape wanted(shape.begin(), shape.end());
+    if (!tensor_ || tensor_.get_shape() != wanted) {
+      tensor_ = ov::Tensor(type_, wanted);
+      request_.set_tensor(input_, tensor_);
+    }
+    return tensor_.data();
+  }
+
+  RawMap infer() override {
+    const auto start = Clock::now();
+    try {
+      request_.infer();
+    } catch (const std::exception &e) {
+      throw ArtifactError("OpenVINO failed: " + last_line(e));
+    }
+    const double ms = ms_since(start);
+    const ov::Tensor map = request_.get_tensor("map");
+    const ov::Shape shape = map.get_shape();
+    check_map_shape(Shape(shape.begin(), shape.end()));
+    return {map.data(), dtype_of(numpy_name(map.get_element_type())), static_cast<std::uint32_t>(shape[2]),
+            static_cast<std::uint32_t>(shape[3]), {ms, 0, ms, 0}};
+  }
+
+ private:
+  ov::InferRequest request_;
+  std::string input_;
+  ov::element::Type type_;
+  ov::Tensor tensor_;
+};
+
+class OpenVINO final : public Backend {
+ public:
+  OpenVINO(ov::CompiledModel model, std::string precision) : model_(std::move(model)) {
+    device_ = "OpenVINO " + version() + ", CPU, " + std::to_string(model_.get_property(ov::inference_num_threads)) +
+              " threads, " + std::move(precision);
+  }
+
+  [[nodiscard]] std::string device() const override { return device_; }
+
+  std::unique_ptr<Lane> lane() override {
+    const auto &input = model_.input();
+    return std::make_unique<OpenVINOLane>(model_.create_infer_request(), input.get_any_name(), input.get_element_type());
+  }
+
+ private:
+  // major.minor.patch, without the build's number and branch
+  static std::string version() {
+    const std::string whole = ov::get_openvino_version().buildNumber;
+    return whole.substr(0, whole.find('-'));
+  }
+
+  ov::CompiledModel model_;
+  std::string device_;
+};
+
+ov::AnyMap settings(const std::string &precision, std::uint32_t threads) {
+  // Left alone, the CPU plugin computes an FP32 graph in BF16 on CPUs that have it.
+  ov::AnyMap chosen{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                    ov::hint::inference_precision(precision == "bf16" ? ov::element::bf16 : ov::element::f32)};
+  if (threads != 0) chosen.insert(ov::inference_num_threads(static_cast<std::int32_t>(threads)));
+  return chosen;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
+                                       std::uint32_t threads) {
+  if (threads > 1024) throw UsageError("threads must be at most 1024");
+  static ov::Core core;  // loading the plugin takes longer than opening a small model
+  ov::CompiledModel model;
+  try {
+    model = core.compile_model(artifact.string(), "CPU", settings(manifest.precision, threads));
+  } catch (const std::exception &e) {
+    throw ArtifactError("OpenVINO cannot open " + artifact.string() + ": " + last_line(e));
+  }
+  check_agreement(specs_of(model.inputs(), manifest.inputs), manifest.inputs, artifact.string());
+  check_agreement(specs_of(model.outputs(), manifest.outputs), manifest.outputs, artifact.string());
+  return std::make_unique<OpenVINO>(std::move(model), manifest.precision == "bf16" ? "bf16" : "f32");
+}
+
+}  // namespace r2mrf_internal

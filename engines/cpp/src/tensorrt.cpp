@@ -1,0 +1,149 @@
+// TensorRT and TensorRT-RTX: plans on an NVIDIA GPU, with whichever of the two built the plan.
+//
+// Both have the same interface, but for what one has more, and both are loaded when a plan asks for them.
+#include <NvInferRuntime.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "cuda.h"
+#include "error.h"
+#include "plan_header.h"
+#include "tensorrt_lane.h"
+
+namespace r2mrf_internal {
+namespace {
+
+thread_local std::string complaint;
+
+// TensorRT wants one logger for the process, which any thread may call.
+class Logger final : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char *message) noexcept override {
+    if (severity > Severity::kERROR) return;
+    try {
+      complaint = message;
+    } catch (...) {
+      complaint.clear();  // no memory even for the message
+    }
+  }
+};
+
+Logger logger;
+
+// One of the two, loaded.
+struct Library {
+  explicit Library(bool rtx)
+      : title(rtx ? "TensorRT-RTX" : "TensorRT"),
+        library({rtx ? "libtensorrt_rtx.so.1" : "libnvinfer.so." R2MRF_TENSORRT_MAJOR},
+                "install the library that built the plan, or name its folder in LD_LIBRARY_PATH") {
+    library.load(create_runtime, "createInferRuntime_INTERNAL");
+    std::int32_t (*part)() = nullptr;
+    for (const char *name : {"getInferLibMajorVersion", "getInferLibMinorVersion", "getInferLibPatchVersion"}) {
+      library.load(part, name);
+      version += (version.empty() ? "" : ".") + std::to_string(part());
+    }
+  }
+
+  static const Library &get(bool rtx) {
+    if (rtx) {
+      static const Library one(true);
+      return one;
+    }
+    static const Library other(false);
+    return other;
+  }
+
+  std::string title;
+  std::string version;  // major.minor.patch
+  SharedLibrary library;
+  decltype(createInferRuntime_INTERNAL) *create_runtime = nullptr;
+};
+
+std::vector<char> bytes_of(const std::filesystem::path &plan) {
+  std::ifstream in(plan, std::ios::binary);
+  std::vector<char> bytes(static_cast<std::size_t>(std::filesystem::file_size(plan)));
+  if (!in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()))) {
+    throw ArtifactError(plan.string() + " cannot be read to its end");
+  }
+  return bytes;
+}
+
+std::string numpy_name(nvinfer1::DataType type) {
+  switch (type) {
+    case nvinfer1::DataType::kFLOAT: return "float32";
+    case nvinfer1::DataType::kHALF: return "float16";
+    case nvinfer1::DataType::kBF16: return "bfloat16";
+    case nvinfer1::DataType::kUINT8: return "uint8";
+    case nvinfer1::DataType::kINT8: return "int8";
+    case nvinfer1::DataType::kINT32: return "int32";
+    case nvinfer1::DataType::kINT64: return "int64";
+    default: return "type " + std::to_string(static_cast<int>(type));
+  }
+}
+
+std::vector<TensorSpec> specs_of(const nvinfer1::ICudaEngine &engine, nvinfer1::TensorIOMode mode) {
+  std::vector<TensorSpec> specs;
+  for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
+    const char *name = engine.getIOTensorName(i);
+    if (engine.getTensorIOMode(name) != mode) continue;
+    const nvinfer1::Dims dims = engine.getTensorShape(name);
+    specs.push_back({name, numpy_name(engine.getTensorDataType(name)), Shape(dims.d, dims.d + std::max(dims.nbDims, 0)), ""});
+  }
+  return specs;  // TensorRT's free dimensions are -1, like ours
+}
+
+class TensorRT final : public Backend {
+ public:
+  TensorRT(const std::filesystem::path &artifact, const Manifest &manifest, const Library &library)
+      : input_(manifest.inputs.at(0)), runtime_(create(library)) {
+    // a version-compatible plan brings its own runtime, which is host code
+    if (manifest.target->version_compatible) runtime_->setEngineHostCodeAllowed(true);
+    const std::vector<char> plan = bytes_of(artifact);
+    engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+    const std::string why = complaint;
+    const std::string capability = Cuda::get().compute_capability();  // the first question where it did not open
+    if (!engine_) {
+      throw ArtifactError(artifact.string() + " does not open on a GPU of compute capability " + capability + ": " + why +
+                          "; build it for this GPU with `r2mrf build`");
+    }
+    check_agreement(specs_of(*engine_, nvinfer1::TensorIOMode::kINPUT), manifest.inputs, artifact.string());
+    check_agreement(specs_of(*engine_, nvinfer1::TensorIOMode::kOUTPUT), manifest.outputs, artifact.string());
+    device_ = library.title + " " + library.version + ", GPU of compute capability " + capability;
+  }
+
+  [[nodiscard]] std::string device() const override { return device_; }
+  std::unique_ptr<Lane> lane() override { return std::make_unique<TensorRTLane>(*engine_, input_); }
+
+ private:
+  static nvinfer1::IRuntime *create(const Library &library) {
+    auto *runtime = static_cast<nvinfer1::IRuntime *>(library.create_runtime(&logger, NV_TENSORRT_VERSION));
+    if (runtime == nullptr) throw Unavailable(library.title + " " + library.version + " does not start: " + complaint);
+    return runtime;
+  }
+
+  TensorSpec input_;
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // before runtime_ in destruction
+  std::string device_;
+};
+
+}  // namespace
+
+std::string last_complaint() { return complaint.empty() ? "it does not say why" : complaint; }
+
+std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path &artifact, const Manifest &manifest) {
+  std::array<char, kPlanHeaderLength> head{};
+  std::ifstream in(artifact, std::ios::binary);
+  in.read(head.data(), head.size());
+  const PlanHeader header =
+      parse_plan_header(reinterpret_cast<const std::uint8_t *>(head.data()), static_cast<std::size_t>(in.gcount()),
+                        std::filesystem::file_size(artifact), artifact.string());
+  check_plan_manifest(header, manifest, artifact.string());
+  const Library &library = Library::get(header.flavour == "tensorrt_rtx");
+  check_plan_version(header, library.version, manifest.target->version_compatible, artifact.string());
+  complaint.clear();
+  return std::make_unique<TensorRT>(artifact, manifest, library);
+}
+
+}  // namespace r2mrf_internal

@@ -1,0 +1,137 @@
+#include "tensorrt_lane.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "error.h"
+
+namespace r2mrf_internal {
+namespace {
+
+std::size_t product(const Shape &shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::size_t{1},
+                         [](std::size_t n, std::int64_t d) { return n * static_cast<std::size_t>(d); });
+}
+
+nvinfer1::Dims dims_of(const Shape &shape) {
+  nvinfer1::Dims dims{};
+  dims.nbDims = static_cast<std::int32_t>(shape.size());
+  std::copy(shape.begin(), shape.end(), dims.d);
+  return dims;
+}
+
+std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &engine) {
+  std::unique_ptr<nvinfer1::IExecutionContext> context(engine.createExecutionContext());
+  if (!context) throw Unavailable("TensorRT has no room for another context: " + last_complaint());
+  return context;
+}
+
+}  // namespace
+
+TensorRTLane::TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input)
+    : cuda_(Cuda::get()),
+      engine_(engine),
+      spec_(std::move(input)),
+      stream_(cuda_.stream()),
+      context_(new_context(engine)),
+      device_input_(nullptr, nullptr),
+      host_input_(nullptr, nullptr),
+      host_map_(nullptr, nullptr),
+      marks_{cuda_.event(), cuda_.event(), cuda_.event(), cuda_.event()},
+      graph_(cuda_.no_graph()) {
+  if (context_->getOptimizationProfile() != 0 && !context_->setOptimizationProfileAsync(0, stream_.get())) {
+    throw Unavailable("TensorRT does not take the plan's profile: " + last_complaint());
+  }
+}
+
+void *TensorRTLane::input(const Shape &shape) {
+  if (shape != shape_) set_shape(shape);
+  return host_input_.get();
+}
+
+// Everything that depends on the shape is made again; should that fail half-way, the next call begins again.
+void TensorRTLane::set_shape(const Shape &shape) {
+  shape_.clear();
+  ready_ = false;
+  graph_.reset();
+  if (!context_->setInputShape(spec_.name.c_str(), dims_of(shape))) {
+    TensorSpec refused = spec_;
+    refused.shape = shape;
+    throw InputError("the plan's profile does not have " + refused.words() + ": " + last_complaint());
+  }
+  input_bytes_ = product(shape) * size_of(dtype_of(spec_.dtype));
+  device_input_ = cuda_.device_memory(input_bytes_);
+  host_input_ = cuda_.pinned_memory(input_bytes_);
+  if (!context_->setTensorAddress(spec_.name.c_str(), device_input_.get())) {
+    throw ArtifactError("TensorRT does not take the input: " + last_complaint());
+  }
+  make_outputs();
+  shape_ = shape;
+}
+
+// Room on the device for every output, and on the host for the map.
+void TensorRTLane::make_outputs() {
+  outputs_.clear();
+  for (std::int32_t i = 0; i < engine_.getNbIOTensors(); ++i) {
+    const char *name = engine_.getIOTensorName(i);
+    if (engine_.getTensorIOMode(name) != nvinfer1::TensorIOMode::kOUTPUT) continue;
+    const nvinfer1::Dims dims = context_->getTensorShape(name);
+    const Shape shape(dims.d, dims.d + std::max(dims.nbDims, 0));
+    if (dims.nbDims < 0 || std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; })) {
+      throw ArtifactError(std::string("the size of output \"") + name + "\" depends on the data, which is not supported");
+    }
+    const std::size_t bytes = product(shape) * static_cast<std::size_t>(engine_.getTensorBytesPerComponent(name));
+    outputs_.push_back({name, cuda_.device_memory(std::max(bytes, std::size_t{1}))});
+    if (!context_->setTensorAddress(name, outputs_.back().memory.get())) {
+      throw ArtifactError(std::string("TensorRT does not take the output \"") + name + "\": " + last_complaint());
+    }
+    if (outputs_.back().name == "map") {
+      check_map_shape(shape);
+      map_shape_ = shape;
+      map_bytes_ = bytes;
+      map_dtype_ = engine_.getTensorDataType(name) == nvinfer1::DataType::kHALF ? Dtype::float16 : Dtype::float32;
+      device_map_ = outputs_.back().memory.get();
+      host_map_ = cuda_.pinned_memory(bytes);
+    }
+  }
+}
+
+// The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
+void TensorRTLane::first_inference() {
+  cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
+  enqueue();
+  cuda_.synchronize(stream_);
+  graph_ = cuda_.capture(stream_, [this] { return context_->enqueueV3(stream_.get()); });
+  ready_ = true;
+}
+
+void TensorRTLane::enqueue() {
+  if (graph_) {
+    cuda_.launch(graph_, stream_);
+  } else if (!context_->enqueueV3(stream_.get())) {
+    throw Unavailable("TensorRT failed on the device: " + last_complaint());
+  }
+}
+
+RawMap TensorRTLane::infer() {
+  if (!ready_) first_inference();
+  cuda_.record(marks_[0], stream_);
+  cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
+  cuda_.record(marks_[1], stream_);
+  const auto start = std::chrono::steady_clock::now();
+  enqueue();
+  const std::chrono::duration<double, std::milli> enqueued = std::chrono::steady_clock::now() - start;
+  cuda_.record(marks_[2], stream_);
+  cuda_.copy_out(host_map_.get(), device_map_, map_bytes_, stream_);
+  cuda_.record(marks_[3], stream_);
+  cuda_.wait(marks_[3]);
+  return {host_map_.get(),
+          map_dtype_,
+          static_cast<std::uint32_t>(map_shape_[2]),
+          static_cast<std::uint32_t>(map_shape_[3]),
+          {enqueued.count(), cuda_.elapsed(marks_[0], marks_[1]), cuda_.elapsed(marks_[1], marks_[2]),
+           cuda_.elapsed(marks_[2], marks_[3])}};
+}
+
+}  // namespace r2mrf_internal

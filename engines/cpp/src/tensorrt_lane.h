@@ -1,0 +1,59 @@
+// One thread's way through a plan: an execution context, a stream, pinned memory and a CUDA graph of its own.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "cuda.h"
+
+namespace r2mrf_internal {
+
+// What TensorRT last complained of in this thread, in one line.
+std::string last_complaint();
+
+class TensorRTLane final : public Lane {
+ public:
+  // engine must outlive the lane. Throws Unavailable where the device has no room for another context.
+  TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input);
+
+  // Throws InputError where the plan's profile does not have the shape.
+  void *input(const Shape &shape) override;
+  RawMap infer() override;
+
+ private:
+  struct Output {
+    std::string name;
+    DeviceMemory memory;
+  };
+
+  void set_shape(const Shape &shape);
+  void make_outputs();
+  void first_inference();
+  void enqueue();
+
+  const Cuda &cuda_;
+  nvinfer1::ICudaEngine &engine_;
+  TensorSpec spec_;
+  Stream stream_;
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  Shape shape_;
+  std::size_t input_bytes_ = 0;
+  DeviceMemory device_input_;
+  PinnedMemory host_input_;
+  std::vector<Output> outputs_;
+  Shape map_shape_;
+  Dtype map_dtype_ = Dtype::float32;
+  std::size_t map_bytes_ = 0;
+  const void *device_map_ = nullptr;  // one of outputs_
+  PinnedMemory host_map_;
+  std::array<Event, 4> marks_;
+  bool ready_ = false;  // one inference was done at this shape
+  Graph graph_;
+};
+
+}  // namespace r2mrf_internal

@@ -1,0 +1,200 @@
+// The C API and its wrapper on artifacts whose maps are known: 0.5 R + 0.3 G + 0.2 B.
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <iterator>
+#include <r2mrf/r2mrf.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
+#include "check.h"
+
+namespace {
+
+constexpr float kNear = 2e-6F;  // three products and a sum of values up to 1, in single precision
+
+std::vector<std::uint8_t> flat(std::uint32_t width, std::uint32_t height, std::uint8_t r, std::uint8_t g, std::uint8_t b) {
+  std::vector<std::uint8_t> pixels;
+  for (std::size_t i = 0; i < std::size_t{width} * height; ++i) pixels.insert(pixels.end(), {r, g, b});
+  return pixels;
+}
+
+bool all_near(const std::vector<float> &values, float wanted) {
+  for (const float v : values) {
+    if (!(std::abs(v - wanted) <= kNear)) return false;
+  }
+  return true;
+}
+
+void test_known_maps(const std::string &folder) {
+  for (const char *name : {"weighted.onnx", "weighted.xml", "tensor.onnx", "dynamic.onnx"}) {
+    const r2mrf::Engine engine(folder + name);
+    for (const auto &[width, height] : {std::pair{64U, 48U}, {1U, 1U}, {317U, 451U}, {1U, 300U}}) {
+      const auto pixels = flat(width, height, 200, 100, 50);
+      CHECK(all_near(engine.run({pixels.data(), width, height}).values, 140 / 255.0F));
+      CHECK(all_near(engine.run({pixels.data(), width, height, 0, R2MRF_BGR}).values, 95 / 255.0F));
+      CHECK(engine.run_u8({pixels.data(), width, height}).values == std::vector<std::uint8_t>(std::size_t{width} * height, 140));
+    }
+    CHECK(r2mrf::last_times().compute > 0);
+  }
+  CHECK(r2mrf::Engine(folder + "weighted.onnx").input_size().width == 64);
+  CHECK(r2mrf::Engine(folder + "dynamic.onnx").input_size().width == 0);
+}
+
+// Gaps between rows are neither read into the map nor written over.
+void test_strides(const std::string &folder) {
+  const r2mrf::Engine engine(folder + "weighted.onnx");
+  r2mrf_engine *raw = nullptr;
+  CHECK(r2mrf_open((folder + "weighted.onnx").c_str(), 1, &raw) == R2MRF_OK);
+  std::vector<std::uint8_t> gapped(48 * 200, 255);
+  for (std::size_t y = 0; y < 48; ++y) std::memset(&gapped[y * 200], 50, 64 * 3);
+  std::vector<float> map(48 * 70, -1);
+  CHECK(r2mrf_run_f32(raw, gapped.data(), 64, 48, 200, R2MRF_RGB, map.data(), 70 * sizeof(float)) == R2MRF_OK);
+  for (std::size_t i = 0; i < map.size(); ++i) CHECK(std::abs(map[i] - (i % 70 < 64 ? 50 / 255.0F : -1)) <= kNear);
+  r2mrf_close(raw);
+}
+
+void check_open(const std::string &path, r2mrf_status status, const char *part) {
+  auto *engine = reinterpret_cast<r2mrf_engine *>(1);
+  CHECK(r2mrf_open(path.c_str(), 0, &engine) == status);
+  CHECK(engine == nullptr);
+  const std::string message = r2mrf_last_error();
+  if (message.find(part) == std::string::npos) {
+    std::fprintf(stderr, "%s: expected \"%s\" in \"%s\"\n", path.c_str(), part, message.c_str());
+    ++failures;
+  }
+  CHECK(message.find('\n') == std::string::npos);
+}
+
+// What OpenVINO's readers of other formats, which it tries on what is no ONNX, lose when they are loaded.
+class NoLeakCheck {
+ public:
+#ifdef __SANITIZE_ADDRESS__
+  NoLeakCheck() { __lsan_disable(); }
+  ~NoLeakCheck() { __lsan_enable(); }
+#else
+  NoLeakCheck() = default;
+  ~NoLeakCheck() = default;
+#endif
+  NoLeakCheck(const NoLeakCheck &) = delete;
+  NoLeakCheck &operator=(const NoLeakCheck &) = delete;
+};
+
+void test_artifacts_refused(const std::string &folder) {
+  check_open(folder + "nothing.onnx", R2MRF_INPUT, "no such file");
+  check_open(folder, R2MRF_INPUT, "no such file");
+  check_open(folder + "no_manifest.onnx", R2MRF_ARTIFACT, "needs its manifest");
+  check_open(folder + "not_json.onnx", R2MRF_ARTIFACT, "is not a manifest");
+  check_open(folder + "changed.onnx", R2MRF_ARTIFACT, "SHA-256 differs");
+  {
+    [[maybe_unused]] const NoLeakCheck pardon;
+    check_open(folder + "damaged.onnx", R2MRF_ARTIFACT, "cannot open");
+  }
+  check_open(folder + "other_shape.onnx", R2MRF_ARTIFACT, "its manifest says map");
+  check_open(folder + "other_kind.onnx", R2MRF_ARTIFACT, "of kind \"plan\"");
+  check_open(folder + "no_map.onnx", R2MRF_ARTIFACT, "no output \"map\"");
+  check_open(folder + "escape.onnx", R2MRF_ARTIFACT, "not beside it");
+  if (std::strstr(r2mrf_backends(), "tensorrt") == nullptr) {
+    check_open(folder + "cut.plan", R2MRF_UNAVAILABLE, "needs the backend tensorrt");
+  } else {
+    check_open(folder + "cut.plan", R2MRF_ARTIFACT, "truncated after 34 bytes");
+  }
+}
+
+void test_arguments_refused(const std::string &folder) {
+  r2mrf_engine *engine = nullptr;
+  CHECK(r2mrf_open(nullptr, 0, &engine) == R2MRF_USAGE);
+  CHECK(r2mrf_open((folder + "weighted.onnx").c_str(), 0, nullptr) == R2MRF_USAGE);
+  CHECK(r2mrf_open((folder + "weighted.onnx").c_str(), 0, &engine) == R2MRF_OK);
+  CHECK(std::strcmp(r2mrf_last_error(), "") == 0);
+  const auto pixels = flat(8, 8, 1, 2, 3);
+  std::vector<float> map(64);
+  const auto run = [&](r2mrf_engine *e, const std::uint8_t *p, std::uint32_t w, std::uint32_t h, std::size_t stride,
+                       r2mrf_color color, float *m, std::size_t map_stride) {
+    const auto status = r2mrf_run_f32(e, p, w, h, stride, color, m, map_stride);
+    CHECK((status == R2MRF_OK) == (std::strcmp(r2mrf_last_error(), "") == 0));
+    return status;
+  };
+  CHECK(run(engine, pixels.data(), 8, 8, 24, R2MRF_RGB, map.data(), 32) == R2MRF_OK);
+  CHECK(run(nullptr, pixels.data(), 8, 8, 24, R2MRF_RGB, map.data(), 32) == R2MRF_USAGE);
+  CHECK(run(engine, nullptr, 8, 8, 24, R2MRF_RGB, map.data(), 32) == R2MRF_USAGE);
+  CHECK(run(engine, pixels.data(), 8, 8, 24, R2MRF_RGB, nullptr, 32) == R2MRF_USAGE);
+  CHECK(run(engine, pixels.data(), 8, 8, 24, 7, map.data(), 32) == R2MRF_USAGE);
+  CHECK(run(engine, pixels.data(), 0, 8, 24, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 8, 0, 24, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 8, 8, 23, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 8, 8, 24, R2MRF_RGB, map.data(), 31) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 8, 8, 24, R2MRF_RGB, map.data(), 33) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 8, 8, SIZE_MAX, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 0xffffffffU, 1, SIZE_MAX, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
+  std::uint32_t side = 0;
+  CHECK(r2mrf_input_size(nullptr, &side, &side) == R2MRF_USAGE);
+  CHECK(r2mrf_input_size(engine, nullptr, &side) == R2MRF_USAGE);
+  CHECK(r2mrf_last_times(nullptr) == R2MRF_USAGE);
+  CHECK(r2mrf_device(nullptr) == nullptr);
+  r2mrf_close(engine);
+  r2mrf_close(nullptr);
+}
+
+// Eight threads on one engine, each with its own colour: no map is another's.
+void test_threads(const std::string &folder) {
+  const r2mrf::Engine engine(folder + "dynamic.onnx");
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < 8; ++t) {
+    threads.emplace_back([&engine, &wrong, t] {
+      const std::uint32_t width = 40 + t;
+      const auto grey = static_cast<std::uint8_t>(20 * t + 10);
+      const auto pixels = flat(width, 50, grey, grey, grey);
+      for (int i = 0; i < 50; ++i) {
+        if (!all_near(engine.run({pixels.data(), width, 50}).values, static_cast<float>(grey) / 255.0F)) ++wrong;
+        r2mrf_engine *none = nullptr;  // an error is this thread's alone
+        if (r2mrf_open(std::to_string(t).c_str(), 0, &none) != R2MRF_INPUT ||
+            std::string(r2mrf_last_error()).rfind(std::to_string(t), 0) != 0) {
+          ++wrong;
+        }
+      }
+    });
+  }
+  for (auto &thread : threads) thread.join();
+  CHECK(wrong == 0);
+}
+
+// Open file descriptors of this process.
+std::ptrdiff_t open_files() {
+  const std::filesystem::directory_iterator files("/proc/self/fd");
+  return std::distance(begin(files), end(files));
+}
+
+// Nothing is used up: no file stays open (memory is the leak sanitizer's business).
+void test_open_and_close(const std::string &folder, int cycles) {
+  const std::string good = folder + "weighted.onnx";
+  const auto before = open_files();
+  for (int i = 0; i < cycles; ++i) {
+    r2mrf_engine *engine = nullptr;
+    CHECK(r2mrf_open(good.c_str(), 1, &engine) == R2MRF_OK);
+    r2mrf_close(engine);
+  }
+  CHECK(open_files() == before);
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  if (argc != 3) return 2;
+  const std::string folder = std::string(argv[1]) + "/";
+  test_known_maps(folder);
+  test_strides(folder);
+  test_artifacts_refused(folder);
+  test_arguments_refused(folder);
+  test_threads(folder);
+  test_open_and_close(folder, std::atoi(argv[2]));
+  return failures == 0 ? 0 : 1;
+}

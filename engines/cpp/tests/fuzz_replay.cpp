@@ -1,0 +1,42 @@
+// Feeds the fuzz target a fixed sequence of damaged inputs, with any compiler: bytes changed, cut out and repeated.
+#include <cstdio>
+#include <random>
+#include <string>
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size);
+
+namespace {
+
+constexpr int kInputs = 20000;
+
+std::string damaged(std::string text, std::mt19937 &random) {
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random()) % n; };
+  for (std::size_t n = 1 + below(4); n > 0 && !text.empty(); --n) {
+    const std::size_t at = below(text.size());
+    switch (below(4)) {
+      case 0: text[at] = static_cast<char>(below(256)); break;
+      case 1: text.erase(at, 1 + below(8)); break;
+      case 2: text.insert(at, text.substr(below(text.size()), 1 + below(32))); break;
+      default: text.insert(at, 1 + below(300), "[{\"9-"[below(5)]); break;
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+int main() {
+  const std::string seeds[] = {
+      R"({"format": "r2mrf-artifact/1", "kind": "plan", "sha256": "0", "companions": {"a": "b"}, "inputs": [{"name": "i",)"
+      R"("dtype": "uint8", "shape": ["n", 2, 2, 3], "layout": "NHWC"}], "outputs": [], "profiles": {"i": {"max": [1]}},)"
+      R"("preprocess": {"mean": [0, 0, 0], "std": [1, 1, 1], "color": "RGB"}, "precision": "fp32", "target": {"runtime":)"
+      R"("tensorrt", "runtime_version": "1", "compute_capabilities": ["8.6"], "options": {}}})",
+      "vtrt" + std::string(60, '\0') + "rest"};
+  std::mt19937 random(1);
+  for (int i = 0; i < kInputs; ++i) {
+    const std::string input = damaged(seeds[i % 2], random);
+    LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t *>(input.data()), input.size());
+  }
+  std::printf("%d inputs\n", kInputs);
+  return 0;
+}

@@ -1,0 +1,78 @@
+// In OpenVINO's place, a backend that computes the test artifacts' map itself: 0.5 R + 0.3 G + 0.2 B. What is around a backend
+// can so be tested without one, and often.
+#include <array>
+#include <fstream>
+#include <numeric>
+
+#include "backend.h"
+#include "error.h"
+
+namespace r2mrf_internal {
+namespace {
+
+constexpr std::array<float, 3> kWeights{0.5F, 0.3F, 0.2F};
+
+std::size_t product(const Shape &shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::size_t{1},
+                         [](std::size_t n, std::int64_t d) { return n * static_cast<std::size_t>(d); });
+}
+
+class KnownLane final : public Lane {
+ public:
+  explicit KnownLane(bool bytes) : bytes_(bytes) {}
+
+  void *input(const Shape &shape) override {
+    shape_ = shape;
+    input_.resize(product(shape));
+    return input_.data();
+  }
+
+  RawMap infer() override {
+    const std::size_t y = bytes_ ? 1 : 2;
+    const auto height = static_cast<std::uint32_t>(shape_[y]);
+    const auto width = static_cast<std::uint32_t>(shape_[y + 1]);
+    const std::size_t plane = std::size_t{height} * width;
+    map_.assign(plane, 0);
+    const auto *bytes = reinterpret_cast<const std::uint8_t *>(input_.data());
+    for (std::size_t i = 0; i < plane; ++i) {
+      for (std::size_t c = 0; c < 3; ++c) {
+        map_[i] += kWeights[c] * (bytes_ ? static_cast<float>(bytes[3 * i + c]) / 255.0F : input_[c * plane + i]);
+      }
+    }
+    return {map_.data(), Dtype::float32, height, width, {1, 0, 1, 0}};
+  }
+
+ private:
+  bool bytes_;
+  Shape shape_;
+  std::vector<float> input_;  // or as many bytes
+  std::vector<float> map_;
+};
+
+class KnownBackend final : public Backend {
+ public:
+  explicit KnownBackend(bool bytes) : bytes_(bytes) {}
+  [[nodiscard]] std::string device() const override { return "known"; }
+  std::unique_ptr<Lane> lane() override { return std::make_unique<KnownLane>(bytes_); }
+
+ private:
+  bool bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
+                                       std::uint32_t) {
+  std::ifstream file(artifact, std::ios::binary);
+  if (const int first = file.get(); first != 8 && first != '<') {  // ONNX begins with its version's field, IR with a tag
+    throw ArtifactError("cannot open " + artifact.string());
+  }
+  // all test models give a map of their input's size
+  TensorSpec map{"map", "float32", manifest.inputs[0].shape, ""};
+  const std::size_t y = manifest.inputs[0].layout == "NHWC" ? 1 : 2;
+  map.shape = {map.shape[0], 1, map.shape[y], map.shape[y + 1]};
+  check_agreement({map}, manifest.outputs, artifact.string());
+  return std::make_unique<KnownBackend>(manifest.inputs[0].layout == "NHWC");
+}
+
+}  // namespace r2mrf_internal

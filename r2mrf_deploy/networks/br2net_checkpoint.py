@@ -1,0 +1,81 @@
+"""The BR²Net authors' checkpoints: plain state dicts of their code, in our names.
+
+Their backbone is the ResNeXt that was converted from Torch 7. There a block is Sequential(table of branches, sum, ReLU), and
+its first branch Sequential(Sequential(conv, norm, ReLU, conv, norm, ReLU), conv, norm), its second the downsampling where
+there is one; every name is a path of indices. Source of these facts: github.com/ChangTang/BR2Net, `model.py` and `resnext/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_BLOCK = r"layer([1-4])\.(\d+)\.0"
+_RLRM = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "residual")
+
+RULES: tuple[tuple[str, str], ...] = (
+    (r"layer0\.0", r"backbone.body.conv1"),
+    (r"layer0\.1", r"backbone.body.bn1"),
+    (_BLOCK + r"\.0\.0\.0", r"backbone.body.layer\1.\2.conv1"),
+    (_BLOCK + r"\.0\.0\.1", r"backbone.body.layer\1.\2.bn1"),
+    (_BLOCK + r"\.0\.0\.3", r"backbone.body.layer\1.\2.conv2"),
+    (_BLOCK + r"\.0\.0\.4", r"backbone.body.layer\1.\2.bn2"),
+    (_BLOCK + r"\.0\.1", r"backbone.body.layer\1.\2.conv3"),
+    (_BLOCK + r"\.0\.2", r"backbone.body.layer\1.\2.bn3"),
+    (_BLOCK + r"\.1\.(\d)", r"backbone.body.layer\1.\2.downsample.\3"),
+    (r"CAlayer(\d)\.0\.conv_du\.0", r"attention.\1.squeeze"),
+    (r"CAlayer(\d)\.0\.conv_du\.2", r"attention.\1.excite"),
+    (r"predictL2H0", r"l2h.first"),
+    (r"predictH2L0", r"h2l.first"),
+    *(
+        (rf"predict{theirs}{k}\.{i}", f"{ours}.later.{k - 1}.{name}")
+        for theirs, ours in (("L2H", "l2h"), ("H2L", "h2l"))
+        for k in range(1, 5)
+        for i, name in enumerate(_RLRM)
+    ),
+)
+"""Module of theirs, as a regular expression -> module of ours."""
+
+_COUNTER = "num_batches_tracked"
+"""Of batch norm, since PyTorch 0.4.1; inference does not use it."""
+
+
+def ours(name: str) -> str | None:
+    """Our name of one of the authors' parameters or buffers; None where it is none of them."""
+    module, _, leaf = name.rpartition(".")
+    for pattern, replacement in RULES:
+        if found := re.fullmatch(pattern, module):
+            return f"{found.expand(replacement)}.{leaf}"
+    return None
+
+
+def adopt(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The authors' state dict in our names, or None where it is not one of theirs.
+
+    Names are mapped by `RULES`. Where a copy of their code calls its modules otherwise, the structure decides: the same
+    shapes in the same order, which is the order of computation in both.
+    """
+    given = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
+    names = [name for name in map(ours, given) if name is not None]
+    if not names or len(names) < len(given):
+        wanted = _shapes()
+        if state.keys() & wanted.keys() or [tuple(v.shape) for v in given.values()] != list(wanted.values()):
+            return None
+        names = list(wanted)
+    adopted = dict(zip(names, given.values(), strict=True))
+    means = [k for k in adopted if k.endswith("running_mean")]
+    return adopted | {k.replace("running_mean", _COUNTER): torch.tensor(0) for k in means}
+
+
+@cache
+def _shapes() -> dict[str, tuple[int, ...]]:
+    """The shapes of the authors' network in our names, in the order of computation."""
+    from r2mrf_deploy.networks.br2net import BR2Net, BR2NetConfig
+
+    with torch.device("meta"):
+        state = BR2Net(BR2NetConfig()).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith(_COUNTER)}

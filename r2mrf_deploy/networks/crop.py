@@ -1,0 +1,27 @@
+"""Cutting a map to a given size, from its top left corner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def crop(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """[N, C, h, w] to [N, C, *size]; no side of `size` is longer than x's.
+
+    Under torch.export it is one opaque operator, for the reason that `upsample` is: that a multiple of ceil(H / 32) is no
+    less than H would have to be proved for free sizes.
+    """
+    if torch.compiler.is_exporting():
+        return torch.ops.r2mrf.crop(x, size[0], size[1])
+    return x[:, :, : size[0], : size[1]]
+
+
+@torch.library.custom_op("r2mrf::crop", mutates_args=())  # type: ignore[untyped-decorator]
+def _crop(x: Tensor, height: int, width: int) -> Tensor:
+    return x[:, :, :height, :width].clone()
+
+
+@_crop.register_fake  # type: ignore[untyped-decorator]
+def _(x: Tensor, height: int, width: int) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1], height, width))

@@ -1,0 +1,1 @@
+"""The C++ library, compared with what Python makes of the same artifacts."""

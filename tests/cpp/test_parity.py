@@ -1,0 +1,117 @@
+"""The same artifact and photograph give the same map in C++ as in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from r2mrf_deploy import images, photographs
+from r2mrf_deploy.build import build_engine
+from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.predict import Predictor
+
+from .conftest import OpenEngine
+
+SIZES = [(1, 1), (1, 300), (317, 451), (451, 317), (96, 128), (96, 500), (500, 128), (3000, 4000)]
+DUT = Path(__file__).parents[3] / "shared" / "data" / "dut5" / "image"
+
+
+@pytest.fixture(scope="module")
+def artifact(small: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make the same network as any kind of artifact that C++ reads on a CPU."""
+    folder = tmp_path_factory.mktemp("cpp")
+    exports = {
+        "tensor": ExportOptions(size=(96, 128), io="tensor"),
+        "dynamic": ExportOptions(size=(96, 128), dynamic=True),
+        "batch": ExportOptions(size=(96, 128), batch=2),
+    }
+
+    def make(kind: str) -> Path:
+        path = folder / f"{kind}.onnx"
+        if kind == "fp32":
+            return exported
+        if kind == "xml":
+            return build_engine(exported, folder / "x.xml").path
+        if kind in exports:
+            return to_onnx(small, path, exports[kind]).path
+        if not path.exists():
+            options = PrecisionOptions(kind, calibration=_album(folder) if kind == "int8" else None)  # type: ignore[arg-type]
+            convert_artifact(exported, path, options)
+        return path
+
+    return make
+
+
+def _album(folder: Path) -> Path:
+    """A folder of photographs to calibrate on."""
+    album = folder / "album"
+    album.mkdir()
+    for number, sharp in enumerate(photographs.sharp()[:3]):
+        (album / f"{number}.png").write_bytes(images.png(images.resize(sharp, (96, 128))))
+    return album
+
+
+def photograph(size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3]: a photograph with noise, so that no two neighbours are alike at any size."""
+    resized = np.asarray(Image.fromarray(photographs.sample("chelsea")).resize(size[::-1]), np.int16)
+    noise = np.random.default_rng(0).integers(-20, 21, resized.shape, np.int16)
+    return np.clip(resized + noise, 0, 255).astype(np.uint8)
+
+
+def assert_same_map(file: Path, open_engine: OpenEngine, images_: list[np.ndarray]) -> None:
+    engine = open_engine(file)
+    with Predictor.open(file, "openvino") as predictor:
+        for image in images_:
+            expected, found = predictor(image), engine(image)
+            difference = np.abs(found - expected)
+            # where sums are split over threads otherwise, a rounding may go the other way
+            assert difference.max() <= 1 / 255, image.shape
+            assert difference.mean() <= 1e-4, image.shape
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+def test_at_any_size(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
+    assert_same_map(artifact(kind), open_engine, [photograph(size) for size in SIZES])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["xml", *(pytest.param(k, marks=pytest.mark.slow) for k in ("fp16", "bf16", "tensor", "batch", "dynamic"))],
+)
+def test_of_any_kind(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
+    """Those that leave the size free among them, which scale an image down to what their profile takes."""
+    assert_same_map(artifact(kind), open_engine, [photograph(size) for size in ((1, 1), (317, 451), (40, 700))])
+
+
+@pytest.mark.skipif(not DUT.is_dir(), reason="needs the five photographs of DUT")
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+def test_on_photographs(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
+    found = [images.read(path) for path in images.find([DUT])]
+    assert len(found) == 5
+    assert_same_map(artifact(kind), open_engine, found)
+
+
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 changed the order of its passes")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_resizing_is_pillow_s_to_the_last_bit(tiny_onnx, open_engine: OpenEngine, dynamic: bool) -> None:  # type: ignore[no-untyped-def]
+    """A network of three convolutions is computed alike in both, so a bit that differs is resizing's."""
+    file = tiny_onnx(dynamic=dynamic)
+    engine = open_engine(file)
+    with Predictor.open(file, "openvino") as predictor:
+        for size in [*SIZES, (64, 64), (65, 63), (2, 1000), (129, 127), (400, 30)]:
+            np.testing.assert_array_equal(engine(photograph(size)), predictor(photograph(size)), err_msg=str(size))
+
+
+def test_bytes_are_what_predict_writes(exported: Path, open_engine: OpenEngine) -> None:
+    """Of a crop too, whose rows are further apart than they are long."""
+    image = photograph((317, 451))[10:200, 20:300]
+    assert not image.flags.c_contiguous
+    engine = open_engine(exported)
+    np.testing.assert_array_equal(engine.as_bytes(image), np.round(engine(image) * 255).astype(np.uint8))
+    np.testing.assert_array_equal(engine(image), engine(np.ascontiguousarray(image)))

@@ -1,0 +1,106 @@
+"""A convolution with any kernel runs before the interpolation of what it reads, where it is exact and pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.rewrites.interpolate_last import interpolate_last
+
+Graph = Callable[..., onnx.ModelProto]
+SIZES = np.array([2, 64, 15, 22], np.int64)
+WEIGHTS: dict[str, Any] = {"w": (4, 64, 3, 3), "b": (4,), "s": SIZES}
+
+
+def upsampled(graph: Graph, conv: str = "<pads=[1,1,1,1]>", resize: str = 'mode="linear"', **weights: Any) -> Any:
+    """Sizes that are no multiples of one another: 4 × 7 to 15 × 22."""
+    text = f"g (double[2,64,4,7] x) => (double[2,4,?,?] y) {{ u = Resize<{resize}>(x, , , s) y = Conv{conv}(u, w, b) }}"
+    return graph(text, **(WEIGHTS | weights))
+
+
+@pytest.mark.parametrize(
+    ("conv", "kernel"),
+    [
+        ("<pads=[1,1,1,1]>", (3, 3)),
+        ("<pads=[2,2,2,2]>", (5, 5)),
+        ("", (3, 3)),
+        ("<pads=[0,2,1,0]>", (2, 3)),
+        ("<pads=[1,1,1,1], strides=[2,1]>", (3, 3)),
+        ("<pads=[2,2,2,2], dilations=[2,2]>", (3, 3)),
+    ],
+)
+def test_taps_are_interpolated_and_summed(graph: Graph, exact: Any, conv: str, kernel: tuple[int, int]) -> None:
+    model = upsampled(graph, conv, w=(4, 64, *kernel))
+    done = exact(interpolate_last, model)
+    assert done.count == 1 and done.ops().count("MatMul") == 2 and "Resize" not in done.ops()
+    assert cost.multiply_adds(done.model) < cost.multiply_adds(model) / 2
+
+
+def test_only_the_interpolated_part_of_a_concatenation_is_taken_out(graph: Graph, exact: Any) -> None:
+    text = """g (double[2,64,4,7] x, double[2,1,15,22] p, double[2,2,15,22] q) => (double[2,4,15,22] y) {
+        u = Resize<mode="linear">(x, , , s) c = Concat<axis=1>(p, u, q) y = Conv<pads=[1,1,1,1]>(c, w, b) }"""
+    done = exact(interpolate_last, graph(text, **(WEIGHTS | {"w": (4, 67, 3, 3)})))
+    assert done.count == 1 and "Resize" not in done.ops()
+    rest = next(n for n in done.model.graph.node if n.name.endswith("/rest"))
+    assert next(t.dims for t in done.model.graph.initializer if t.name == rest.input[1])[1] == 3
+
+
+def test_several_interpolated_parts_of_one_convolution(graph: Graph, exact: Any) -> None:
+    text = """g (double[2,64,4,7] x, double[2,32,5,5] p) => (double[2,4,15,22] y) {
+        u = Resize<mode="linear">(x, , , s) v = Resize<mode="linear">(p, , , t)
+        c = Concat<axis=1>(u, v) y = Conv<pads=[1,1,1,1]>(c, w, b) }"""
+    sizes = np.array([2, 32, 15, 22], np.int64)
+    done = exact(interpolate_last, graph(text, **(WEIGHTS | {"w": (4, 96, 3, 3), "t": sizes})))
+    assert done.count == 2 and "Resize" not in done.ops()
+
+
+def test_a_free_batch_stays_free(graph: Graph, exact: Any) -> None:
+    text = """g (double[n,64,4,7] x) => (double[n,4,12,21] y) {
+        u = Resize<mode="linear">(x, , k) y = Conv<pads=[1,1,1,1]>(u, w, b) }"""
+    model = graph(text, w=(4, 64, 3, 3), b=(4,), k=np.array([1, 1, 3, 3], np.float32))
+    assert exact(interpolate_last, model, {"x": (3, 64, 4, 7)}).count == 1
+
+
+def test_a_convolution_without_a_bias(graph: Graph, exact: Any) -> None:
+    text = 'g (double[2,64,4,7] x) => (double[2,4,?,?] y) { u = Resize<mode="linear">(x, , , s) y = Conv(u, w) }'
+    assert exact(interpolate_last, graph(text, w=(4, 64, 3, 3), s=SIZES)).count == 1
+
+
+def test_free_sizes_are_refused_with_the_reason(graph: Graph, apply: Any) -> None:
+    text = """g (double[2,64,h,7] x) => (double[2,4,?,?] y) {
+        u = Resize<mode="linear">(x, , k) y = Conv<pads=[1,1,1,1]>(u, w, b) }"""
+    done = apply(interpolate_last, graph(text, w=(4, 64, 3, 3), b=(4,), k=np.array([1, 1, 3, 3], np.float32)))
+    assert done.count == 0 and any("free" in refusal for refusal in done.refusals)
+
+
+@pytest.mark.parametrize(
+    ("conv", "resize", "weights"),
+    [
+        ("", 'mode="nearest"', {}),
+        ("", 'mode="cubic"', {}),
+        ("", 'mode="linear", coordinate_transformation_mode="align_corners"', {}),
+        ("", 'mode="linear", antialias=1', {}),
+        ("<group=2>", 'mode="linear"', {"w": (4, 32, 3, 3)}),
+        ('<auto_pad="SAME_UPPER">', 'mode="linear"', {}),
+        ("", 'mode="linear"', {"w": (4, 64, 1, 1)}),
+    ],
+)
+def test_what_is_another_function_stays(graph: Graph, apply: Any, conv: str, resize: str, weights: Any) -> None:
+    assert apply(interpolate_last, upsampled(graph, conv, resize, **weights)).count == 0
+
+
+def test_a_downsampling_comes_first(graph: Graph, apply: Any) -> None:
+    done = apply(interpolate_last, upsampled(graph, s=np.array([2, 64, 2, 3], np.int64)))
+    assert done.count == 0 and any("cost more" in refusal for refusal in done.refusals)
+
+
+def test_what_has_another_reader_is_weighed_too(graph: Graph, apply: Any) -> None:
+    text = """g (double[2,2,4,7] x) => (double[2,4,15,22] y, double[2,2,15,22] z) {
+        u = Resize<mode="linear">(x, , , s) y = Conv<pads=[1,1,1,1]>(u, w, b) z = Relu(u) }"""
+    sizes = np.array([2, 2, 15, 22], np.int64)
+    assert apply(interpolate_last, graph(text, w=(4, 2, 3, 3), b=(4,), s=sizes)).count == 0
