@@ -22,8 +22,11 @@ BASELINES = ("lbp", "svd", "hifst", "spectrum")
 
 
 def get(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The baseline called `name`: from a photograph, uint8 [H, W, 3] RGB of any size, to a map, float32 [H, W] in 0..1, where
-    1 is in focus. It raises InputError on any other array.
+    """The baseline called `name`.
+
+    Returns:
+        A function from a photograph, uint8 [H, W, 3] RGB of any size, to a map, float32 [H, W] in 0..1, where 1 is in focus.
+        It raises InputError on any other array.
 
     Raises:
         UsageError: there is none.
@@ -33,4 +36,4 @@ def get(name: str) -> Callable[[np.ndarray], np.ndarray]:
         raise UsageError(f"no baseline {name!r}: {did_you_mean(name, BASELINES)}")
     if importlib.util.find_spec("skimage") is None:
         raise RuntimeUnavailable(f"the baselines need scikit-image, which is not installed: {CURE}")
-    return getattr(importlib.import_module(f"{__name__}.{name}"), "focus")  # type: ignore[no-any-return]  # noqa: B009
+    return importlib.import_module(f"{__name__}.{name}").focus

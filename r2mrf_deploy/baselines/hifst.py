@@ -1,9 +1,10 @@
 """HiFST: the weakest high-frequency coefficients of the gradient's magnitude, over four resolutions.
 
-Golestaneh and Karam, Spatially-varying blur detection based on multiscale fused and sorted transform coefficients of gradient
-magnitudes, CVPR (2017). Round each pixel the DCT of four patches gives high-frequency coefficients; their absolute values,
-sorted together, make layers; each layer is normalised over the photograph, and the greatest is taken. Two departures: the
-transform is taken every few pixels and interpolated, and the guided filter smooths instead of the domain transform.
+Golestaneh and Karam, Spatially-varying blur detection based on multiscale fused and sorted transform coefficients of
+gradient magnitudes, CVPR (2017). Round each pixel the DCT of four patches gives high-frequency coefficients; their absolute
+values, sorted together, make layers; each layer is normalised over the photograph, the greatest is taken, and weighed by its
+local entropy. Two departures: the transform is taken every few pixels and interpolated, and the guided filter smooths
+instead of the domain transform.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PATCHES = (7, 15, 31, 63)
 """M_r = 2^(2+r) - 1: sides in pixels, odd so that a pixel is in the middle."""
 LAYERS = sum(PATCHES)
 """How many of the sorted layers count: the weakest."""
-STRIDE = 6
+STRIDE = 4
 """Pixels from one patch to the next."""
 BEFORE = 0.5
 """σ of the Gaussian before the gradient, against noise, in pixels."""
@@ -36,7 +37,8 @@ def focus(image: np.ndarray) -> np.ndarray:
     grey = luminance(image)
     rows, columns = (every(n, STRIDE) for n in grey.shape)
     gradient = _gradient(grey)
-    layers = np.stack([_layers(gradient, row, columns) for row in rows], axis=1)  # [LAYERS, rows, columns]
+    windows = [around(gradient, side) for side in PATCHES]
+    layers = np.stack([_layers([w[row, columns] for w in windows]) for row in rows], axis=1)  # [LAYERS, rows, columns]
     greatest = spread(stretch(layers).max(0), rows, columns, grey.shape)
     weighed = greatest * _entropy(greatest)
     return stretch(np.clip(guided(weighed, grey, 15, 1e-2), 0, None)).astype(np.float32)
@@ -50,13 +52,13 @@ def _gradient(grey: np.ndarray) -> np.ndarray:
     return np.hypot(sobel(smooth, 0), sobel(smooth, 1)).astype(np.float32) / np.float32(8)
 
 
-def _layers(gradient: np.ndarray, row: int, columns: np.ndarray) -> np.ndarray:
-    """The sorted layers along one row of the photograph: float32 [LAYERS, len(columns)]."""
+def _layers(patches: list[np.ndarray]) -> np.ndarray:
+    """The sorted layers, weakest first: float32 [LAYERS, N] of the N patches [N, M, M] of each side M."""
     from scipy.fft import dctn
 
     found = []
-    for side in PATCHES:
-        transformed = dctn(around(gradient, side)[row, columns], axes=(1, 2), norm="ortho")
+    for side, some in zip(PATCHES, patches, strict=True):
+        transformed = dctn(some, axes=(1, 2), norm="ortho")
         i, j = np.indices((side, side))
         found.append(np.abs(transformed[:, i + j >= side - 1]))
     together = np.partition(np.concatenate(found, axis=1), LAYERS - 1, axis=1)[:, :LAYERS]

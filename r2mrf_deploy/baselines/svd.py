@@ -12,7 +12,7 @@ from r2mrf_deploy.baselines.windows import around, every, luminance, spread, str
 
 PATCH, FIRST = 10, 3
 """The patch's side in pixels, and k: the values in common use."""
-STRIDE = 3
+STRIDE = 2
 """Pixels from one patch to the next; between them the map is interpolated. (The paper measures every pixel.)"""
 
 
@@ -27,7 +27,12 @@ def focus(image: np.ndarray) -> np.ndarray:
     grey = luminance(image)
     windows = around(grey, PATCH)
     rows, columns = (every(n, STRIDE) for n in windows.shape[:2])
-    values = np.linalg.svd(windows[np.ix_(rows, columns)], compute_uv=False)
-    total = values.sum(-1)
-    detail = values[..., FIRST:].sum(-1) / np.where(total > 0, total, 1)  # of a black patch: none
+    detail = np.stack([_detail(windows[row, columns]) for row in rows])
     return stretch(spread(detail, rows - 0.5, columns - 0.5, grey.shape)).astype(np.float32)
+
+
+def _detail(patches: np.ndarray) -> np.ndarray:
+    """The share of the singular values after the first k: float64 [N] of [N, PATCH, PATCH]."""
+    values = np.linalg.svd(patches, compute_uv=False)
+    total = values.sum(-1)
+    return np.asarray(values[:, FIRST:].sum(-1) / np.where(total > 0, total, 1))  # of a black patch: none

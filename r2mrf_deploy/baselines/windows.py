@@ -41,7 +41,7 @@ def every(count: int, stride: int) -> np.ndarray:
 def spread(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Bilinear interpolation to every pixel: float64 [H, W] of `shape` from [len(rows), len(columns)]; beyond the outermost
     centres (in pixels, increasing) the nearest value."""
-    return _weights(rows, shape[0]) @ values @ _weights(columns, shape[1]).T
+    return _along(_along(values, rows, shape[0]).T, columns, shape[1]).T
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
@@ -51,7 +51,9 @@ def stretch(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(told_apart, (values - low) / np.where(told_apart, high - low, 1), 0))
 
 
-def _weights(centres: np.ndarray, length: int) -> np.ndarray:
-    """[length, len(centres)]: how much each centre counts at each pixel."""
-    pixels = np.arange(length)
-    return np.stack([np.interp(pixels, centres, one) for one in np.eye(len(centres))], axis=1)
+def _along(values: np.ndarray, centres: np.ndarray, length: int) -> np.ndarray:
+    """Linear interpolation along the first axis: [length, n] from [len(centres), n]."""
+    at = np.interp(np.arange(length), centres, np.arange(len(centres)))
+    low = at.astype(np.int64)
+    share = (at - low)[:, None]
+    return np.asarray((1 - share) * values[low] + share * values[np.minimum(low + 1, len(centres) - 1)])
