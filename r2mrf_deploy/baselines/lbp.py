@@ -24,8 +24,8 @@ BLURRED, SHARP = 0.01, 0.3
 def focus(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] RGB -> float32 [H, W] in 0..1, 1 = in focus.
 
-    Normalisation: the share of codes 6 to 9, linearly from the photograph's lowest to its highest; of that, `BLURRED` becomes
-    0 and `SHARP` 1.
+    Normalisation: the share of codes 6 to 9, linearly from the photograph's lowest to its highest; of that, `BLURRED`
+    becomes 0 and `SHARP` 1.
 
     Raises:
         InputError: the array is not such a photograph.

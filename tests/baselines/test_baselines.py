@@ -16,6 +16,7 @@ from r2mrf_deploy.baselines.windows import around, every, spread, stretch
 from r2mrf_deploy.errors import InputError, UsageError
 
 ndimage = pytest.importorskip("scipy.ndimage")
+fft = pytest.importorskip("scipy.fft")
 pytest.importorskip("skimage")
 
 RNG = np.random.default_rng(7)
@@ -134,6 +135,15 @@ def test_codes_of_known_patterns() -> None:
     assert lbp._codes(shallow)[1, 1] == 0
 
 
+def test_pits_are_sharp_and_peaks_are_not() -> None:
+    """Code 8 counts among 6 to 9; round an isolated peak no pixel has more than one brighter neighbour."""
+    image = np.full((60, 120, 3), 128, np.uint8)
+    image[2::6, 2:48:6] = 60
+    image[2::6, 74::6] = 200
+    found = lbp.focus(image)
+    assert found[:, :36].min() > 0.9 and found[:, 84:].max() < 0.05
+
+
 def test_detail_is_what_the_first_singular_values_leave() -> None:
     left, right = (np.linalg.qr(RNG.standard_normal((10, 10)))[0] for _ in range(2))
     values = np.array([6.0, 5, 4, 3, 2, 0, 0, 0, 0, 0])
@@ -162,8 +172,16 @@ def test_layers_are_the_weakest_coefficients_in_order() -> None:
     patches = [RNG.standard_normal((2, side, side)).astype(np.float32) for side in hifst.PATCHES]
     layers = hifst._layers(patches)
     assert layers.shape == (sum(hifst.PATCHES), 2) and (np.diff(layers, axis=0) >= 0).all()
-    waves = [np.cos(np.pi * (np.arange(m) + 0.5) / m)[None, None] * np.ones((1, m, 1)) for m in hifst.PATCHES]
-    np.testing.assert_allclose(hifst._layers(waves), 0, atol=1e-12)  # of the lowest frequency only
+
+
+def test_layers_hold_high_frequencies_only() -> None:
+    def patch(side: int) -> np.ndarray:
+        i, j = np.indices((side, side))
+        return np.asarray(fft.idctn(np.where(i + j >= side - 1, 1.0 + RNG.random((side, side)), 0.0), norm="ortho"))[
+            None
+        ]
+
+    assert hifst._layers([patch(side) for side in hifst.PATCHES]).min() >= 1 - 1e-9  # the low ones are 0, and weaker
 
 
 @pytest.mark.parametrize(("count", "stride"), [(1, 4), (2, 4), (9, 4), (10, 4), (11, 3), (67, 6), (8, 1)])
@@ -182,12 +200,16 @@ def test_interpolation_keeps_planes_and_windows_their_centre() -> None:
     rows, columns = every(13, 4), every(17, 4)
     np.testing.assert_allclose(spread(plane[np.ix_(rows, columns)], rows, columns, plane.shape), plane, atol=1e-12)
     np.testing.assert_array_equal(around(plane, 7)[..., 3, 3], plane)
+    np.testing.assert_array_equal(around(plane, 3)[0, 0, 0, 1:], plane[0, :2])  # the row outside is the border's again
     assert around(plane, 10).shape == (14, 18, 10, 10)
 
 
 def test_stretch_fills_the_range_or_nothing() -> None:
     two = np.stack([np.arange(6.0).reshape(2, 3) - 4, np.full((2, 3), 0.7)])
     np.testing.assert_allclose(stretch(two), [np.arange(6).reshape(2, 3) / 5, np.zeros((2, 3))])
+    np.testing.assert_array_equal(
+        stretch(0.5 + 1e-9 * RNG.random((4, 4))), np.zeros((4, 4))
+    )  # rounding is no structure
 
 
 def test_the_guided_filter_keeps_the_guides_edge_and_no_other() -> None:
