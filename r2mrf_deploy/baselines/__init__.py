@@ -1,0 +1,39 @@
+"""Focus maps that need no training: what every trained network has to stand beside.
+
+Each is one paper's measure of sharpness, written from the paper, in NumPy, SciPy and scikit-image. What departs from the
+paper is said in its module. A flat photograph has nothing in focus: its map is 0 everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
+from r2mrf_deploy.photographs import CURE
+
+__all__ = ["BASELINES", "get"]
+
+BASELINES = ("lbp", "svd", "hifst", "spectrum")
+"""Their names; each is the module that computes it."""
+
+
+def get(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The baseline called `name`.
+
+    Returns:
+        A function from a photograph, uint8 [H, W, 3] RGB of any size, to a map, float32 [H, W] in 0..1, where 1 is in focus.
+        It raises InputError on any other array.
+
+    Raises:
+        UsageError: there is none.
+        RuntimeUnavailable: scikit-image, which brings SciPy, is not installed.
+    """
+    if name not in BASELINES:
+        raise UsageError(f"no baseline {name!r}: {did_you_mean(name, BASELINES)}")
+    if importlib.util.find_spec("skimage") is None:
+        raise RuntimeUnavailable(f"the baselines need scikit-image, which is not installed: {CURE}")
+    return importlib.import_module(f"{__name__}.{name}").focus
