@@ -102,7 +102,8 @@ class Training(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log("learning_rate", self.optimizers().optimizer.param_groups[0]["lr"])
         done = self.global_step >= self.recipe.iterations
-        due = done or (self.current_epoch + 1) % self._validate_every == 0
+        # By iterations: Lightning counts a round once more when it is resumed at its end
+        due = done or self.global_step // self._round % self._validate_every == 0
         self.scores = self.validate() if due else None
         if self.scores is not None:
             self.log_dict({f"val_{name}": float(value) for name, value in self.scores.to_dict().items()})
