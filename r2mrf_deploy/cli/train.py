@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network on a dataset, or on composites of sharp photographs."""
+    # Before PyTorch starts OpenMP. Threads that wait actively for each other cost a multiple of the work on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.training.run import Machine, Order, train
 
     changed: dict[str, Any] = {

@@ -159,10 +159,17 @@ def train(
         partial(material.source, synthesis, order.recipe.rotation, order.seed),
         material.validation,
         seed=order.seed,
-        round_length=order.every,
-        validate_every=math.ceil(order.validate_every / order.every),
     )
-    keeper = Keeper(output, family, _facts(order, material), say=say, patience=order.patience, deadline=deadline)
+    keeper = Keeper(
+        output,
+        family,
+        _facts(order, material),
+        every=order.every,
+        validate_every=math.ceil(order.validate_every / order.every) * order.every,
+        say=say,
+        patience=order.patience,
+        deadline=deadline,
+    )
     trainer = _trainer(order, output, machine, keeper)
     phase("training")
     with _quiet():

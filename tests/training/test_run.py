@@ -45,8 +45,8 @@ def short(monkeypatch):
 
 
 def order(folder, recipe=SCRATCH, **changed):
-    small = replace(recipe, iterations=7, batch=2, size=64)
-    given = {"sharp": folder / "sharp", "masks": folder / "masks", "every": 2, "validate_every": 4}
+    small = replace(recipe, iterations=11, batch=2, size=64)
+    given = {"sharp": folder / "sharp", "masks": folder / "masks", "every": 3, "validate_every": 6}
     return Order("r2mrf-edge", small, SETTINGS, **(given | changed))
 
 
@@ -70,11 +70,11 @@ def killed_at(iteration):
 @pytest.mark.parametrize("recipe", [SCRATCH, PAPER], ids=lambda r: r.name)
 def test_a_training_broken_off_at_any_iteration_ends_in_the_same_weights(folder, tmp_path, recipe):
     wanted = run.train(order(folder, recipe), tmp_path / "whole", CPU)
-    for iteration in (1, 4, 5):  # before anything was kept, at the end of a validated round, within a round
+    for iteration in (1, 4, 6, 8, 10):  # before anything was kept; within a round; while a round is being kept
         with pytest.raises(Killed):
             run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True, say=killed_at(iteration))
     done = run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True)
-    assert done.finished and done.iterations == wanted.iterations == 7
+    assert done.finished and done.iterations == wanted.iterations == 11
     assert done.validation == wanted.validation and done.best == wanted.best
     assert same(done.path, wanted.path)
     other = run.train(order(folder, recipe, seed=1), tmp_path / "other", CPU)
@@ -98,7 +98,7 @@ def test_the_checkpoint_says_how_it_was_trained_and_names_no_folder(folder, tmp_
 
 def test_a_time_limit_leaves_weights_and_a_training_to_resume(folder, tmp_path):
     done = run.train(order(folder), tmp_path, replace(CPU, limit=0.0))
-    assert not done.finished and done.iterations == 2 and done.path.is_file()
+    assert not done.finished and done.iterations == 3 and done.path.is_file()
     again = run.train(order(folder), tmp_path, CPU, resume=True)
     whole = run.train(order(folder), tmp_path / "whole", CPU)
     assert again.finished and same(again.path, whole.path) and again.validation == whole.validation
@@ -108,8 +108,10 @@ def test_it_stops_early_when_nothing_improves(folder, tmp_path, monkeypatch):
     scores = run.train(order(folder), tmp_path / "first", CPU).validation
     flat = keeping.Scores(**scores)
     monkeypatch.setattr("r2mrf_deploy.training.module.Training.validate", lambda _: flat)
-    done = run.train(order(folder, validate_every=2, patience=1), tmp_path / "flat", CPU)
-    assert done.iterations == 4 and done.finished and done.best == 2
+    done = run.train(order(folder, validate_every=3, patience=1), tmp_path / "flat", CPU)
+    assert done.iterations == 6 and done.finished and done.best == 3
+    again = run.train(order(folder, validate_every=3, patience=1), tmp_path / "flat", CPU, resume=True)
+    assert again.iterations == 6 and again.finished
 
 
 def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder, tmp_path):
