@@ -40,7 +40,7 @@ def test_a_split_chooses_and_orders(tmp_path: Path) -> None:
     split.write_text("c.jpg  # with a suffix\n\nimage/a\n")
     assert [p.name for p in read_dataset(tmp_path, white="sharp", split=split)] == ["c", "a"]
     split.write_text("a\nax\n")
-    with pytest.raises(InputError, match="1 of its names are not .* 'ax'"):
+    with pytest.raises(InputError, match=r"1 of its names are not .* 'ax'"):
         read_dataset(tmp_path, white="sharp", split=split)
 
 
