@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import IMAGENET
+from r2mrf_deploy.datasets import White, read_dataset, read_mask
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training.draws import Draws
 from r2mrf_deploy.training.synthesis import Composites, Synthesis
 
-White = Literal["sharp", "blurred"]
 T = TypeVar("T")
 HELD_OUT = 16
 """One photograph in so many is kept for validation, where no other data is given for it."""
@@ -154,7 +154,7 @@ def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
 
 def read_masks(folder: Path, white: White) -> list[np.ndarray]:
     """The drawn masks of a folder, uint8 [H, W], 255 = in focus, whatever white means in the files."""
-    masks = [images.read(path)[:, :, 0] for path in images.find([folder])]
+    masks = [np.rint(255 * read_mask(path)).astype(np.uint8) for path in images.find([folder])]
     return [255 - mask for mask in masks] if white == "blurred" else masks
 
 
@@ -164,8 +164,6 @@ def read_pictures(folder: Path, white: White, split: Path | None) -> Pictures:
     Raises:
         InputError: a mask is missing, or of another size than its photograph.
     """
-    from r2mrf_deploy.datasets import read_dataset
-
     dataset = read_dataset(folder, white=white, split=split)
     numbers = range(len(dataset))
     return Pictures([dataset.image(n) for n in numbers], [dataset.mask(n) for n in numbers])

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 
 from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.datasets import White
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import write_atomically
 from r2mrf_deploy.training import data as reading
 from r2mrf_deploy.training import initial
-from r2mrf_deploy.training.data import Material, Pictures, White
+from r2mrf_deploy.training.data import Material, Pictures
 from r2mrf_deploy.training.recipe import Recipe
 from r2mrf_deploy.training.synthesis import Synthesis
 
