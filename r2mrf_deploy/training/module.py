@@ -75,8 +75,8 @@ class Training(LightningModule):
         return DataLoader(_Endless(), batch_size=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # The scaler of FP16 has to see gradients before they are clipped, which a fused optimizer does not let it
-        return self.recipe.make_optimizer(self.network, fused=self.trainer.precision != "16-mixed")
+        # In mixed precision Lightning refuses to clip the gradients of a fused optimizer
+        return self.recipe.make_optimizer(self.network, fused=self.trainer.precision == "32-true")
 
     def training_step(self, _: int) -> Tensor:
         iteration, rank, ranks = self.global_step, self.global_rank, self.trainer.world_size

@@ -96,6 +96,14 @@ def test_the_checkpoint_says_how_it_was_trained_and_names_no_folder(folder, tmp_
     assert {"loss", "val_f_max", "val_mae", "learning_rate"} <= set(lines[0].split(","))
 
 
+def test_mixed_precision_trains_other_weights_from_the_same_batches(folder, tmp_path):
+    full = run.train(order(folder), tmp_path / "full", CPU)
+    mixed = run.train(order(folder, precision="bf16-mixed"), tmp_path / "mixed", replace(CPU, logger="tensorboard"))
+    assert mixed.finished and not same(full.path, mixed.path)
+    assert Checkpoint.load(mixed.path).state_dict["amdf.weight"].dtype == torch.float32
+    assert list((tmp_path / "mixed" / "log").rglob("events.*"))
+
+
 def test_a_time_limit_leaves_weights_and_a_training_to_resume(folder, tmp_path):
     done = run.train(order(folder), tmp_path, replace(CPU, limit=0.0))
     assert not done.finished and done.iterations == 3 and done.path.is_file()
