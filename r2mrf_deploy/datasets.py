@@ -72,17 +72,13 @@ class Dataset:
             InputError: it cannot be read, is coloured, or has another size than its photograph.
         """
         pair = self.pairs[number]
-        pixels = images.read(pair.mask)
-        if np.ptp(pixels.astype(np.int16), axis=2).max() > 32:  # a JPEG's grey is not quite grey
-            raise InputError(f"{pair.mask} is coloured: not a mask")
-        size = images.size(pair.image)
-        if pixels.shape[:2] != size:
+        white, size = read_mask(pair.mask), images.size(pair.image)
+        if white.shape != size:
             raise InputError(
-                f"{pair.mask} is {pixels.shape[0]}×{pixels.shape[1]}, its photograph {size[0]}×{size[1]}: "
+                f"{pair.mask} is {white.shape[0]}×{white.shape[1]}, its photograph {size[0]}×{size[1]}: "
                 "a mask has the size of its photograph"
             )
-        mask = pixels[:, :, 0].astype(np.float32) / 255
-        return 1 - mask if self.white == "blurred" else mask
+        return 1 - white if self.white == "blurred" else white
 
     def truth(self, number: int) -> np.ndarray:
         """Mask `number` as evaluations use it: bool [H, W], True = in focus, decided at 0.5."""
@@ -148,6 +144,18 @@ def polarity(dataset: str | None, white: White | None) -> White:
     return known
 
 
+def read_mask(path: Path) -> np.ndarray:
+    """How white a mask is, whatever that means: float32 [H, W] in 0 .. 1.
+
+    Raises:
+        InputError: it cannot be read or is coloured.
+    """
+    pixels = images.read(path)
+    if np.ptp(pixels.astype(np.int16), axis=2).max() > 32:  # a JPEG's grey is not quite grey
+        raise InputError(f"{path} is coloured: not a mask")
+    return pixels[:, :, 0].astype(np.float32) / 255
+
+
 def _part(folder: Path, what: str, name: str | None) -> Path:
     for candidate in (name,) if name else _FOLDERS[what]:
         if (folder / candidate).is_dir():
@@ -183,7 +191,7 @@ def _number(name: str) -> str:
 
 def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
     try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError:

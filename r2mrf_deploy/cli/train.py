@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,11 +55,15 @@ def train(
     early_stop: Annotated[
         int | None, typer.Option("--early-stop", min=1, help="Validations without a better one to stop after.")
     ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Iterations that a kill loses at most.")] = 50,
+    validate_every: Annotated[int, typer.Option("--validate-every", min=1, help="Iterations.")] = 500,
     logger: Annotated[Literal["csv", "tensorboard"], typer.Option("--logger")] = "csv",
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
     """Train a network on a dataset, or on composites of sharp photographs."""
+    # Before PyTorch starts OpenMP. Threads that wait actively for each other cost a multiple of the work on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.training.run import Machine, Order, train
 
     changed: dict[str, Any] = {
@@ -72,7 +77,7 @@ def train(
         data, _polarity("--data", data, "--white", white), split,
         sharp, masks, _polarity("--masks", masks, "--masks-white", masks_white),
         val, _polarity("--val", val, "--val-white", val_white),
-        backbone_weights, seed, precision, devices * nodes, early_stop,
+        backbone_weights, seed, precision, devices * nodes, early_stop, every, validate_every,
     )  # fmt: skip
     machine = Machine(devices, nodes, accelerator, logger, None if time is None else parse_duration("--time", time))
     with phases() as phase, _told(chosen.iterations, phase, as_json) as say:

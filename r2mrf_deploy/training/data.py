@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import IMAGENET
-from r2mrf_deploy.datasets import White, read_dataset
+from r2mrf_deploy.datasets import White, read_dataset, read_mask
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training.draws import Draws
 from r2mrf_deploy.training.synthesis import Composites, Synthesis
@@ -154,7 +154,7 @@ def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
 
 def read_masks(folder: Path, white: White) -> list[np.ndarray]:
     """The drawn masks of a folder, uint8 [H, W], 255 = in focus, whatever white means in the files."""
-    masks = [images.read(path)[:, :, 0] for path in images.find([folder])]
+    masks = [np.rint(255 * read_mask(path)).astype(np.uint8) for path in images.find([folder])]
     return [255 - mask for mask in masks] if white == "blurred" else masks
 
 

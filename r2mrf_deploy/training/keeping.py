@@ -29,18 +29,22 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Keeper(Checkpoint):
-    """After every round: the best weights so far, then everything that is needed to go on.
+    """After every so many iterations: the best weights so far, then everything that is needed to go on.
 
-    A round that has been kept is never done again; what follows it is, after a kill, with the same result.
+    What was kept is never done again; what follows is, after a kill, with the same result. Everything here goes by the
+    number of the iteration, so that a resumed training judges when an uninterrupted one does.
 
     Args:
         folder: where.
         family: the network's name in a checkpoint.
         record: what a checkpoint says of its training, beside its scores.
+        every: iterations after which all is kept.
+        validate_every: iterations after which it is validated, a multiple of `every`, once all steps are trained; the last
+            one always is.
         say: called on the first process with (iterations done, cross-entropy of the fused map, scores or None), after every
             iteration and after every validation.
         patience: validations without a better one after which the training stops; None for never.
-        deadline: `time.monotonic()` at which it stops, at the end of the round that would pass it.
+        deadline: `time.monotonic()` that it does not pass, where it can be told in advance.
     """
 
     def __init__(
@@ -49,49 +53,53 @@ class Keeper(Checkpoint):
         family: str,
         record: Mapping[str, Any],
         *,
+        every: int,
+        validate_every: int,
         say: Say,
         patience: int | None = None,
         deadline: float | None = None,
     ) -> None:
         self._folder, self._family, self._record = folder, family, record
+        self._every, self._validate_every = every, validate_every
         self._say, self._patience, self._deadline = say, patience, deadline
-        self._began = time.monotonic()
+        self._kept = time.monotonic()
         self.best: float | None = None
         self.since_best = 0
         """Validations since the best one."""
-        self.judged = 0
-        """Iterations at the last validation."""
         self.stopped_early = False
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = time.monotonic()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._kept = time.monotonic()
+        trainer.should_stop = trainer.should_stop or self.stopped_early
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        done, loss = trainer.global_step, trainer.callback_metrics["loss"]
+        last = done >= pl_module.recipe.iterations
         if trainer.is_global_zero:
-            self._say(trainer.global_step, float(trainer.callback_metrics["loss"]), None)
+            self._say(done, float(loss), None)
+        if last or (done % self._validate_every == 0 and not pl_module.runs_one_step(done)):
+            scores = pl_module.validate()
+            trainer.logger.log_metrics({f"val_{k}": v for k, v in scores.to_dict().items()}, step=done)
+            self._judge(trainer, pl_module, scores)
+            if trainer.is_global_zero:
+                self._say(done, float(loss), scores)
+        if last or done % self._every == 0:
+            trainer.save_checkpoint(self._folder / LAST)
+            late = trainer.strategy.broadcast(self._late())
+            trainer.should_stop = trainer.should_stop or late or self.stopped_early
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if pl_module.scores is not None:
-            self._judge(trainer, pl_module, pl_module.scores)
-        trainer.save_checkpoint(self._folder / LAST)
-        if self._deadline is not None:
-            now = time.monotonic()
-            late = trainer.strategy.broadcast(now + (now - self._began) > self._deadline)
-            trainer.should_stop = trainer.should_stop or late
-        if self.stopped_early:
-            trainer.should_stop = True
+    def _late(self) -> bool:
+        """The next iterations, as many as are kept at once, would pass the deadline."""
+        now, before = time.monotonic(), self._kept
+        self._kept = now
+        return self._deadline is not None and now + (now - before) > self._deadline
 
     def _judge(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
-        if trainer.global_step == self.judged:  # resumed from here, and Lightning ends the round once more
-            return
-        self.judged = trainer.global_step
         self.since_best += 1
         if self.best is None or scores.mae < self.best:  # on composites, F is near 1 for good and bad weights alike
             self.best, self.since_best = scores.mae, 0
             if trainer.is_global_zero:
                 self._save(trainer, module, scores)
-        if trainer.is_global_zero:
-            self._say(trainer.global_step, float(trainer.callback_metrics["loss"]), scores)
         self.stopped_early = self._patience is not None and self.since_best >= self._patience
 
     def _save(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
@@ -108,7 +116,7 @@ class Keeper(Checkpoint):
                 self._save(trainer, pl_module, scores)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("best", "since_best", "judged", "stopped_early")}
+        return {name: getattr(self, name) for name in ("best", "since_best", "stopped_early")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, value in state_dict.items():

@@ -1,4 +1,4 @@
-"""The training as Lightning runs it: one step, the average of the weights, and validation at the end of every round.
+"""The training as Lightning runs it: one step, the average of the weights, and how they are scored.
 
 Everything random in an iteration follows from (seed, iteration, process): the composites, their noise, and PyTorch's own
 generator. What must be kept to resume is therefore only what Lightning keeps: weights, optimizer and counters.
@@ -6,14 +6,16 @@ generator. What must be kept to resume is therefore only what Lightning keeps: w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from r2mrf_deploy import metrics
 from r2mrf_deploy.errors import UsageError
@@ -37,8 +39,6 @@ class Training(LightningModule):
         source: makes the source of batches for a device.
         validation: photographs and masks to score.
         seed: of everything random but the initial weights, which are the caller's.
-        round_length: iterations in a round, which is an epoch to Lightning.
-        validate_every: rounds between validations; the last round is always validated.
     """
 
     def __init__(
@@ -49,8 +49,6 @@ class Training(LightningModule):
         validation: Pictures,
         *,
         seed: int,
-        round_length: int,
-        validate_every: int,
     ) -> None:
         super().__init__()
         self.network = network.train().to(memory_format=torch.channels_last)
@@ -59,10 +57,8 @@ class Training(LightningModule):
         self._make_source = source
         self._source: Source | None = None
         self._validation = validation
-        self.scores: metrics.Scores | None = None
-        """Of the round that has just ended, where it was validated."""
         self._recurrent = _runs_one_step(network)
-        self._seed, self._round, self._validate_every = seed, round_length, validate_every
+        self._seed = seed
 
     @property
     def kept(self) -> nn.Module:
@@ -75,13 +71,18 @@ class Training(LightningModule):
             self._source = self._make_source(self.device)
         return self._source
 
+    def runs_one_step(self, iteration: int) -> bool:
+        """Whether an iteration (from 0) leaves out the later steps, which until then nothing has trained."""
+        return self._recurrent and self.recipe.runs_one_step(iteration)
+
     def train_dataloader(self) -> DataLoader:
-        """The iterations of a round: batches are made on the device, by `training_step`."""
-        return DataLoader(range(self._round), batch_size=None)
+        """Without end, and empty: batches are made on the device, by `training_step`. To Lightning all is one epoch, whose
+        length it cannot miscount when it resumes."""
+        return DataLoader(_Endless(), batch_size=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # The scaler of FP16 has to see gradients before they are clipped, which a fused optimizer does not let it
-        return self.recipe.make_optimizer(self.network, fused=self.trainer.precision != "16-mixed")
+        # In mixed precision Lightning refuses to clip the gradients of a fused optimizer
+        return self.recipe.make_optimizer(self.network, fused=self.trainer.precision == "32-true")
 
     def training_step(self, _: int) -> Tensor:
         iteration, rank, ranks = self.global_step, self.global_rank, self.trainer.world_size
@@ -89,27 +90,20 @@ class Training(LightningModule):
         torch.manual_seed(int(key.generate_state(1)[0]))  # of dropout, where a network has it
         set_rate(self.optimizers().optimizer, self.recipe.rate((iteration + 1) / self.recipe.iterations))
         image, mask = self._batch(iteration, rank, ranks, self.recipe.batch // ranks)
-        steps = {"steps": 1} if self._recurrent and self.recipe.runs_one_step(iteration) else {}
+        steps = {"steps": 1} if self.runs_one_step(iteration) else {}
         logits, sides = self.network(image, all_steps=True, **steps)
         with torch.autocast(self.device.type, enabled=False):
             logits, sides = logits.float(), {name: side.float() for name, side in sides.items()}
             loss = deep_supervision(logits, sides, mask)
             self.log("loss", deep_supervision(logits.detach(), {}, mask))
-        self.log("loss_deep", loss.detach())
+        self.log_dict({"loss_deep": loss.detach(), "learning_rate": self.optimizers().optimizer.param_groups[0]["lr"]})
         return loss
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        iteration = self.global_step
+        super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
-            averaging.average_into(self.averaged, self.network, self.recipe.decay(self.global_step - 1))
-
-    def on_train_epoch_end(self) -> None:
-        self.log("learning_rate", self.optimizers().optimizer.param_groups[0]["lr"])
-        done = self.global_step >= self.recipe.iterations
-        short = self._recurrent and self.recipe.runs_one_step(self.global_step)  # of what was not trained yet
-        due = done or ((self.current_epoch + 1) % self._validate_every == 0 and not short)
-        self.scores = self.validate() if due else None
-        if self.scores is not None:
-            self.log_dict({f"val_{name}": float(value) for name, value in self.scores.to_dict().items()})
+            averaging.average_into(self.averaged, self.network, self.recipe.decay(iteration))
 
     def validate(self) -> metrics.Scores:
         """Score what would be kept now. Every process does the same, so that all agree without talking."""
@@ -124,6 +118,11 @@ class Training(LightningModule):
             self.source.seek(iteration, rank, ranks)
             image, mask = self.source.batch(count)
             return normalise(image).contiguous(memory_format=torch.channels_last), mask
+
+
+class _Endless(IterableDataset):
+    def __iter__(self) -> Iterator[int]:
+        return itertools.repeat(0)
 
 
 def evaluate(network: nn.Module, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:

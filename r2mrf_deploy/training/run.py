@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -61,10 +62,10 @@ class Order:
     processes: int = 1
     patience: int | None = None
     """Validations without a better one after which the training ends."""
-    round_length: int = 50
+    every: int = 50
     """Iterations after which everything is kept: so many are lost at most when a training is killed."""
-    validate_every: int = 10
-    """Rounds."""
+    validate_every: int = 500
+    """Iterations between validations, rounded up to a multiple of `every`."""
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.sharp is None):
@@ -73,6 +74,8 @@ class Order:
             raise UsageError("--masks goes with --sharp: a dataset has masks of its own")
         if self.split is not None and self.data is None:
             raise UsageError("--split names photographs of a dataset: it goes with --data")
+        if min(self.every, self.validate_every) < 1:
+            raise UsageError("every and validate_every are numbers of iterations: at least 1")
         if self.recipe.batch % self.processes:
             raise UsageError(
                 f"a batch of {self.recipe.batch} cannot be shared by {self.processes} processes; give --batch a multiple"
@@ -147,15 +150,25 @@ def train(
     phase("reading photographs")
     material = read(order)
     phase("preparing the network")
-    family, network = initial.create(
-        order.preset, order.settings, material.validation, backbone=order.backbone, seed=order.seed
-    )
+    family, network = initial.create(order.preset, order.settings, backbone=order.backbone, seed=order.seed)
     synthesis = Synthesis(size=order.recipe.size)
     module = Training(
-        network, order.recipe, partial(material.source, synthesis, order.recipe.rotation, order.seed),
-        material.validation, seed=order.seed, round_length=order.round_length, validate_every=order.validate_every,
-    )  # fmt: skip
-    keeper = Keeper(output, family, _facts(order, material), say=say, patience=order.patience, deadline=deadline)
+        network,
+        order.recipe,
+        partial(material.source, synthesis, order.recipe.rotation, order.seed),
+        material.validation,
+        seed=order.seed,
+    )
+    keeper = Keeper(
+        output,
+        family,
+        _facts(order, material),
+        every=order.every,
+        validate_every=math.ceil(order.validate_every / order.every) * order.every,
+        say=say,
+        patience=order.patience,
+        deadline=deadline,
+    )
     trainer = _trainer(order, output, machine, keeper)
     phase("training")
     with _quiet():
@@ -210,6 +223,8 @@ def _open(order: Order, output: Path, resume: bool, last: str) -> Path | None:
     """The checkpoint to go on from, if any; writes down what was asked for."""
     wanted = json.loads(json.dumps(order.to_dict()))
     said, kept = output / "training.json", output / last
+    for unfinished in output.glob(f".{last}.*"):  # of a process killed while it wrote
+        unfinished.unlink(missing_ok=True)
     if not kept.is_file():
         write_atomically(said, (json.dumps(wanted, indent=2) + "\n").encode())
         return None
@@ -267,7 +282,7 @@ def _trainer(order: Order, output: Path, machine: Machine, keeper: Any) -> Any:
             callbacks=[keeper],
             plugins=[AtomicCheckpoints()],
             logger=logger(output, name="log"),
-            log_every_n_steps=min(10, order.round_length),
+            log_every_n_steps=min(10, order.every),
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             enable_progress_bar=False,

@@ -1,0 +1,68 @@
+"""`r2mrf train`, as it is typed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from r2mrf_deploy import images
+from r2mrf_deploy.cli import main
+from r2mrf_deploy.cli.common import parse_duration
+from r2mrf_deploy.cli.train import _recipe
+from r2mrf_deploy.errors import UsageError
+
+TINY = [word for k in ("width=4", "amdf_channels=8", "initial_channels=4", "steps=1") for word in ("--set", k)]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Noise; white = blurred on the right."""
+    rng, half = np.random.default_rng(0), np.zeros((70, 70), np.uint8)
+    half[:, 35:] = 255
+    for folder in ("image", "gt"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for n in range(3):
+        (tmp_path / "set" / "image" / f"{n}.png").write_bytes(images.png(rng.integers(0, 256, (70, 70, 3), np.uint8)))
+        (tmp_path / "set" / "gt" / f"{n}.png").write_bytes(images.png(half))
+    return tmp_path / "set"
+
+
+def test_a_dataset_becomes_a_checkpoint(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("r2mrf_deploy.training.data.DATASET_SIDE", 64)
+    monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
+    small = ["--iterations", "2", "--batch", "2", "--size", "64", "--accelerator", "cpu", "--json", *TINY]
+    given = ["--data", str(dataset), "--white", "blurred", "--val", str(dataset), "--val-white", "blurred"]
+    assert main(["train", "r2mrf-edge", *given, "-o", str(tmp_path / "run"), *small]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["finished"] and said["validation"]["photographs"] == 3
+    assert main(["inspect", str(tmp_path / "run" / "r2mrf-edge.pth")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "--data DIR"),
+        (["--data", "d"], "--data needs --white"),
+        (["--sharp", "d", "--masks", "m"], "--masks needs --masks-white"),
+        (["--sharp", "d", "--val", "v"], "--val needs --val-white"),
+        (["--sharp", "d", "--white", "sharp"], "--white says what is white"),
+        (["--sharp", "d", "--time", "soon"], "HH:MM:SS"),
+        (["--sharp", "absent"], "absent: no such file"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(given, said, tmp_path, capsys):
+    assert main(["train", "r2mrf-edge", "-o", str(tmp_path / "run"), *given]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_default_recipe_is_the_paper_s_where_the_backbone_is_trained():
+    assert _recipe(None, "r2mrf", "imagenet").name == "paper"
+    assert _recipe(None, "r2mrf", None).name == _recipe(None, "r2mrf-edge", "imagenet").name == "scratch"
+    assert _recipe("paper", "r2mrf-edge", None).name == "paper"
+
+
+def test_durations():
+    assert parse_duration("--time", "01:02:03") == 3723 and parse_duration("--time", "90") == 90
+    for text in ("", "1:2:3:4", "-5", "1.5"):
+        with pytest.raises(UsageError):
+            parse_duration("--time", text)

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from r2mrf_deploy import images
+from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.training import data
+from r2mrf_deploy.training.data import Dataset, Pictures
+
+
+def labelled(count, height=50, width=60):
+    """Photographs whose red channel is their number, and whose green is their mask."""
+    masks = [np.random.default_rng(n).integers(0, 2, (height, width)).astype(np.float32) for n in range(count)]
+    shown = [np.dstack([np.full_like(m, n), 255 * m, 0 * m]).astype(np.uint8) for n, m in enumerate(masks)]
+    return Pictures(shown, masks)
+
+
+def numbers(source, count):
+    return [round(float(255 * image[0].mean())) for image in source.batch(count)[0]]
+
+
+def test_every_picture_comes_once_in_each_pass_and_passes_differ():
+    source = Dataset(labelled(12), 32, rotation=0, seed=0)
+    passes = [[n for _ in range(3) for n in numbers(source, 4)] for _ in range(3)]
+    assert all(sorted(p) == list(range(12)) for p in passes)
+    assert len({tuple(p) for p in passes}) == 3
+
+
+def test_processes_share_a_pass_without_overlap():
+    source, seen = Dataset(labelled(12), 32, rotation=0, seed=0), []
+    for iteration in range(2):
+        for rank in range(3):
+            source.seek(iteration, rank, 3)
+            seen += numbers(source, 2)
+    assert sorted(seen) == list(range(12))
+
+
+def test_a_batch_follows_from_its_iteration_alone():
+    source, other = (Dataset(labelled(5), 32, rotation=10, seed=4) for _ in range(2))
+    for _ in range(3):
+        wanted = source.batch(4)
+    other.seek(2)
+    assert all(torch.equal(a, b) for a, b in zip(wanted, other.batch(4), strict=True))
+
+
+@pytest.mark.parametrize("rotation", [0.0, 10.0])
+def test_image_and_mask_are_cropped_mirrored_and_turned_together(rotation):
+    image, mask = Dataset(labelled(3), 32, rotation=rotation, seed=0).batch(8)
+    assert image.shape == (8, 3, 32, 32) and mask.shape == (8, 1, 32, 32)
+    assert torch.allclose(image[:, 1:2], mask, atol=1e-6)
+    assert 0.3 < mask.mean() < 0.7
+
+
+def test_what_is_smaller_than_a_crop_is_enlarged():
+    image, _ = Dataset(labelled(2, 20, 48), 32, rotation=0, seed=0).batch(2)
+    assert image.shape[2:] == (32, 32)
+
+
+def test_what_is_held_out_is_not_trained_on():
+    for count in (2, 5, 16, 100):
+        kept, held = data.held_out(range(count))
+        assert held and not set(kept) & set(held) and sorted(kept + held) == list(range(count))
+    assert data.held_out([7]) == ([7], [7])
+
+
+def test_masks_are_read_by_their_polarity(tmp_path):
+    white = np.zeros((8, 8), np.uint8)
+    white[:3] = 255
+    (tmp_path / "m.png").write_bytes(images.png(white))
+    assert (data.read_masks(tmp_path, "sharp")[0] == white).all()
+    assert (data.read_masks(tmp_path, "blurred")[0] == 255 - white).all()
+
+
+def test_photographs_too_small_are_left_out_and_large_ones_reduced(tmp_path):
+    for name, side in (("small", 40), ("fits", 70), ("large", 520)):
+        (tmp_path / f"{name}.png").write_bytes(images.png(np.zeros((side, side, 3), np.uint8)))
+    assert sorted(p.shape[0] for p in data.read_photographs(tmp_path, 64)) == [70, 260]
+    with pytest.raises(InputError, match="all 3 photographs are smaller than 600×600"):
+        data.read_photographs(tmp_path, 600)
+
+
+def test_a_dataset_is_read_with_its_polarity(tmp_path):
+    made = labelled(2)
+    for folder, arrays in (("image", made.images), ("gt", [(255 * (1 - m)).astype(np.uint8) for m in made.masks])):
+        (tmp_path / folder).mkdir()
+        for n, array in enumerate(arrays):
+            (tmp_path / folder / f"{n}.png").write_bytes(images.png(array))
+    read = data.read_pictures(tmp_path, "blurred", None)
+    for a, b in zip((*read.images, *read.masks), (*made.images, *made.masks), strict=True):
+        assert np.array_equal(a, b)

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.training import averaging, recipe
+from r2mrf_deploy.training.recipe import PAPER, SCRATCH
+
+
+def test_the_paper_s_rate_is_poly_09():
+    for share in (0.0, 0.25, 0.9):
+        assert PAPER.rate(share) == pytest.approx(1e-3 * (1 - share) ** 0.9)
+    assert PAPER.rate(1.0) == 0
+
+
+def test_the_other_rises_and_falls_to_nothing():
+    rates = [SCRATCH.rate(n / 100) for n in range(101)]
+    top = rates.index(max(rates))
+    assert top == 5 and rates[top] == pytest.approx(SCRATCH.learning_rate)
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[0] == 0 and rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_biases_and_norms_do_not_decay_and_the_paper_s_move_twice_as_fast():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    for chosen, multiple in ((PAPER, 2.0), (SCRATCH, 1.0)):
+        optimizer = chosen.make_optimizer(network)
+        recipe.set_rate(optimizer, 0.5)
+        weights, others = optimizer.param_groups
+        assert [p.shape for p in weights["params"]] == [network[0].weight.shape] and len(others["params"]) == 3
+        assert (weights["weight_decay"], others["weight_decay"]) == (chosen.weight_decay, 0)
+        assert (weights["lr"], others["lr"]) == (0.5, 0.5 * multiple)
+
+
+def test_the_average_is_soon_rid_of_the_initial_weights_and_then_slow():
+    decays = [SCRATCH.decay(n) for n in range(20000)]
+    assert decays[0] < 0.1 and decays == sorted(decays) and decays[-1] == SCRATCH.average
+
+
+def test_an_average_moves_by_its_decay():
+    network = nn.Linear(2, 2)
+    average = averaging.averaged_copy(network)
+    before = average.weight.clone()
+    with torch.no_grad():
+        network.weight.add_(1)
+    averaging.average_into(average, network, 0.75)
+    assert torch.allclose(average.weight, before + 0.25)  # float32 rounding
+    assert not average.weight.requires_grad
+
+
+def test_statistics_are_those_of_the_batches_given():
+    network = nn.BatchNorm2d(3).eval()
+    batches = [torch.rand(4, 3, 5, 5) + n for n in range(3)]
+    averaging.estimate_statistics(network, batches)
+    assert torch.allclose(network.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0), atol=1e-6)
+    assert not network.training and network.momentum == 0.1
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(UsageError, match="did you mean 'paper'"):
+        recipe.named("papers")
+    with pytest.raises(UsageError, match="iterations must be over 0"):
+        replace(SCRATCH, iterations=0)
+    with pytest.raises(UsageError, match="decay"):
+        replace(SCRATCH, average=1.0)

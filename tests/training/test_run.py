@@ -1,0 +1,200 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from r2mrf_deploy import images
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.training import keeping, run
+from r2mrf_deploy.training.recipe import PAPER, SCRATCH
+from r2mrf_deploy.training.run import Machine, Order
+
+SETTINGS = {"width": "4", "amdf_channels": "8", "initial_channels": "4", "steps": "2"}
+CPU = Machine(accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three photographs of noise, and two masks, white = blurred."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name in ("sharp", "masks"):
+        (folder / name).mkdir()
+    for n in range(3):
+        (folder / "sharp" / f"{n}.png").write_bytes(images.png(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)))
+        half = np.zeros((60, 60), np.uint8)
+        half[:, 20 + 10 * n :] = 255
+        Image.fromarray(half).save(folder / "masks" / f"{n}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
+    monkeypatch.setattr("r2mrf_deploy.training.data.VALIDATED", 4)
+    monkeypatch.setattr("r2mrf_deploy.training.data.VALIDATION_SIDE", 64)
+
+
+def order(folder, recipe=SCRATCH, **changed):
+    small = replace(recipe, iterations=11, batch=2, size=64)
+    given = {"sharp": folder / "sharp", "masks": folder / "masks", "every": 3, "validate_every": 6}
+    return Order("r2mrf-edge", small, SETTINGS, **(given | changed))
+
+
+def same(a, b):
+    a, b = (Checkpoint.load(path).state_dict for path in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(iteration):
+    def say(done, *_):
+        if done == iteration:
+            raise Killed
+
+    return say
+
+
+@pytest.mark.parametrize("recipe", [SCRATCH, PAPER], ids=lambda r: r.name)
+def test_a_training_broken_off_at_any_iteration_ends_in_the_same_weights(folder, tmp_path, recipe):
+    wanted = run.train(order(folder, recipe), tmp_path / "whole", CPU)
+    for iteration in (1, 4, 6, 8, 10):  # before anything was kept; within a round; while a round is being kept
+        with pytest.raises(Killed):
+            run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True, say=killed_at(iteration))
+    done = run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True)
+    assert done.finished and done.iterations == wanted.iterations == 11
+    assert done.validation == wanted.validation and done.best == wanted.best
+    assert same(done.path, wanted.path)
+    other = run.train(order(folder, recipe, seed=1), tmp_path / "other", CPU)
+    assert not same(done.path, other.path)
+
+
+def test_the_checkpoint_says_how_it_was_trained_and_names_no_folder(folder, tmp_path):
+    done = run.train(order(folder), tmp_path, CPU)
+    checkpoint = Checkpoint.load(done.path)
+    assert checkpoint.config.width == 4
+    assert checkpoint.metrics["recipe"]["name"] == "scratch" and checkpoint.metrics["seed"] == 0
+    assert checkpoint.metrics["iterations"] == done.best and checkpoint.metrics["validation"] == done.validation
+    assert str(folder) not in json.dumps(checkpoint.metrics)
+    module = checkpoint.module()
+    assert all(p.is_contiguous() for p in module.parameters())
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {int(m.num_batches_tracked) for m in norms} == {2}  # estimated again, for the averaged weights
+    lines = (tmp_path / "log" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert {"loss", "val_f_max", "val_mae", "learning_rate"} <= set(lines[0].split(","))
+
+
+def test_mixed_precision_trains_other_weights_from_the_same_batches(folder, tmp_path):
+    full = run.train(order(folder), tmp_path / "full", CPU)
+    mixed = run.train(order(folder, precision="bf16-mixed"), tmp_path / "mixed", replace(CPU, logger="tensorboard"))
+    assert mixed.finished and not same(full.path, mixed.path)
+    assert Checkpoint.load(mixed.path).state_dict["amdf.weight"].dtype == torch.float32
+    assert list((tmp_path / "mixed" / "log").rglob("events.*"))
+
+
+def test_a_time_limit_leaves_weights_and_a_training_to_resume(folder, tmp_path):
+    done = run.train(order(folder), tmp_path, replace(CPU, limit=0.0))
+    assert not done.finished and done.iterations == 3 and done.path.is_file()
+    again = run.train(order(folder), tmp_path, CPU, resume=True)
+    whole = run.train(order(folder), tmp_path / "whole", CPU)
+    assert again.finished and same(again.path, whole.path) and again.validation == whole.validation
+
+
+def test_it_stops_early_when_nothing_improves(folder, tmp_path, monkeypatch):
+    scores = run.train(order(folder), tmp_path / "first", CPU).validation
+    flat = keeping.Scores(**scores)
+    monkeypatch.setattr("r2mrf_deploy.training.module.Training.validate", lambda _: flat)
+    done = run.train(order(folder, validate_every=3, patience=1), tmp_path / "flat", CPU)
+    assert done.iterations == 6 and done.finished and done.best == 3
+    again = run.train(order(folder, validate_every=3, patience=1), tmp_path / "flat", CPU, resume=True)
+    assert again.iterations == 6 and again.finished
+
+
+def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder, tmp_path):
+    run.train(order(folder), tmp_path, CPU)
+    with pytest.raises(UsageError, match="--resume"):
+        run.train(order(folder), tmp_path, CPU)
+    with pytest.raises(UsageError, match="seed was 0 and is now 1"):
+        run.train(order(folder, seed=1), tmp_path, CPU, resume=True)
+    with pytest.raises(UsageError, match=r"weight_decay was 0\.01 and is now 0"):
+        run.train(order(folder, replace(SCRATCH, weight_decay=0.0)), tmp_path, CPU, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sharp": None, "masks": None}, "--data DIR"),
+        ({"data": "d"}, "--data DIR"),
+        ({"split": "s"}, "--split"),
+        ({"processes": 3}, "a batch of 2 cannot be shared by 3"),
+        ({"every": 0}, "at least 1"),
+    ],
+)
+def test_contradictions_are_refused(folder, changed, said):
+    with pytest.raises(UsageError, match=said):
+        order(folder, **changed)
+
+
+def test_an_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    keeping.AtomicCheckpoints().save_checkpoint({"n": 1}, path)
+
+    def half(content, target):
+        target.write_bytes(b"half")
+        raise Killed
+
+    monkeypatch.setattr(keeping.torch, "save", half)
+    with pytest.raises(Killed):
+        keeping.AtomicCheckpoints().save_checkpoint({"n": 2}, path)
+    assert torch.load(path, weights_only=True) == {"n": 1}
+
+
+def command(folder, output, *more):
+    settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+    sizes = ("--size", "64", "--batch", "2", "--iterations", "60", "--every", "5", "--validate-every", "30")
+    given = ("--sharp", folder / "sharp", "--masks", folder / "masks", "--masks-white", "blurred")
+    line = ["train", "r2mrf-edge", *given, *settings, *sizes, "--accelerator", "cpu", "-o", output, *more]
+    return [sys.executable, "-m", "r2mrf_deploy.cli", *map(str, line)]
+
+
+@pytest.mark.slow
+def test_a_process_killed_by_sigkill_is_resumed_to_the_same_weights(folder, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # sums depend on the number of threads
+    output, last = tmp_path / "killed", tmp_path / "killed" / "last.ckpt"
+    seen = 0.0
+    for wait in (0.0, 0.13):  # at once when something was kept, perhaps while it is being written; and some time after
+        process = subprocess.Popen(command(folder, output, "--resume"), env=environment)
+        while process.poll() is None and (not last.is_file() or last.stat().st_mtime == seen):
+            time.sleep(0.01)
+        time.sleep(wait)
+        assert process.poll() is None, "it ended before it could be killed"
+        seen = last.stat().st_mtime
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (output / "r2mrf-edge.pth").exists()
+    for name, more in (("killed", ["--resume"]), ("whole", [])):
+        subprocess.run(command(folder, tmp_path / name, *more), env=environment, check=True, timeout=300)
+    assert same(output / "r2mrf-edge.pth", tmp_path / "whole" / "r2mrf-edge.pth")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(folder, tmp_path):
+    done = subprocess.run(
+        command(folder, tmp_path / "two", "--devices", "2", "--json"),
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    said = json.loads(done.stdout)  # of the first process alone
+    assert said["iterations"] == 60 and said["finished"] and said["rank"] == 0
+    assert Checkpoint.load(tmp_path / "two" / "r2mrf-edge.pth").metrics["processes"] == 2
