@@ -65,3 +65,11 @@ def test_nonsense_is_refused():
         replace(SCRATCH, iterations=0)
     with pytest.raises(UsageError, match="decay"):
         replace(SCRATCH, average=1.0)
+
+
+def test_recurrence_begins_with_one_step() -> None:
+    recipe = replace(SCRATCH, iterations=10, one_step=0.3)
+    assert [recipe.runs_one_step(n) for n in range(5)] == [True, True, True, False, False]
+    assert not any(PAPER.runs_one_step(n) for n in range(PAPER.iterations))
+    with pytest.raises(UsageError, match="one step"):
+        replace(SCRATCH, one_step=1.0)
