@@ -11,7 +11,9 @@ from pathlib import Path
 from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.manifest import sha256
 
-SHIPPED: dict[str, str] = {}
+SHIPPED: dict[str, str] = {
+    "r2mrf-edge": "f5b49bfd38dc79388d791764c94cae796d604f00c127f445330be41c1c36be71",
+}
 """Name -> SHA-256 of `NAME.pth` beside this file."""
 DEFAULT = "r2mrf-edge"
 """What `r2mrf predict` and `r2mrf demo` use where no other network is named."""
