@@ -4,8 +4,8 @@
     python benchmarks/precision.py --accuracy-of ckpt.pth --data DIR --calibration DIR --json results/accuracy.json
 
 Speed: PyTorch eager, the graph as traced, and the rewritten graph in FP32, BF16 and INT8, interleaved in one run of the
-benchmark's own protocol. Accuracy: `--data` holds `image/` and `gt/` (white is sharp); each artifact's map is scored against
-the masks, at the artifact's size.
+benchmark's own protocol. Accuracy: `--data` holds `image/` and `gt/` (white is sharp); each artifact is scored as by
+`r2mrf eval`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from r2mrf_deploy import images, machine, photographs, runtimes
 from r2mrf_deploy.benchmark import Protocol, bench_artifacts
-from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+from r2mrf_deploy.datasets import read_dataset
+from r2mrf_deploy.evaluation import Method, evaluate
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.manifest import Manifest
-from r2mrf_deploy.metrics import score
+from r2mrf_deploy.predict import Predictor
 
 SIZE = (320, 320)
 
@@ -98,13 +97,8 @@ def accuracy(checkpoint: Path, data: Path, calibration: Path, max_drop: float | 
         manifest = Manifest.beside(file)
         assert manifest is not None
         with runtimes.open_nearest(file, manifest) as runner:
-            pairs = []
-            for image, mask in _pairs(data):
-                found = runner.run({"image": images.resize(image, SIZE)[None].copy()})["map"][0, 0]
-                pairs.append(
-                    (found, np.asarray(Image.fromarray(mask).resize(SIZE[::-1], Image.Resampling.BILINEAR)) >= 128)
-                )
-            scores[kind] = score(pairs)[0].to_dict() | {"runtime": runner.runtime, "emulated": runner.emulates}
+            found = _scored(Predictor(runner, manifest.preprocess or IMAGENET), data)
+            scores[kind] = found | {"runtime": runner.runtime, "emulated": runner.emulates}
         scores[kind]["kept"] = manifest.kept
     for found in scores.values():
         found["change"] = {k: round(found[k] - scores["fp32"][k], 4) for k in ("f_max", "mae")}
@@ -128,9 +122,9 @@ def _album(folder: Path) -> Path:
     return album
 
 
-def _pairs(data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    masks = {p.stem: p for p in images.find([data / "gt"])}
-    return [(images.read(p), images.read(masks[p.stem])[..., 0]) for p in images.find([data / "image"])]
+def _scored(predictor: Predictor, data: Path) -> dict[str, Any]:
+    method = Method(lambda image: {"map": predictor(image)}, predictor.runner.runtime)
+    return evaluate([method], read_dataset(data, white="sharp"))[0].scores.to_dict()
 
 
 if __name__ == "__main__":

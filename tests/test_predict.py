@@ -69,3 +69,11 @@ def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path
 def test_a_model_that_takes_no_photograph_is_refused(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InputError, match="no manifest that says"):
         Predictor.open(tiny_onnx(manifest=False))
+
+
+def test_a_large_photograph_is_reduced_where_nothing_sets_a_size(small: Path) -> None:
+    large = images.resize(photographs.sample("coffee"), (500, 800))
+    with Predictor.open(small) as predictor:
+        found = predictor(large)
+        reduced = predictor(images.resize(large, (400, 640)))
+    assert np.allclose(found, np.clip(images.resize(reduced, (500, 800)), 0, 1), atol=1e-6)

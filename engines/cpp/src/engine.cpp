@@ -14,6 +14,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kSmallestSide = 32;
+constexpr double kLongest = 640;  // as LONGEST in predict.py: networks learn blur at about this scale
 
 double ms_between(Clock::time_point start, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - start).count();
@@ -132,8 +133,8 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   return {ms_between(begin, prepared), t.enqueue, t.h2d, t.compute, t.d2h, ms_between(inferred, Clock::now())};
 }
 
-// The spec's size; where that is free the image's own, scaled down in proportion to the profile's largest and not under
-// 32 pixels a side. A free batch is 1.
+// The spec's size; where that is free the image's own, scaled down in proportion to the profile's largest, or without one
+// to kLongest, and not under 32 pixels a side. A free batch is 1.
 Shape Engine::input_shape(const Pixels &image) const {
   const TensorSpec &spec = manifest_.inputs[0];
   Shape shape = spec.shape;
@@ -141,11 +142,11 @@ Shape Engine::input_shape(const Pixels &image) const {
   if (fixed_[0] != 0) return shape;
   const std::array<double, 2> sides{static_cast<double>(image.height), static_cast<double>(image.width)};
   const auto axes = spatial(spec);
+  const auto profile = manifest_.largest.find(spec.name);
   double scale = 1;
-  if (const auto largest = manifest_.largest.find(spec.name); largest != manifest_.largest.end()) {
-    for (std::size_t i = 0; i < 2; ++i) {
-      scale = std::min(scale, static_cast<double>(largest->second[axes[i]]) / sides[i]);
-    }
+  for (std::size_t i = 0; i < 2; ++i) {
+    const double largest = profile == manifest_.largest.end() ? kLongest : static_cast<double>(profile->second[axes[i]]);
+    scale = std::min(scale, largest / sides[i]);
   }
   for (std::size_t i = 0; i < 2; ++i) {
     shape[axes[i]] = static_cast<std::int64_t>(std::max(kSmallestSide, std::nearbyint(sides[i] * scale)));
