@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import photographs
+from r2mrf_deploy import images, photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.export import ExportOptions, to_onnx
