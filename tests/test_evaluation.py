@@ -64,6 +64,14 @@ def test_a_checkpoint_and_its_artifact_agree(small: Path, exported: Path, datase
     assert abs(torch.scores.mae - onnx.scores.mae) < 0.1
 
 
+def test_baselines_go_the_same_way(dataset: Dataset) -> None:
+    with opened([], baselines=["lbp", "hifst"]) as methods:
+        rows = evaluate(methods, dataset)
+    assert [(row.name, row.runtime) for row in rows] == [("lbp", "no training"), ("hifst", "no training")]
+    with pytest.raises(UsageError, match="did you mean 'lbp'"), opened([], baselines=["lpb"]):
+        pass
+
+
 def test_steps_and_branches(small: Path, exported: Path, dataset: Dataset) -> None:
     with opened([small], steps=True, branches=True) as methods:
         rows = {row.name: row for row in evaluate(methods, dataset)}
