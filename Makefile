@@ -21,7 +21,7 @@ demo: $(READY)
 
 weights: $(READY)
 	$(BIN)/r2mrf train r2mrf-edge --sharp "$(SHARP)" --masks "$(MASKS)" --masks-white blurred \
-		--iterations 4000 --size 128 --batch 8 --precision bf16-mixed --resume -o out/weights
+		--iterations 4000 --size 128 --batch 8 --resume -o out/weights
 	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-edge.pth
 
 test: lint cpp

@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from r2mrf_deploy import networks
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.networks.backbone import Backbone
+from r2mrf_deploy.networks.initialise import initialise
+from r2mrf_deploy.training.data import Pictures, normalise
+
+LOOKED_AT = 8
+"""Photographs that statistics are taken from."""
 
 
-def create(preset: str, settings: Mapping[str, str], *, backbone: str | None, seed: int) -> tuple[str, nn.Module]:
+def create(
+    preset: str, settings: Mapping[str, str], pictures: Pictures, *, backbone: str | None, seed: int
+) -> tuple[str, nn.Module]:
     """A preset's network, ready to be trained.
 
-    Weights are PyTorch's default. Those of `networks.initialise`, which make an untrained map informative, learned more
-    slowly in the one run that compared them: after 300 iterations of `r2mrf-edge` an MAE of 0.41 against 0.32.
+    Without a backbone every layer is drawn and scaled to unit variance on photographs (`networks.initialise`); with one,
+    the other layers keep PyTorch's default weights. `r2mrf-edge` learns more slowly so at first (MAE 0.41 after 300
+    iterations, from PyTorch's weights 0.32) and comes further (0.154 after 4,000, against 0.164 with BF16 as well).
 
     Args:
+        pictures: all of one size.
         backbone: "imagenet" for torchvision's weights, or a file that holds such; None for none.
         seed: of the weights.
 
@@ -35,9 +45,16 @@ def create(preset: str, settings: Mapping[str, str], *, backbone: str | None, se
     family, config = networks.preset(preset, settings)
     torch.manual_seed(seed)
     network = networks.create(family, config)
-    if backbone is not None:
+    if backbone is None:
+        initialise(network, _looked_at(pictures), seed)
+    else:
         _load(network, preset, backbone)
     return family, network
+
+
+def _looked_at(pictures: Pictures) -> Tensor:
+    chosen = np.stack(list(pictures.images[:LOOKED_AT]))
+    return normalise(torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255)
 
 
 def _load(network: nn.Module, preset: str, weights: str) -> None:

@@ -150,7 +150,9 @@ def train(
     phase("reading photographs")
     material = read(order)
     phase("preparing the network")
-    family, network = initial.create(order.preset, order.settings, backbone=order.backbone, seed=order.seed)
+    family, network = initial.create(
+        order.preset, order.settings, material.validation, backbone=order.backbone, seed=order.seed
+    )
     synthesis = Synthesis(size=order.recipe.size)
     module = Training(
         network,

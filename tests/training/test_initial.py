@@ -1,5 +1,6 @@
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,34 +8,41 @@ from r2mrf_deploy import networks
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.networks.backbone import Backbone
 from r2mrf_deploy.training import initial
+from r2mrf_deploy.training.data import Pictures
 
 SETTINGS = {"width": "4", "amdf_channels": "8", "initial_channels": "4", "steps": "2"}
 
 
-def create(backbone=None, seed=0, preset="r2mrf-edge"):
-    return initial.create(preset, SETTINGS, backbone=backbone, seed=seed)[1]
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    return Pictures([rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)] * 2, [np.zeros((64, 64), np.float32)] * 2)
 
 
-def test_weights_follow_from_the_seed():
-    first, again, other = (create(seed=seed) for seed in (0, 0, 1))
+def create(pictures, backbone=None, seed=0, preset="r2mrf-edge"):
+    return initial.create(preset, SETTINGS, pictures, backbone=backbone, seed=seed)[1]
+
+
+def test_weights_follow_from_the_seed_and_logits_vary(pictures):
+    first, again, other = (create(pictures, seed=seed) for seed in (0, 0, 1))
     equal = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
     assert all(equal)
     assert not torch.equal(first.amdf.weight, other.amdf.weight)
 
 
-def test_a_backbone_is_taken_from_a_file(tmp_path):
+def test_a_backbone_is_taken_from_a_file(pictures, tmp_path):
     torch.manual_seed(5)
     given = Backbone("mobilenet_v3_large").body.state_dict()
     torch.save({f"features.{k}": v for k, v in given.items()}, tmp_path / "b.pth")
-    loaded = create(str(tmp_path / "b.pth")).backbone.body.state_dict()
+    loaded = create(pictures, str(tmp_path / "b.pth")).backbone.body.state_dict()
     assert all(torch.equal(loaded[k], given[k]) for k in given)
 
 
-def test_weights_that_are_not_to_be_had_are_refused_with_the_cure(tmp_path, monkeypatch):
+def test_weights_that_are_not_to_be_had_are_refused_with_the_cure(pictures, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
-        create(str(tmp_path / "none.pth"))
+        create(pictures, str(tmp_path / "none.pth"))
     with pytest.raises(UsageError, match="give a local file"):
-        create("imagenet", preset="r2mrf")
+        create(pictures, "imagenet", preset="r2mrf")
 
     def offline(*_, **__):
         raise URLError("no network")
@@ -42,10 +50,10 @@ def test_weights_that_are_not_to_be_had_are_refused_with_the_cure(tmp_path, monk
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(RuntimeUnavailable, match="--backbone-weights FILE"):
-        create("imagenet")
+        create(pictures, "imagenet")
 
 
-def test_a_network_without_a_backbone_takes_none(monkeypatch):
+def test_a_network_without_a_backbone_takes_none(pictures, monkeypatch):
     monkeypatch.setattr(networks, "create", lambda *_: torch.nn.Conv2d(3, 1, 1))
     with pytest.raises(UsageError, match="has no backbone"):
-        create("imagenet")
+        create(pictures, "imagenet")
