@@ -116,9 +116,19 @@ class _Reader:
 
 
 def quantizable(model: onnx.ModelProto) -> list[str]:
-    """The nodes that `quantize` would have read quantised tensors."""
-    weights = {i.name for i in model.graph.initializer}
-    return [n.name for n in model.graph.node if n.op_type in QUANTISED and len(n.input) > 1 and n.input[1] in weights]
+    """The nodes that `quantize` would have read quantised tensors: those with constant weights, but not depthwise ones.
+
+    A depthwise convolution reads each channel by itself, and the channels' ranges differ by orders of magnitude: one scale
+    for all of them leaves little of the small ones. Its multiply-adds are few, so there is not much to gain either.
+    """
+    shapes = {i.name: i.dims for i in model.graph.initializer}
+    able = (n for n in model.graph.node if n.op_type in QUANTISED and len(n.input) > 1 and n.input[1] in shapes)
+    return [n.name for n in able if not _depthwise(n, shapes[n.input[1]])]
+
+
+def _depthwise(node: onnx.NodeProto, weight: Sequence[int]) -> bool:
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return groups > 1 and (weight[1] == 1 if node.op_type == "Conv" else weight[0] == groups)
 
 
 def ends(model: onnx.ModelProto) -> list[str]:

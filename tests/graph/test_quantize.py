@@ -51,7 +51,7 @@ def test_pairs_are_symmetric_and_weights_int8_by_channel(plain: onnx.ModelProto,
     for node in done.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             assert constants[node.input[2]].dtype == np.int8 and not constants[node.input[2]].any()
-        if node.op_type == "Conv":
+        if node.name in quantize.quantizable(plain):
             weight = made[node.input[1]]
             assert weight.op_type == "DequantizeLinear" and constants[weight.input[0]].dtype == np.int8
             assert constants[weight.input[1]].shape == (constants[weight.input[0]].shape[0],)
@@ -73,6 +73,19 @@ def test_only_quantised_nodes_read_what_was_rounded(plain: onnx.ModelProto, rang
 def test_the_ends_are_the_first_and_the_last_layers(plain: onnx.ModelProto) -> None:
     first, last = quantize.ends(plain)
     assert first.startswith("backbone/body.0") and last == "fusion/Conv"
+
+
+def test_depthwise_convolutions_stay_as_they_are(plain: onnx.ModelProto, ranges: quantize.Ranges) -> None:
+    constants = {i.name: i.dims for i in plain.graph.initializer}
+    convolutions = [n for n in plain.graph.node if n.op_type == "Conv"]
+    depthwise = {n.name for n in convolutions if any(a.name == "group" and a.i > 1 for a in n.attribute)}
+    assert len(depthwise) == 15 and all(constants[n.input[1]][1] == 1 for n in convolutions if n.name in depthwise)
+    assert depthwise == {n.name for n in convolutions} - set(quantize.quantizable(plain))
+    done = quantize.quantize(plain, ranges)
+    made = makers(done)
+    for node in done.graph.node:
+        if node.name in depthwise:
+            assert node.input[1] not in made, node.name
 
 
 def test_restoring_everything_gives_the_graph_back(plain: onnx.ModelProto, ranges: quantize.Ranges) -> None:
