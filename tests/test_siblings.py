@@ -67,8 +67,7 @@ def check(preset: str, settings: dict[str, str], options: ExportOptions, folder:
     for result in results:
         assert result.verdict == "pass", result.reason
         assert list(result.steps) == names.side_names(names.check_steps(None))
-        rescaled = preset in ("btbnet", "btbcrl") and max(options.size) > 160
-        limit = RESCALED if rescaled else TOLERANCE
+        limit = TOLERANCE
         assert result.map.relative < limit
         assert max(d.relative for d in result.steps.values()) < limit
         table = steps_table(result)

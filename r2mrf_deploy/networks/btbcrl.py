@@ -31,7 +31,7 @@ from r2mrf_deploy.networks.btbnet import (
     stream_word,
 )
 from r2mrf_deploy.networks.config import NetworkConfig
-from r2mrf_deploy.networks.upsample import upsample
+from r2mrf_deploy.networks.upsample import resample
 
 POINTWISE = 3
 """Steps of a stream that end in a 1×1 convolution."""
@@ -122,13 +122,13 @@ class BTBCRL(nn.Module):
                 output = output + self._resized(refined[-1], known)
             refined.append(output)
             outputs[f"crl{step + 1}"] = output
-        whole = [upsample(m, image.shape[-2:]) for m in (refined[-1:] if self.config.cascade else refined)]
+        whole = [resample(m, image.shape[-2:]) for m in (refined[-1:] if self.config.cascade else refined)]
         logits = torch.stack(whole).mean(0) if len(whole) > 1 else whole[0]
         return (logits, outputs) if all_steps else logits
 
     def _resized(self, x: Tensor, like: Tensor) -> Tensor:
         """To another scale's size; without change where there is only one."""
-        return upsample(x, like.shape[-2:]) if self.config.scales == "multi" else x
+        return resample(x, like.shape[-2:]) if self.config.scales == "multi" else x
 
     def _rlnet(self, step: int) -> RLNet:
         return self.first if step == 0 else self.later[0 if self.config.share else step - 1]

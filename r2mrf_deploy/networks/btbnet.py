@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks.config import NetworkConfig
-from r2mrf_deploy.networks.upsample import upsample
+from r2mrf_deploy.networks.upsample import resample
 
 SCALES = (100, 80, 60)
 """Of the image's sides, in per cent."""
@@ -134,7 +134,7 @@ class BTBNet(nn.Module):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         steps = self.check_steps(steps)
         outputs = run_streams(self.streams, self.scales, image)
-        maps = [upsample(outputs[f"stream{s}_step{STEPS}"], image.shape[-2:]) for s in self.scales]
+        maps = [resample(outputs[f"stream{s}_step{STEPS}"], image.shape[-2:]) for s in self.scales]
         if self.config.refine == "none":
             logits = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
         else:
@@ -196,7 +196,7 @@ def run_streams(streams: nn.ModuleList, scales: Sequence[int], image: Tensor) ->
 def scaled(image: Tensor, scale: int) -> Tensor:
     """The image [N, C, H, W] at `scale` per cent of its sides, bilinear."""
     height, width = image.shape[-2:]
-    return image if scale == 100 else upsample(image, (height * scale // 100, width * scale // 100))
+    return image if scale == 100 else resample(image, (height * scale // 100, width * scale // 100))
 
 
 def stream_names(scales: Sequence[int]) -> list[str]:
