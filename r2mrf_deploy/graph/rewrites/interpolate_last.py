@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.averaging import averaging
+from r2mrf_deploy.graph.rewrites.averaging import averaging, operand
 from r2mrf_deploy.graph.rewrites.convolution import Convolution, Geometry
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
 
@@ -59,7 +59,7 @@ def _first_that_pays(editor: Editor, conv: Convolution) -> tuple[ir.Node | None,
         return None, None
     refusal = None
     for part in _parts(editor, conv):
-        matrices = _matrices(part.resize, conv)
+        matrices = _matrices(editor, part.resize, conv)
         if isinstance(matrices, str):
             refusal = f"{conv.name} over {part.resize.name}: {matrices}"
             continue
@@ -101,15 +101,20 @@ def _linear(editor: Editor, node: ir.Node) -> bool:
     return known is not None and not isinstance(known, str) and not known.selects and half_pixel
 
 
-def _matrices(resize: ir.Node, conv: Convolution) -> tuple[np.ndarray, np.ndarray] | str:
+def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> tuple[np.ndarray, np.ndarray] | str:
     """A [H, kernel·h] and B [W, kernel·w] in float64, or why there are none."""
     before, after = _sides(resize.inputs[0]), _sides(resize.outputs[0])
     if before is None or after is None:
         return "the sizes are free, and the matrices depend on them"
-    scales = resize.inputs[2] if len(resize.inputs) > 2 else None
-    given = scales.const_value.numpy() if scales is not None and scales.const_value is not None else np.zeros(0)
-    if given.size and any(n * float(s) != m for n, m, s in zip(before, after, given[-2:], strict=True)):
-        return "the scales do not give whole sizes"
+    scales = operand(resize, 2)
+    if scales is not None:
+        factors = editor.constant(scales)
+        if factors is None:
+            return "the scales are not constant"
+        axes = resize.attributes.get_ints("axes", range(4))
+        of_axis = dict(zip((axis % 4 for axis in axes), map(float, factors), strict=True))
+        if any(n * of_axis.get(axis, 1.0) != m for axis, n, m in zip((2, 3), before, after, strict=True)):
+            return "the scales do not give whole sizes"
     rows, columns = (
         _taps(_interpolation(n, m), conv.geometry, axis) for axis, (n, m) in enumerate(zip(before, after, strict=True))
     )
