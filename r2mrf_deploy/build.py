@@ -104,6 +104,9 @@ def _build_tensorrt(
     job = Build(library, options)
     job.parse(model)
     targets.refuse(job.precisions)
+    if 75 in targets.requested(job.precisions) and (convolved := _without_products(model)):
+        job = Build(library, options)
+        job.parse(model, convolved)
     if manifest:
         job.check(manifest)
     profiles = resolve_profiles(job.inputs, options, manifest)
@@ -126,6 +129,24 @@ def _build_tensorrt(
         return _bind(engine_manifest, write_atomically(folder / output.name, engine.plan))
 
     return BuiltArtifact(output, _publish(output, write), targets.note(target))
+
+
+def _without_products(model: Path) -> bytes | None:
+    """The model with 1×1 convolutions for its FP32 matrix products, which TensorRT-RTX does not compile for Turing.
+
+    None where there are none.
+    """
+    try:
+        from r2mrf_deploy.graph import files
+        from r2mrf_deploy.graph.rewrites.pipeline import rewrite_once
+        from r2mrf_deploy.graph.rewrites.products import convolve_products
+    except (
+        ImportError
+    ):  # building alone does without onnx; where it matters, TensorRT-RTX refuses, and the cure is named
+        return None
+    read = files.read(model)
+    convolved = rewrite_once(read, convolve_products)
+    return None if convolved is read else files.serialized(convolved)
 
 
 def _refuse_opset(library: Library, opset: int | None) -> None:

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import google.protobuf.message
 import onnx
 
 from r2mrf_deploy.errors import GraphError, InputError
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The model as the content of one file.
+
+    Raises:
+        GraphError: it is over 2 GB, which no such file can hold.
+    """
+    try:
+        return model.SerializeToString()
+    except (ValueError, google.protobuf.message.EncodeError):
+        raise GraphError(
+            "the model is over 2 GB, the most that one ONNX file can hold: lower its precision, or split it"
+        ) from None
 
 
 def read(path: Path | str) -> onnx.ModelProto:

@@ -101,6 +101,16 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
     return Optimized(_copy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else [])
 
 
+def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
+    """The model after one pass of one rewrite, in the pipeline or not, whatever it costs.
+
+    Raises:
+        GraphError: the model is invalid.
+    """
+    editor = Editor(_prepare(model), _nominal_shapes(model))
+    return _finish(editor.model, model) if rewrite(editor).count else model
+
+
 def _dearer(after: GraphCost, before: GraphCost) -> bool:
     return after.multiply_adds > before.multiply_adds or after.peak_activation_bytes > before.peak_activation_bytes
 
