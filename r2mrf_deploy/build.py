@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy import machine
-from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, RuntimeUnavailable, UsageError, no_file
 from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.runtimes import specs
@@ -73,9 +73,9 @@ def build_engine(
     """
     options = options or BuildOptions()
     model = Path(model)
-    output = Path(output) if output else model.with_suffix(".plan")
     if not model.is_file():
-        raise InputError(f"{model}: no such file")
+        raise no_file(model)
+    output = Path(output) if output else model.with_suffix(".plan")
     if model.suffix.lower() != ".onnx":
         raise UsageError(f"{model}: an engine is built from an .onnx file; make one with `r2mrf export`")
     manifest = Manifest.beside(model)

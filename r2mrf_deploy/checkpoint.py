@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from r2mrf_deploy import images, networks, photographs
-from r2mrf_deploy.errors import CheckpointError, InputError, UsageError
+from r2mrf_deploy.errors import CheckpointError, UsageError, no_file
 from r2mrf_deploy.manifest import Preprocess, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.networks.config import NetworkConfig
 
@@ -154,7 +154,7 @@ def _photographs(folder: Path | str | None) -> Tensor:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise no_file(path)
     with path.open("rb") as f:
         if not f.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle as before PyTorch 1.6
             raise CheckpointError(f"{path} is not a PyTorch checkpoint")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import ArtifactError, GraphError, InputError
+from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, no_file
 from r2mrf_deploy.manifest import Manifest, sha256
 
 
@@ -19,7 +19,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise no_file(path)
     readers = {
         ".pth": _checkpoint,
         ".pt": _checkpoint,

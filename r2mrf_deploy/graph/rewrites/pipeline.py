@@ -167,7 +167,8 @@ def _check(model: onnx.ModelProto) -> None:
 def _prepare(model: onnx.ModelProto) -> ir.Model:
     """A model to work on, with every shape that can be inferred and every node and tensor named.
 
-    Defaults of inputs are set aside: a caller may override them, so neither they nor a shape that follows from them is known.
+    Defaults of inputs are set aside: a caller may override them, so neither they nor shapes that follow from them are
+    known.
     """
     if _defaults(model):
         bare = onnx.ModelProto()

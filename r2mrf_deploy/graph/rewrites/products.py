@@ -1,8 +1,8 @@
 """Write products with constant matrices as 1×1 convolutions, for a builder that has no FP32 matrix product.
 
-A matrix that multiplies the rows or the columns of a map [N, C, H, W] is a 1×1 convolution once that axis lies where channels
-do; turning it there and back is exact. It costs two transpositions, so the pipeline does not do it: only where TensorRT-RTX
-builds for Turing (7.5), for which it compiles convolutions in FP32 but no GEMM.
+A matrix that multiplies the rows or the columns of a map [N, C, H, W] is a 1×1 convolution once that axis lies where the
+channels do; turning it there and back is exact. It costs two transpositions, so the pipeline does not do it: only a build by
+TensorRT-RTX for Turing (7.5) does, for which it compiles convolutions in FP32 but no GEMM.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from r2mrf_deploy.graph.cost import evaluate
 from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
-from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_body, static_shape
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, bodies, static_shape
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max")
 _ARRANGING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Gather", "Expand")
@@ -30,7 +30,7 @@ def tidy(editor: Editor) -> Outcome:
     editor.relearn_constants()
     before = len(editor.graph)
     for node in list(editor.graph):
-        if node.graph is None or node.domain != "" or has_body(node):
+        if node.graph is None or node.domain != "" or bodies(node):
             continue
         source = _source(editor, node)
         if source is not None:

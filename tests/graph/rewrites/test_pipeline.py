@@ -198,3 +198,17 @@ def test_a_default_that_is_overridden_is_no_constant(
         before, now = (onnx.reference.ReferenceEvaluator(m).run(None, dict(feeds))[0] for m in (model, after))
         np.testing.assert_allclose(now, before, rtol=0, atol=1e-9)
     assert [t.name for t in after.graph.initializer if t.name == "z"] == ["z"]
+
+
+def test_new_names_stay_clear_of_those_in_bodies(graph: Graph) -> None:
+    model = steps(graph)
+    model.graph.node[1].name = "refine"  # its parts become refine/rest and refine/part
+    inner = [helper.make_node("Relu", ["z"], ["refine/rest/out"]), helper.make_node("Neg", ["refine/rest/out"], ["r"])]
+    branch = helper.make_graph(inner, "b", [], [_value("r")])
+    other = helper.make_graph([helper.make_node("Identity", ["y"], ["q"])], "c", [], [_value("q")])
+    model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.BOOL, ()))
+    model.graph.node.append(helper.make_node("If", ["k"], ["o"], then_branch=branch, else_branch=other))
+    model.graph.output.append(_value("o"))
+    result = optimize(model)
+    assert result.records
+    onnx.checker.check_model(result.model, full_check=True)
