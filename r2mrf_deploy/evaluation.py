@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import write_atomically
 from r2mrf_deploy.metrics import LEVELS, Curves, Judged, Scores, average, judge
 from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.runtimes import OpenOptions
 
 Maps = Callable[[np.ndarray], dict[str, np.ndarray]]
 Positive = Literal["sharp", "blurred"]
@@ -110,6 +111,8 @@ def opened(
     steps: bool = False,
     branches: bool = False,
     trust: bool = False,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[list[Method]]:
     """Open artifacts, checkpoints and baselines as methods, and close them in the end.
 
@@ -122,15 +125,19 @@ def opened(
         branches: instead of the map, each side output of the last step; from a checkpoint, or an artifact exported with
             `--all-steps`.
         trust: see `runtimes.open`.
+        network, settings: of the checkpoints among the sources, as for `Checkpoint.load`.
     """
+    chosen = OpenOptions(network=network, settings=tuple((settings or {}).items()))
+    if chosen != OpenOptions() and not any(map(_is_checkpoint, sources)):
+        raise UsageError("--network and --set are for checkpoints, and there is none: leave them out")
     with ExitStack() as stack:
         methods = []
         for source in sources:
             name = source.name if len({s.name for s in sources}) == len(sources) else str(source)
             if steps or branches:
-                methods += _ablations(stack, source, name, runtime, steps, branches, trust)
+                methods += _ablations(stack, source, name, runtime, steps, branches, trust, chosen)
             else:
-                predictor = stack.enter_context(_predictor(stack, source, runtime, trust))
+                predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
                 methods.append(Method(_alone(name, predictor), predictor.runner.runtime))
         if baselines:
             from r2mrf_deploy import baselines as registry
@@ -143,19 +150,35 @@ def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:
     return lambda image: {title: call(image)}
 
 
-def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool) -> Predictor:
-    if source.suffix in (".pth", ".pt") and runtime in ("onnxruntime", "openvino"):
+def _is_checkpoint(source: Path) -> bool:
+    return source.suffix in (".pth", ".pt")
+
+
+def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions) -> Predictor:
+    if not _is_checkpoint(source):
+        return Predictor.open(source, runtime, trust=trust)
+    if runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export import to_onnx
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        source = to_onnx(source, folder / f"{source.stem}.onnx").path
-    return Predictor.open(source, runtime, trust=trust)
+        exported = to_onnx(
+            source, folder / f"{source.stem}.onnx", network=chosen.network, settings=dict(chosen.settings)
+        )
+        return Predictor.open(exported.path, runtime, trust=trust)
+    return Predictor.open(source, runtime, trust=trust, options=chosen)
 
 
 def _ablations(
-    stack: ExitStack, source: Path, name: str, runtime: str | None, steps: bool, branches: bool, trust: bool
+    stack: ExitStack,
+    source: Path,
+    name: str,
+    runtime: str | None,
+    steps: bool,
+    branches: bool,
+    trust: bool,
+    chosen: OpenOptions,
 ) -> list[Method]:
-    if source.suffix not in (".pth", ".pt"):
+    if not _is_checkpoint(source):
         if steps:
             raise UsageError(f"{source}: an artifact has its number of steps; --steps needs the checkpoint")
         predictor = stack.enter_context(Predictor.open(source, runtime, trust=trust))
@@ -167,7 +190,7 @@ def _ablations(
 
     if runtime not in (None, "pytorch"):
         raise UsageError(f"--steps and --branches of a checkpoint are run by PyTorch, not by {runtime}")
-    checkpoint = Checkpoint.load(source)
+    checkpoint = Checkpoint.load(source, network=chosen.network, settings=dict(chosen.settings))
     total = getattr(checkpoint.config, "steps", None)
     made = []
     if steps:

@@ -27,13 +27,61 @@ def test_help_imports_nothing_heavy() -> None:
         assert verb in done.stdout
 
 
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr()
+    assert main(["--help"]) == 0
+    assert alone.out == capsys.readouterr().out and not alone.err
+
+
+def test_the_commands_are_described_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if "..." in line or not line.endswith(".")] == []
+
+
+def test_a_plain_state_dict_is_used_with_what_its_messages_ask_for(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(Checkpoint.load(small).state_dict), "plain.pth")
+    for folder in ("data/image", "data/gt"):
+        Path(folder).mkdir(parents=True)
+    photograph = photographs.sample("chelsea")
+    Path("data/image/cat.png").write_bytes(png(photograph))
+    Path("data/gt/cat.png").write_bytes(png((photograph[..., 0] > 128).astype("uint8") * 255))
+    quick = "--duration 0 --iterations 1 --size 64x64 --warmUp 0"
+    for command in (
+        "inspect plain.pth",
+        "predict plain.pth data/image/cat.png",
+        "eval plain.pth --data data --white sharp",
+        "eval plain.pth --data data --white sharp --steps",
+        f"bench plain.pth {quick}",
+    ):
+        assert main(command.split()) == 2
+        assert "give --set steps=..." in capsys.readouterr().err
+        assert main([*command.split(), "--set", "steps=2"]) == 0, command
+    capsys.readouterr()
+    assert main(["inspect", "plain.pth", "--set", "steps=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["steps"] == 2
+
+
 def test_the_chain_by_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["--set=width=4", "--set=amdf_channels=8", "--set=initial_channels=8", "--set=steps=2"]
     Path("cat.png").write_bytes(png(photographs.sample("chelsea")))
-    assert main(["init", "r2mrf-edge", "-o", "c.pth", *small]) == 0
+    assert main(["init", "r2mrf-edge", "-o", "c.pth", *small, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["width"] == 4
     assert main(["export", "c.pth", "--size", "96x128", "--all-steps"]) == 0
     assert "parity with PyTorch: pass" in capsys.readouterr().out
     assert main(["build", "c.onnx", "--gpu", "rtx3090"]) == 0
@@ -83,6 +131,13 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
     [
         ("init r2mrf-edg -o x.pth", "did you mean 'r2mrf-edge'"),
         ("init r2mrf-edge -o x.pth --set steps", "write it as name=value"),
+        ("init r2mrf-edge -o x.onnx", "a checkpoint ends in .pth or .pt"),
+        ("init r2mrf-edge -o x.pth --set steps=abc", "give a whole number"),
+        ("init r2mrf-edge -o x.pth --set steps=1000000000", "from 1 to 1024"),
+        ("export r2mrf-egde", "did you mean 'r2mrf-edge'"),
+        ("predict tex.onnx text.md", "did you mean 'text.onnx'"),
+        ("predict r2mrf-egde text.md", "did you mean 'r2mrf-edge'"),
+        ("inspect text.onnx --set steps=2", "--set say nothing of it"),
         ("export absent.pth", "absent.pth: no such file"),
         ("export .", ". is a folder, not a file"),
         ("build .", ". is a folder, not a file"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from r2mrf_deploy import images, photographs
 from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.predict import Predictor, predict
 
@@ -53,6 +53,21 @@ def test_files(exported: Path, tmp_path: Path) -> None:
         assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
         assert done.in_focus == pytest.approx((np.asarray(focus) >= 128).mean(), abs=0.01)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cat_map.png", "cat_overlay.png"]
+
+
+def test_no_photograph_is_overwritten(exported: Path, tmp_path: Path) -> None:
+    before = {}
+    for name in ("cat.jpg", "cat_map.png"):
+        (tmp_path / name).write_bytes(images.png(photographs.sample("chelsea")))
+        before[name] = (tmp_path / name).read_bytes()
+    sources = [tmp_path / name for name in before]
+    with Predictor.open(exported) as predictor:
+        with pytest.raises(UsageError, match=r"made from .*cat\.jpg would overwrite .*cat_map\.png: choose another"):
+            list(predict(predictor, sources, tmp_path))
+        with pytest.raises(UsageError, match="is a file: name a folder"):
+            list(predict(predictor, sources, sources[0]))
+        assert {p.name: p.read_bytes() for p in tmp_path.glob("cat*")} == before
+        assert all(p.map for p in predict(predictor, sources, tmp_path / "out"))
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        return app(arguments, prog_name="r2mrf", standalone_mode=False) or 0
+        return app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
     except R2mrfError as e:
         code, message = e.exit_code, str(e)
         if debug:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Iterator
@@ -12,11 +13,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import InputError, UsageError
 
 app = typer.Typer(
     name="r2mrf",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -30,6 +30,7 @@ White = Literal["sharp", "blurred"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
+Network = Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")]
 Images = Annotated[
     Path | None,
     typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
@@ -64,11 +65,22 @@ Gpu = Annotated[list[str] | None, typer.Option("--gpu", help="GPU class that it 
 
 
 def model_file(text: str) -> Path:
-    """The file that an argument means: its path, or the shipped weights of that name."""
+    """The file that an argument means: its path, or the shipped weights of that name.
+
+    Raises:
+        InputError: there is neither, and something nearby has nearly that name.
+    """
     from r2mrf_deploy import weights
 
     path = Path(text)
-    return path if path.exists() else weights.find(text) or path
+    if path.exists() or any(c in text for c in "*?["):
+        return path
+    found = weights.find(text)
+    folder = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(text, [*weights.SHIPPED, *folder], n=1, cutoff=0.55)
+    if found is None and near:
+        raise InputError(f"{text}: no such file; did you mean {near[0]!r}?")
+    return found or path
 
 
 def away_from_package(checkpoint: Path) -> Path | None:

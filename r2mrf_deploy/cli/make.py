@@ -15,6 +15,7 @@ from r2mrf_deploy.cli.common import (
     Keep,
     MaxDrop,
     Method,
+    Network,
     Precision,
     QuantizeEnds,
     Resume,
@@ -39,14 +40,21 @@ def init(
     settings: Set = None,
     images: Images = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the weights.")] = 0,
+    as_json: Json = False,
 ) -> None:
-    """An untrained checkpoint for trials, whose map is informative: its statistics are taken from photographs."""
+    """An untrained checkpoint for trials. Its map is informative: its statistics are taken from photographs."""
     from r2mrf_deploy.checkpoint import Checkpoint
 
+    if output.suffix not in (".pth", ".pt"):
+        raise UsageError(f"-o {output}: a checkpoint ends in .pth or .pt")
     with phases() as say:
         say("taking statistics from photographs")
         checkpoint = Checkpoint.init(network, parse_settings(settings), folder=images, seed=seed)
         checkpoint.save(output)
+    if as_json:
+        facts = {"file": str(output), "network": checkpoint.network, "config": checkpoint.config.to_dict()}
+        print_json(facts | {"parameters": checkpoint.parameters})
+        return
     out.print(f"{output}: {checkpoint.network}, {checkpoint.parameters / 1e6:.1f} M parameters, untrained")
 
 
@@ -81,11 +89,11 @@ def export(
         Literal["cpu", "cuda"] | None,
         typer.Option("--device", help="Of a .pt2 package; by default the GPU where there is one."),
     ] = None,
-    network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
+    network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """A checkpoint becomes an ONNX artifact, or an AOTInductor package, checked against PyTorch."""
+    """A checkpoint becomes ONNX, or an AOTInductor package. It is checked against PyTorch."""
     from r2mrf_deploy.convert import PrecisionOptions
     from r2mrf_deploy.export import ExportOptions, to_onnx
 
@@ -142,7 +150,7 @@ def convert(
     gpu: Gpu = None,
     as_json: Json = False,
 ) -> None:
-    """An FP32 graph becomes an FP16, BF16 or INT8 one, for every runtime."""
+    """An FP32 graph becomes an FP16, BF16 or INT8 one. Every runtime takes it."""
     from r2mrf_deploy import report
     from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 
@@ -165,7 +173,7 @@ def optimize(
     explain: Annotated[bool, typer.Option("--explain", help="Say why rewrites left things alone.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The exact rewrites on any ONNX model: the same function with less work."""
+    """The exact rewrites on any ONNX model. The same function with less work."""
     from r2mrf_deploy import report
     from r2mrf_deploy.optimize import optimize_file
 

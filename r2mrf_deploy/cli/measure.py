@@ -12,6 +12,7 @@ from r2mrf_deploy.cli.common import (
     Buffers,
     Images,
     Json,
+    Network,
     Runtime,
     RuntimeCache,
     Set,
@@ -44,7 +45,7 @@ def parity(
     ] = False,
     runtime: Runtime = None,
     trust: Trust = False,
-    network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
+    network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -116,9 +117,11 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     runtime: Runtime = None,
     trust: Trust = False,
+    network: Network = None,
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """How good maps are on photographs with masks: F-measures, MAE, AUC, curves."""
+    """How good maps are on photographs with masks. F-measures, MAE, AUC, curves."""
     from r2mrf_deploy import evaluation, report
     from r2mrf_deploy.datasets import polarity, read_dataset
 
@@ -126,8 +129,9 @@ def evaluate(
         data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks
     )
     opening = evaluation.opened(
-        sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust
-    )
+        sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust,
+        network=network, settings=parse_settings(settings),
+    )  # fmt: skip
     with phases() as say, opening as methods:
         rows = evaluation.evaluate(
             methods, photographs, positive=positive, progress=lambda n, of: say(f"{n}/{of} photographs")
@@ -185,9 +189,11 @@ def bench(
     plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
     trust: Trust = False,
+    network: Network = None,
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts side by side by trtexec's protocol; ratios to the first."""
+    """Time artifacts side by side by trtexec's protocol. Ratios are to the first."""
     from r2mrf_deploy import bench_files, feeds, report
     from r2mrf_deploy.benchmark import Protocol, bench_artifacts
     from r2mrf_deploy.runtimes import OpenOptions
@@ -198,10 +204,12 @@ def bench(
     if not batches:
         raise UsageError(f"--batch {batch}: give whole numbers from 1, as 1,2,4")
     protocol = Protocol(warm_up, duration, iterations, avg_runs, percentiles, streams, not no_transfers)
+    chosen = tuple(parse_settings(settings).items())
+    options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
     with phases() as say:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=parse_size(size), batches=batches, shapes=parse_shapes(shapes),
-            inputs=feeds.parse_files(inputs), options=OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache),
+            inputs=feeds.parse_files(inputs), options=options,
             profiles=dump_profile or export_profile is not None, trust=trust, phase=say,
         )  # fmt: skip
     written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
@@ -242,7 +250,7 @@ def budget(
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Check the model on this machine.")] = True,
     as_json: Json = False,
 ) -> None:
-    """What a graph must cost on a class of GPUs, by its roofline, against a latency budget."""
+    """What a graph must cost on a class of GPUs. By its roofline, against a latency budget."""
     from r2mrf_deploy import report
     from r2mrf_deploy.budget import draw_up
 

@@ -61,7 +61,7 @@ def train(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on a dataset, or on composites of sharp photographs."""
+    """Train a network on a dataset or on composites. Composites are made of sharp photographs."""
     # Before PyTorch starts OpenMP. Threads that wait actively for each other cost a multiple of the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.training.run import Machine, Order, train

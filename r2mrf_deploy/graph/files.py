@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import google.protobuf.message
 import onnx
 
 from r2mrf_deploy.errors import GraphError, no_file
@@ -23,7 +22,7 @@ def serialized(model: onnx.ModelProto) -> bytes:
         raise GraphError(
             f"the graph would not be valid ONNX, so it is not written: {' '.join(str(e).split())}"
         ) from None
-    except (ValueError, google.protobuf.message.EncodeError):
+    except Exception:  # ValueError, or one of protobuf's own
         raise GraphError(
             "the model is over 2 GB, the most that one ONNX file can hold: lower its precision, or split it"
         ) from None
