@@ -292,16 +292,19 @@ def _turn(contestant: Contestant, protocol: Protocol, streams: ThreadPoolExecuto
     together = threading.Barrier(protocol.streams)
 
     def stream() -> list[Timing]:
-        contestant.runner.run(contestant.feed)  # untimed: wakes its threads and refills the caches
-        together.wait()
+        try:
+            contestant.runner.run(contestant.feed)  # untimed: wakes its threads and refills the caches
+            together.wait()
+        except BaseException:
+            together.abort()  # the others would wait for this one for ever
+            raise
         return _inferences(contestant, protocol)
 
-    try:
-        jobs = [streams.submit(stream) for _ in range(protocol.streams)]
-        return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
-    except BaseException:
-        together.abort()
-        raise
+    jobs = [streams.submit(stream) for _ in range(protocol.streams)]
+    failed = [e for job in jobs if (e := job.exception()) is not None]
+    for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+        raise error  # the cause before those who only waited for it
+    return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
 
 
 def _inferences(contestant: Contestant, protocol: Protocol) -> list[Timing]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import bench_files, feeds, report
+from r2mrf_deploy import bench_files, feeds, report, runtimes
 from r2mrf_deploy.benchmark import Contestant, Protocol, bench_artifacts, measure, median_interval
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
@@ -109,6 +111,46 @@ def test_a_stream_that_fails_ends_the_benchmark() -> None:
     broken = Contestant("broken", Broken("broken", 1), {"x": np.zeros(1, np.float32)})
     with pytest.raises(ValueError, match="no"):
         measure([broken], Protocol(0, 0, 50, 10, streams=2))
+
+
+def test_a_stream_that_fails_before_the_others_begin_keeps_none_waiting() -> None:
+    class Single(Sleeper):
+        """Refuses a second inference beside the first, as one request of OpenVINO's does."""
+
+        lock = threading.Lock()
+
+        def _run(self, arrays: Arrays) -> Arrays:
+            if not self.lock.acquire(blocking=False):
+                raise ValueError("busy")
+            try:
+                return super()._run(arrays)
+            finally:
+                self.lock.release()
+
+    single = Contestant("single", Single("single", 50), {"x": np.zeros(1, np.float32)})
+    ended: list[BaseException] = []
+
+    def bench() -> None:
+        try:
+            measure([single], Protocol(0, 0, 4, 2, streams=2))
+        except BaseException as e:
+            ended.append(e)
+
+    thread = threading.Thread(target=bench, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert [str(e) for e in ended] == ["busy"], "it waits for ever"
+
+
+def test_openvino_computes_on_several_streams(exported: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    with runtimes.open(exported, "openvino") as runner:
+        image = np.random.default_rng(0).integers(0, 256, (6, 1, 96, 128, 3), np.uint8)
+        alone = [runner.run({"image": i})["map"] for i in image]
+        with ThreadPoolExecutor(2) as threads:
+            together = list(threads.map(lambda i: runner.run({"image": i})["map"], np.repeat(image, 5, axis=0)))
+    for number, found in enumerate(together):
+        np.testing.assert_allclose(found, alone[number // 5], atol=1e-5)  # the same kernels, in two streams or one
 
 
 class Device(Sleeper):
