@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -115,18 +115,19 @@ def convert_artifact(
     keep = precision.nodes_of(graph, options.keep)
     job = _Job(model, graph, manifest, options, say)
     lowered, search = job.run(keep)
+    kept = [*keep, *(k.node for k in search.kept)] if search else keep
     warnings = job.warnings
     checks: list[Parity | None] = []
 
     def write_checked(temporary: Path) -> None:
         temporary.write_bytes(lowered.SerializeToString())
-        checks.append(job.check(temporary, output.name))
+        checks.append(job.check(temporary, output.name, kept))
 
     write_atomically(output, write_checked)
     parity = checks[0]
     if parity is not None and parity.verdict in ("fail", "uninformative"):
         warnings.append(parity.reason + ("; --max-drop keeps what must be kept" if parity.verdict == "fail" else ""))
-    described = _describe(output, manifest, options, keep, search, job, parity) if manifest else None
+    described = _describe(output, manifest, options, kept, search, job, parity) if manifest else None
     if described:
         described.save(output)
     return Converted(output, described or _bare(output, lowered, options), parity, search, tuple(warnings))
@@ -152,9 +153,16 @@ class _Job:
         self.say("converting")
         if self.options.max_drop is None:
             return precision.to_half(self.graph, half, keep), None
-        nodes = [n.name for n in self.graph.node if n.name not in set(keep)]
-        search = self._search(nodes, lambda more: precision.to_half(self.graph, half, [*keep, *more]))
-        return precision.to_half(self.graph, half, [*keep, *(k.node for k in search.kept)]), search
+
+        def lower(more: Collection[str]) -> onnx.ModelProto:
+            kept = [*keep, *more]
+            return precision.to_half(self.graph, half, [*kept, *precision.carried(self.graph, kept)])
+
+        nodes = [name for name in precision.computing(self.graph) if name not in set(keep)]
+        search = self._search(nodes, lower)
+        found = [k.node for k in search.kept]
+        keep += precision.carried(self.graph, [*keep, *found])
+        return lower(found), search
 
     def _int8(self, keep: list[str]) -> tuple[onnx.ModelProto, Search | None]:
         feeds = self.feeds()
@@ -220,8 +228,9 @@ class _Job:
         def evaluate(kept: frozenset[str]) -> Drop:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "trial.onnx"
-                onnx.save(lower(kept), file)
-                with runtimes.open_nearest(file, self._described(file)) as runner:
+                trial, computed = precision.trial(lower(kept), self.options.precision)
+                onnx.save(trial, file)
+                with runtimes.open_nearest(file, self._described(file, computed)) as runner:
                     return accuracy.drop([runner.run(feed)["map"] for feed in chosen], wanted)
 
         subject: dict[str, Any] = {
@@ -237,16 +246,16 @@ class _Job:
             lambda what, kept, found: self.say(f"search: {what}, {kept} of {len(nodes)} kept: {found}"),
         )
 
-    def _described(self, file: Path) -> Manifest:
+    def _described(self, file: Path, computed: str, kept: Sequence[str] = ()) -> Manifest:
         source = self.manifest or _bare(file, onnx.load(file), self.options)
-        return source.model_copy(update={"precision": self.options.precision})
+        return source.model_copy(update={"precision": computed, "kept": list(kept)})
 
-    def check(self, file: Path, name: str) -> Parity | None:
+    def check(self, file: Path, name: str, kept: Sequence[str]) -> Parity | None:
         """Compare what was made with the FP32 graph on photographs."""
         self.say("comparing with FP32")
         photographs = photographs_for(None)
         try:
-            low = runtimes.open_nearest(file, self._described(file))
+            low = runtimes.open_nearest(file, self._described(file, self.options.precision, kept))
         except RuntimeUnavailable as e:
             self.warnings.append(f"not compared with FP32: {e}")
             return None
@@ -265,12 +274,11 @@ def _describe(
     output: Path,
     source: Manifest,
     options: PrecisionOptions,
-    keep: Sequence[str],
+    kept: Sequence[str],
     search: Search | None,
     job: _Job,
     parity: Parity | None,
 ) -> Manifest:
-    kept = [*keep, *(k.node for k in search.kept)] if search else list(keep)
     calibration: dict[str, Any] = {"photographs": job.photographs} if job.photographs else {}
     if options.precision == "int8":
         calibration["method"] = options.method
@@ -284,7 +292,7 @@ def _describe(
             "bytes": output.stat().st_size,
             "source_sha256": source.sha256,
             "precision": options.precision,
-            "kept": kept,
+            "kept": list(kept),
             "calibration": calibration,
             "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
             "parity": [parity.to_dict()] if parity else [],

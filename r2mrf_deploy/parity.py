@@ -273,7 +273,7 @@ def _judge(result: Parity) -> None:
     if result.drift and not flat:
         failures.append(f"it leaves the tolerance at {result.drift}")
     if failures:
-        result.verdict, result.reason = "fail", "; ".join(failures)
+        result.verdict, result.reason = "fail", "; ".join([*failures, *filter(None, [result.emulates])])
     elif flat:
         result.verdict = "uninformative"
         result.reason = (

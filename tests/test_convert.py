@@ -134,6 +134,28 @@ def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, t
     assert again.search == done.search
 
 
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_the_search_keeps_arithmetic_in_fp32(exported: Path, album: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    plain = convert_artifact(exported, tmp_path / "a.onnx", PrecisionOptions(kind, album, keep=MOST, max_drop=0.9))  # type: ignore[arg-type]
+    assert plain.search is not None and not plain.search.kept and plain.search.before.mae > 0
+    bound = max(plain.search.before.mae, plain.search.before.f) / 2
+    options = PrecisionOptions(kind, album, keep=MOST, max_drop=bound)  # type: ignore[arg-type]
+    done = convert_artifact(exported, tmp_path / "b.onnx", options)
+    assert done.search is not None and done.search.kept
+    assert max(done.search.after.mae, done.search.after.f) <= bound
+    kept, graph = {k.node for k in done.search.kept}, onnx.load(exported).graph
+    assert kept <= set(precision.computing(onnx.load(exported))) & set(done.manifest.kept)
+    assert not {n.op_type for n in graph.node if n.name in kept} & {"Cast", "Concat", "Reshape", "Slice", "Transpose"}
+
+
+def test_with_all_arithmetic_in_fp32_nothing_is_lost(exported: Path) -> None:
+    graph = onnx.load(exported)
+    every = precision.computing(graph)
+    half = precision.to_half(graph, "bf16", [*every, *precision.carried(graph, every)])
+    assert precision.precisions(half) == []
+
+
 def test_bisect_names_the_nodes_that_explain_a_failure(
     small: Path,
     exported: Path,

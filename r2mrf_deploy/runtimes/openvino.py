@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,19 @@ class OpenVINORunner(Runner):
             raise ArtifactError(f"OpenVINO cannot open {artifact}: {line}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {precision}"
-        self._request = model.create_infer_request()
         self._model = model
+        self._own = threading.local()
         self._profiled = options.profile
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
         self.inputs = tuple(spec(port, layouts) for port in model.inputs)
         self.outputs = tuple(spec(port, layouts) for port in model.outputs)
+
+    @property
+    def _request(self) -> Any:
+        """This thread's: a request computes one inference at a time, and refuses a second."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._model.create_infer_request()
+        return self._own.request
 
     def _run(self, arrays: Arrays) -> Arrays:
         try:
@@ -91,6 +99,8 @@ def _emulated(manifest: Manifest | None, capabilities: Collection[str]) -> str:
         return "OpenVINO computes FP16 in FP32 on a CPU"
     if precision in ("bf16", "int8") and precision.upper() not in capabilities:
         return f"this CPU has no {precision.upper()} instructions, so OpenVINO computes it in FP32"
+    if precision == "bf16" and manifest and manifest.kept:
+        return "OpenVINO computes all of a BF16 graph in BF16, the nodes kept in FP32 too"
     return ""
 
 
