@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from r2mrf_deploy import machine, photographs
-from r2mrf_deploy.cli import main
+from r2mrf_deploy.cli import common, main
 from r2mrf_deploy.images import png
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "numpy")
@@ -141,6 +143,27 @@ def test_one_bad_image_is_reported_after_the_others(
     assert main(["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "1 of 2 images were done" in capsys.readouterr().err
     assert (tmp_path / "out" / "cat_map.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("calibrating 3/16", (3, 16)),
+        ("c.onnx on onnxruntime 40 %", (40, 100)),
+        ("search: 5/61 trials, step1.branch5, 7 of 20 kept: MAE 0.0010, F -0.0020", (5, 61)),
+        ("tracing", (0, None)),
+    ],
+)
+def test_progress_is_a_bar_where_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, text: str, found: tuple[float, float | None]
+) -> None:
+    assert common.share(text) == found
+    for terminal in (True, False):
+        shown = io.StringIO()
+        monkeypatch.setattr(common, "err", Console(file=shown, force_terminal=terminal, width=100))
+        with common.phases() as say:
+            say(text)
+        assert (text in shown.getvalue()) == terminal
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,9 +113,25 @@ def parse_duration(option: str, text: str) -> float:
 
 @contextmanager
 def phases() -> Iterator[Any]:
-    """A line on the terminal that says what is going on; nothing where there is no terminal."""
-    with err.status("starting") as status:
-        yield lambda text: status.update(text)
+    """A line on the terminal that says what is going on, with a bar of how far; nothing where there is no terminal."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def say(text: str) -> None:
+            done, total = share(text)
+            progress.update(task, description=text, completed=done, total=total)
+
+        yield say
+
+
+def share(text: str) -> tuple[float, float | None]:
+    """How much is done of how much, where a line says it: 3/16, or 40 %."""
+    if found := re.search(r"\b(\d+)/(\d+)\b", text):
+        return float(found[1]), float(found[2])
+    return (float(found[1]), 100.0) if (found := re.search(r"\b(\d+) %", text)) else (0.0, None)
 
 
 def print_json(value: Any) -> None:
