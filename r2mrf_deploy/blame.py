@@ -67,16 +67,18 @@ def blame(
 
         def evaluate(kept: frozenset[str]) -> Drop:
             trial = Path(name) / "trial.onnx"
-            graph, computed = precision.trial(_with(original, lowered, manifest, kept), manifest.precision)
-            onnx.save(graph, trial)
-            return _drop(trial, manifest.model_copy(update={"precision": computed}), feeds, wanted)
+            graph = _with(original, lowered, manifest, kept)
+            bf16 = manifest.precision == "bf16"
+            onnx.save(precision.rounded(graph) if bf16 else graph, trial)
+            described = manifest.model_copy(update={"precision": "fp32"}) if bf16 else manifest
+            return _drop(trial, described, feeds, wanted)
 
         tolerance = TOLERANCES[manifest.precision]
         return accuracy.keep_fewest(
             nodes,
             evaluate,
             Drop(tolerance.mean, tolerance.f),
-            lambda what, kept, found: say(f"{what}: {kept} of {len(nodes)} nodes in FP32: {found}"),
+            lambda s: say(f"{s.done}/{s.total} trials, {s.what}: {s.kept} of {len(nodes)} nodes in FP32: {s.found}"),
         )
 
 

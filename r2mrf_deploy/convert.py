@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import onnx
 
 from r2mrf_deploy import accuracy, gpus, images, machine, runtimes
 from r2mrf_deploy.accuracy import Drop, Search
-from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.graph import files, precision, quantize
 from r2mrf_deploy.manifest import Manifest, Preprocess, sha256, write_atomically
 from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
@@ -109,6 +110,8 @@ def convert_artifact(
             f"{output}: a graph of reduced precision ends in .onnx; `r2mrf build` makes .plan and .xml from it"
         )
     graph, manifest = files.read(model), Manifest.beside(model)
+    if output.resolve() == model.resolve():
+        raise UsageError(f"-o {output} would replace the FP32 graph that it is made from: name another file")
     precision.refuse_unless_fp32(graph)
     if options.precision == "fp32":
         raise UsageError("the graph is FP32 already: choose --precision fp16, bf16 or int8")
@@ -195,10 +198,19 @@ class _Job:
                 )
             with self._open(self.file, "onnxruntime") as runner:
                 name = runner.inputs[0].name
-                self._feeds = [{name: array} for array in self._inputs(runner, [images.read(p) for p in found])]
+                self._feeds = [{name: array} for array in self._inputs(runner, self._read(found))]
         return self._feeds
 
-    def _inputs(self, runner: Runner, photographs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _read(self, files: Sequence[Path]) -> Iterator[np.ndarray]:
+        """Photographs one after another: hundreds of them at their full size do not fit into memory."""
+        for number, file in enumerate(files, 1):
+            self.say(f"reading photographs {number}/{len(files)}")
+            try:
+                yield images.read(file)
+            except InputError as e:
+                raise InputError(f"{e}: remove it from the photographs to calibrate on, or repair it") from None
+
+    def _inputs(self, runner: Runner, photographs: Iterable[np.ndarray]) -> list[np.ndarray]:
         limit = self.manifest.profiles.get(runner.inputs[0].name, {}).get("opt", []) if self.manifest else []
         preprocess = self.manifest.preprocess if self.manifest else None
         return sample_inputs(runner, preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1)), photographs, limit)
@@ -222,13 +234,16 @@ class _Job:
         assert self.options.max_drop is not None
         feeds = self.feeds()
         chosen = feeds[:: max(len(feeds) // EVALUATED, 1)][:EVALUATED]
+        computed = "fp32" if self.options.precision == "bf16" else self.options.precision
+        runtime = runtimes.nearest(computed)
         with self._open(self.file, "onnxruntime") as reference:
             wanted = [reference.run(feed)["map"] for feed in chosen]
 
         def evaluate(kept: frozenset[str]) -> Drop:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "trial.onnx"
-                trial, computed = precision.trial(lower(kept), self.options.precision)
+                # a CPU with BF16 computes all of a graph in it, kept nodes too: it cannot tell what these are worth
+                trial = precision.rounded(lower(kept)) if self.options.precision == "bf16" else lower(kept)
                 onnx.save(trial, file)
                 with runtimes.open_nearest(file, self._described(file, computed)) as runner:
                     return accuracy.drop([runner.run(feed)["map"] for feed in chosen], wanted)
@@ -236,14 +251,17 @@ class _Job:
         subject: dict[str, Any] = {
             "model": sha256(self.file),
             "options": [self.options.precision, self.options.method, self.options.keep, self.options.quantize_ends],
-            "photographs": self.photographs,
+            "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in feeds for a in feed.values()],
+            "runtime": [runtime.name, runtime.availability().version],
         }
         notebook = accuracy.Notebook(self.options.resume, subject)
         return accuracy.keep_fewest(
             nodes,
             notebook.remember(evaluate),
             Drop(self.options.max_drop, self.options.max_drop),
-            lambda what, kept, found: self.say(f"search: {what}, {kept} of {len(nodes)} kept: {found}"),
+            lambda s: self.say(
+                f"search: {s.done}/{s.total} trials, {s.what}, {s.kept} of {len(nodes)} kept: {s.found}"
+            ),
         )
 
     def _described(self, file: Path, computed: str, kept: Sequence[str] = ()) -> Manifest:

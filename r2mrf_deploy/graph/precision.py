@@ -123,11 +123,6 @@ def carried(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
     return found
 
 
-def trial(model: onnx.ModelProto, precision: str) -> tuple[onnx.ModelProto, str]:
-    """A graph that shows on a CPU what its precision and its kept nodes are worth, and the precision to run it in."""
-    return (rounded(model), "fp32") if precision == "bf16" else (model, precision)
-
-
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A BF16 graph with FP32 types, each of its BF16 values rounded as it is made: what a device with BF16 computes, to the
     order of its sums. CPUs with BF16 compute all of a graph in it, kept nodes too, so they cannot tell what these are worth.
