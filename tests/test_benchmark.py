@@ -198,7 +198,8 @@ def test_options_go_to_those_who_know_them(small: Path, exported: Path) -> None:
 
 
 def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> None:
-    done = bench_artifacts([small, exported], (), Protocol(0, 0, 1, 1), size=(64, 64), batches=(1, 3))
+    done = bench_artifacts([small, exported], (), Protocol(0, 0, 1, 1), size=(96, 128), batches=(1, 3))
+    assert done.skipped == [("small.onnx on onnxruntime, batch 3", "its batch is 1")]
     assert [(m.name, m.batch) for m in done.measurements] == [("small.pth", 1), ("small.pth", 3), ("small.onnx", 1)]
     big = done.measurements[1]
     assert big.images_per_second == pytest.approx(3 * big.summary.throughput)
@@ -209,6 +210,18 @@ def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> No
     assert Image.open(files[2]).size[0] > 1000
     with pytest.raises(UsageError, match="the batch is 1 here"):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(4,))
+    with pytest.raises(UsageError, match="--batch 2,4: the batch is 1 here"):
+        bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(2, 4))
+
+
+def test_what_would_do_nothing_is_refused(small: Path, exported: Path) -> None:
+    quick = Protocol(0, 0, 1, 1)
+    with pytest.raises(UsageError, match=r"small\.onnx has a fixed size, 96x128: leave --size out"):
+        bench_artifacts([exported], (), quick, size=(320, 320))
+    with pytest.raises(UsageError, match="--noDataTransfers means nothing on a CPU"):
+        bench_artifacts([exported], (), replace(quick, transfers=False))
+    with pytest.raises(UsageError, match=r"--runtime tensorrt opens none .* make a \.plan file with `r2mrf build"):
+        bench_artifacts([small, exported], ["onnxruntime", "tensorrt"], quick)
 
 
 def test_shapes_and_inputs_are_given(small: Path, exported: Path, tmp_path: Path) -> None:
