@@ -24,6 +24,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 ENOUGH, RECOMMENDED = 20, 300
 """Photographs to calibrate on."""
+METHOD: quantize.Method = "percentile"
+"""The extremes of a hundred photographs are too wide; percentile lost least."""
 EVALUATED = 16
 """Photographs of the calibration that a search for nodes to keep looks at."""
 FP16_MARGIN = 0.5
@@ -40,8 +42,8 @@ class PrecisionOptions:
     calibration: Path | None = None
     """Folder of photographs like those to come. INT8 needs one; FP16 looks there for what would overflow, by default in
     three photographs of scikit-image's."""
-    method: quantize.Method = "percentile"
-    """How ranges are found. The extremes of a hundred photographs are too wide; percentile lost least."""
+    method: quantize.Method | None = None
+    """How INT8 finds ranges; by default `METHOD`."""
     keep: tuple[str, ...] = ()
     """Nodes, or parts by the network's words, that stay in higher precision."""
     quantize_ends: bool = False
@@ -64,6 +66,11 @@ class PrecisionOptions:
         asked = {"--max-drop": self.max_drop is not None, "--keep": bool(self.keep), "--calibration": self.calibration}
         if self.precision == "fp32" and (named := [k for k, v in asked.items() if v]):
             raise UsageError(f"{named[0]} is for a reduced precision: give --precision fp16, bf16 or int8")
+        of_int8 = {"--method": self.method is not None, "--quantize-ends": self.quantize_ends}
+        if self.precision != "int8" and (named := [k for k, v in of_int8.items() if v]):
+            raise UsageError(f"{named[0]} is for INT8: leave it out, or give --precision int8")
+        if self.resume is not None and self.max_drop is None:
+            raise UsageError("--resume goes on with a search: give --max-drop too, or leave it out")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
             raise UsageError(f"--max-drop {self.max_drop:g} must be between 0 and 1, as 0.005")
         if self.max_drop is not None and self.calibration is None:
@@ -170,7 +177,7 @@ class _Job:
     def _int8(self, keep: list[str]) -> tuple[onnx.ModelProto, Search | None]:
         feeds = self.feeds()
         ranges = quantize.calibrate(
-            self.graph, feeds, self.options.method, lambda n, of: self.say(f"calibrating {n}/{of}")
+            self.graph, feeds, self.options.method or METHOD, lambda n, of: self.say(f"calibrating {n}/{of}")
         )
         self.say("quantising")
         if not self.options.quantize_ends:
@@ -250,7 +257,12 @@ class _Job:
 
         subject: dict[str, Any] = {
             "model": sha256(self.file),
-            "options": [self.options.precision, self.options.method, self.options.keep, self.options.quantize_ends],
+            "options": [
+                self.options.precision,
+                self.options.method or METHOD,
+                self.options.keep,
+                self.options.quantize_ends,
+            ],
             "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in feeds for a in feed.values()],
             "runtime": [runtime.name, runtime.availability().version],
         }
@@ -299,7 +311,7 @@ def _describe(
 ) -> Manifest:
     calibration: dict[str, Any] = {"photographs": job.photographs} if job.photographs else {}
     if options.precision == "int8":
-        calibration["method"] = options.method
+        calibration["method"] = options.method or METHOD
     if search:
         calibration |= {"max_drop": options.max_drop, "drop": {"mae": search.after.mae, "f": search.after.f}}
     model = files.read(output)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 from rich.console import Console
 
 from r2mrf_deploy import machine, photographs
@@ -27,6 +28,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]")
     for verb in ("init", "export", "build", "parity", "bench", "predict", "inspect", "doctor", "demo"):
         assert verb in done.stdout
+
+
+def test_every_option_of_build_is_explained() -> None:
+    command = typer.main.get_command(common.app).commands["build"]  # type: ignore[attr-defined]
+    assert [p.name for p in command.params if p.param_type_name == "option" and not p.help] == []
 
 
 def test_the_chain_by_commands(
@@ -77,7 +83,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         assert main(command) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith("error: ")
-        assert "device" in error or "CUDA" in error
+        assert str(machine.cuda_driver()) in error or "for want of a device" in error
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,10 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         ("export text.pth --size 320", "write height x width"),
         ("export text.pth --precision fp8", "fp8"),
         ("build absent.onnx", "no such file"),
+        ("build r2mrf-edge", "export it first: r2mrf export r2mrf-edge"),
+        ("convert r2mrf-edge -o x.onnx", "export it first: r2mrf export r2mrf-edge"),
+        ("parity text.pth text.onnx --json out.json", "write --json > out.json"),
+        ("bench text.onnx --json out.json", "write --json > out.json"),
         ("build text.onnx --gpu rtx3091", "did you mean 'rtx3090'"),
         ("build text.onnx -o x.engine", ".plan"),
         ("inspect text.onnx", "not a valid ONNX file"),
@@ -164,6 +174,13 @@ def test_progress_is_a_bar_where_it_is_known(
         with common.phases() as say:
             say(text)
         assert (text in shown.getvalue()) == terminal
+
+
+def test_bisect_says_where_there_is_nothing_to_explain(
+    small: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", str(small), str(exported), "--bisect"]) == 0
+    assert "small.onnx: --bisect has nothing to explain, its verdict is pass" in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

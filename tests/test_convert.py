@@ -206,6 +206,9 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
         (lambda: PrecisionOptions("int9"), UsageError, "choose from fp32, fp16"),  # type: ignore[arg-type]
         (lambda: PrecisionOptions("fp16", gpus=("gtx1080ti",)), UsageError, "1/64 of its FP32 rate.*fp32, or int8"),
         (lambda: PrecisionOptions("bf16", gpus=("rtx2080ti",)), UsageError, "no BF16"),
+        (lambda: PrecisionOptions("fp16", method="percentile"), UsageError, "--method is for INT8"),
+        (lambda: PrecisionOptions("bf16", quantize_ends=True), UsageError, "--quantize-ends is for INT8"),
+        (lambda: PrecisionOptions("int8", album, resume=tmp_path / "s.json"), UsageError, "give --max-drop too"),
         (lambda: PrecisionOptions("fp16", max_drop=0.01), UsageError, "--max-drop needs photographs"),
         (lambda: PrecisionOptions("int8", album, max_drop=5), UsageError, "between 0 and 1"),
         (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "--keep is for a reduced precision"),

@@ -52,7 +52,10 @@ Precision = Annotated[
 Calibration = Annotated[
     Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are well.")
 ]
-Method = Annotated[Literal["minmax", "entropy", "percentile"], typer.Option("--method", help="How INT8 finds ranges.")]
+Method = Annotated[
+    Literal["minmax", "entropy", "percentile"] | None,
+    typer.Option("--method", help="How INT8 finds ranges; by default percentile."),
+]
 Keep = Annotated[
     list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
 ]
@@ -70,6 +73,15 @@ def model_file(text: str) -> Path:
 
     path = Path(text)
     return path if path.exists() else weights.find(text) or path
+
+
+def graph_file(text: str) -> Path:
+    """The ONNX file that an argument means. The name of shipped weights means none, and says how to make one."""
+    from r2mrf_deploy import weights
+
+    if not (path := Path(text)).exists() and text in weights.SHIPPED:
+        raise UsageError(f"{text} is the name of shipped weights, no graph: export it first: r2mrf export {text}")
+    return path
 
 
 def away_from_package(checkpoint: Path) -> Path | None:
