@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +98,8 @@ def _build_tensorrt(
 ) -> BuiltArtifact:
     targets = Targets.choose(classes, options.library)
     library = targets.library
+    if targets.device is not None and options.profiling_verbosity is None:
+        options = replace(options, profiling_verbosity="detailed")  # or the engine cannot say what it computes in
     # What a GPU cannot do is said before the model is read, as far as its manifest tells what is in it.
     targets.refuse([manifest.precision] if manifest else [])
     _refuse_opset(library, manifest.opset if manifest else None)

@@ -182,6 +182,17 @@ def _sha256(f: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     return digest.hexdigest()
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Say that a file cannot be written before there is anything to write.
+
+    Raises:
+        ArtifactError: it is a folder, or its folder cannot be written or made.
+    """
+    folder = next(p for p in (path.parent, *path.parent.resolve().parents) if p.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ArtifactError(f"cannot write {path}: {'it' if path.is_dir() else folder} is not a folder to write to")
+
+
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:
     """Write a file whole or not at all: to a temporary file beside it, then rename.
 

@@ -199,6 +199,9 @@ def budget_lines(budget: Budget) -> list[str]:
             f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs a kernel, "
             f"and the copies to and from the GPU ({p.transfers:.2f} ms); headroom in {budget.budget_ms:g} ms"
         )
+        lines.append(
+            "FP32 is TF32 where a card has it faster, as in TensorRT without --noTF32; other runtimes do not use it"
+        )
     if (here := budget.here) is not None:
         rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
         lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")

@@ -371,6 +371,9 @@ def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.
     target = built.manifest.target
     assert target is not None and target.compute_capabilities == ["7.5"]
     assert not target.built_without_gpu and target.achieved_precision == "fp32 in 9 layers"
+    assert target.options == {"profilingVerbosity": "detailed"}  # without it an engine tells no precision
+    terse = build_engine(tiny_onnx(), options=BuildOptions(profiling_verbosity="none")).manifest.target
+    assert terse is not None and terse.options == {"profilingVerbosity": "none"}
 
 
 @needs_rtx

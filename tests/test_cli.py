@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer.main
+from rich.console import Console
 
 from r2mrf_deploy import machine, photographs
-from r2mrf_deploy.cli import main
+from r2mrf_deploy.cli import common, main
 from r2mrf_deploy.images import png
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "numpy")
@@ -74,6 +77,11 @@ def test_a_plain_state_dict_is_used_with_what_its_messages_ask_for(
     assert json.loads(capsys.readouterr().out)["config"]["steps"] == 2
 
 
+def test_every_option_of_build_is_explained() -> None:
+    command = typer.main.get_command(common.app).commands["build"]  # type: ignore[attr-defined]
+    assert [p.name for p in command.params if p.param_type_name == "option" and not p.help] == []
+
+
 def test_the_chain_by_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +131,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         assert main(command) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith("error: ")
-        assert "device" in error or "CUDA" in error
+        assert str(machine.cuda_driver()) in error or "for want of a device" in error
 
 
 @pytest.mark.parametrize(
@@ -147,6 +155,10 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         ("export text.pth --size 320", "write height x width"),
         ("export text.pth --precision fp8", "fp8"),
         ("build absent.onnx", "no such file"),
+        ("build r2mrf-edge", "export it first: r2mrf export r2mrf-edge"),
+        ("convert r2mrf-edge -o x.onnx", "export it first: r2mrf export r2mrf-edge"),
+        ("parity text.pth text.onnx --json out.json", "write --json > out.json"),
+        ("bench text.onnx --json out.json", "write --json > out.json"),
         ("build text.onnx --gpu rtx3091", "did you mean 'rtx3090'"),
         ("build text.onnx -o x.engine", ".plan"),
         ("inspect text.onnx", "not a valid ONNX file"),
@@ -200,6 +212,34 @@ def test_one_bad_image_is_reported_after_the_others(
     assert main(["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "1 of 2 images were done" in capsys.readouterr().err
     assert (tmp_path / "out" / "cat_map.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("calibrating 3/16", (3, 16)),
+        ("c.onnx on onnxruntime 40 %", (40, 100)),
+        ("search: 5/61 trials, step1.branch5, 7 of 20 kept: MAE 0.0010, F -0.0020", (5, 61)),
+        ("tracing", (0, None)),
+    ],
+)
+def test_progress_is_a_bar_where_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, text: str, found: tuple[float, float | None]
+) -> None:
+    assert common.share(text) == found
+    for terminal in (True, False):
+        shown = io.StringIO()
+        monkeypatch.setattr(common, "err", Console(file=shown, force_terminal=terminal, width=100))
+        with common.phases() as say:
+            say(text)
+        assert (text in shown.getvalue()) == terminal
+
+
+def test_bisect_says_where_there_is_nothing_to_explain(
+    small: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", str(small), str(exported), "--bisect"]) == 0
+    assert "small.onnx: --bisect has nothing to explain, its verdict is pass" in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,10 @@ Precision = Annotated[
 Calibration = Annotated[
     Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are well.")
 ]
-Method = Annotated[Literal["minmax", "entropy", "percentile"], typer.Option("--method", help="How INT8 finds ranges.")]
+Method = Annotated[
+    Literal["minmax", "entropy", "percentile"] | None,
+    typer.Option("--method", help="How INT8 finds ranges; by default percentile."),
+]
 Keep = Annotated[
     list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
 ]
@@ -81,6 +85,15 @@ def model_file(text: str) -> Path:
     if found is None and near:
         raise InputError(f"{text}: no such file; did you mean {near[0]!r}?")
     return found or path
+
+
+def graph_file(text: str) -> Path:
+    """The ONNX file that an argument means. The name of shipped weights means none, and says how to make one."""
+    from r2mrf_deploy import weights
+
+    if not (path := Path(text)).exists() and text in weights.SHIPPED:
+        raise UsageError(f"{text} is the name of shipped weights, no graph: export it first: r2mrf export {text}")
+    return path
 
 
 def away_from_package(checkpoint: Path) -> Path | None:
@@ -124,9 +137,25 @@ def parse_duration(option: str, text: str) -> float:
 
 @contextmanager
 def phases() -> Iterator[Any]:
-    """A line on the terminal that says what is going on; nothing where there is no terminal."""
-    with err.status("starting") as status:
-        yield lambda text: status.update(text)
+    """A line on the terminal that says what is going on, with a bar of how far; nothing where there is no terminal."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def say(text: str) -> None:
+            done, total = share(text)
+            progress.update(task, description=text, completed=done, total=total)
+
+        yield say
+
+
+def share(text: str) -> tuple[float, float | None]:
+    """How much is done of how much, where a line says it: 3/16, or 40 %."""
+    if found := re.search(r"\b(\d+)/(\d+)\b", text):
+        return float(found[1]), float(found[2])
+    return (float(found[1]), 100.0) if (found := re.search(r"\b(\d+) %", text)) else (0.0, None)
 
 
 def print_json(value: Any) -> None:
