@@ -96,7 +96,7 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
     for number, row in enumerate(rows):
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
-        left.plot(row.curves.recall, row.curves.precision, label=f"{row.name} ({row.runtime})", **style)
+        left.plot(*row.curves.precision_recall, label=f"{row.name} ({row.runtime})", **style)
         f = row.curves.f
         right.plot(range(len(f)), f, **style)
         best = int(f.argmax())
