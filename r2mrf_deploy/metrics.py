@@ -53,7 +53,7 @@ class Curves:
 
     @property
     def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
-        """What a precision-recall curve shows, (recall, precision): at thresholds at which no photograph ran out of positives.
+        """What a precision-recall curve shows, (recall, precision): thresholds at which no photograph ran out of positives.
 
         Beyond, the average falls to 0 because precision is not defined, not because it is poor. A photograph whose map is 0
         all over has none at any threshold, and no say in precision.

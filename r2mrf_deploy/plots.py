@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity import Parity
 
+CURE = 'plots need matplotlib: pip install "r2mrf-deploy[plot]"'
+
 
 def latency(measurements: Sequence[Measurement], path: Path) -> Path:
     """Draw how latencies are distributed, and, where batches were swept, latency against throughput; a PNG, SVG or PDF.
@@ -128,7 +130,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise RuntimeUnavailable('plots need matplotlib: pip install "r2mrf-deploy[plot]"') from None
+        raise RuntimeUnavailable(CURE) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -69,7 +69,9 @@ def test_empty_maps_and_masks() -> None:
 def test_a_precision_recall_curve_ends_where_a_photograph_has_no_positives_left() -> None:
     """One map reaches 0.5, the other 1: over 0.5 the precision of one of the two is not defined, and counts as 0."""
     pairs = [pair(), pair(), pair()]
-    low, high = (np.clip(scale * found / found.max(), 0, 1) for scale, (found, _) in zip((0.5, 1.0), pairs, strict=False))
+    low, high = (
+        np.clip(scale * found / found.max(), 0, 1) for scale, (found, _) in zip((0.5, 1.0), pairs, strict=False)
+    )
     scores, curves = score([(low, pairs[0][1]), (high, pairs[1][1])])
     assert curves.precision[-1] == 0 and curves.found[[0, 126, 128, 254]].tolist() == [1, 1, 0.5, 0.5]
     recall, precision = curves.precision_recall

@@ -64,8 +64,17 @@ def test_a_name_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert main(["export", "r2mrf-edge", "--size", "64x64", "--no-optimize"]) == 0
     assert (tmp_path / "r2mrf-edge.onnx").is_file() and sorted(_shipped().parent.iterdir()) == before
     assert main(["inspect", "r2mrf-edge", "--json"]) == 0
+    (tmp_path / "r2mrf-edge").mkdir()  # as a training leaves
+    assert main(["inspect", "r2mrf-edge", "--json"]) == 0
+    (tmp_path / "r2mrf-edge").rmdir()
     shutil.copy("r2mrf-edge.onnx", "r2mrf-edge")  # a file of the name goes first
     assert main(["inspect", "r2mrf-edge", "--json"]) == 2
+
+
+def test_a_name_that_stands_for_nothing_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (("r2mrf-edg", "did you mean 'r2mrf-edge'?"), ("r2mrf-r50", "r2mrf train r2mrf-r50")):
+        assert main(["inspect", name]) == 2 and said in " ".join(capsys.readouterr().err.split())
+    assert main(["inspect", "photographs"]) == 2 and "no such file" in capsys.readouterr().err
 
 
 def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

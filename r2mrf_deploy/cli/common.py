@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,7 +70,27 @@ def model_file(text: str) -> Path:
     from r2mrf_deploy import weights
 
     path = Path(text)
-    return path if path.exists() else weights.find(text) or path
+    if path.is_file():
+        return path
+    shipped = weights.find(text)
+    if shipped is None and not path.exists() and path.name == text and not path.suffix:
+        _refuse_name(text)
+    return shipped or path
+
+
+def _refuse_name(text: str) -> None:
+    """Raise UsageError where a text is, or was to be, a network's name; else it is a file that is not there."""
+    from r2mrf_deploy import weights
+
+    known: Collection[str] = ()
+    if importlib.util.find_spec("torch"):  # which running artifacts does not need
+        from r2mrf_deploy import networks
+
+        known = networks.presets()
+    if text in known:
+        raise UsageError(f"{text}: no weights are shipped for it; train some (r2mrf train {text}) or r2mrf init {text}")
+    if near := difflib.get_close_matches(text, {*known, *weights.SHIPPED}, n=1):
+        raise UsageError(f"{text}: no such file, and no shipped weights; did you mean {near[0]!r}?")
 
 
 def away_from_package(checkpoint: Path) -> Path | None:
