@@ -99,7 +99,7 @@ class Checkpoint:
             UsageError: `network` or `settings` is wrong.
         """
         path = Path(path)
-        content = _read(path)
+        content = read_file(path)
         if content.get("format") == FORMAT:
             checkpoint = _from_ours(path, content)
             if settings:
@@ -161,7 +161,13 @@ def _photographs(folder: Path | str | None) -> Tensor:
     return torch.cat([torch.from_numpy(images.as_input(p, spec, IMAGENET)) for p in found])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file of PyTorch's holds, read without running code from it.
+
+    Raises:
+        InputError: no such file.
+        CheckpointError: it is damaged, is not PyTorch's, would run code, or holds no dictionary.
+    """
     if not path.is_file():
         raise no_file(path)
     with path.open("rb") as f:

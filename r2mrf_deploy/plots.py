@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity import Parity
 
+CURE = 'plots need matplotlib: pip install "r2mrf-deploy[plot]"'
+
 
 def latency(measurements: Sequence[Measurement], path: Path) -> Path:
     """Draw how latencies are distributed, and, where batches were swept, latency against throughput; a PNG, SVG or PDF.
@@ -98,7 +100,7 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
     for number, row in enumerate(rows):
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
-        left.plot(row.curves.recall, row.curves.precision, label=f"{row.name} ({row.runtime})", **style)
+        left.plot(*row.curves.precision_recall, label=f"{row.name} ({row.runtime})", **style)
         f = row.curves.f
         right.plot(range(len(f)), f, **style)
         best = int(f.argmax())
@@ -138,7 +140,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise RuntimeUnavailable('plots need matplotlib: pip install "r2mrf-deploy[plot]"') from None
+        raise RuntimeUnavailable(CURE) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

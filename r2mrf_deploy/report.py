@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.accuracy import Search
     from r2mrf_deploy.benchmark import Measurement
     from r2mrf_deploy.budget import Budget, Prediction
+    from r2mrf_deploy.datasets import Dataset
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.manifest import RewriteRecord
@@ -230,6 +231,15 @@ def evaluation_table(rows: Sequence[Evaluation]) -> Table:
         cells = [Text(f"{v:.4f}", style="bold" if b else "") for v, b in zip(values, bold, strict=True)]
         table.add_row(row.name, row.runtime, *cells)
     return table
+
+
+def evaluation_line(dataset: Dataset, positive: str) -> str:
+    """What a table of an evaluation is of."""
+    others = (
+        f" ({dataset.left_out} more in its folder are left out, which do not belong to it)" if dataset.left_out else ""
+    )
+    what = "in focus" if positive == "sharp" else "blurred"
+    return f"{len(dataset)} photographs of {dataset.folder.name}{others}; positive: {what}; F with β² = 0.3"
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,14 +78,31 @@ def model_file(text: str) -> Path:
     from r2mrf_deploy import weights
 
     path = Path(text)
-    if path.exists() or any(c in text for c in "*?["):
+    if path.is_file() or any(c in text for c in "*?["):
         return path
-    found = weights.find(text)
-    folder = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(text, [*weights.SHIPPED, *folder], n=1, cutoff=0.55)
-    if found is None and near:
-        raise InputError(f"{text}: no such file; did you mean {near[0]!r}?")
-    return found or path
+    shipped = weights.find(text)
+    if shipped is None and not path.exists():
+        _refuse_mistaken(path)
+    return shipped or path
+
+
+def _refuse_mistaken(path: Path) -> None:
+    """Raise where what is not there is a network's name, or nearly the name of something that is."""
+    from r2mrf_deploy import weights
+
+    text = str(path)
+    known: Collection[str] = ()
+    if (
+        path.name == text and not path.suffix and importlib.util.find_spec("torch")
+    ):  # torch: not needed to run artifacts
+        from r2mrf_deploy import networks
+
+        known = networks.presets()
+    if text in known:
+        raise UsageError(f"{text}: no weights are shipped for it; train some (r2mrf train {text}) or r2mrf init {text}")
+    beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
+    if near := difflib.get_close_matches(text, {*known, *weights.SHIPPED, *beside}, n=1, cutoff=0.55):
+        raise InputError(f"{text}: no such file, and no shipped weights; did you mean {near[0]!r}?")
 
 
 def graph_file(text: str) -> Path:

@@ -129,12 +129,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """How good maps are on photographs with masks. F-measures, MAE, AUC, curves."""
-    from r2mrf_deploy import evaluation, report
+    from r2mrf_deploy import evaluation, evaluation_files, report
     from r2mrf_deploy.datasets import polarity, read_dataset
 
     photographs = read_dataset(
-        data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks
+        data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks, dataset=dataset
     )
+    if output is not None:
+        evaluation_files.check(output)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust,
         network=network, settings=parse_settings(settings),
@@ -144,21 +146,18 @@ def evaluate(
             methods, photographs, positive=positive, progress=lambda n, of: say(f"{n}/{of} photographs")
         )
         facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
-        if output is not None:
-            say("drawing")
-            written = evaluation.write(rows, facts, methods, photographs, output)
-    if as_json:
-        alone = rows[0].to_dict() if len(rows) == 1 else {}
-        print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
-        return
-    out.print(report.evaluation_table(rows))
-    count = f"{len(photographs)} photographs of {photographs.folder.name}"
-    out.print(
-        f"{count}; positive: {'in focus' if positive == 'sharp' else 'blurred'}; F with β² = 0.3", highlight=False
-    )
-    if output is not None:
-        for file in written:
-            out.print(str(file), highlight=False, soft_wrap=True)
+        if as_json:
+            alone = rows[0].to_dict() if len(rows) == 1 else {}
+            print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
+        else:
+            out.print(report.evaluation_table(rows))
+            out.print(report.evaluation_line(photographs, positive), highlight=False, soft_wrap=True)
+        if output is None:  # what follows may fail, and the figures are out
+            return
+        say("drawing")
+        written = evaluation_files.write(rows, facts, methods, photographs, output)
+    for file in written if not as_json else []:
+        out.print(str(file), highlight=False, soft_wrap=True)
 
 
 @app.command()
