@@ -196,5 +196,5 @@ int main(int argc, char **argv) {
   test_arguments_refused(folder);
   test_threads(folder);
   test_open_and_close(folder, std::atoi(argv[2]));
-  return failures == 0 ? 0 : 1;
+  return exit_code();
 }

@@ -14,6 +14,11 @@ using namespace r2mrf_internal;
 
 namespace {
 
+void test_exit_code() {
+  CHECK(exit_code(0) == 0);
+  CHECK(exit_code(256) == 1);
+}
+
 std::string digest(const std::string &text) {
   Sha256 sha;
   sha.update(reinterpret_cast<const std::uint8_t *>(text.data()), text.size());
@@ -153,6 +158,7 @@ void test_resize() {
 }  // namespace
 
 int main() {
+  test_exit_code();
   test_sha256();
   test_half();
   test_plan_header();
@@ -160,5 +166,5 @@ int main() {
   test_manifest();
   test_agreement();
   test_resize();
-  return failures;
+  return exit_code();
 }
