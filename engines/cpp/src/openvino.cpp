@@ -132,10 +132,10 @@ class OpenVINO final : public Backend {
 ov::Core &core_with_cpu() {
   try {
     static ov::Core core;
-    core.get_versions("CPU");
+    if (core.get_versions("CPU").empty()) throw std::runtime_error("none is registered");
     return core;
   } catch (const std::exception &e) {
-    throw Unavailable("OpenVINO has no CPU plugin here: " + last_line(e) + "; install OpenVINO whole");
+    throw Unavailable("OpenVINO has no CPU plugin here (" + last_line(e) + "): install OpenVINO whole");
   }
 }
 

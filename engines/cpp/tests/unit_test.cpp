@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../app/exif.h"
 #include "check.h"
 #include "error.h"
 #include "half.h"
@@ -147,6 +148,30 @@ void test_one_line() {
   CHECK(one_line("\xed\xa0\x80 \xf4\x90\x80\x80") == "??? ????");  // a surrogate, beyond the last character
 }
 
+// A PNG of one EXIF chunk with one tag, 6, in either order of bytes.
+std::string turned_png(bool little) {
+  const auto bytes = [](const char *text, std::size_t n) { return std::string(text, n); };
+  const std::string exif = little ? bytes("II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 22)
+                                  : bytes("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0", 22);
+  return bytes("\x89PNG\r\n\x1a\n\0\0\0\x01tEXt?crc?\0\0\0\x16" "eXIf", 29) + exif;
+}
+
+void test_exif() {
+  const auto orientation = [](const std::string &file) {
+    return exif_orientation(reinterpret_cast<const std::uint8_t *>(file.data()), file.size());
+  };
+  for (const bool little : {true, false}) {
+    const std::string whole = turned_png(little);
+    CHECK(orientation(whole) == 6);
+    for (std::size_t n = 0; n < whole.size() - 3; ++n) CHECK(orientation(whole.substr(0, n)) == 1);
+    for (std::size_t i = 0; i < whole.size(); ++i) {  // whatever a byte is changed to, it is an orientation
+      std::string damaged = whole;
+      damaged[i] = '\xff';
+      CHECK(orientation(damaged) >= 1 && orientation(damaged) <= 8);
+    }
+  }
+}
+
 void test_agreement() {
   const TensorSpec said{"map", "float32", {1, 1, kFree, 8}, ""};
   check_agreement({{"map", "float32", {1, 1, 5, 8}, ""}}, {said}, "m");
@@ -216,6 +241,7 @@ int main() {
   test_manifest();
   test_normalisation();
   test_one_line();
+  test_exif();
   test_agreement();
   test_resize();
   test_resize_map();
