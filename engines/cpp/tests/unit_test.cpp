@@ -150,10 +150,10 @@ void test_one_line() {
 
 // A PNG of one EXIF chunk with one tag, 6, in either order of bytes.
 std::string turned_png(bool little) {
-  const auto bytes = [](const char *text, std::size_t n) { return std::string(text, n); };
-  const std::string exif = little ? bytes("II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 22)
-                                  : bytes("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0", 22);
-  return bytes("\x89PNG\r\n\x1a\n\0\0\0\x01tEXt?crc?\0\0\0\x16" "eXIf", 29) + exif;
+  using namespace std::string_literals;
+  const std::string exif = little ? "II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"s
+                                  : "MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"s;
+  return "\x89PNG\r\n\x1a\n\0\0\0\x01tEXt?crc?\0\0\0\x16"s + "eXIf" + exif;
 }
 
 void test_exif() {
