@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy import images, runtimes
-from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.manifest import Manifest, Preprocess, write_atomically
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
@@ -84,8 +84,16 @@ class Predictor:
 
         Returns:
             float32 [H, W] in [0, 1], 1 = in focus.
+
+        Raises:
+            ArtifactError: the network's map is not finite.
         """
-        return np.clip(images.resize(self._run(image)["map"], (image.shape[0], image.shape[1])), 0, 1)
+        focus = self._run(image)["map"]
+        if not np.isfinite(focus).all():
+            raise ArtifactError(
+                "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
+            )
+        return np.clip(images.resize(focus, (image.shape[0], image.shape[1])), 0, 1)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The same of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""

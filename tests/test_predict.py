@@ -10,7 +10,7 @@ from PIL import Image
 
 from r2mrf_deploy import images, photographs
 from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.predict import Predictor, predict
 
@@ -38,6 +38,15 @@ def test_every_kind_of_artifact_gives_the_same_map(small: Path, exported: Path, 
         with Predictor.open(path) as predictor:
             # rounding in another order, as in parity
             np.testing.assert_allclose(predictor(photograph), expected, atol=1e-4)
+
+
+def test_a_map_that_is_not_finite_is_an_error(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
+    with Predictor.open(tiny_onnx()) as predictor:
+        runner = predictor.runner
+        run = runner.run
+        runner.run = lambda arrays: {"map": run(arrays)["map"] * np.float32("nan")}  # type: ignore[method-assign]
+        with pytest.raises(ArtifactError, match="not finite"):
+            predictor(photographs.sample("chelsea"))
 
 
 def test_files(exported: Path, tmp_path: Path) -> None:
