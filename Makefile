@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo weights test test-all lint cpp cpp-long clean
+.PHONY: help demo weights weights-given test test-all lint cpp cpp-long clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
@@ -19,10 +19,13 @@ help:
 demo: $(READY)
 	$(BIN)/r2mrf demo -o out/demo
 
-weights: $(READY)
+weights: weights-given $(READY)
 	$(BIN)/r2mrf train r2mrf-edge --sharp "$(SHARP)" --masks "$(MASKS)" --masks-white blurred \
 		--iterations 4000 --size 128 --batch 8 --resume -o out/weights
 	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-edge.pth
+
+weights-given:
+	@test -d "$(SHARP)" && test -d "$(MASKS)" || { echo "make weights SHARP=folder of photographs MASKS=folder of masks"; exit 2; }
 
 test: lint cpp
 	$(BIN)/python -m pytest -m "not slow"

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import machine, report
+from r2mrf_deploy import machine, report, runtimes
 from r2mrf_deploy.aotinductor import to_aotinductor
 from r2mrf_deploy.benchmark import Bench, Protocol, bench_artifacts
 from r2mrf_deploy.build import build_engine
@@ -72,7 +72,8 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
         "aotinductor",
         lambda: to_aotinductor(checkpoint, folder / "aotinductor.pt2", ExportOptions(size), device="cuda"),
     )
-    return bench_artifacts(artifacts, RUNTIMES, Protocol(), size=size, phase=print), missing
+    able = {r.name for a in artifacts for r in runtimes.suitable(a)}
+    return bench_artifacts(artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, phase=print), missing
 
 
 def _page(size: str, bench: Bench, missing: list[str]) -> str:

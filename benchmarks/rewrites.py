@@ -19,11 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from r2mrf_deploy import images, machine, photographs
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.checkpoint import Checkpoint
 
 Run = Callable[[np.ndarray], np.ndarray]
 NETWORKS = ("r2mrf", "r2mrf-r50", "r2mrf:share=false")
@@ -66,7 +69,9 @@ def measure(network: str, size: int, runs: int, threads: int) -> dict[str, Any]:
     from r2mrf_deploy.graph.rewrites import optimize
 
     image = photograph(size)
-    model = traced(network, size)
+    checkpoint = initial(network)
+    model = traced(checkpoint, size)
+    reference = in_pytorch(checkpoint, image)
     start = time.perf_counter()
     rewritten = optimize(model)
     seconds = time.perf_counter() - start
@@ -83,11 +88,13 @@ def measure(network: str, size: int, runs: int, threads: int) -> dict[str, Any]:
                 "peak_activation_bytes": counted.peak_activation_bytes,
                 "nodes": len(graph.graph.node),
             }
-        row["runtimes"] = {name: _side_by_side(name, files, image, runs, threads) for name in RUNTIMES}
+        row["runtimes"] = {name: _side_by_side(name, files, image, reference, runs, threads) for name in RUNTIMES}
     return row
 
 
-def _side_by_side(runtime: str, files: dict[str, Path], image: np.ndarray, runs: int, threads: int) -> dict[str, Any]:
+def _side_by_side(
+    runtime: str, files: dict[str, Path], image: np.ndarray, reference: np.ndarray, runs: int, threads: int
+) -> dict[str, Any]:
     sessions = {form: open_with(runtime, path, threads) for form, path in files.items()}
     outputs = {form: run(image) for form, run in sessions.items()}
     times: dict[str, list[float]] = {form: [] for form in FORMS}
@@ -101,7 +108,7 @@ def _side_by_side(runtime: str, files: dict[str, Path], image: np.ndarray, runs:
     memory = {
         form: _memory_in_a_process_of_its_own(runtime, path, image.shape[1], threads) for form, path in files.items()
     }
-    spread = float(outputs["traced"].std())
+    spread = float(reference.std())
     if spread < 0.1:
         raise SystemExit("the logits are flat: their agreement would prove nothing")
     return {
@@ -110,7 +117,14 @@ def _side_by_side(runtime: str, files: dict[str, Path], image: np.ndarray, runs:
         "speedup": round(medians["traced"] / medians["rewritten"], 3),
         "peak_memory_mb": memory,
         "largest_difference": float(np.abs(outputs["rewritten"] - outputs["traced"]).max() / spread),
+        "difference_to_pytorch": {form: _difference(output, reference) for form, output in outputs.items()},
     }
+
+
+def _difference(output: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """The largest, and the root mean square, relative to the reference's spread."""
+    off = (output - reference).astype(np.float64) / reference.std()
+    return {"max": float(np.abs(off).max()), "rms": float(np.sqrt(np.mean(off**2)))}
 
 
 def open_with(runtime: str, path: Path, threads: int) -> Run:
@@ -154,19 +168,31 @@ def photograph(size: int) -> np.ndarray:
     return images.resize(photographs.sample("astronaut"), (size, size))[None]
 
 
-def traced(network: str, size: int) -> Any:
-    """The ONNX graph of a network, from uint8 NHWC to map and logits, with weights that give an informative map.
+def initial(network: str) -> Checkpoint:
+    """A network with weights that give an informative map.
 
     Args:
         network: a preset, and after a colon settings: `r2mrf:share=false,steps=3`.
     """
     from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.graph.trace import trace
-    from r2mrf_deploy.networks.deployed import Deployed
 
     preset, _, settings = network.partition(":")
     fields = dict(setting.split("=") for setting in settings.split(",") if setting)
-    checkpoint = Checkpoint.init(preset, fields)
+    return Checkpoint.init(preset, fields)
+
+
+def in_pytorch(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+    """The logits by PyTorch in FP32."""
+    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+
+    return PyTorchRunner(checkpoint, logits=True).run({"image": image})["logits"]
+
+
+def traced(checkpoint: Checkpoint, size: int) -> Any:
+    """The ONNX graph of a network, from uint8 NHWC to map and logits."""
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
+
     return trace(Deployed(checkpoint.module(), checkpoint.preprocess, logits=True), (size, size))
 
 
@@ -214,6 +240,8 @@ def _print(row: dict[str, Any]) -> None:
             f"  {runtime:12} {time_ms['traced']:9.1f} -> {time_ms['rewritten']:9.1f} ms ({result['speedup']:.2f}×)  "
             f"{memory['traced']:6} -> {memory['rewritten']:6} MB  difference {result['largest_difference']:.1e}"
         )
+        for form, off in result["difference_to_pytorch"].items():
+            print(f"  {'':12} {form}: {off['max']:.1e} from PyTorch at most, {off['rms']:.1e} root mean square")
 
 
 def _arguments() -> argparse.Namespace:

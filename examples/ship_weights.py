@@ -1,30 +1,51 @@
 """Put trained weights into the package: `python examples/ship_weights.py RUN/r2mrf-edge.pth`.
 
-The weights are rounded to FP16, and what the checkpoint says of its training goes with them. The line to put into
-`r2mrf_deploy/weights/__init__.py` is printed; the model card beside it is written by hand.
+The weights are rounded to FP16, what the checkpoint says of its training goes with them, and the SHA-256 that they are
+checked by is written beside them. The model card is written by hand.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 from r2mrf_deploy import weights
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.manifest import sha256
+from r2mrf_deploy.errors import R2mrfError
+from r2mrf_deploy.manifest import write_atomically
 
 LIMIT = 12_000_000
 """Bytes, of all weights that a package may hold."""
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/ship_weights.py RUN/NAME.pth")
     source = Path(sys.argv[1])
+    if source.stem not in weights.SHIPPED:
+        sys.exit(f"{source.name}: shipped are {', '.join(weights.SHIPPED)}; a new name goes into weights.SHIPPED first")
+    try:
+        path = ship(source)
+    except R2mrfError as e:
+        sys.exit(f"error: {e}")
+    print(f"{path}: now write {path.with_suffix('.md').name}, its figures are another training's")
+
+
+def ship(source: Path) -> Path:
+    """Write the weights and their checksum beside `weights`; nothing is written where they are too large or damaged."""
     path = Path(weights.__file__).with_name(source.name)
-    Checkpoint.load(source).save(path, half=True)
-    total = sum(p.stat().st_size for p in path.parent.glob("*.pth"))
-    print(f'    "{path.stem}": "{sha256(path)}",')
-    if total > LIMIT:
-        sys.exit(f"the package's weights are {total / 1e6:.1f} MB now, over {LIMIT / 1e6:.0f}")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Checkpoint.load(source).save(Path(folder) / source.name, half=True)
+        others = sum(p.stat().st_size for p in path.parent.glob("*.pth") if p != path)
+        if (total := made.stat().st_size + others) > LIMIT:
+            sys.exit(
+                f"the package's weights would be {total / 1e6:.1f} MB, over {LIMIT / 1e6:.0f}: nothing was written"
+            )
+        line = weights.checksum(made)
+        write_atomically(path, made.read_bytes())
+    write_atomically(path.with_suffix(".sha256"), line.encode())
+    return path
 
 
 if __name__ == "__main__":

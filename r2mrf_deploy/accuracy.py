@@ -65,8 +65,25 @@ class Search:
 
 Evaluate = Callable[[frozenset[str]], Drop]
 """The drop of the graph in which these nodes keep their precision."""
-Progress = Callable[[str, int, Drop], None]
-"""Called after each evaluation with what is being tried, how many nodes are kept, and the drop."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of a search."""
+
+    what: str
+    """What was tried."""
+    kept: int
+    """How many nodes were kept."""
+    found: Drop
+    done: int
+    """Evaluations so far."""
+    total: int
+    """Evaluations in all, if nothing more has to be tried again: a search may take more."""
+
+
+Progress = Callable[[Step], None]
+"""Called after each evaluation."""
 
 
 def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
@@ -90,44 +107,61 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
     """
     count = 0
 
-    def tried(what: str, kept: Collection[str]) -> Drop:
+    def tried(what: str, kept: Collection[str], left: int) -> Drop:
         nonlocal count
         count += 1
         found = evaluate(frozenset(kept))
         if progress:
-            progress(what, len(kept), found)
+            progress(Step(what, len(kept), found, count, count + left))
         return found
 
-    before = tried("nothing", ())
-    if before.within(bound):
-        return Search((), before, before, count)
-    if not (least := tried("everything", nodes)).within(bound):
-        raise CheckFailed(
-            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
-        )
     parts: dict[str, list[str]] = {}
     for node in nodes:
         parts.setdefault(naming.word(node), []).append(node)
-    helps = {word: tried(word, members).sum for word, members in parts.items()}
+    later = _bisections(len(parts)) + _passes(len(nodes)) + 1
+    before = tried("nothing", (), 1 + len(parts) + later)
+    if before.within(bound):
+        return Search((), before, before, count)
+    if not (least := tried("everything", nodes, len(parts) + later)).within(bound):
+        raise CheckFailed(
+            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
+        )
+    helps = {
+        word: tried(word, members, len(parts) - number + later).sum
+        for number, (word, members) in enumerate(parts.items(), 1)
+    }
     kept = _enough([parts[word] for word in sorted(parts, key=helps.__getitem__)], tried, bound)
     kept, without = _fewest(kept, tried, bound)
     found = tuple(Kept(node, naming.word(node), without[node]) for node in kept)
-    return Search(found, before, tried("the rest", kept), count)
+    return Search(found, before, tried("the rest", kept, 0), count)
 
 
-def _enough(parts: list[list[str]], tried: Callable[[str, Collection[str]], Drop], bound: Drop) -> list[str]:
+Tried = Callable[[str, Collection[str], int], Drop]
+"""The drop with some nodes kept; also given what is being tried, and how many evaluations are to come at least."""
+
+
+def _bisections(parts: int) -> int:
+    return (parts - 1).bit_length()
+
+
+def _passes(nodes: int, size: int | None = None) -> int:
+    """The evaluations of `_fewest` where nothing can be given up: a pass for every size of groups, ever smaller."""
+    size = max(nodes // 2, 1) if size is None else size
+    return -(-nodes // size) + (_passes(nodes, size // 2) if size > 1 else 0)
+
+
+def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
     """The shortest beginning of a list of parts that is enough, by bisection; all of it is known to be."""
     low, high = 0, len(parts)
     while high - low > 1:
         middle = (low + high) // 2
-        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part]).within(bound)
+        left = _bisections(max(middle - low, high - middle)) + _passes(sum(map(len, parts[:high]))) + 1
+        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part], left).within(bound)
         low, high = (low, middle) if enough else (middle, high)
     return [n for part in parts[:high] for n in part]
 
 
-def _fewest(
-    kept: list[str], tried: Callable[[str, Collection[str]], Drop], bound: Drop
-) -> tuple[list[str], dict[str, Drop]]:
+def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict[str, Drop]]:
     """Give up nodes in ever smaller groups; what is left, and the drop without each."""
     size = max(len(kept) // 2, 1)
     without: dict[str, Drop] = {}
@@ -135,7 +169,8 @@ def _fewest(
         given_up = False
         for start in reversed(range(0, len(kept), size)):
             rest = kept[:start] + kept[start + size :]
-            found = tried("fewer nodes", rest)
+            left = start // size + (_passes(len(kept), size // 2) if size > 1 else 0) + 1
+            found = tried("fewer nodes", rest, left)
             if found.within(bound):
                 kept, given_up = rest, True
             elif size == 1:

@@ -10,7 +10,18 @@ from typing import Any
 
 from r2mrf_deploy import plots, report, summary
 from r2mrf_deploy.benchmark import Bench
-from r2mrf_deploy.manifest import write_atomically
+from r2mrf_deploy.manifest import refuse_unwritable, write_atomically
+
+
+def refuse(plot: Path | None, *files: Path | None) -> None:
+    """
+    Raises:
+        UsageError, ArtifactError, RuntimeUnavailable: one of the files cannot be written; said before anything is timed.
+    """
+    if plot:
+        plots.refuse(plot)
+    for file in filter(None, files):
+        refuse_unwritable(file)
 
 
 def write(

@@ -32,6 +32,8 @@ PAUSE = 0.05
 """Seconds between turns."""
 TURN = 0.5
 """Seconds after which a turn ends early."""
+SIZE = (320, 320)
+"""Height and width where an input leaves them free."""
 CONFIDENCE = 0.95
 """Of the interval that decides whether a ratio differs from 1."""
 
@@ -150,7 +152,7 @@ def bench_artifacts(
     runtime_names: Sequence[str] = (),
     protocol: Protocol | None = None,
     *,
-    size: tuple[int, int] = (320, 320),
+    size: tuple[int, int] | None = None,
     batches: Sequence[int] = (1,),
     shapes: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, Path] | None = None,
@@ -163,7 +165,7 @@ def bench_artifacts(
 
     Args:
         runtime_names: time each artifact on every one of these that opens it; by default on the first that does.
-        size: height and width, where an input leaves them free (a checkpoint's always does).
+        size: height and width, where an input leaves them free (a checkpoint's always does); by default 320×320.
         batches: images at once, where an input leaves that free; each is a contestant of its own.
         shapes: input name -> shape, over `size` and `batches`.
         inputs: input name -> file with its values, as `feeds.load` reads it; random values otherwise.
@@ -197,10 +199,16 @@ def bench_artifacts(
                 continue
             opened.append((runner, artifact, runtime))
             flags = tuple(FLAGS[f] for f in changed(chosen))
-            for batch, feed in feeds.sweep(runner.inputs, batches, size, shapes or {}, inputs or {}):
-                contestants.append(Contestant(names[artifact], runner, feed, batch, flags))
+            if size:
+                feeds.refuse_size(artifact.name, runner.inputs, size, shapes or {})
+            fed = feeds.sweep(runner.inputs, batches, size or SIZE, shapes or {}, inputs or {})
+            contestants += [Contestant(names[artifact], runner, feed, batch, flags) for batch, feed in fed]
+            for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
+                skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
         if not contestants:
             raise RuntimeUnavailable(skipped[0][1])
+        if not (protocol or Protocol()).transfers and not any(c.runner.on_gpu for c in contestants):
+            raise UsageError("--noDataTransfers means nothing on a CPU, where nothing is copied: leave it out")
         feeds.refuse_unknown({s.name for c in contestants for s in c.runner.inputs}, shapes or {}, inputs or {})
         titles = [c.title + (f", batch {c.batch}" if c.batch > 1 else "") for c in contestants]
         measured = measure(contestants, protocol, progress=lambda i, share: say(f"{titles[i]} {100 * share:.0f} %"))
@@ -232,7 +240,22 @@ def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, 
             runtimes.open(artifact)  # says what is wrong with it
         chosen = [r for r in asked if r.name in able] or [runtimes.default(artifact, Manifest.beside(artifact))]
         pairs += [(artifact, r) for r in chosen]
+    for runtime in asked:
+        if not any(a.suffix.lower() in runtime.suffixes for a in artifacts):
+            suffix = runtime.suffixes[0]
+            raise UsageError(
+                f"--runtime {runtime.name} opens none of the files given: make a {suffix} file with {_MADE_BY[suffix]}"
+            )
     return pairs
+
+
+_MADE_BY = {
+    ".plan": "`r2mrf build FILE.onnx`",
+    ".xml": "`r2mrf build FILE.onnx -o FILE.xml`",
+    ".pt2": "`r2mrf export CHECKPOINT -o FILE.pt2`",
+    ".onnx": "`r2mrf export CHECKPOINT`",
+    ".pth": "`r2mrf train` or `r2mrf init`",
+}
 
 
 def _honoured(options: OpenOptions, runtime: Runtime) -> OpenOptions:
@@ -292,16 +315,19 @@ def _turn(contestant: Contestant, protocol: Protocol, streams: ThreadPoolExecuto
     together = threading.Barrier(protocol.streams)
 
     def stream() -> list[Timing]:
-        contestant.runner.run(contestant.feed)  # untimed: wakes its threads and refills the caches
-        together.wait()
+        try:
+            contestant.runner.run(contestant.feed)  # untimed: wakes its threads and refills the caches
+            together.wait()
+        except BaseException:
+            together.abort()  # the others would wait for this one for ever
+            raise
         return _inferences(contestant, protocol)
 
-    try:
-        jobs = [streams.submit(stream) for _ in range(protocol.streams)]
-        return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
-    except BaseException:
-        together.abort()
-        raise
+    jobs = [streams.submit(stream) for _ in range(protocol.streams)]
+    failed = [e for job in jobs if (e := job.exception()) is not None]
+    for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+        raise error  # the cause before those who only waited for it
+    return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
 
 
 def _inferences(contestant: Contestant, protocol: Protocol) -> list[Timing]:

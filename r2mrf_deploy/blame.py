@@ -67,15 +67,18 @@ def blame(
 
         def evaluate(kept: frozenset[str]) -> Drop:
             trial = Path(name) / "trial.onnx"
-            onnx.save(_with(original, lowered, manifest, kept), trial)
-            return _drop(trial, manifest, feeds, wanted)
+            graph = _with(original, lowered, manifest, kept)
+            bf16 = manifest.precision == "bf16"
+            onnx.save(precision.rounded(graph) if bf16 else graph, trial)
+            described = manifest.model_copy(update={"precision": "fp32"}) if bf16 else manifest
+            return _drop(trial, described, feeds, wanted)
 
         tolerance = TOLERANCES[manifest.precision]
         return accuracy.keep_fewest(
             nodes,
             evaluate,
             Drop(tolerance.mean, tolerance.f),
-            lambda what, kept, found: say(f"{what}: {kept} of {len(nodes)} nodes in FP32: {found}"),
+            lambda s: say(f"{s.done}/{s.total} trials, {s.what}: {s.kept} of {len(nodes)} nodes in FP32: {s.found}"),
         )
 
 
@@ -105,8 +108,7 @@ def _original(
 def _reduced(original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Manifest) -> list[str]:
     """The nodes that the artifact holds in reduced precision."""
     if manifest.precision != "int8":
-        ends = precision.ends(original)
-        return [n.name for n in original.graph.node if n.name not in {*manifest.kept, *ends}]
+        return [name for name in precision.computing(original) if name not in set(manifest.kept)]
     makers = {output: node.op_type for node in lowered.graph.node for output in node.output}
     able = set(quantize.quantizable(original))
     return [n.name for n in lowered.graph.node if n.name in able and makers.get(n.input[0]) == "DequantizeLinear"]
@@ -119,7 +121,8 @@ def _with(
     if manifest.precision == "int8":
         return quantize.restore(lowered, original, kept)
     half: precision.Half = "fp16" if manifest.precision == "fp16" else "bf16"
-    return precision.to_half(original, half, [*manifest.kept, *kept])
+    found = [*manifest.kept, *kept]
+    return precision.to_half(original, half, [*found, *precision.carried(original, found)])
 
 
 def _drop(file: Path, manifest: Manifest, feeds: Sequence[dict[str, np.ndarray]], wanted: Sequence[np.ndarray]) -> Drop:

@@ -56,17 +56,21 @@ class Roof:
     """GB/s to and from it; None where nothing has to be copied."""
 
     @classmethod
-    def of(cls, gpu: GPU) -> Roof:
-        return cls(gpu.name, gpu.title, dict(gpu.tflops), gpu.bandwidth)
+    def of(cls, gpu: GPU, *, tf32: bool = True) -> Roof:
+        """
+        Args:
+            tf32: FP32 convolutions run as TF32 where that is faster. TensorRT has it so unless it is built with --noTF32;
+                PyTorch, AOTInductor and ONNX Runtime CUDA are run without it here, but for `pytorch-cuda-tf32`.
+        """
+        fp32 = max(gpu.tflops["fp32"], gpu.tflops.get("tf32", 0.0)) if tf32 else gpu.tflops["fp32"]
+        return cls(gpu.name, gpu.title, {**gpu.tflops, "fp32": fp32}, gpu.bandwidth)
 
     def peak(self, precision: Precision) -> float:
-        """10^12 operations a second; FP32 runs as TF32 where that is faster, as every runtime has it by default.
+        """10^12 operations a second.
 
         Raises:
             UsageError: the device does not compute in this precision.
         """
-        if precision == "fp32":
-            return max(self.tflops["fp32"], self.tflops.get("tf32", 0.0))
         if precision not in self.tflops:
             raise UsageError(f"the {self.title} has no {precision.upper()}: choose another precision or GPU")
         return self.tflops[precision]
@@ -175,6 +179,18 @@ def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Predict
         ms=bare / efficiency + launches + transfers,
         costliest=tuple(sorted(costs, key=lambda c: -c.ms)[:10]),
     )
+
+
+def scaled(limit: float, there: Prediction, here: Prediction, slack: float) -> float:
+    """A limit on one card as a limit on another, milliseconds: by the roofs, over a slack, and with the launches and copies,
+    which no roof knows.
+
+    Args:
+        limit: on the card of `there`.
+        there, here: of what runs on each.
+        slack: the share of its roof that a card may reach less than the other.
+    """
+    return limit * here.roof / there.roof / slack + here.launches + here.transfers
 
 
 def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[GPU], list[str]]:

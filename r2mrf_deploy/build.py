@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy import machine
-from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, RuntimeUnavailable, UsageError, no_file
 from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.runtimes import specs
@@ -73,9 +73,9 @@ def build_engine(
     """
     options = options or BuildOptions()
     model = Path(model)
-    output = Path(output) if output else model.with_suffix(".plan")
     if not model.is_file():
-        raise InputError(f"{model}: no such file")
+        raise no_file(model)
+    output = Path(output) if output else model.with_suffix(".plan")
     if model.suffix.lower() != ".onnx":
         raise UsageError(f"{model}: an engine is built from an .onnx file; make one with `r2mrf export`")
     manifest = Manifest.beside(model)
@@ -98,12 +98,17 @@ def _build_tensorrt(
 ) -> BuiltArtifact:
     targets = Targets.choose(classes, options.library)
     library = targets.library
+    if targets.device is not None and options.profiling_verbosity is None:
+        options = replace(options, profiling_verbosity="detailed")  # or the engine cannot say what it computes in
     # What a GPU cannot do is said before the model is read, as far as its manifest tells what is in it.
     targets.refuse([manifest.precision] if manifest else [])
     _refuse_opset(library, manifest.opset if manifest else None)
     job = Build(library, options)
     job.parse(model)
     targets.refuse(job.precisions)
+    if 75 in targets.requested(job.precisions) and (convolved := _without_products(model)):
+        job = Build(library, options)
+        job.parse(model, convolved)
     if manifest:
         job.check(manifest)
     profiles = resolve_profiles(job.inputs, options, manifest)
@@ -126,6 +131,24 @@ def _build_tensorrt(
         return _bind(engine_manifest, write_atomically(folder / output.name, engine.plan))
 
     return BuiltArtifact(output, _publish(output, write), targets.note(target))
+
+
+def _without_products(model: Path) -> bytes | None:
+    """The model with 1×1 convolutions for its FP32 matrix products, which TensorRT-RTX does not compile for Turing.
+
+    None where there are none.
+    """
+    try:
+        from r2mrf_deploy.graph import files
+        from r2mrf_deploy.graph.rewrites.pipeline import rewrite_once
+        from r2mrf_deploy.graph.rewrites.products import convolve_products
+    except (
+        ImportError
+    ):  # building alone does without onnx; where it matters, TensorRT-RTX refuses, and the cure is named
+        return None
+    read = files.read(model)
+    convolved = rewrite_once(read, convolve_products)
+    return None if convolved is read else files.serialized(convolved)
 
 
 def _refuse_opset(library: Library, opset: int | None) -> None:

@@ -8,6 +8,7 @@ from the file (`weights_only=True`).
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,11 +20,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from r2mrf_deploy import images, networks, photographs
-from r2mrf_deploy.errors import CheckpointError, InputError, UsageError
+from r2mrf_deploy.errors import CheckpointError, UsageError, no_file
 from r2mrf_deploy.manifest import Preprocess, TensorSpec, sha256, write_atomically
 from r2mrf_deploy.networks.config import NetworkConfig
 
-FORMAT = "r2mrf-checkpoint/1"
+_FORMATS = "r2mrf-checkpoint/"
+FORMAT = f"{_FORMATS}1"
 IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -86,7 +88,8 @@ class Checkpoint:
 
         Args:
             path: the file.
-            network: for a plain state dict, a network's or a preset's name, where its shapes leave it open.
+            network: for a plain state dict, a network's or a preset's name, where its shapes leave it open. A checkpoint of
+                ours says what it holds, and must not be contradicted.
             settings: config fields to set, as texts: what a plain state dict leaves open, or an ablation.
             defaults: the same, only for what a plain state dict leaves open and `settings` does not say.
 
@@ -96,11 +99,17 @@ class Checkpoint:
             UsageError: `network` or `settings` is wrong.
         """
         path = Path(path)
-        content = _read(path)
+        content = read_file(path)
         if content.get("format") == FORMAT:
             checkpoint = _from_ours(path, content)
             if settings:
                 checkpoint = replace(checkpoint, config=checkpoint.config.with_settings(settings))
+            _refuse_contradiction(path, checkpoint, network, settings)
+        elif str(content.get("format", "")).startswith(_FORMATS):
+            raise CheckpointError(
+                f"{path}: its format {content['format']!r} is of a later r2mrf-deploy than this, which reads {FORMAT!r}: "
+                "update it"
+            )
         else:
             checkpoint = _from_plain(path, content, network, dict(settings or {}), dict(defaults or {}))
         _check_weights(path, checkpoint)
@@ -152,14 +161,22 @@ def _photographs(folder: Path | str | None) -> Tensor:
     return torch.cat([torch.from_numpy(images.as_input(p, spec, IMAGENET)) for p in found])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file of PyTorch's holds, read without running code from it.
+
+    Raises:
+        InputError: no such file.
+        CheckpointError: it is damaged, is not PyTorch's, would run code, or holds no dictionary.
+    """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise no_file(path)
     with path.open("rb") as f:
         if not f.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle as before PyTorch 1.6
             raise CheckpointError(f"{path} is not a PyTorch checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about bare pickles of later protocols; what is wrong is said below
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         what = "it holds Python objects beside tensors, and reading those would run code from the file"
         raise CheckpointError(f"{path}: refused: {what}; save its state_dict alone") from None
@@ -181,10 +198,27 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     try:
         config = networks.get(content["network"]).config_class.from_dict(content["config"])
         preprocess = Preprocess.model_validate(content.get("preprocess", IMAGENET))
-    except (UsageError, ValidationError) as e:
-        raise CheckpointError(f"{path}: {str(e).splitlines()[0]}") from None
+    except UsageError as e:
+        raise CheckpointError(f"{path}: {e}") from None
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(map(str, ("preprocess", *first["loc"])))
+        raise CheckpointError(f"{path}: its {field} is wrong: {first['msg']}") from None
     state = {k: v.float() if v.is_floating_point() else v for k, v in content["state_dict"].items()}
     return Checkpoint(content["network"], config, state, preprocess, content.get("metrics", {}))
+
+
+def _refuse_contradiction(
+    path: Path, checkpoint: Checkpoint, network: str | None, settings: Mapping[str, str] | None
+) -> None:
+    if network is None or network == checkpoint.network:
+        return
+    family, config = networks.preset(network, settings)
+    said, found = config.to_dict(), checkpoint.config.to_dict()
+    differing = [f"{k}={v}" for k, v in found.items() if family == checkpoint.network and v != said[k]]
+    if family != checkpoint.network or differing:
+        held = " with ".join([checkpoint.network, *differing[:1]])
+        raise UsageError(f"--network {network}: {path} says of itself that it holds {held}; leave --network out")
 
 
 def _from_plain(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import onnx
 
 from r2mrf_deploy import accuracy, gpus, images, machine, runtimes
 from r2mrf_deploy.accuracy import Drop, Search
-from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.graph import files, precision, quantize
 from r2mrf_deploy.manifest import Manifest, Preprocess, sha256, write_atomically
 from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
@@ -23,6 +24,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 ENOUGH, RECOMMENDED = 20, 300
 """Photographs to calibrate on."""
+METHOD: quantize.Method = "percentile"
+"""The extremes of a hundred photographs are too wide; percentile lost least."""
 EVALUATED = 16
 """Photographs of the calibration that a search for nodes to keep looks at."""
 FP16_MARGIN = 0.5
@@ -39,8 +42,8 @@ class PrecisionOptions:
     calibration: Path | None = None
     """Folder of photographs like those to come. INT8 needs one; FP16 looks there for what would overflow, by default in
     three photographs of scikit-image's."""
-    method: quantize.Method = "percentile"
-    """How ranges are found. The extremes of a hundred photographs are too wide; percentile lost least."""
+    method: quantize.Method | None = None
+    """How INT8 finds ranges; by default `METHOD`."""
     keep: tuple[str, ...] = ()
     """Nodes, or parts by the network's words, that stay in higher precision."""
     quantize_ends: bool = False
@@ -63,6 +66,11 @@ class PrecisionOptions:
         asked = {"--max-drop": self.max_drop is not None, "--keep": bool(self.keep), "--calibration": self.calibration}
         if self.precision == "fp32" and (named := [k for k, v in asked.items() if v]):
             raise UsageError(f"{named[0]} is for a reduced precision: give --precision fp16, bf16 or int8")
+        of_int8 = {"--method": self.method is not None, "--quantize-ends": self.quantize_ends}
+        if self.precision != "int8" and (named := [k for k, v in of_int8.items() if v]):
+            raise UsageError(f"{named[0]} is for INT8: leave it out, or give --precision int8")
+        if self.resume is not None and self.max_drop is None:
+            raise UsageError("--resume goes on with a search: give --max-drop too, or leave it out")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
             raise UsageError(f"--max-drop {self.max_drop:g} must be between 0 and 1, as 0.005")
         if self.max_drop is not None and self.calibration is None:
@@ -109,24 +117,27 @@ def convert_artifact(
             f"{output}: a graph of reduced precision ends in .onnx; `r2mrf build` makes .plan and .xml from it"
         )
     graph, manifest = files.read(model), Manifest.beside(model)
+    if output.resolve() == model.resolve():
+        raise UsageError(f"-o {output} would replace the FP32 graph that it is made from: name another file")
     precision.refuse_unless_fp32(graph)
     if options.precision == "fp32":
         raise UsageError("the graph is FP32 already: choose --precision fp16, bf16 or int8")
     keep = precision.nodes_of(graph, options.keep)
     job = _Job(model, graph, manifest, options, say)
     lowered, search = job.run(keep)
+    kept = [*keep, *(k.node for k in search.kept)] if search else keep
     warnings = job.warnings
     checks: list[Parity | None] = []
 
     def write_checked(temporary: Path) -> None:
         temporary.write_bytes(lowered.SerializeToString())
-        checks.append(job.check(temporary, output.name))
+        checks.append(job.check(temporary, output.name, kept))
 
     write_atomically(output, write_checked)
     parity = checks[0]
     if parity is not None and parity.verdict in ("fail", "uninformative"):
         warnings.append(parity.reason + ("; --max-drop keeps what must be kept" if parity.verdict == "fail" else ""))
-    described = _describe(output, manifest, options, keep, search, job, parity) if manifest else None
+    described = _describe(output, manifest, options, kept, search, job, parity) if manifest else None
     if described:
         described.save(output)
     return Converted(output, described or _bare(output, lowered, options), parity, search, tuple(warnings))
@@ -152,14 +163,21 @@ class _Job:
         self.say("converting")
         if self.options.max_drop is None:
             return precision.to_half(self.graph, half, keep), None
-        nodes = [n.name for n in self.graph.node if n.name not in set(keep)]
-        search = self._search(nodes, lambda more: precision.to_half(self.graph, half, [*keep, *more]))
-        return precision.to_half(self.graph, half, [*keep, *(k.node for k in search.kept)]), search
+
+        def lower(more: Collection[str]) -> onnx.ModelProto:
+            kept = [*keep, *more]
+            return precision.to_half(self.graph, half, [*kept, *precision.carried(self.graph, kept)])
+
+        nodes = [name for name in precision.computing(self.graph) if name not in set(keep)]
+        search = self._search(nodes, lower)
+        found = [k.node for k in search.kept]
+        keep += precision.carried(self.graph, [*keep, *found])
+        return lower(found), search
 
     def _int8(self, keep: list[str]) -> tuple[onnx.ModelProto, Search | None]:
         feeds = self.feeds()
         ranges = quantize.calibrate(
-            self.graph, feeds, self.options.method, lambda n, of: self.say(f"calibrating {n}/{of}")
+            self.graph, feeds, self.options.method or METHOD, lambda n, of: self.say(f"calibrating {n}/{of}")
         )
         self.say("quantising")
         if not self.options.quantize_ends:
@@ -187,10 +205,19 @@ class _Job:
                 )
             with self._open(self.file, "onnxruntime") as runner:
                 name = runner.inputs[0].name
-                self._feeds = [{name: array} for array in self._inputs(runner, [images.read(p) for p in found])]
+                self._feeds = [{name: array} for array in self._inputs(runner, self._read(found))]
         return self._feeds
 
-    def _inputs(self, runner: Runner, photographs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _read(self, files: Sequence[Path]) -> Iterator[np.ndarray]:
+        """Photographs one after another: hundreds of them at their full size do not fit into memory."""
+        for number, file in enumerate(files, 1):
+            self.say(f"reading photographs {number}/{len(files)}")
+            try:
+                yield images.read(file)
+            except InputError as e:
+                raise InputError(f"{e}: remove it from the photographs to calibrate on, or repair it") from None
+
+    def _inputs(self, runner: Runner, photographs: Iterable[np.ndarray]) -> list[np.ndarray]:
         limit = self.manifest.profiles.get(runner.inputs[0].name, {}).get("opt", []) if self.manifest else []
         preprocess = self.manifest.preprocess if self.manifest else None
         return sample_inputs(runner, preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1)), photographs, limit)
@@ -214,39 +241,51 @@ class _Job:
         assert self.options.max_drop is not None
         feeds = self.feeds()
         chosen = feeds[:: max(len(feeds) // EVALUATED, 1)][:EVALUATED]
+        computed = "fp32" if self.options.precision == "bf16" else self.options.precision
+        runtime = runtimes.nearest(computed)
         with self._open(self.file, "onnxruntime") as reference:
             wanted = [reference.run(feed)["map"] for feed in chosen]
 
         def evaluate(kept: frozenset[str]) -> Drop:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "trial.onnx"
-                onnx.save(lower(kept), file)
-                with runtimes.open_nearest(file, self._described(file)) as runner:
+                # a CPU with BF16 computes all of a graph in it, kept nodes too: it cannot tell what these are worth
+                trial = precision.rounded(lower(kept)) if self.options.precision == "bf16" else lower(kept)
+                onnx.save(trial, file)
+                with runtimes.open_nearest(file, self._described(file, computed)) as runner:
                     return accuracy.drop([runner.run(feed)["map"] for feed in chosen], wanted)
 
         subject: dict[str, Any] = {
             "model": sha256(self.file),
-            "options": [self.options.precision, self.options.method, self.options.keep, self.options.quantize_ends],
-            "photographs": self.photographs,
+            "options": [
+                self.options.precision,
+                self.options.method or METHOD,
+                self.options.keep,
+                self.options.quantize_ends,
+            ],
+            "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in feeds for a in feed.values()],
+            "runtime": [runtime.name, runtime.availability().version],
         }
         notebook = accuracy.Notebook(self.options.resume, subject)
         return accuracy.keep_fewest(
             nodes,
             notebook.remember(evaluate),
             Drop(self.options.max_drop, self.options.max_drop),
-            lambda what, kept, found: self.say(f"search: {what}, {kept} of {len(nodes)} kept: {found}"),
+            lambda s: self.say(
+                f"search: {s.done}/{s.total} trials, {s.what}, {s.kept} of {len(nodes)} kept: {s.found}"
+            ),
         )
 
-    def _described(self, file: Path) -> Manifest:
+    def _described(self, file: Path, computed: str, kept: Sequence[str] = ()) -> Manifest:
         source = self.manifest or _bare(file, onnx.load(file), self.options)
-        return source.model_copy(update={"precision": self.options.precision})
+        return source.model_copy(update={"precision": computed, "kept": list(kept)})
 
-    def check(self, file: Path, name: str) -> Parity | None:
+    def check(self, file: Path, name: str, kept: Sequence[str]) -> Parity | None:
         """Compare what was made with the FP32 graph on photographs."""
         self.say("comparing with FP32")
         photographs = photographs_for(None)
         try:
-            low = runtimes.open_nearest(file, self._described(file))
+            low = runtimes.open_nearest(file, self._described(file, self.options.precision, kept))
         except RuntimeUnavailable as e:
             self.warnings.append(f"not compared with FP32: {e}")
             return None
@@ -265,15 +304,14 @@ def _describe(
     output: Path,
     source: Manifest,
     options: PrecisionOptions,
-    keep: Sequence[str],
+    kept: Sequence[str],
     search: Search | None,
     job: _Job,
     parity: Parity | None,
 ) -> Manifest:
-    kept = [*keep, *(k.node for k in search.kept)] if search else list(keep)
     calibration: dict[str, Any] = {"photographs": job.photographs} if job.photographs else {}
     if options.precision == "int8":
-        calibration["method"] = options.method
+        calibration["method"] = options.method or METHOD
     if search:
         calibration |= {"max_drop": options.max_drop, "drop": {"mae": search.after.mae, "f": search.after.f}}
     model = files.read(output)
@@ -284,7 +322,7 @@ def _describe(
             "bytes": output.stat().st_size,
             "source_sha256": source.sha256,
             "precision": options.precision,
-            "kept": kept,
+            "kept": list(kept),
             "calibration": calibration,
             "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
             "parity": [parity.to_dict()] if parity else [],

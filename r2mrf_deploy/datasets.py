@@ -20,9 +20,11 @@ White = Literal["sharp", "blurred"]
 
 _FOLDERS = {
     "image": ("image", "images", "img", "imgs", "source", "test_image", "train_image"),
-    "mask": ("gt", "gts", "mask", "masks", "GT", "groundtruth", "test_gt", "train_gt"),
+    "mask": ("gt", "gts", "mask", "masks", "groundtruth", "test_gt", "train_gt"),
 }
-"""Names that the two folders have in the datasets' archives, the usual first."""
+"""Names that the two folders have in the datasets' archives, in any case, the usual first."""
+_WORDS = {"image": ("image", "img", "source"), "mask": ("gt", "mask", "truth")}
+"""What their names hold otherwise: `dut500-source`, `dut500-gt`."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,14 @@ class Known:
 
     white: White
     about: str
+    prefix: str = ""
+    """How the photographs begin that belong to it, where the archive holds others too."""
 
 
 KNOWN = {
-    "cuhk": Known("blurred", "Shi, Xu and Jia (CVPR 2014), as released: 704 photographs partly out of focus"),
+    "cuhk": Known(
+        "blurred", "Shi, Xu and Jia (CVPR 2014), as released: 704 photographs partly out of focus", "out_of_focus"
+    ),
     "cuhk-320": Known("sharp", "the same at 320×320, as passed on with DUT: 604 to train, 100 to test"),
     "dut": Known("sharp", "Zhao et al. (CVPR 2018), at 320×320: 600 to train, 500 to test"),
     "ctcug": Known("blurred", "Tang et al. (CVPR 2019): 150 to test"),
@@ -57,6 +63,8 @@ class Dataset:
     folder: Path
     white: White
     pairs: Sequence[Pair]
+    left_out: int = 0
+    """Photographs in the folder that do not belong to the published dataset."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -72,13 +80,18 @@ class Dataset:
             InputError: it cannot be read, is coloured, or has another size than its photograph.
         """
         pair = self.pairs[number]
-        white, size = read_mask(pair.mask), images.size(pair.image)
-        if white.shape != size:
-            raise InputError(
-                f"{pair.mask} is {white.shape[0]}×{white.shape[1]}, its photograph {size[0]}×{size[1]}: "
-                "a mask has the size of its photograph"
-            )
+        white = read_mask(pair.mask)
+        _check_size(pair, white.shape)
         return 1 - white if self.white == "blurred" else white
+
+    def check_sizes(self) -> None:
+        """Compare the size of every mask with its photograph's, as the files' headers say.
+
+        Raises:
+            InputError: they differ, or a file is no image.
+        """
+        for pair in self.pairs:
+            _check_size(pair, images.size(pair.mask))
 
     def truth(self, number: int) -> np.ndarray:
         """Mask `number` as evaluations use it: bool [H, W], True = in focus, decided at 0.5."""
@@ -92,6 +105,7 @@ def read_dataset(
     split: Path | None = None,
     image_folder: str | None = None,
     mask_folder: str | None = None,
+    dataset: str | None = None,
 ) -> Dataset:
     """Find the photographs and masks below a folder: `image/` and `gt/`, or what the archives call them.
 
@@ -105,6 +119,7 @@ def read_dataset(
             follows a # are left out.
         image_folder: name of the photographs' folder, where it is none of the usual ones.
         mask_folder: of the masks'.
+        dataset: name of a published one, whose archive may hold photographs that do not belong to it.
 
     Raises:
         InputError: a folder is missing or empty, photographs have no mask, or the split names what is not there.
@@ -112,7 +127,10 @@ def read_dataset(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    photographs = _by_name(_part(folder, "image", image_folder))
+    everything = _by_name(_part(folder, "image", image_folder))
+    prefix = KNOWN[dataset].prefix if dataset else ""
+    # a copy whose files were renamed holds nothing else
+    photographs = {name: path for name, path in everything.items() if name.startswith(prefix)} or everything
     masks = _by_name(_part(folder, "mask", mask_folder))
     found = _partners(photographs, masks)
     missing = [str(photographs[n].name) for n in photographs if n not in found]
@@ -123,7 +141,8 @@ def read_dataset(
     for name in names:
         if name not in found:
             raise InputError(f"{folder}: {photographs[name].name} has no mask")
-    return Dataset(folder, white, [Pair(n, photographs[n], found[n]) for n in names])
+    pairs = [Pair(n, photographs[n], found[n]) for n in names]
+    return Dataset(folder, white, pairs, len(everything) - len(photographs))
 
 
 def polarity(dataset: str | None, white: White | None) -> White:
@@ -157,11 +176,34 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _part(folder: Path, what: str, name: str | None) -> Path:
-    for candidate in (name,) if name else _FOLDERS[what]:
-        if (folder / candidate).is_dir():
-            return folder / candidate
+    if name and (folder / name).is_dir():
+        return folder / name
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    named = {path.name.lower(): path for path in folders}
+    usual = [named[n] for n in _FOLDERS[what] if n in named]
+    like = [path for path in folders if _means(path.name) == what]
+    if not name and (usual or len(like) == 1):
+        return (usual or like)[0]
+    if not name and like:
+        raise InputError(
+            f"{folder} has {len(like)} folders of {what}s: {', '.join(p.name for p in like)}; name one with --{what}s"
+        )
     wanted = name or " or ".join(_FOLDERS[what][:4])
     raise InputError(f"{folder} has no folder of {what}s ({wanted}); name it with --{what}s")
+
+
+def _means(name: str) -> str | None:
+    """What a folder of some name holds: `image_gt` holds masks."""
+    return next((w for w in ("mask", "image") if any(word in name.lower() for word in _WORDS[w])), None)
+
+
+def _check_size(pair: Pair, mask: Sequence[int]) -> None:
+    size = images.size(pair.image)
+    if tuple(mask) != size:
+        raise InputError(
+            f"{pair.mask} is {mask[0]}×{mask[1]}, its photograph {size[0]}×{size[1]}: "
+            "a mask has the size of its photograph"
+        )
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

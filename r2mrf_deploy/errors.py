@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class R2mrfError(Exception):
@@ -48,6 +49,11 @@ class CheckFailed(R2mrfError):
     """A check was carried out and its answer is no: parity, budget."""
 
     exit_code = 1
+
+
+def no_file(path: Path) -> InputError:
+    """The error about a path that shall be a file and is none."""
+    return InputError(f"{path} is a folder, not a file" if path.is_dir() else f"{path}: no such file")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

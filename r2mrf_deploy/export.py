@@ -15,7 +15,7 @@ from r2mrf_deploy import machine
 from r2mrf_deploy.accuracy import Search
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
-from r2mrf_deploy.errors import ArtifactError, UsageError
+from r2mrf_deploy.errors import ArtifactError, UsageError, no_file
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import DEFAULT_OPSET, checked, trace
@@ -86,6 +86,8 @@ def to_onnx(
     """
     options = options or ExportOptions()
     say = phase or (lambda _: None)
+    if not Path(checkpoint).is_file():
+        raise no_file(Path(checkpoint))
     path = Path(output) if output else Path(checkpoint).with_suffix(".onnx")
     if path.suffix != ".onnx":
         what = "an exported graph ends in .onnx, AOTInductor's package in .pt2"

@@ -34,14 +34,31 @@ def sweep(
         InputError: a file cannot be used.
     """
     fixed = [batch for s in specs if (batch := _batch(s, shapes)) is not None]
-    if fixed and len(batches) == 1 and batches[0] not in [1, *fixed]:
-        raise UsageError(f"--batch {batches[0]}: the batch is {fixed[0]} here; export with --dynamic or --batch")
+    if fixed and fixed[0] not in batches and list(batches) != [1]:
+        asked = ",".join(map(str, batches))
+        raise UsageError(f"--batch {asked}: the batch is {fixed[0]} here; export with --dynamic or --batch")
     found = []
     for batch in fixed[:1] if fixed else batches:
         feed = random(specs, (batch, *size), shapes)
         feed.update({s.name: load(files[s.name], s, feed[s.name].shape) for s in specs if s.name in files})
         found.append((batch, feed))
     return found
+
+
+def refuse_size(
+    name: str, specs: Sequence[TensorSpec], size: tuple[int, int], shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """
+    Raises:
+        UsageError: an image's size was asked for where another is fixed.
+    """
+    for spec in specs:
+        height, width = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
+        if spec.name not in shapes and isinstance(height, int) and isinstance(width, int) and (height, width) != size:
+            raise UsageError(
+                f"--size {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: leave --size out, "
+                "or export with that size or --dynamic"
+            )
 
 
 def _batch(spec: TensorSpec, shapes: Mapping[str, Sequence[int]]) -> int | None:

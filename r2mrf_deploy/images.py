@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def read(path: Path | str) -> np.ndarray:
         InputError: the file does not exist, is damaged, is not an image, is too large, or has float pixels.
     """
     try:
-        with Image.open(path) as opened:
+        with _open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16-bit greyscale
                 wide = np.asarray(image).astype(np.int64)
@@ -63,8 +64,8 @@ def read(path: Path | str) -> np.ndarray:
         raise InputError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image that Pillow reads") from None
-    except Image.DecompressionBombError as e:
-        raise InputError(f"{path}: {e}") from None
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
     except (OSError, SyntaxError, ValueError) as e:
         raise InputError(f"{path} is damaged: {e}") from None
 
@@ -76,12 +77,26 @@ def size(path: Path | str) -> tuple[int, int]:
         InputError: the file does not exist or is not an image.
     """
     try:
-        with Image.open(path) as opened:
+        with _open(path) as opened:
             width, height = opened.size
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
         raise InputError(f"{path} is not an image that Pillow reads ({e})") from None
     return (width, height) if turned else (height, width)
+
+
+def _open(path: Path | str) -> Image.Image:
+    """Without the warning that Pillow gives from half its limit on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+def _too_large(path: Path | str) -> InputError:
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return InputError(f"{path} has more than {most:.0f} million pixels: scale it down first")
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

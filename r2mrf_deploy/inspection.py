@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import ArtifactError, GraphError, InputError
+from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError, no_file
 from r2mrf_deploy.manifest import Manifest, sha256
 
 
-def inspect(path: Path | str) -> dict[str, Any]:
+def inspect(
+    path: Path | str, *, network: str | None = None, settings: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What a file says of itself, by section or field.
+
+    Args:
+        network, settings: of a checkpoint, as for `Checkpoint.load`.
 
     Raises:
         InputError: no such file, or a kind of file that this does not know.
@@ -19,15 +26,18 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    readers = {
-        ".pth": _checkpoint,
-        ".pt": _checkpoint,
+        raise no_file(path)
+    checkpoint = partial(_checkpoint, network=network, settings=settings)
+    readers: dict[str, Callable[[Path], dict[str, Any]]] = {
+        ".pth": checkpoint,
+        ".pt": checkpoint,
         ".onnx": _onnx,
         ".plan": _plan,
         ".pt2": _package,
         ".xml": _openvino,
     }
+    if (network or settings) and path.suffix.lower() not in (".pth", ".pt"):
+        raise UsageError(f"{path} is no checkpoint: --network and --set say nothing of it")
     if path.name.endswith(".json"):
         return Manifest.read(path).model_dump(exclude_none=True)
     if path.suffix.lower() not in readers:
@@ -40,10 +50,10 @@ def inspect(path: Path | str) -> dict[str, Any]:
     return facts
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | None) -> dict[str, Any]:
     from r2mrf_deploy.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.load(path)
+    checkpoint = Checkpoint.load(path, network=network, settings=settings)
     return {
         "kind": "checkpoint",
         "network": checkpoint.network,

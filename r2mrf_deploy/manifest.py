@@ -12,11 +12,14 @@ import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from r2mrf_deploy.errors import ArtifactError
+
+_Deviation = Annotated[FiniteFloat, Field(gt=0)]
+"""A standard deviation, by which values are divided."""
 
 
 class _Model(BaseModel):
@@ -51,8 +54,8 @@ class Preprocess(_Model):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[_Deviation, _Deviation, _Deviation]
     color: Literal["RGB"] = "RGB"
     inside: bool = True
     """Whether the graph does this itself (`--io image`) or expects it done (`--io tensor`)."""
@@ -156,12 +159,25 @@ class Manifest(_Model):
         if not path.exists():
             return None
         manifest = cls.read(path)
-        expected = {artifact.name: manifest.sha256} | manifest.companions
+        # OpenVINO reads the .bin beside an .xml, whatever the manifest says
+        weights = artifact.with_suffix(".bin").name
+        if manifest.kind == "openvino" and weights not in manifest.companions:
+            raise ArtifactError(
+                f"{path} is not a manifest: its companions leave out {weights}; make the artifact again"
+            )
+        for name in manifest.companions:
+            if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
+                raise ArtifactError(f"{path} is not a manifest: companion {name!r} is not beside it")
+        expected = manifest.companions | {artifact.name: manifest.sha256}
         for name, digest in expected.items():
             file = artifact.with_name(name)
-            if not file.exists():
+            try:
+                found = sha256(file) if file.is_file() else None
+            except OSError as e:
+                raise ArtifactError(f"{file} cannot be read: {e.strerror or e}") from None
+            if found is None:
                 raise ArtifactError(f"{file} is missing: it belongs to {artifact.name}")
-            if sha256(file) != digest:
+            if found != digest:
                 raise ArtifactError(
                     f"{file} does not match {path.name} (SHA-256 differs): it was changed or only half written; "
                     "make the artifact again"
@@ -180,6 +196,17 @@ def _sha256(f: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     while block := f.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Say that a file cannot be written before there is anything to write.
+
+    Raises:
+        ArtifactError: it is a folder, or its folder cannot be written or made.
+    """
+    folder = next(p for p in (path.parent, *path.parent.resolve().parents) if p.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ArtifactError(f"cannot write {path}: {'it' if path.is_dir() else folder} is not a folder to write to")
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:

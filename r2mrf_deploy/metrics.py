@@ -44,10 +44,22 @@ class Curves:
     precision: np.ndarray
     recall: np.ndarray
     false_positive_rate: np.ndarray
+    found: np.ndarray
+    """Share of the photographs in which anything is positive. The precision of the others counts as 0 in the average."""
 
     @property
     def f(self) -> np.ndarray:
         return f_measure(self.precision, self.recall)
+
+    @property
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a precision-recall curve shows, (recall, precision): thresholds at which no photograph ran out of positives.
+
+        Beyond, the average falls to 0 because precision is not defined, not because it is poor. A photograph whose map is 0
+        all over has none at any threshold, and no say in precision.
+        """
+        shown = (self.found == self.found[0]) & (self.found > 0)
+        return self.recall[shown], self.precision[shown] / self.found[shown]
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,11 @@ class Judged:
     f_half: float
     mae: float
     precision: np.ndarray
-    """At each of 256 thresholds: float64 [256]; so are the next two."""
+    """At each of 256 thresholds: float64 [256]; so are the next three."""
     recall: np.ndarray
     false_positive_rate: np.ndarray
+    found: np.ndarray
+    """1 where anything is positive, else 0."""
 
     @property
     def f_max(self) -> float:
@@ -130,15 +144,16 @@ def f_measure(precision: np.ndarray | float, recall: np.ndarray | float) -> np.n
     return (1 + BETA_SQUARED) * precision * recall / np.where(denominator > 0, denominator, 1.0)
 
 
-def _curve(found: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and false-positive rate at each threshold."""
+def _curve(found: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Precision, recall, false-positive rate and whether anything is positive, at each threshold."""
     # a value v is over k/255 for k < ceil(255 v): the number of thresholds it is over
     over = np.clip(np.ceil(found.astype(np.float64).ravel() * (LEVELS - 1)), 0, LEVELS).astype(np.int64)
     inside = mask.ravel()
     true = _at_least(np.bincount(over[inside], minlength=LEVELS + 1))
     false = _at_least(np.bincount(over[~inside], minlength=LEVELS + 1))
-    precision = true / np.maximum(true + false, 1)
-    return precision, true / max(int(inside.sum()), 1), false / max(int((~inside).sum()), 1)
+    positive = true + false
+    recall, false_positive_rate = true / max(int(inside.sum()), 1), false / max(int((~inside).sum()), 1)
+    return true / np.maximum(positive, 1), recall, false_positive_rate, (positive > 0).astype(np.float64)
 
 
 def _at_least(counts: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2mrf_deploy import machine
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import UsageError, no_file
 from r2mrf_deploy.graph import cost, files
 from r2mrf_deploy.graph.rewrites import Optimized, optimize
 from r2mrf_deploy.manifest import Manifest, sha256, write_atomically
@@ -34,16 +34,20 @@ def optimize_file(model: Path | str, output: Path | str, *, explain: bool = Fals
     Raises:
         InputError: no such file.
         UsageError: the output is not an .onnx file.
-        GraphError: the model is damaged, or holds what the rewrites cannot read.
+        GraphError: the model is damaged, holds what the rewrites cannot read, or is over 2 GB.
         ArtifactError: the model does not match its manifest, or the output cannot be written.
     """
     model, output = Path(model), Path(output)
     if output.suffix != ".onnx":
         raise UsageError(f"{output}: a rewritten graph ends in .onnx")
+    if not model.is_file():
+        raise no_file(model)
     manifest = Manifest.beside(model)
     optimized = optimize(files.read(model), explain=explain)
-    write_atomically(output, optimized.model.SerializeToString())
-    if manifest is not None:
+    write_atomically(output, files.serialized(optimized.model))
+    if manifest is None:
+        Manifest.path_for(output).unlink(missing_ok=True)  # of a file that is no more
+    else:
         shapes = {name: profile["opt"] for name, profile in manifest.profiles.items()}
         known = {
             "file": output.name,

@@ -116,7 +116,7 @@ def compare_artifacts(
 
     Args:
         folder: of photographs; by default three of scikit-image's.
-        runtime: what runs the artifacts; by default the first that opens each.
+        runtime: what runs the artifacts; by default what comes nearest to computing in the precision of each.
         phase: called with what is being compared.
 
     Returns:
@@ -137,10 +137,11 @@ def compare_artifacts(
     results = []
     for artifact, manifest in zip(artifacts, manifests, strict=True):
         precision = manifest.precision if manifest else "fp32"
+        chosen = runtime or _judge_of(artifact, precision)
         try:
-            runner = runtimes.open(artifact, runtime, trust=trust)
+            runner = runtimes.open(artifact, chosen, trust=trust)
         except RuntimeUnavailable as e:
-            name = runtime or runtimes.default(artifact, manifest).name
+            name = chosen or runtimes.default(artifact, manifest).name
             results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
             continue
         with runner:
@@ -159,6 +160,12 @@ def compare_artifacts(
                 compare(reference, runner, inputs, artifact=artifact.name, precision=precision, per_step=per_step)
             )
     return results
+
+
+def _judge_of(artifact: Path, precision: str) -> str | None:
+    """What runs an artifact to be judged: of reduced precision, what `convert` judged it with; None leaves the choice."""
+    reduced = precision != "fp32" and artifact.suffix == ".onnx"
+    return runtimes.nearest(precision).name if reduced else None
 
 
 def compare(
@@ -273,7 +280,7 @@ def _judge(result: Parity) -> None:
     if result.drift and not flat:
         failures.append(f"it leaves the tolerance at {result.drift}")
     if failures:
-        result.verdict, result.reason = "fail", "; ".join(failures)
+        result.verdict, result.reason = "fail", "; ".join([*failures, *filter(None, [result.emulates])])
     elif flat:
         result.verdict = "uninformative"
         result.reason = (
@@ -285,7 +292,7 @@ def _judge(result: Parity) -> None:
 
 
 def sample_inputs(
-    runner: Runner, preprocess: Preprocess, photographs: Sequence[np.ndarray], limit: Sequence[int] = ()
+    runner: Runner, preprocess: Preprocess, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
 ) -> list[np.ndarray]:
     """Photographs, uint8 [H, W, 3], as inputs of `runner`."""
     spec = runner.inputs[0]

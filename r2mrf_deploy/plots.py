@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import write_atomically
+from r2mrf_deploy.manifest import refuse_unwritable, write_atomically
 from r2mrf_deploy.parity import TOLERANCES
+
+SUFFIXES = (".png", ".svg", ".pdf")
 
 if TYPE_CHECKING:
     from r2mrf_deploy.benchmark import Measurement
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity import Parity
+
+CURE = 'plots need matplotlib: pip install "r2mrf-deploy[plot]"'
 
 
 def latency(measurements: Sequence[Measurement], path: Path) -> Path:
@@ -96,7 +100,7 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
     for number, row in enumerate(rows):
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
-        left.plot(row.curves.recall, row.curves.precision, label=f"{row.name} ({row.runtime})", **style)
+        left.plot(*row.curves.precision_recall, label=f"{row.name} ({row.runtime})", **style)
         f = row.curves.f
         right.plot(range(len(f)), f, **style)
         best = int(f.argmax())
@@ -110,17 +114,25 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     return save(figure, path)
 
 
-def save(figure: Any, path: Path) -> Path:
-    """Write a figure, whole or not at all.
+def refuse(path: Path) -> None:
+    """Say that a picture cannot be written before what it shows is measured.
 
     Raises:
-        RuntimeUnavailable: matplotlib cannot write such files.
+        UsageError: its suffix is none of SUFFIXES.
+        ArtifactError: it cannot be written there.
+        RuntimeUnavailable: matplotlib is not installed.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: a picture ends in {', '.join(SUFFIXES)}")
+    refuse_unwritable(path)
+    _pyplot()
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure, whole or not at all; see `refuse`."""
+    refuse(path)
     content = BytesIO()
-    try:
-        figure.savefig(content, format=path.suffix.lstrip(".") or "png", dpi=150)
-    except ValueError as e:
-        raise RuntimeUnavailable(f"{path}: {e}") from None
+    figure.savefig(content, format=path.suffix.lower().lstrip("."), dpi=150)
     return write_atomically(path, content.getvalue())
 
 
@@ -128,7 +140,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise RuntimeUnavailable('plots need matplotlib: pip install "r2mrf-deploy[plot]"') from None
+        raise RuntimeUnavailable(CURE) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy import images, runtimes
-from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.manifest import Manifest, Preprocess, write_atomically
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
@@ -84,8 +84,16 @@ class Predictor:
 
         Returns:
             float32 [H, W] in [0, 1], 1 = in focus.
+
+        Raises:
+            ArtifactError: the network's map is not finite.
         """
-        return np.clip(images.resize(self._run(image)["map"], (image.shape[0], image.shape[1])), 0, 1)
+        focus = self._run(image)["map"]
+        if not np.isfinite(focus).all():
+            raise ArtifactError(
+                "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
+            )
+        return np.clip(images.resize(focus, (image.shape[0], image.shape[1])), 0, 1)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The same of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
@@ -113,8 +121,17 @@ def predict(
     """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
 
     A source that cannot be read is reported in its `Prediction.error`; the others go on.
+
+    Raises:
+        UsageError: `output` is no folder, or a source would be overwritten; before anything is written.
     """
-    for source, name in zip(sources, _names(sources), strict=True):
+    names = _names(sources)
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output} is a file: name a folder for the maps")
+    kinds = ("map", "overlay") if overlays else ("map",)
+    planned = {output / f"{n}_{kind}.png": s for s, n in zip(sources, names, strict=True) for kind in kinds}
+    _refuse_overwriting(sources, planned)
+    for source, name in zip(sources, names, strict=True):
         try:
             image = images.read(source)
         except InputError as e:
@@ -127,6 +144,14 @@ def predict(
             if overlay:
                 write_atomically(overlay, images.png(images.overlay(image, focus)))
             yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
+
+
+def _refuse_overwriting(sources: Sequence[Path], planned: Mapping[Path, Path]) -> None:
+    """Args: planned: file to write -> the source it is made from."""
+    resolved = {source.resolve(): source for source in sources}
+    for path, source in planned.items():
+        if victim := resolved.get(path.resolve()):
+            raise UsageError(f"what is made from {source} would overwrite {victim}: choose another folder with -o")
 
 
 def _names(sources: Sequence[Path]) -> list[str]:

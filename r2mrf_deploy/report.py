@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.accuracy import Search
     from r2mrf_deploy.benchmark import Measurement
     from r2mrf_deploy.budget import Budget, Prediction
+    from r2mrf_deploy.datasets import Dataset
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.manifest import RewriteRecord
@@ -199,6 +200,9 @@ def budget_lines(budget: Budget) -> list[str]:
             f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs a kernel, "
             f"and the copies to and from the GPU ({p.transfers:.2f} ms); headroom in {budget.budget_ms:g} ms"
         )
+        lines.append(
+            "FP32 is TF32 where a card has it faster, as in TensorRT without --noTF32; other runtimes do not use it"
+        )
     if (here := budget.here) is not None:
         rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
         lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")
@@ -227,6 +231,15 @@ def evaluation_table(rows: Sequence[Evaluation]) -> Table:
         cells = [Text(f"{v:.4f}", style="bold" if b else "") for v, b in zip(values, bold, strict=True)]
         table.add_row(row.name, row.runtime, *cells)
     return table
+
+
+def evaluation_line(dataset: Dataset, positive: str) -> str:
+    """What a table of an evaluation is of."""
+    others = (
+        f" ({dataset.left_out} more in its folder are left out, which do not belong to it)" if dataset.left_out else ""
+    )
+    what = "in focus" if positive == "sharp" else "blurred"
+    return f"{len(dataset)} photographs of {dataset.folder.name}{others}; positive: {what}; F with β² = 0.3"
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:

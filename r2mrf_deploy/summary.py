@@ -133,6 +133,20 @@ class Summary:
         return found
 
 
+def trace_averages(turns: Sequence[Turn], runs: int, on_gpu: bool) -> list[str]:
+    """trtexec's trace averages: a line for every `runs` inferences in a row; the last of a turn may be of fewer."""
+    return [
+        f"Average on {len(group)} runs - {'GPU' if on_gpu else 'CPU'} latency: {_mean(group, 'compute'):g} ms - "
+        f"Host latency: {_mean(group, 'latency'):g} ms (enqueue {_mean(group, 'enqueue'):g} ms)"
+        for turn in turns
+        for group in (turn[i : i + runs] for i in range(0, len(turn), runs))
+    ]
+
+
+def _mean(group: Turn, name: str) -> float:
+    return statistics.fmean(getattr(t, name) for t in group)
+
+
 def times(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """trtexec's --exportTimes: one object for each inference, milliseconds from the first start; and its turn."""
     zero = _start(turns[0])

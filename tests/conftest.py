@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,15 @@ TinyOnnx = Callable[..., Path]
 
 # r2mrf-edge with so few channels that a test can afford it
 SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
+
+
+@pytest.fixture(scope="session")
+def dut5() -> Path:
+    """Five photographs of DUT's with their masks, white = in focus, which are not ours to pass on."""
+    folder = Path(os.environ.get("R2MRF_DUT5") or Path(__file__).parents[2] / "shared" / "data" / "dut5")
+    if not folder.is_dir():
+        pytest.skip(f"needs five photographs of DUT and their masks: R2MRF_DUT5=folder of image/ and gt/ (no {folder})")
+    return folder
 
 
 @pytest.fixture(scope="session")

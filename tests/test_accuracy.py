@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy.accuracy import Drop, Notebook, drop, keep_fewest
+from r2mrf_deploy.accuracy import Drop, Notebook, Step, drop, keep_fewest
 from r2mrf_deploy.errors import CheckFailed, InputError
 
 NODES = [
@@ -53,6 +53,15 @@ def test_none_of_those_kept_is_spare(seed: int) -> None:
     assert evaluate(kept).within(BOUND)
     assert not any(evaluate(kept - {node}).within(BOUND) for node in kept)
     assert found.evaluations < 4 * len(NODES)
+
+
+def test_a_search_says_how_far_it_is() -> None:
+    costly = {NODES[3]: 0.03, NODES[17]: 0.02, NODES[18]: 0.006, NODES[30]: 0.001}
+    steps: list[Step] = []
+    found = keep_fewest(NODES, costing(costly), BOUND, steps.append)
+    assert [s.done for s in steps] == list(range(1, found.evaluations + 1))
+    assert all(s.done < s.total for s in steps[:-1]) and steps[-1].done == steps[-1].total
+    assert steps[0].total < 3 * found.evaluations
 
 
 def test_both_figures_are_bounded() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import bench_files, feeds, report
+from r2mrf_deploy import bench_files, feeds, report, runtimes
 from r2mrf_deploy.benchmark import Contestant, Protocol, bench_artifacts, measure, median_interval
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
@@ -111,6 +113,46 @@ def test_a_stream_that_fails_ends_the_benchmark() -> None:
         measure([broken], Protocol(0, 0, 50, 10, streams=2))
 
 
+def test_a_stream_that_fails_before_the_others_begin_keeps_none_waiting() -> None:
+    class Single(Sleeper):
+        """Refuses a second inference beside the first, as one request of OpenVINO's does."""
+
+        lock = threading.Lock()
+
+        def _run(self, arrays: Arrays) -> Arrays:
+            if not self.lock.acquire(blocking=False):
+                raise ValueError("busy")
+            try:
+                return super()._run(arrays)
+            finally:
+                self.lock.release()
+
+    single = Contestant("single", Single("single", 50), {"x": np.zeros(1, np.float32)})
+    ended: list[BaseException] = []
+
+    def bench() -> None:
+        try:
+            measure([single], Protocol(0, 0, 4, 2, streams=2))
+        except BaseException as e:
+            ended.append(e)
+
+    thread = threading.Thread(target=bench, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert [str(e) for e in ended] == ["busy"], "it waits for ever"
+
+
+def test_openvino_computes_on_several_streams(exported: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    with runtimes.open(exported, "openvino") as runner:
+        image = np.random.default_rng(0).integers(0, 256, (6, 1, 96, 128, 3), np.uint8)
+        alone = [runner.run({"image": i})["map"] for i in image]
+        with ThreadPoolExecutor(2) as threads:
+            together = list(threads.map(lambda i: runner.run({"image": i})["map"], np.repeat(image, 5, axis=0)))
+    for number, found in enumerate(together):
+        np.testing.assert_allclose(found, alone[number // 5], atol=1e-5)  # the same kernels, in two streams or one
+
+
 class Device(Sleeper):
     """Two inferences in flight; writes down when each begins and is waited for."""
 
@@ -156,7 +198,8 @@ def test_options_go_to_those_who_know_them(small: Path, exported: Path) -> None:
 
 
 def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> None:
-    done = bench_artifacts([small, exported], (), Protocol(0, 0, 1, 1), size=(64, 64), batches=(1, 3))
+    done = bench_artifacts([small, exported], (), Protocol(0, 0, 1, 1), size=(96, 128), batches=(1, 3))
+    assert done.skipped == [("small.onnx on onnxruntime, batch 3", "its batch is 1")]
     assert [(m.name, m.batch) for m in done.measurements] == [("small.pth", 1), ("small.pth", 3), ("small.onnx", 1)]
     big = done.measurements[1]
     assert big.images_per_second == pytest.approx(3 * big.summary.throughput)
@@ -167,6 +210,18 @@ def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> No
     assert Image.open(files[2]).size[0] > 1000
     with pytest.raises(UsageError, match="the batch is 1 here"):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(4,))
+    with pytest.raises(UsageError, match="--batch 2,4: the batch is 1 here"):
+        bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(2, 4))
+
+
+def test_what_would_do_nothing_is_refused(small: Path, exported: Path) -> None:
+    quick = Protocol(0, 0, 1, 1)
+    with pytest.raises(UsageError, match=r"small\.onnx has a fixed size, 96x128: leave --size out"):
+        bench_artifacts([exported], (), quick, size=(320, 320))
+    with pytest.raises(UsageError, match="--noDataTransfers means nothing on a CPU"):
+        bench_artifacts([exported], (), replace(quick, transfers=False))
+    with pytest.raises(UsageError, match=r"--runtime tensorrt opens none .* make a \.plan file with `r2mrf build"):
+        bench_artifacts([small, exported], ["onnxruntime", "tensorrt"], quick)
 
 
 def test_shapes_and_inputs_are_given(small: Path, exported: Path, tmp_path: Path) -> None:

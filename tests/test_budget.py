@@ -119,10 +119,18 @@ def test_a_prediction_is_the_larger_of_compute_and_memory() -> None:
     assert p.headroom(2 * p.ms) == pytest.approx(0.5) and p.headroom(p.ms / 2) == pytest.approx(-1)
 
 
-def test_tf32_is_used_where_it_is_faster() -> None:
+def test_tf32_is_a_choice_of_the_runtime() -> None:
+    a100 = gpus.get("a100")
+    assert Roof.of(a100).peak("fp32") == 156 and Roof.of(a100, tf32=False).peak("fp32") == 19.5
+    pascal = gpus.get("gtx1080ti")
+    assert Roof.of(pascal) == Roof.of(pascal, tf32=False)
+
+
+def test_a_limit_is_scaled_by_the_roofs_and_keeps_the_launches() -> None:
     graph = Graph.of("g", model([conv("x", "y")], {"w": W}))
-    ampere = replace(ROOF, tflops=ROOF.tflops | {"tf32": 8.0})
-    assert predict(graph, ampere, 1.0).roof < predict(graph, ROOF, 1.0).roof
+    faster = replace(ROOF, tflops={"fp32": 4.0}, bandwidth=400.0)
+    there, here = predict(graph, ROOF), predict(graph, faster)
+    assert budget.scaled(100, there, here, 0.5) == pytest.approx(50 + here.launches + here.transfers)
 
 
 def test_a_precision_that_a_card_lacks_is_refused(tiny_onnx: Callable[..., Path]) -> None:

@@ -352,6 +352,18 @@ def at_hand(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @needs_rtx
+def test_a_product_that_no_rewrite_takes_out_of_a_turing_s_way_is_refused_with_a_cure(tmp_path: Path) -> None:
+    import onnx
+
+    text = "g (float[1,8,16,16] x) => (float[1,8,16,16] y) { t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t) }"
+    model = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'), model)
+    with pytest.raises(BuildError, match=r"FP32 GEMM is not supported; export with --precision fp16"):
+        build_engine(model, gpus=["rtx2080ti"])
+    assert build_engine(model, gpus=["rtx3090"]).path.exists()
+
+
+@needs_rtx
 def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, "rtx2080ti")
     monkeypatch.setattr(tensorrt_targets, "achieved_precision", lambda library, plan: "fp32 in 9 layers")
@@ -359,6 +371,9 @@ def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.
     target = built.manifest.target
     assert target is not None and target.compute_capabilities == ["7.5"]
     assert not target.built_without_gpu and target.achieved_precision == "fp32 in 9 layers"
+    assert target.options == {"profilingVerbosity": "detailed"}  # without it an engine tells no precision
+    terse = build_engine(tiny_onnx(), options=BuildOptions(profiling_verbosity="none")).manifest.target
+    assert terse is not None and terse.options == {"profilingVerbosity": "none"}
 
 
 @needs_rtx

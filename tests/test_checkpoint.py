@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import CheckpointError, InputError, R2mrfError
+from r2mrf_deploy.errors import CheckpointError, InputError, R2mrfError, UsageError
 
 SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
 
@@ -86,6 +86,12 @@ def _broken(name: str, small: Checkpoint, path: Path) -> None:
     }
     if name == "code":
         torch.save({"state_dict": state, "hook": _Code()}, path)
+    elif name == "format":
+        torch.save(ours | {"format": "r2mrf-checkpoint/2"}, path)
+    elif name == "preprocess":
+        torch.save(ours | {"preprocess": {"mean": (0, 0), "std": "x"}}, path)
+    elif name == "protocol 4":
+        path.write_bytes(pickle.dumps({"weights": [1]}, protocol=4))
     elif name == "bare pickle":
         path.write_bytes(pickle.dumps(_Code()))
     elif name == "truncated":
@@ -129,6 +135,9 @@ def _broken(name: str, small: Checkpoint, path: Path) -> None:
     [
         ("code", "would run code"),
         ("bare pickle", "would run code"),
+        ("protocol 4", "would run code"),
+        ("format", "'r2mrf-checkpoint/2' is of a later r2mrf-deploy .* update it"),
+        ("preprocess", "its preprocess.mean.* is wrong: "),
         ("truncated", "damaged, cut short"),
         ("text", "not a PyTorch checkpoint"),
         ("empty", "not a PyTorch checkpoint"),
@@ -145,6 +154,7 @@ def _broken(name: str, small: Checkpoint, path: Path) -> None:
         ("no state", "'state_dict' is missing"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_what_is_wrong_is_said_in_one_line(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
@@ -173,3 +183,14 @@ def test_an_ablation_can_be_set_on_a_checkpoint(saved: Path) -> None:
     assert Checkpoint.load(saved, settings={"output": "branch3"}).config.output == "branch3"
     with pytest.raises(R2mrfError, match="misshapen"):
         Checkpoint.load(saved, settings={"width": "5"})
+
+
+def test_a_network_that_contradicts_the_checkpoint_is_refused(saved: Path) -> None:
+    assert Checkpoint.load(saved, network="r2mrf").network == "r2mrf"  # the family
+    assert Checkpoint.load(saved, network="r2mrf-edge", settings=SMALL).config.width == 4
+    with pytest.raises(UsageError, match=r"holds r2mrf; leave --network out"):
+        Checkpoint.load(saved, network="br2net")
+    with pytest.raises(UsageError, match=r"holds r2mrf with backbone=mobilenet_v3_large; leave --network out"):
+        Checkpoint.load(saved, network="r2mrf-r50")
+    with pytest.raises(UsageError, match="no network 'r2mfr'"):
+        Checkpoint.load(saved, network="r2mfr")

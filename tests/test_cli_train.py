@@ -1,6 +1,8 @@
 """`r2mrf train`, as it is typed."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ import pytest
 from r2mrf_deploy import images
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.cli.common import parse_duration
-from r2mrf_deploy.cli.train import _recipe
 from r2mrf_deploy.errors import UsageError
 
 TINY = [word for k in ("width=4", "amdf_channels=8", "initial_channels=4", "steps=1") for word in ("--set", k)]
@@ -31,7 +32,8 @@ def test_a_dataset_becomes_a_checkpoint(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("r2mrf_deploy.training.data.DATASET_SIDE", 64)
     monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
     small = ["--iterations", "2", "--batch", "2", "--size", "64", "--accelerator", "cpu", "--json", *TINY]
-    given = ["--data", str(dataset), "--white", "blurred", "--val", str(dataset), "--val-white", "blurred"]
+    other = shutil.copytree(dataset, tmp_path / "other")
+    given = ["--data", str(dataset), "--white", "blurred", "--val", str(other), "--val-white", "blurred"]
     assert main(["train", "r2mrf-edge", *given, "-o", str(tmp_path / "run"), *small]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["finished"] and said["validation"]["photographs"] == 3
@@ -48,6 +50,10 @@ def test_a_dataset_becomes_a_checkpoint(dataset, tmp_path, monkeypatch, capsys):
         (["--sharp", "d", "--white", "sharp"], "--white says what is white"),
         (["--sharp", "d", "--time", "soon"], "HH:MM:SS"),
         (["--sharp", "absent"], "absent: no such file"),
+        (["--sharp", "d", "--images", "photos"], "they go with --data"),
+        (["--sharp", "d", "--val-split", "s"], "it goes with --val"),
+        (["--data", "d", "--white", "sharp", "--dataset", "cuhk"], "in cuhk white is blurred"),
+        (["--data", "d", "--white", "sharp", "--masks-white", "sharp"], "--masks-white says what is white"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(given, said, tmp_path, capsys):
@@ -55,10 +61,18 @@ def test_wrong_use_is_one_line_and_exit_code_2(given, said, tmp_path, capsys):
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_default_recipe_is_the_paper_s_where_the_backbone_is_trained():
-    assert _recipe(None, "r2mrf", "imagenet").name == "paper"
-    assert _recipe(None, "r2mrf", None).name == _recipe(None, "r2mrf-edge", "imagenet").name == "scratch"
-    assert _recipe("paper", "r2mrf-edge", None).name == "paper"
+def test_progress_without_a_terminal(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("r2mrf_deploy.training.data.DATASET_SIDE", 64)
+    monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
+    monkeypatch.setattr("r2mrf_deploy.cli.train.LINES", 2)
+    small = ["--iterations", "9", "--batch", "2", "--size", "64", "--accelerator", "cpu", *TINY]
+    given = ["--data", str(dataset), "--images", "image", "--masks", "gt", "--white", "blurred"]
+    assert main(["train", "r2mrf-edge", *given, "-o", str(tmp_path / "run"), *small]) == 0
+    recipe, first, second, last = capsys.readouterr().err.splitlines()
+    assert recipe.startswith("recipe scratch (the network begins from nothing): 9 iterations of 2 pictures of 64×64")
+    for line, done in ((first, 5), (second, 9)):
+        assert re.fullmatch(rf"{done}/9: loss \d\.\d+, \d+\.\d\d it/s, 0:00:\d\d left", line)
+    assert "f_max" in last
 
 
 def test_durations():

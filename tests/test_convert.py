@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +78,11 @@ def test_what_it_was_computed_in_is_said(converted: Callable[[str], Path], small
     """ONNX Runtime emulates FP16 on a CPU and has no BF16; OpenVINO computes what the CPU has instructions for."""
     pytest.importorskip("openvino", reason="needs openvino")
     (by_default,) = compare_artifacts(small, [converted(kind)])
-    assert by_default.runtime == ("openvino" if kind == "bf16" else "onnxruntime")
+    assert by_default.runtime == ("onnxruntime" if kind == "fp16" else "openvino")
+    manifest = Manifest.beside(converted(kind))
+    assert manifest is not None and manifest.parity[0]["runtime"] == by_default.runtime  # who converts hears the same
+    if kind == "int8":
+        assert re.search(r"int8 in [1-9]\d* of \d+ convolutions, the rest f32", by_default.device)
     (by_openvino,) = compare_artifacts(small, [converted(kind)], runtime="openvino")
     import openvino
 
@@ -132,6 +138,34 @@ def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, t
     assert done.manifest.calibration["drop"]["mae"] == done.search.after.mae
     again = convert_artifact(exported, tmp_path / "c.onnx", options)
     assert again.search == done.search
+    others = tmp_path / "others"
+    others.mkdir()
+    for number, photograph in enumerate(photographs.sharp()[6:12]):
+        (others / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
+    with pytest.raises(InputError, match="of another model, calibration or option"):
+        convert_artifact(exported, tmp_path / "d.onnx", replace(options, calibration=others))
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_the_search_keeps_arithmetic_in_fp32(exported: Path, album: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    plain = convert_artifact(exported, tmp_path / "a.onnx", PrecisionOptions(kind, album, keep=MOST, max_drop=0.9))  # type: ignore[arg-type]
+    assert plain.search is not None and not plain.search.kept and plain.search.before.mae > 0
+    bound = max(plain.search.before.mae, plain.search.before.f) / 2
+    options = PrecisionOptions(kind, album, keep=MOST, max_drop=bound)  # type: ignore[arg-type]
+    done = convert_artifact(exported, tmp_path / "b.onnx", options)
+    assert done.search is not None and done.search.kept
+    assert max(done.search.after.mae, done.search.after.f) <= bound
+    kept, graph = {k.node for k in done.search.kept}, onnx.load(exported).graph
+    assert kept <= set(precision.computing(onnx.load(exported))) & set(done.manifest.kept)
+    assert not {n.op_type for n in graph.node if n.name in kept} & {"Cast", "Concat", "Reshape", "Slice", "Transpose"}
+
+
+def test_with_all_arithmetic_in_fp32_nothing_is_lost(exported: Path) -> None:
+    graph = onnx.load(exported)
+    every = precision.computing(graph)
+    half = precision.to_half(graph, "bf16", [*every, *precision.carried(graph, every)])
+    assert precision.precisions(half) == []
 
 
 def test_bisect_names_the_nodes_that_explain_a_failure(
@@ -168,10 +202,13 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
     for options, error, said in [
         (lambda: PrecisionOptions("int8"), UsageError, "--calibration DIR"),
         (lambda: PrecisionOptions("int8", tmp_path / "none"), InputError, "holds no images"),
-        (lambda: PrecisionOptions("int8", tmp_path / "broken"), InputError, "a.png"),
+        (lambda: PrecisionOptions("int8", tmp_path / "broken"), InputError, "a.png.*remove it"),
         (lambda: PrecisionOptions("int9"), UsageError, "choose from fp32, fp16"),  # type: ignore[arg-type]
         (lambda: PrecisionOptions("fp16", gpus=("gtx1080ti",)), UsageError, "1/64 of its FP32 rate.*fp32, or int8"),
         (lambda: PrecisionOptions("bf16", gpus=("rtx2080ti",)), UsageError, "no BF16"),
+        (lambda: PrecisionOptions("fp16", method="percentile"), UsageError, "--method is for INT8"),
+        (lambda: PrecisionOptions("bf16", quantize_ends=True), UsageError, "--quantize-ends is for INT8"),
+        (lambda: PrecisionOptions("int8", album, resume=tmp_path / "s.json"), UsageError, "give --max-drop too"),
         (lambda: PrecisionOptions("fp16", max_drop=0.01), UsageError, "--max-drop needs photographs"),
         (lambda: PrecisionOptions("int8", album, max_drop=5), UsageError, "between 0 and 1"),
         (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "--keep is for a reduced precision"),
@@ -187,6 +224,12 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
         convert_artifact(exported, tmp_path / "x.plan", PrecisionOptions("fp16"))
     with pytest.raises(InputError, match="no such file"):
         convert_artifact(tmp_path / "no.onnx", out, PrecisionOptions("fp16"))
+    before = exported.read_bytes()
+    with pytest.raises(UsageError, match="would replace the FP32 graph"):
+        convert_artifact(
+            exported, exported.parent / ".." / exported.parent.name / exported.name, PrecisionOptions("fp16")
+        )
+    assert exported.read_bytes() == before
 
 
 def test_few_photographs_are_warned_of(exported: Path, album: Path, tmp_path: Path) -> None:

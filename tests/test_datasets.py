@@ -11,6 +11,7 @@ from PIL import Image
 
 from r2mrf_deploy.datasets import KNOWN, polarity, read_dataset
 from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.report import evaluation_line
 
 Made = Callable[..., Path]
 
@@ -41,6 +42,10 @@ def made(tmp_path: Path) -> Made:
         (("a.jpg", "b.jpg"), ("a.png", "b.png"), ("image", "gt")),
         (("out_of_focus0001.jpg", "out_of_focus0002.jpg"), ("0001.png", "0002.png"), ("images", "masks")),
         (("1.jpg", "2.jpg", "10.jpg"), ("10.bmp", "1.bmp", "2.bmp"), ("source", "gt")),
+        (("a.jpg", "b.jpg"), ("a.png", "b.png"), ("Images", "GT")),
+        (("a.jpg", "b.jpg"), ("a.png", "b.png"), ("dut500-source", "dut500-gt")),
+        (("a.jpg", "b.jpg"), ("a.png", "b.png"), ("xu100-source", "xu100-gt")),
+        (("a.jpg", "b.jpg"), ("a.png", "b.png"), ("My_images", "my_image_masks")),
     ],
 )
 def test_layouts(made: Made, images: tuple[str, ...], masks: tuple[str, ...], folders: tuple[str, str]) -> None:
@@ -64,6 +69,23 @@ def test_polarity_is_what_is_said(made: Made) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             polarity(dataset, white)  # type: ignore[arg-type]
+
+
+def test_folders_that_could_both_be_meant_are_not_guessed(made: Made) -> None:
+    folder = made(folders=("test-source", "test-gt"))
+    (folder / "train-source").mkdir()
+    with pytest.raises(InputError, match=r"2 folders of images: test-source, train-source; name one with --images"):
+        read_dataset(folder, white="sharp")
+    assert len(read_dataset(folder, white="sharp", image_folder="test-source")) == 2
+
+
+def test_what_a_published_archive_holds_beside_it_is_left_out(made: Made) -> None:
+    names = ("motion0001", "out_of_focus0001", "out_of_focus0002")
+    folder = made(tuple(f"{n}.jpg" for n in names), tuple(f"{n}.png" for n in names))
+    cuhk = read_dataset(folder, white="blurred", dataset="cuhk")
+    assert [p.name for p in cuhk.pairs] == list(names[1:]) and cuhk.left_out == 1
+    assert "(1 more in its folder" in evaluation_line(cuhk, "sharp")
+    assert len(read_dataset(folder, white="sharp", dataset="dut")) == len(read_dataset(folder, white="sharp")) == 3
 
 
 def test_a_split_chooses_and_orders(made: Made, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import evaluation
+from r2mrf_deploy import evaluation_files
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.datasets import Dataset, read_dataset
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.evaluation import Method, evaluate, opened
 from r2mrf_deploy.metrics import score
 from r2mrf_deploy.photographs import sample
@@ -82,21 +82,93 @@ def test_steps_and_branches(small: Path, exported: Path, dataset: Dataset) -> No
     ]  # fmt: skip
     assert rows["small.pth T = 2"].scores == whole.scores != rows["small.pth T = 1"].scores
     with opened([exported], branches=True) as methods:
-        assert len(evaluate(methods, dataset)) == 5
-    for sources, options, said in (
-        ([exported], {"steps": True}, "needs the checkpoint"),
-        ([small], {"branches": True, "runtime": "openvino"}, "run by PyTorch"),
+        assert [row.name for row in evaluate(methods, dataset)] == [
+            "small.onnx", *(f"small.onnx step2_branch{b}" for b in (5, 4, 3, 2, 1)),
+        ]  # fmt: skip
+    with opened([exported, small], steps=True) as methods:  # an artifact has its steps: its plain row
+        assert [row.name for row in evaluate(methods, dataset)] == ["small.onnx", "small.pth T = 1", "small.pth T = 2"]
+    with opened([small], branches=True) as methods:
+        assert evaluate(methods, dataset)[0].scores == whole.scores
+    with (
+        pytest.raises(UsageError, match="run by PyTorch"),
+        opened([small], branches=True, runtime="openvino"),
     ):
-        with pytest.raises(UsageError, match=said), opened(sources, **options):  # type: ignore[arg-type]
-            pass
+        pass
     with pytest.raises(UsageError, match="nothing to evaluate"):
         evaluate([], dataset)
+
+
+def test_steps_of_a_network_that_always_runs_all(dataset: Dataset, tmp_path: Path) -> None:
+    """Its RLNets' maps, the last of which is the map."""
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    path = Checkpoint.init("btbcrl", {"width": "0.25"}).save(tmp_path / "b.pth")
+    with opened([path], steps=True) as methods:
+        rows = {row.name: row.scores for row in evaluate(methods, dataset)}
+    assert list(rows) == ["b.pth", "b.pth crl1", "b.pth crl2", "b.pth crl3"]
+    assert rows["b.pth crl3"].mae == pytest.approx(rows["b.pth"].mae, abs=1e-6) != rows["b.pth crl1"].mae
+
+
+def test_a_baseline_sees_what_a_network_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def focus(image: np.ndarray) -> np.ndarray:
+        seen.append(image.shape[:2])
+        return (image[:, :, 0] / 255).astype(np.float32)
+
+    monkeypatch.setattr("r2mrf_deploy.baselines.get", lambda _: focus)
+    ramp = np.repeat(np.linspace(0, 255, 1600).astype(np.uint8)[None, :, None], 900, 0).repeat(3, 2)
+    with opened([], baselines=["lbp"]) as (method,):
+        found = method.maps(ramp)["lbp"]
+        method.maps(ramp[:100, :80])
+    assert seen == [(360, 640), (100, 80)]
+    assert found.shape == ramp.shape[:2] and np.abs(found - ramp[:, :, 0] / 255).max() < 0.01
+
+
+def test_what_would_fail_late_fails_first(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is no folder that can be written"):
+        evaluation_files.check(tmp_path / "file" / "o")
+    evaluation_files.check(tmp_path / "o" / "p")
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(RuntimeUnavailable, match="matplotlib"):
+        evaluation_files.check(tmp_path / "o")
+    Image.new("L", (5, 5)).save(dataset.pairs[2].mask)
+    with pytest.raises(InputError, match="5×5, its photograph"):
+        evaluate([Method(lambda _: pytest.fail("nothing may be run"), "none")], dataset)
+
+
+def test_figures_are_out_before_anything_is_drawn(
+    small: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr("r2mrf_deploy.evaluation_files.write", full)
+    line = ["eval", str(small), "--data", str(dataset.folder), "--white", "sharp", "-o", str(tmp_path / "o")]
+    assert main(line) == 2 and "small.pth" in capsys.readouterr().out
+    assert main([*line, "--json"]) == 2 and json.loads(capsys.readouterr().out)["photographs"] == 3
+
+
+def test_a_caption_is_as_wide_as_its_text(tmp_path: Path) -> None:
+    """Over a photograph of 60×600, whose four tiles are 98 pixels wide."""
+    for folder in ("image", "gt"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (60, 600)).save(tmp_path / folder / "tall.png")
+    dataset = read_dataset(tmp_path, white="sharp")
+    methods = [Method(_brightness, "none")]
+    (row,) = evaluate(methods, dataset)
+    with Image.open(evaluation_files.contact_sheet(row, methods, dataset, tmp_path / "sheet.png")) as sheet:
+        written = np.asarray(sheet.convert("L"))[:22].min(0) < 128
+    text = np.flatnonzero(written)
+    assert text[-1] > 300 and text[-1] < sheet.width - 1
 
 
 def test_files_say_what_the_table_says(dataset: Dataset, tmp_path: Path) -> None:
     methods = [Method(_brightness, "none")]
     (row,) = rows = evaluate(methods, dataset)
-    files = evaluation.write(rows, {"data": "data"}, methods, dataset, tmp_path / "o")
+    files = evaluation_files.write(rows, {"data": "data"}, methods, dataset, tmp_path / "o")
     assert {f.name for f in files} == {
         "scores.json", "scores.csv", "photographs.csv", "curves.csv", "curves.png", "worst-brightness-none.png",
     }  # fmt: skip

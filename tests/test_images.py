@@ -102,3 +102,15 @@ def test_overlay_shows_what_is_in_focus_and_darkens_the_rest() -> None:
     assert np.array_equal(shown[20, 20], image[20, 20])
     assert len(set(shown[2, 2].tolist())) == 1 and shown[2, 2, 0] < 60
     assert np.array_equal(shown[10, 20], (255, 210, 0)), "the outline"
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_limit_on_pixels_is_said_in_our_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns from there, and refuses from twice that on
+    assert images.read(path).shape == (40, 40, 3) and images.size(path) == (40, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for call in (images.read, images.size):
+        with pytest.raises(InputError, match="million pixels: scale it down"):
+            call(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -36,6 +37,49 @@ def test_a_missing_companion_is_named(tiny_onnx) -> None:  # type: ignore[no-unt
     manifest.model_copy(update={"companions": {"x.bin": "0" * 64}}).save(path)
     with pytest.raises(ArtifactError, match=r"x\.bin is missing"):
         Manifest.beside(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "../x", "folder/x", "/etc/passwd", "folder", "x" * 5000, "a\0b", "a\nb"]
+)
+def test_hostile_companions_are_refused_in_one_line(tiny_onnx, name: str) -> None:  # type: ignore[no-untyped-def]
+    path = tiny_onnx()
+    path.with_name("folder").mkdir()
+    manifest = Manifest.beside(path)
+    assert manifest is not None
+    manifest.model_copy(update={"companions": {name: "0" * 64}}).save(path)
+    with pytest.raises(ArtifactError) as refusal:
+        Manifest.beside(path)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("companions", [{}, {"other.bin": "0" * 64}])
+def test_openvino_s_weights_must_be_listed(tiny_onnx, companions: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
+    path = tiny_onnx()
+    manifest = Manifest.beside(path)
+    assert manifest is not None
+    manifest.model_copy(update={"kind": "openvino", "companions": companions}).save(path)
+    with pytest.raises(ArtifactError, match=r"companions leave out tiny\.bin"):
+        Manifest.beside(path)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0, 0, 0], [1, 0, 1]),
+        ([0, 0, 0], [1, -1, 1]),
+        ([0, 0, 0], [1, float("nan"), 1]),
+        ([0, 0, 0], [1, float("inf"), 1]),
+        ([0, float("nan"), 0], [1, 1, 1]),
+        ([0, 0], [1, 1, 1]),
+    ],
+)
+def test_a_normalisation_that_is_none_is_refused(tiny_onnx, mean: list[float], std: list[float]) -> None:  # type: ignore[no-untyped-def]
+    path = Manifest.path_for(tiny_onnx())
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(document | {"preprocess": {"mean": mean, "std": std}}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"is not a manifest: preprocess\."):
+        Manifest.read(path)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,23 @@ def test_empty_maps_and_masks() -> None:
     assert float(f_measure(0.0, 0.0)) == 0
 
 
+def test_a_precision_recall_curve_ends_where_a_photograph_has_no_positives_left() -> None:
+    """One map reaches 0.5, the other 1: over 0.5 the precision of one of the two is not defined, and counts as 0."""
+    pairs = [pair(), pair(), pair()]
+    low, high = (
+        np.clip(scale * found / found.max(), 0, 1) for scale, (found, _) in zip((0.5, 1.0), pairs, strict=False)
+    )
+    scores, curves = score([(low, pairs[0][1]), (high, pairs[1][1])])
+    assert curves.precision[-1] == 0 and curves.found[[0, 126, 128, 254]].tolist() == [1, 1, 0.5, 0.5]
+    recall, precision = curves.precision_recall
+    assert len(recall) == 128 and precision.min() > 0.4  # the share in focus is what chance would reach
+    assert np.array_equal(precision, curves.precision[:128]) and scores.f_max == curves.f.max()
+    # an empty map has no say in precision, whatever the threshold; alone it leaves nothing to draw
+    _, beside = score([(high, pairs[1][1]), (0 * high, pairs[1][1])])
+    np.testing.assert_allclose(beside.precision_recall[1], score([(high, pairs[1][1])])[1].precision_recall[1])
+    assert len(score([(0 * high, pairs[1][1])])[1].precision_recall[0]) == 0
+
+
 def test_wrong_use() -> None:
     with pytest.raises(ValueError, match="nothing to score"):
         score([])

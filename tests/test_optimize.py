@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from r2mrf_deploy import optimize as optimize_module
 from r2mrf_deploy import photographs, runtimes
 from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.files import serialized
+from r2mrf_deploy.graph.rewrites import Optimized
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.optimize import optimize_file
@@ -64,3 +68,35 @@ def test_what_is_refused(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-
     with pytest.raises(GraphError, match=r"text\.onnx is not an ONNX file"):
         optimize_file(tmp_path / "text.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_model_can_be_rewritten_in_its_place(small: Path, tmp_path: Path) -> None:
+    plain = to_onnx(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).path
+    apart = optimize_file(plain, tmp_path / "y.onnx").path
+    optimize_file(plain, plain)
+    assert plain.read_bytes() == apart.read_bytes()
+    assert Manifest.beside(plain).rewrites == Manifest.beside(apart).rewrites != []  # type: ignore[union-attr]
+    assert {p.name for p in tmp_path.iterdir()} == {"x.onnx", "x.onnx.json", "y.onnx", "y.onnx.json"}
+
+
+def test_an_invalid_result_is_not_written(
+    tiny_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: onnx.ModelProto, explain: bool) -> Optimized:
+        model.graph.node[0].input[0] = "nobody"
+        return Optimized(model, [])
+
+    monkeypatch.setattr(optimize_module, "optimize", spoil)
+    with pytest.raises(GraphError, match="would not be valid ONNX, so it is not written"):
+        optimize_file(tiny_onnx(), tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_what_no_file_can_hold_is_said() -> None:
+    with pytest.raises(GraphError, match="over 2 GB"):
+        serialized(_Huge())  # type: ignore[arg-type]
+
+
+class _Huge:
+    def SerializeToString(self) -> bytes:
+        raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from r2mrf_deploy import images, photographs
 from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.predict import Predictor, predict
 
@@ -40,6 +40,15 @@ def test_every_kind_of_artifact_gives_the_same_map(small: Path, exported: Path, 
             np.testing.assert_allclose(predictor(photograph), expected, atol=1e-4)
 
 
+def test_a_map_that_is_not_finite_is_an_error(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
+    with Predictor.open(tiny_onnx()) as predictor:
+        runner = predictor.runner
+        run = runner.run
+        runner.run = lambda arrays: {"map": run(arrays)["map"] * np.float32("nan")}  # type: ignore[method-assign]
+        with pytest.raises(ArtifactError, match="not finite"):
+            predictor(photographs.sample("chelsea"))
+
+
 def test_files(exported: Path, tmp_path: Path) -> None:
     good, bad = tmp_path / "cat.png", tmp_path / "bad.png"
     Image.fromarray(photographs.sample("chelsea")).save(good)
@@ -53,6 +62,21 @@ def test_files(exported: Path, tmp_path: Path) -> None:
         assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
         assert done.in_focus == pytest.approx((np.asarray(focus) >= 128).mean(), abs=0.01)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cat_map.png", "cat_overlay.png"]
+
+
+def test_no_photograph_is_overwritten(exported: Path, tmp_path: Path) -> None:
+    before = {}
+    for name in ("cat.jpg", "cat_map.png"):
+        (tmp_path / name).write_bytes(images.png(photographs.sample("chelsea")))
+        before[name] = (tmp_path / name).read_bytes()
+    sources = [tmp_path / name for name in before]
+    with Predictor.open(exported) as predictor:
+        with pytest.raises(UsageError, match=r"made from .*cat\.jpg would overwrite .*cat_map\.png: choose another"):
+            list(predict(predictor, sources, tmp_path))
+        with pytest.raises(UsageError, match="is a file: name a folder"):
+            list(predict(predictor, sources, sources[0]))
+        assert {p.name: p.read_bytes() for p in tmp_path.glob("cat*")} == before
+        assert all(p.map for p in predict(predictor, sources, tmp_path / "out"))
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SET_UP = ("make", "pip")
 """What a test cannot run from within itself."""
+NETWORKS = [
+    name if name == "r2mrf-edge" else pytest.param(name, marks=pytest.mark.slow)
+    for name in re.findall(r"^\| `([\w-]+)` \| .* G \|$", TEXT, re.MULTILINE)
+]
 
 
 def blocks(language: str) -> list[str]:
@@ -70,6 +74,23 @@ def test_the_table_of_networks_is_true() -> None:
         assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}" == parameters
         # rounded to 0.1; the graph leaves out side outputs, which PyTorch computes
         assert counter.get_total_flops() / 2e9 == pytest.approx(float(multiply_adds), abs=0.051, rel=1e-3), name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_column_of_rewritten_graphs_is_true(name: str) -> None:
+    from r2mrf_deploy import networks
+    from r2mrf_deploy.checkpoint import IMAGENET
+    from r2mrf_deploy.graph import cost
+    from r2mrf_deploy.graph.rewrites import optimize
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
+
+    row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{name}` |") and line.endswith(" G |"))
+    traced, rewritten = (float(cell.removesuffix(" G")) for cell in row.strip("| ").split(" | ")[-2:])
+    model = trace(Deployed(networks.create(*networks.preset(name)), IMAGENET), (320, 320))
+    # rounded to 0.1
+    assert cost.multiply_adds(model) / 1e9 == pytest.approx(traced, abs=0.051)
+    assert cost.multiply_adds(optimize(model).model) / 1e9 == pytest.approx(rewritten, abs=0.051)
 
 
 def test_the_public_names_are_importable() -> None:

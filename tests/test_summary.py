@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from r2mrf_deploy import bench_files, benchmark
 from r2mrf_deploy.cli import main
+from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.runtimes import Timing
 from r2mrf_deploy.summary import Statistics, Summary, percentile, times
 
@@ -72,7 +74,7 @@ def test_every_line_follows_from_the_exported_times(
 ) -> None:
     file = tmp_path / "times.json"
     command = ["bench", str(exported), "--duration", "0", "--iterations", "25", "--percentile", "50,90,99"]
-    assert main([*command, "--exportTimes", str(file), "--infStreams", str(streams)]) == 0
+    assert main([*command, "--avgRuns", "4", "--exportTimes", str(file), "--infStreams", str(streams)]) == 0
     said = capsys.readouterr().out
     rows = json.loads(file.read_text())
     assert len(rows) >= 25
@@ -104,3 +106,50 @@ def test_every_line_follows_from_the_exported_times(
         ("Total CPU Compute Time", compute.sum() / 1e3),
     ]:
         assert float(re.findall(rf"^{name}: ([\d.e+-]+) ", said, re.M)[0]) == pytest.approx(value, rel=1e-5), name
+    averages = re.findall(
+        r"^Average on (\d+) runs - CPU latency: ([\d.e+-]+) ms - Host latency: ([\d.e+-]+)", said, re.M
+    )
+    groups = [t[i : i + 4] for t in turns for i in range(0, len(t), 4)]
+    for (count, found, host), group in zip(averages, groups, strict=True):
+        assert int(count) == len(group) and float(found) == float(host)
+        assert float(found) == pytest.approx(np.mean([r["computeMs"] for r in group]), rel=1e-5)
+
+
+def test_averages_are_printed_where_they_are_asked_for(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(exported), "--duration", "0"]) == 0
+    assert "Average on" not in capsys.readouterr().out
+    assert main(["bench", str(exported), "--duration", "0", "--avgRuns", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--plot x.bmp", "ends in .png, .svg, .pdf"),
+        ("--csv text/x.csv", "cannot write"),
+        ("--exportTimes .", "cannot write"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_timed(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("no folder")
+    monkeypatch.setattr(benchmark, "bench_artifacts", lambda *_, **__: pytest.fail("it was timed"))
+    assert main(["bench", str(exported), *option.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_was_measured_is_printed_before_it_is_written(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise ArtifactError("the disk is full")
+
+    monkeypatch.setattr(bench_files, "write", full)
+    assert main(["bench", str(exported), "--duration", "0", "--csv", str(tmp_path / "x.csv")]) == 2
+    assert "Throughput:" in capsys.readouterr().out

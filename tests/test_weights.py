@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.evaluation import evaluate, opened
 from r2mrf_deploy.photographs import DEMO, sample
-
-DUT5 = Path(__file__).parents[2] / "shared" / "data" / "dut5"
+from tests.conftest import SMALL
 
 
 def _shipped() -> Path:
@@ -45,6 +45,28 @@ def test_damage_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         weights.find(weights.DEFAULT)
 
 
+def test_shipping_writes_weights_and_checksum_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("ship", Path(__file__).parents[1] / "examples" / "ship_weights.py")
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    (tmp_path / "package").mkdir()
+    trained = Checkpoint.init("r2mrf-edge", SMALL).save(tmp_path / "r2mrf-edge.pth")
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr(example, "LIMIT", 1000)
+    monkeypatch.setattr("sys.argv", ["ship", str(trained)])
+    with pytest.raises(SystemExit, match="nothing was written"):
+        example.main()
+    assert not list((tmp_path / "package").iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "package" / "__init__.py"))
+    assert example.ship(trained) == weights.find("r2mrf-edge") == tmp_path / "package" / "r2mrf-edge.pth"
+    for given, said in ((["ship"], "^usage"), (["ship", "r2mrf.pth"], "weights.SHIPPED")):
+        monkeypatch.setattr("sys.argv", given)
+        with pytest.raises(SystemExit, match=said):
+            example.main()
+
+
 def test_weights_are_kept_as_fp16_and_read_as_fp32(tmp_path: Path) -> None:
     kept = torch.load(_shipped(), weights_only=True)["state_dict"]
     read = Checkpoint.load(_shipped())
@@ -64,8 +86,17 @@ def test_a_name_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert main(["export", "r2mrf-edge", "--size", "64x64", "--no-optimize"]) == 0
     assert (tmp_path / "r2mrf-edge.onnx").is_file() and sorted(_shipped().parent.iterdir()) == before
     assert main(["inspect", "r2mrf-edge", "--json"]) == 0
+    (tmp_path / "r2mrf-edge").mkdir()  # as a training leaves
+    assert main(["inspect", "r2mrf-edge", "--json"]) == 0
+    (tmp_path / "r2mrf-edge").rmdir()
     shutil.copy("r2mrf-edge.onnx", "r2mrf-edge")  # a file of the name goes first
     assert main(["inspect", "r2mrf-edge", "--json"]) == 2
+
+
+def test_a_name_that_stands_for_nothing_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (("r2mrf-edg", "did you mean 'r2mrf-edge'?"), ("r2mrf-r50", "r2mrf train r2mrf-r50")):
+        assert main(["inspect", name]) == 2 and said in " ".join(capsys.readouterr().err.split())
+    assert main(["inspect", "photographs"]) == 2 and "no such file" in capsys.readouterr().err
 
 
 def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +110,7 @@ def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: p
     assert main(["predict", "r2mrf-edge"]) == 2
 
 
-@pytest.mark.skipif(not DUT5.is_dir(), reason="needs the photographs of ../shared/data/dut5")
-def test_they_see_what_is_in_focus() -> None:
+def test_they_see_what_is_in_focus(dut5: Path) -> None:
     with opened([_shipped()]) as methods:
-        (row,) = evaluate(methods, read_dataset(DUT5, white="sharp"))
+        (row,) = evaluate(methods, read_dataset(dut5, white="sharp"))
     assert row.scores.f_max >= 0.90 and row.scores.mae <= 0.12

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
 from r2mrf_deploy.cli.common import app, err
-from r2mrf_deploy.errors import R2mrfError
+from r2mrf_deploy.errors import R2mrfError, UsageError
 
 __all__ = ["main", "make", "measure", "train", "use"]
 
@@ -17,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        return app(arguments, prog_name="r2mrf", standalone_mode=False) or 0
+        _refuse_json_file(arguments)
+        return app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
     except R2mrfError as e:
         code, message = e.exit_code, str(e)
         if debug:
@@ -31,3 +33,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
     err.print(f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
     return code
+
+
+def _refuse_json_file(arguments: list[str]) -> None:
+    """`--json FILE` would take the file for one more argument, and say that it cannot be opened."""
+    for option, value in pairwise(arguments):
+        if option == "--json" and value.endswith(".json") and arguments[0] != "inspect":
+            raise UsageError(
+                f"--json {value}: --json prints to standard output and takes no file: write --json > {value}"
+            )

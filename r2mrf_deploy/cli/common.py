@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +15,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import InputError, UsageError
 
 app = typer.Typer(
     name="r2mrf",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -30,6 +32,7 @@ White = Literal["sharp", "blurred"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
+Network = Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")]
 Images = Annotated[
     Path | None,
     typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
@@ -51,7 +54,10 @@ Precision = Annotated[
 Calibration = Annotated[
     Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are well.")
 ]
-Method = Annotated[Literal["minmax", "entropy", "percentile"], typer.Option("--method", help="How INT8 finds ranges.")]
+Method = Annotated[
+    Literal["minmax", "entropy", "percentile"] | None,
+    typer.Option("--method", help="How INT8 finds ranges; by default percentile."),
+]
 Keep = Annotated[
     list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
 ]
@@ -64,11 +70,48 @@ Gpu = Annotated[list[str] | None, typer.Option("--gpu", help="GPU class that it 
 
 
 def model_file(text: str) -> Path:
-    """The file that an argument means: its path, or the shipped weights of that name."""
+    """The file that an argument means: its path, or the shipped weights of that name.
+
+    Raises:
+        InputError: there is neither, and something nearby has nearly that name.
+    """
     from r2mrf_deploy import weights
 
     path = Path(text)
-    return path if path.exists() else weights.find(text) or path
+    if path.is_file() or any(c in text for c in "*?["):
+        return path
+    shipped = weights.find(text)
+    if shipped is None and not path.exists():
+        _refuse_mistaken(path)
+    return shipped or path
+
+
+def _refuse_mistaken(path: Path) -> None:
+    """Raise where what is not there is a network's name, or nearly the name of something that is."""
+    from r2mrf_deploy import weights
+
+    text = str(path)
+    known: Collection[str] = ()
+    if (
+        path.name == text and not path.suffix and importlib.util.find_spec("torch")
+    ):  # torch: not needed to run artifacts
+        from r2mrf_deploy import networks
+
+        known = networks.presets()
+    if text in known:
+        raise UsageError(f"{text}: no weights are shipped for it; train some (r2mrf train {text}) or r2mrf init {text}")
+    beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
+    if near := difflib.get_close_matches(text, {*known, *weights.SHIPPED, *beside}, n=1, cutoff=0.55):
+        raise InputError(f"{text}: no such file, and no shipped weights; did you mean {near[0]!r}?")
+
+
+def graph_file(text: str) -> Path:
+    """The ONNX file that an argument means. The name of shipped weights means none, and says how to make one."""
+    from r2mrf_deploy import weights
+
+    if not (path := Path(text)).exists() and text in weights.SHIPPED:
+        raise UsageError(f"{text} is the name of shipped weights, no graph: export it first: r2mrf export {text}")
+    return path
 
 
 def away_from_package(checkpoint: Path) -> Path | None:
@@ -112,9 +155,25 @@ def parse_duration(option: str, text: str) -> float:
 
 @contextmanager
 def phases() -> Iterator[Any]:
-    """A line on the terminal that says what is going on; nothing where there is no terminal."""
-    with err.status("starting") as status:
-        yield lambda text: status.update(text)
+    """A line on the terminal that says what is going on, with a bar of how far; nothing where there is no terminal."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def say(text: str) -> None:
+            done, total = share(text)
+            progress.update(task, description=text, completed=done, total=total)
+
+        yield say
+
+
+def share(text: str) -> tuple[float, float | None]:
+    """How much is done of how much, where a line says it: 3/16, or 40 %."""
+    if found := re.search(r"\b(\d+)/(\d+)\b", text):
+        return float(found[1]), float(found[2])
+    return (float(found[1]), 100.0) if (found := re.search(r"\b(\d+) %", text)) else (0.0, None)
 
 
 def print_json(value: Any) -> None:

@@ -15,6 +15,7 @@ from r2mrf_deploy.cli.common import (
     Keep,
     MaxDrop,
     Method,
+    Network,
     Precision,
     QuantizeEnds,
     Resume,
@@ -22,6 +23,7 @@ from r2mrf_deploy.cli.common import (
     app,
     away_from_package,
     err,
+    graph_file,
     model_file,
     out,
     parse_settings,
@@ -39,14 +41,21 @@ def init(
     settings: Set = None,
     images: Images = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the weights.")] = 0,
+    as_json: Json = False,
 ) -> None:
-    """An untrained checkpoint for trials, whose map is informative: its statistics are taken from photographs."""
+    """An untrained checkpoint for trials. Its map is informative: its statistics are taken from photographs."""
     from r2mrf_deploy.checkpoint import Checkpoint
 
+    if output.suffix not in (".pth", ".pt"):
+        raise UsageError(f"-o {output}: a checkpoint ends in .pth or .pt")
     with phases() as say:
         say("taking statistics from photographs")
         checkpoint = Checkpoint.init(network, parse_settings(settings), folder=images, seed=seed)
         checkpoint.save(output)
+    if as_json:
+        facts = {"file": str(output), "network": checkpoint.network, "config": checkpoint.config.to_dict()}
+        print_json(facts | {"parameters": checkpoint.parameters})
+        return
     out.print(f"{output}: {checkpoint.network}, {checkpoint.parameters / 1e6:.1f} M parameters, untrained")
 
 
@@ -65,7 +74,7 @@ def export(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Recurrent steps.")] = None,
     precision: Precision = "fp32",
     calibration: Calibration = None,
-    method: Method = "percentile",
+    method: Method = None,
     keep: Keep = None,
     quantize_ends: QuantizeEnds = False,
     max_drop: MaxDrop = None,
@@ -81,11 +90,11 @@ def export(
         Literal["cpu", "cuda"] | None,
         typer.Option("--device", help="Of a .pt2 package; by default the GPU where there is one."),
     ] = None,
-    network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
+    network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """A checkpoint becomes an ONNX artifact, or an AOTInductor package, checked against PyTorch."""
+    """A checkpoint becomes ONNX, or an AOTInductor package. It is checked against PyTorch."""
     from r2mrf_deploy.convert import PrecisionOptions
     from r2mrf_deploy.export import ExportOptions, to_onnx
 
@@ -130,11 +139,11 @@ def export(
 
 @app.command()
 def convert(
-    model: Annotated[Path, typer.Argument(help="An FP32 ONNX artifact.")],
+    model: Annotated[Path, typer.Argument(parser=graph_file, metavar="MODEL", help="An FP32 ONNX artifact.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     precision: Precision = "fp16",
     calibration: Calibration = None,
-    method: Method = "percentile",
+    method: Method = None,
     keep: Keep = None,
     quantize_ends: QuantizeEnds = False,
     max_drop: MaxDrop = None,
@@ -142,7 +151,7 @@ def convert(
     gpu: Gpu = None,
     as_json: Json = False,
 ) -> None:
-    """An FP32 graph becomes an FP16, BF16 or INT8 one, for every runtime."""
+    """An FP32 graph becomes an FP16, BF16 or INT8 one. Every runtime takes it."""
     from r2mrf_deploy import report
     from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 
@@ -165,7 +174,7 @@ def optimize(
     explain: Annotated[bool, typer.Option("--explain", help="Say why rewrites left things alone.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The exact rewrites on any ONNX model: the same function with less work."""
+    """The exact rewrites on any ONNX model. The same function with less work."""
     from r2mrf_deploy import report
     from r2mrf_deploy.optimize import optimize_file
 
@@ -183,7 +192,7 @@ def optimize(
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Argument(help="An ONNX artifact.")],
+    model: Annotated[Path, typer.Argument(parser=graph_file, metavar="MODEL", help="An ONNX artifact.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help=".plan for TensorRT (default, beside the model), .xml for OpenVINO."),
@@ -192,22 +201,41 @@ def build(
     min_shapes: Annotated[str, typer.Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
     opt_shapes: Annotated[str, typer.Option("--opt", help="Shapes to be fastest at.")] = "",
     max_shapes: Annotated[str, typer.Option("--max", help="Largest shapes.")] = "",
-    memory: Annotated[str, typer.Option("--memPoolSize", metavar="workspace:1G")] = "",
-    level: Annotated[int | None, typer.Option("--builderOptimizationLevel", min=0, max=5)] = None,
-    timing_cache: Annotated[Path | None, typer.Option("--timingCacheFile")] = None,
-    version_compatible: Annotated[bool, typer.Option("--versionCompatible")] = False,
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memPoolSize", metavar="workspace:1G", help="What the builder may use: workspace, tacticSharedMem, ..."
+        ),
+    ] = "",
+    level: Annotated[
+        int | None, typer.Option("--builderOptimizationLevel", min=0, max=5, help="0 builds fastest, 5 runs fastest.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option("--timingCacheFile", help="Kernels' times, read and written back: later builds are faster."),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--versionCompatible", help="Later minor versions open the plan too.")
+    ] = False,
     hardware: Annotated[
         Literal["none", "ampere+", "sameComputeCapability"] | None,
-        typer.Option("--hardwareCompatibilityLevel"),
+        typer.Option("--hardwareCompatibilityLevel", help="Other GPUs that the plan runs on."),
     ] = None,
-    strip: Annotated[bool, typer.Option("--stripWeights")] = False,
-    no_tf32: Annotated[bool, typer.Option("--noTF32")] = False,
-    aux_streams: Annotated[int | None, typer.Option("--maxAuxStreams", min=0)] = None,
+    strip: Annotated[bool, typer.Option("--stripWeights", help="Leave the weights out, to be refitted.")] = False,
+    no_tf32: Annotated[bool, typer.Option("--noTF32", help="Full FP32 where TF32 would be faster.")] = False,
+    aux_streams: Annotated[
+        int | None, typer.Option("--maxAuxStreams", min=0, help="Streams beside the main one.")
+    ] = None,
     verbosity: Annotated[
         Literal["layer_names_only", "detailed", "none"] | None,
-        typer.Option("--profilingVerbosity"),
+        typer.Option(
+            "--profilingVerbosity", help="What the plan tells of its layers; detailed where a GPU is at hand."
+        ),
     ] = None,
-    library: Annotated[Literal["tensorrt", "tensorrt_rtx"] | None, typer.Option("--library")] = None,
+    library: Annotated[
+        Literal["tensorrt", "tensorrt_rtx"] | None,
+        typer.Option("--library", help="Which builds; by default what fits the GPU."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """An ONNX artifact becomes a TensorRT plan or an OpenVINO model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from r2mrf_deploy.cli.common import (
     Buffers,
     Images,
     Json,
+    Network,
     Runtime,
     RuntimeCache,
     Set,
@@ -29,6 +30,9 @@ from r2mrf_deploy.cli.common import (
 )
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 
+if TYPE_CHECKING:
+    from r2mrf_deploy.benchmark import Bench
+
 
 @app.command()
 def parity(
@@ -44,7 +48,7 @@ def parity(
     ] = False,
     runtime: Runtime = None,
     trust: Trust = False,
-    network: Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")] = None,
+    network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -52,14 +56,16 @@ def parity(
     from r2mrf_deploy import report
     from r2mrf_deploy.parity import compare_artifacts
 
+    if plot is not None:
+        from r2mrf_deploy import plots
+
+        plots.refuse(plot)
     with phases() as say:
         results = compare_artifacts(
             checkpoint, artifacts, images, per_step=per_step, runtime=runtime, trust=trust,
             network=network, settings=parse_settings(settings), phase=say,
         )  # fmt: skip
         if plot is not None:
-            from r2mrf_deploy import plots
-
             plots.drift(results, plot)
         blamed = {}
         for artifact, r in zip(artifacts, results, strict=True):
@@ -81,6 +87,8 @@ def parity(
         for r in results:
             if r.reason:
                 out.print(f"{r.artifact}: {r.reason}", highlight=False, soft_wrap=True)
+            if bisect and r.artifact not in blamed:
+                out.print(f"{r.artifact}: --bisect has nothing to explain, its verdict is {r.verdict}", highlight=False)
         for name, search in blamed.items():
             nodes = f"{len(search.kept)} nodes in FP32 bring {name} from {search.before} to {search.after}:"
             out.print(nodes, highlight=False, soft_wrap=True)
@@ -116,38 +124,40 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     runtime: Runtime = None,
     trust: Trust = False,
+    network: Network = None,
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """How good maps are on photographs with masks: F-measures, MAE, AUC, curves."""
-    from r2mrf_deploy import evaluation, report
+    """How good maps are on photographs with masks. F-measures, MAE, AUC, curves."""
+    from r2mrf_deploy import evaluation, evaluation_files, report
     from r2mrf_deploy.datasets import polarity, read_dataset
 
     photographs = read_dataset(
-        data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks
+        data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks, dataset=dataset
     )
+    if output is not None:
+        evaluation_files.check(output)
     opening = evaluation.opened(
-        sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust
-    )
+        sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust,
+        network=network, settings=parse_settings(settings),
+    )  # fmt: skip
     with phases() as say, opening as methods:
         rows = evaluation.evaluate(
             methods, photographs, positive=positive, progress=lambda n, of: say(f"{n}/{of} photographs")
         )
         facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
-        if output is not None:
-            say("drawing")
-            written = evaluation.write(rows, facts, methods, photographs, output)
-    if as_json:
-        alone = rows[0].to_dict() if len(rows) == 1 else {}
-        print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
-        return
-    out.print(report.evaluation_table(rows))
-    count = f"{len(photographs)} photographs of {photographs.folder.name}"
-    out.print(
-        f"{count}; positive: {'in focus' if positive == 'sharp' else 'blurred'}; F with β² = 0.3", highlight=False
-    )
-    if output is not None:
-        for file in written:
-            out.print(str(file), highlight=False, soft_wrap=True)
+        if as_json:
+            alone = rows[0].to_dict() if len(rows) == 1 else {}
+            print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
+        else:
+            out.print(report.evaluation_table(rows))
+            out.print(report.evaluation_line(photographs, positive), highlight=False, soft_wrap=True)
+        if output is None:  # what follows may fail, and the figures are out
+            return
+        say("drawing")
+        written = evaluation_files.write(rows, facts, methods, photographs, output)
+    for file in written if not as_json else []:
+        out.print(str(file), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -157,7 +167,9 @@ def bench(
         typer.Argument(parser=model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
     ],
     runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Time each on these, where they can.")] = None,
-    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Where an input's size is free.")] = "320x320",
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Where an input's size is free; by default 320x320.")
+    ] = None,
     batch: Annotated[
         str, typer.Option("--batch", metavar="N,N", help="Where the batch is free; several: a sweep.")
     ] = "1",
@@ -168,7 +180,9 @@ def bench(
     warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds.")] = 200,
     duration: Annotated[float, typer.Option("--duration", help="Seconds.")] = 3,
     iterations: Annotated[int, typer.Option("--iterations", help="At least so many inferences.")] = 10,
-    avg_runs: Annotated[int, typer.Option("--avgRuns", help="Inferences in a turn.")] = 10,
+    avg_runs: Annotated[
+        int | None, typer.Option("--avgRuns", help="Inferences in a turn (10); prints the averages of so many.")
+    ] = None,
     percentile: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
     streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Inferences side by side.")] = 1,
     cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
@@ -185,10 +199,12 @@ def bench(
     plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
     trust: Trust = False,
+    network: Network = None,
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts side by side by trtexec's protocol; ratios to the first."""
-    from r2mrf_deploy import bench_files, feeds, report
+    """Time artifacts side by side by trtexec's protocol. Ratios are to the first."""
+    from r2mrf_deploy import bench_files, feeds
     from r2mrf_deploy.benchmark import Protocol, bench_artifacts
     from r2mrf_deploy.runtimes import OpenOptions
     from r2mrf_deploy.runtimes.tensorrt_options import parse_shapes
@@ -197,36 +213,52 @@ def bench(
     batches = [int(b) for b in parse_numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]
     if not batches:
         raise UsageError(f"--batch {batch}: give whole numbers from 1, as 1,2,4")
-    protocol = Protocol(warm_up, duration, iterations, avg_runs, percentiles, streams, not no_transfers)
+    protocol = Protocol(
+        warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, percentiles, streams, not no_transfers
+    )
+    chosen = tuple(parse_settings(settings).items())
+    options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
+    bench_files.refuse(plot, export_times, export_profile, csv, markdown)
     with phases() as say:
         done = bench_artifacts(
-            artifacts, runtime or [], protocol, size=parse_size(size), batches=batches, shapes=parse_shapes(shapes),
-            inputs=feeds.parse_files(inputs), options=OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache),
+            artifacts, runtime or [], protocol, size=parse_size(size) if size else None, batches=batches,
+            shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
             profiles=dump_profile or export_profile is not None, trust=trust, phase=say,
         )  # fmt: skip
-    written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
     if as_json:
         print_json(done.to_dict())
-        return
+    else:
+        _print_bench(done, summary=summary, averages=avg_runs, profiles=dump_profile)
+    # printed first: a full disk must not lose what was measured
+    for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
+        if not as_json:
+            out.print(str(file), highlight=False, soft_wrap=True)
+
+
+def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:
+    from r2mrf_deploy import report
+    from r2mrf_deploy.summary import trace_averages
+
     out.print(report.where(done.machine, done.tools), highlight=False, soft_wrap=True)
     if len(done.measurements) > 1:
         out.print(report.bench_table(done.measurements))
         out.print(
             f"speed-up: over {done.baseline}, median and middle half of the turns", highlight=False, soft_wrap=True
         )
-    if len(done.measurements) == 1 or summary:
+    if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
             out.print(f"=== Performance summary: {m.title}, {m.device} ===", highlight=False, soft_wrap=True)
-            for line in m.summary.lines(m.on_gpu):
+            for line in (
+                *(trace_averages(m.turns, averages, m.on_gpu) if averages else ()),
+                *m.summary.lines(m.on_gpu),
+            ):
                 out.print(line, highlight=False, soft_wrap=True)
-    for p in done.profiles if dump_profile else []:
+    for p in done.profiles if profiles else []:
         out.print(report.profile_title(p), highlight=False, soft_wrap=True)
         for table in report.profile_tables(p):
             out.print(table)
     for line in (*report.bench_lines(done.measurements), *(f"{name} was not run: {why}" for name, why in done.skipped)):
         out.print(line, highlight=False, soft_wrap=True)
-    for file in written:
-        out.print(str(file), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -242,7 +274,7 @@ def budget(
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Check the model on this machine.")] = True,
     as_json: Json = False,
 ) -> None:
-    """What a graph must cost on a class of GPUs, by its roofline, against a latency budget."""
+    """What a graph must cost on a class of GPUs. By its roofline, against a latency budget."""
     from r2mrf_deploy import report
     from r2mrf_deploy.budget import draw_up
 

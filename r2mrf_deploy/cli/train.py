@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from r2mrf_deploy.cli.common import Json, Set, White, app, err, out, parse_duration, parse_settings, phases, print_json
+from r2mrf_deploy.cli.common import Json, Set, White, app, err, out, parse_duration, parse_settings, print_json
 from r2mrf_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,15 +28,23 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     data: Annotated[Path | None, typer.Option("--data", help="Photographs with their masks.")] = None,
     white: Annotated[White | None, typer.Option("--white", help="What is white in the masks of --data.")] = None,
-    split: Annotated[Path | None, typer.Option("--split", help="File with the names to train on.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
+    ] = None,
+    split: Annotated[Path | None, typer.Option("--split", help="File with the names to train on, one a line.")] = None,
+    images: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
     sharp: Annotated[Path | None, typer.Option("--sharp", help="Sharp photographs, to make composites of.")] = None,
-    masks: Annotated[Path | None, typer.Option("--masks", help="Drawn masks for the composites.")] = None,
-    masks_white: Annotated[White | None, typer.Option("--masks-white", help="What is white in --masks.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", help="Folder of the masks in --data; with --sharp, drawn masks for the composites."),
+    ] = None,
+    masks_white: Annotated[White | None, typer.Option("--masks-white", help="What is white in drawn masks.")] = None,
     val: Annotated[Path | None, typer.Option("--val", help="Photographs with masks to validate on.")] = None,
     val_white: Annotated[White | None, typer.Option("--val-white", help="What is white in the masks of --val.")] = None,
+    val_split: Annotated[Path | None, typer.Option("--val-split", help="File with the names of --val to take.")] = None,
     recipe: Annotated[
         Literal["paper", "scratch"] | None,
-        typer.Option("--recipe", help="By default the paper's where the backbone is trained already."),
+        typer.Option("--recipe", help="By default the network's paper's where the backbone is trained already."),
     ] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=1)] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures at once, over all devices.")] = None,
@@ -50,38 +61,53 @@ def train(
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], typer.Option("--accelerator")] = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    time: Annotated[str | None, typer.Option("--time", metavar="HH:MM:SS", help="Stop then; --resume goes on.")] = None,
+    limit: Annotated[
+        str | None, typer.Option("--time", metavar="HH:MM:SS", help="Stop then; --resume goes on.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
     early_stop: Annotated[
         int | None, typer.Option("--early-stop", min=1, help="Validations without a better one to stop after.")
     ] = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Iterations that a kill loses at most.")] = 50,
-    validate_every: Annotated[int, typer.Option("--validate-every", min=1, help="Iterations.")] = 500,
+    validate_every: Annotated[
+        int,
+        typer.Option(
+            "--validate-every",
+            min=1,
+            help="Iterations, from when all recurrent steps are trained: scratch runs one step alone for the first 70 %, "
+            "and until then nothing has trained the step that gives the map.",
+        ),
+    ] = 500,
     logger: Annotated[Literal["csv", "tensorboard"], typer.Option("--logger")] = "csv",
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on a dataset, or on composites of sharp photographs."""
+    """Train a network on a dataset or on composites. Composites are made of sharp photographs."""
     # Before PyTorch starts OpenMP. Threads that wait actively for each other cost a multiple of the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from r2mrf_deploy.datasets import polarity
+    from r2mrf_deploy.training.recipe import choose
     from r2mrf_deploy.training.run import Machine, Order, train
 
     changed: dict[str, Any] = {
         "iterations": iterations, "batch": batch, "size": size, "learning_rate": learning_rate, "average": average,
     }  # fmt: skip
-    chosen = dataclasses.replace(
-        _recipe(recipe, preset, backbone_weights), **{k: v for k, v in changed.items() if v is not None}
-    )
+    of_paper, why = choose(preset, recipe, backbone=backbone_weights is not None)
+    chosen = dataclasses.replace(of_paper, **{k: v for k, v in changed.items() if v is not None})
+    drawn = masks if data is None else None
     order = Order(
-        preset, chosen, parse_settings(settings),
-        data, _polarity("--data", data, "--white", white), split,
-        sharp, masks, _polarity("--masks", masks, "--masks-white", masks_white),
-        val, _polarity("--val", val, "--val-white", val_white),
-        backbone_weights, seed, precision, devices * nodes, early_stop, every, validate_every,
+        preset, chosen, parse_settings(settings), data=data, split=split, dataset=dataset, image_folder=images,
+        white=_polarity("--data", data, "--white", white) if dataset is None else polarity(dataset, white),
+        mask_folder=None if data is None or masks is None else str(masks),
+        sharp=sharp, masks=drawn, masks_white=_polarity("--masks", drawn, "--masks-white", masks_white),
+        val=val, val_white=_polarity("--val", val, "--val-white", val_white), val_split=val_split,
+        backbone=backbone_weights, seed=seed, precision=precision, processes=devices * nodes, patience=early_stop,
+        every=every, validate_every=validate_every,
     )  # fmt: skip
-    machine = Machine(devices, nodes, accelerator, logger, None if time is None else parse_duration("--time", time))
-    with phases() as phase, _told(chosen.iterations, phase, as_json) as say:
-        done = train(order, output, machine, resume=resume, phase=phase, say=say)
+    machine = Machine(devices, nodes, accelerator, logger, None if limit is None else parse_duration("--time", limit))
+    with _told(chosen.iterations, as_json) as told:
+        told.note(_described(chosen, why))
+        done = train(order, output, machine, resume=resume, phase=told.phase, note=told.note, say=told)
     if done.rank:
         return
     if as_json:
@@ -96,10 +122,9 @@ def train(
         )
 
 
-def _recipe(name: str | None, preset: str, backbone: str | None) -> Recipe:
-    from r2mrf_deploy.training.recipe import named
-
-    return named(name or ("paper" if backbone and not preset.endswith("-edge") else "scratch"))
+def _described(recipe: Recipe, why: str) -> str:
+    what = f"{recipe.iterations:,} iterations of {recipe.batch} pictures of {recipe.size}×{recipe.size}"
+    return f"recipe {recipe.name} ({why}): {what}, {recipe.optimizer}, learning rate {recipe.learning_rate:g}"
 
 
 def _polarity(what: str, folder: Path | None, option: str, white: White | None) -> White:
@@ -113,17 +138,53 @@ def _polarity(what: str, folder: Path | None, option: str, white: White | None) 
     return white
 
 
+LINES = 100
+"""Lines that a whole training prints where there is no terminal."""
+
+
 @contextmanager
-def _told(total: int, phase: Callable[[str], None], silent: bool) -> Iterator[Callable[[int, float, Any], None]]:
-    """How a training is shown: a line that changes on a terminal, and one line for each validation anywhere."""
-    mean = float("nan")
+def _told(total: int, silent: bool) -> Iterator[_Told]:
+    """How a training is shown: a bar on a terminal, elsewhere a line now and then; and a line for each validation."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine
+    with Progress(*columns, console=err, transient=True, disable=not (first and err.is_terminal)) as progress:
+        yield _Told(total, silent, progress)
 
-    def say(done: int, loss: float, scores: Scores | None) -> None:
-        nonlocal mean
-        mean = loss if mean != mean else 0.98 * mean + 0.02 * loss
-        phase(f"iteration {done} of {total}, loss {mean:.3f}")
-        if scores is not None and not silent:
-            said = f"loss {mean:.3f}, f_max {scores.f_max:.3f}, MAE {scores.mae:.3f}, AUC {scores.auc:.3f}"
-            err.print(f"{done}/{total}: {said}", highlight=False, soft_wrap=True)
 
-    yield say
+class _Told:
+    """What `train` tells, as lines and as a bar."""
+
+    def __init__(self, total: int, silent: bool, bar: Progress) -> None:
+        self._total, self._silent, self._bar = total, silent, bar
+        self._task = bar.add_task("starting", total=None, rate="")
+        self._loss = float("nan")
+        self._since: tuple[int, float] | None = None
+        """Iteration and time of the last line, or of the first iteration."""
+
+    def phase(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def note(self, text: str) -> None:
+        if not self._silent:
+            err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __call__(self, done: int, loss: float, scores: Scores | None) -> None:
+        self._loss = loss if self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
+        if scores is not None:
+            judged = f"f_max {scores.f_max:.3f}, MAE {scores.mae:.3f}, AUC {scores.auc:.3f}"
+            self.note(f"{done}/{self._total}: loss {self._loss:.3f}, {judged}")
+            return
+        now = time.monotonic()
+        if self._since is None:  # what came before it was not an iteration's work alone
+            self._since = done, now
+        elif done - self._since[0] >= max(1, self._total // LINES):
+            rate = (done - self._since[0]) / max(now - self._since[1], 1e-9)
+            self._since = done, now
+            left = timedelta(seconds=round((self._total - done) / rate))
+            if not err.is_terminal:
+                self.note(f"{done}/{self._total}: loss {self._loss:.3f}, {rate:.2f} it/s, {left} left")
+            self._bar.update(self._task, rate=f"{rate:.2f} it/s")
+        self._bar.update(self._task, description=f"loss {self._loss:.3f}", completed=done, total=self._total)

@@ -10,14 +10,17 @@ import typer
 from r2mrf_deploy.cli.common import (
     Buffers,
     Json,
+    Network,
     Runtime,
     RuntimeCache,
+    Set,
     Threads,
     Trust,
     app,
     err,
     model_file,
     out,
+    parse_settings,
     phases,
     print_json,
 )
@@ -29,7 +32,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
     as_json: Json = False,
 ) -> None:
-    """The whole chain on a sample photograph: export, build, compare, time, predict."""
+    """The whole chain on a sample photograph. Export, build, compare, time, predict."""
     from r2mrf_deploy import demo as verb
 
     result = verb.run(output, console=err)
@@ -57,9 +60,11 @@ def predict(
     runtime_cache: RuntimeCache = None,
     threads: Threads = None,
     trust: Trust = False,
+    network: Network = None,
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Photographs of any size in, maps (white = in focus) and overlays out, at the photographs' size."""
+    """Maps (white = in focus) and overlays of photographs. They may be of any size, which the maps keep."""
     from r2mrf_deploy import images
     from r2mrf_deploy.predict import Predictor
     from r2mrf_deploy.predict import predict as verb
@@ -68,7 +73,10 @@ def predict(
     artifact, photographs = _artifact_first(inputs)
     sources = images.find(photographs)
     with phases() as say:
-        options = OpenOptions(threads, buffers=buffers, runtime_cache=runtime_cache)
+        options = OpenOptions(
+            threads, buffers=buffers, runtime_cache=runtime_cache,
+            network=network, settings=tuple(parse_settings(settings).items()),
+        )  # fmt: skip
         predictor = Predictor.open(artifact, runtime, trust=trust, options=options)
         results = []
         for r in verb(predictor, sources, output, overlays=overlays):
@@ -110,13 +118,15 @@ def inspect(
             help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package, a manifest.",
         ),
     ],
+    network: Network = None,
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
     """What a file is, without running it."""
     from r2mrf_deploy import report
     from r2mrf_deploy.inspection import inspect as verb
 
-    facts = verb(file)
+    facts = verb(file, network=network, settings=parse_settings(settings))
     if as_json:
         print_json(facts)
         return

@@ -6,7 +6,26 @@ from pathlib import Path
 
 import onnx
 
-from r2mrf_deploy.errors import GraphError, InputError
+from r2mrf_deploy.errors import GraphError, no_file
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The model as the content of one file, after onnx's check.
+
+    Raises:
+        GraphError: it is not valid, or over 2 GB, which no such file can hold.
+    """
+    try:
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+    except onnx.checker.ValidationError as e:
+        raise GraphError(
+            f"the graph would not be valid ONNX, so it is not written: {' '.join(str(e).split())}"
+        ) from None
+    except Exception:  # ValueError, or one of protobuf's own
+        raise GraphError(
+            "the model is over 2 GB, the most that one ONNX file can hold: lower its precision, or split it"
+        ) from None
 
 
 def read(path: Path | str) -> onnx.ModelProto:
@@ -18,7 +37,7 @@ def read(path: Path | str) -> onnx.ModelProto:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise no_file(path)
     try:
         model = onnx.load(path)
     except Exception as e:  # protobuf's exceptions and the missing external file share no base class

@@ -26,6 +26,13 @@ BF16_OPSET = 22
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_IN_BF16 = frozenset({"ConvTranspose"})
 """What TensorRT does not build in BF16; it stays in FP32."""
+_MOVES = frozenset(
+    {
+        *("Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"),
+        *("Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    }
+)
+"""What passes values on as they are: no arithmetic that a precision could spoil."""
 _LOW = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -46,6 +53,7 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
     refuse_unknown(model, keep)
     if precision == "bf16":
         model = _without_hard_activations(_at_opset(model, BF16_OPSET))
+        keep = [*keep, *(n.name for n in model.graph.node if n.name.rpartition("/")[0] in set(keep))]  # what one became
     original = {i.name: i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
     refused = [n.name for n in model.graph.node if precision == "bf16" and n.op_type in _NOT_IN_BF16]
     kept = [*dict.fromkeys((*ends(model), *refused, *keep))]
@@ -95,6 +103,56 @@ def ends(model: onnx.ModelProto) -> list[str]:
     return [
         n.name for n in nodes if n.op_type not in _WEIGHTED and not (after & set(n.output) and before & set(n.output))
     ]
+
+
+def computing(model: onnx.ModelProto) -> list[str]:
+    """The nodes whose arithmetic `to_half` reduces."""
+    fixed = set(ends(model))
+    return [n.name for n in model.graph.node if n.op_type not in _MOVES and n.name not in fixed]
+
+
+def carried(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
+    """The nodes that only pass on what kept nodes compute: in FP32 with them, nothing is rounded between the two."""
+    kept, constants, found = {*kept, *ends(model)}, {i.name for i in model.graph.initializer}, []
+    makers = {output: node.name for node in model.graph.node for output in node.output}
+    for node in model.graph.node:  # in the graph's order
+        read = [makers.get(name, "") for name in node.input if name and name not in constants]
+        if node.op_type in _MOVES and node.name not in kept and read and kept.issuperset(read):
+            kept.add(node.name)
+            found.append(node.name)
+    return found
+
+
+def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A BF16 graph with FP32 types, each of its BF16 values rounded as it is made: what a device with BF16 computes, to the
+    order of its sums. CPUs with BF16 compute all of a graph in it, kept nodes too, so they cannot tell what these are worth.
+    """
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = model.graph
+    low = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.BFLOAT16}
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.BFLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+            if attribute.HasField("t") and attribute.t.data_type == TensorProto.BFLOAT16:
+                wide = numpy_helper.to_array(attribute.t).astype(np.float32)
+                attribute.t.CopyFrom(numpy_helper.from_array(wide, attribute.t.name))
+        for slot, name in enumerate(node.output):
+            if name in low and (node.op_type not in _MOVES or node.op_type == "Cast"):
+                node.output[slot] = f"{name}/wide"
+                for there, source, to in (("short", "wide", TensorProto.BFLOAT16), ("", "short", TensorProto.FLOAT)):
+                    target = f"{name}/{there}" if there else name
+                    nodes.append(
+                        onnx.helper.make_node("Cast", [f"{name}/{source}"], [target], target + "/round", to=to)
+                    )
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    return model
 
 
 def precisions(model: onnx.ModelProto) -> list[str]:

@@ -144,18 +144,13 @@ class Backbone(nn.Module):
             maps.append(F.max_pool2d(x, tap.pool, ceil_mode=True) if tap.pool > 1 else x)
         return tuple(maps)
 
-    def load_imagenet(self, path: str | None = None) -> None:
-        """Load ImageNet weights: a local torchvision state dict, or torchvision's own download.
+    def load_imagenet(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Load ImageNet weights: a state dict of torchvision's, or by default its own download.
 
         Raises:
-            UsageError: torchvision has no ImageNet weights for this backbone, or the file does not fit it.
+            UsageError: torchvision has no ImageNet weights for this backbone, or the given ones do not fit it.
         """
-        if path is not None:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        elif self.name in torchvision.models.list_models():
-            state = torchvision.models.get_model_weights(self.name).DEFAULT.get_state_dict()
-        else:
-            raise UsageError(f"torchvision has no ImageNet weights for {self.name}; give a local file")
+        state = imagenet(self.name) if state is None else state
         prefix = "features." if _TABLE[self.name][0] else ""
         own = self.body.state_dict()
         fitting = {k.removeprefix(prefix): v for k, v in state.items() if k.removeprefix(prefix) in own}
@@ -167,6 +162,17 @@ class Backbone(nn.Module):
             raise UsageError(
                 f"these ImageNet weights are not {self.name}'s: {str(e).splitlines()[1].strip()}"
             ) from None
+
+
+def imagenet(name: str) -> Mapping[str, Tensor]:
+    """torchvision's ImageNet weights of a network, downloaded where they are not at hand.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if name not in torchvision.models.list_models():
+        raise UsageError(f"torchvision has no ImageNet weights for {name}; give a local file")
+    return torchvision.models.get_model_weights(name).DEFAULT.get_state_dict()
 
 
 class GlobalMean(nn.Module):

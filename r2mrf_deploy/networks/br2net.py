@@ -50,7 +50,7 @@ class BR2NetConfig(NetworkConfig):
         self.one_of("refine", ("residual", "direct"))
         self.one_of("fusion", ("mean", "conv"))
         self.one_of("output", ("fused", "l2h", "h2l"))
-        self.at_least("width", 1)
+        self.count("width")
 
 
 PRESETS = {

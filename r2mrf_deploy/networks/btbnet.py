@@ -50,7 +50,7 @@ class BTBNetConfig(NetworkConfig):
         self.one_of("streams", (1, 2, 3))
         self.one_of("width", WIDTHS)
         self.one_of("refine", ("frr", "none"))
-        self.at_least("steps", 1)
+        self.count("steps")
 
 
 PRESETS = {

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
 
+MOST = 1024
+"""Of steps and of channels. Far beyond the papers' networks, and soon beyond a machine's memory."""
+
 C = TypeVar("C", bound="NetworkConfig")
 
 
@@ -31,9 +34,9 @@ class NetworkConfig:
         if value not in allowed:
             raise UsageError(f"{name}={value!r} is not allowed: {did_you_mean(str(value), map(str, allowed))}")
 
-    def at_least(self, name: str, least: int) -> None:
-        if getattr(self, name) < least:
-            raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
+    def count(self, name: str) -> None:
+        if not 1 <= getattr(self, name) <= MOST:
+            raise UsageError(f"{name} must be from 1 to {MOST}, not {getattr(self, name)}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -74,4 +77,4 @@ def _parse(name: str, text: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"--set {name}={text}: not {kind.__name__}") from None
+        raise UsageError(f"--set {name}={text}: give a {'whole ' if kind is int else ''}number") from None

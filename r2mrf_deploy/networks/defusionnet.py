@@ -50,7 +50,7 @@ class DeFusionNetConfig(NetworkConfig):
         self.one_of("refine", ("ffrm", "none"))
         self.one_of("output", get_args(Output))
         for name in ("steps", "width"):
-            self.at_least(name, 1)
+            self.count(name)
 
 
 PRESETS = {"defusionnet": DeFusionNetConfig()}

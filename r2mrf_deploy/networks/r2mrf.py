@@ -55,7 +55,7 @@ class R2MRFConfig(NetworkConfig):
         self.one_of("refine", ("residual", "direct"))
         self.one_of("output", get_args(Output))
         for name in ("steps", "width", "amdf_channels", "initial_channels"):
-            self.at_least(name, 1)
+            self.count(name)
 
 
 PRESETS = {

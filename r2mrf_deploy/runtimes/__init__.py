@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError, did_you_mean
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError, did_you_mean
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
 
@@ -20,6 +20,7 @@ __all__ = [
     "Timing",
     "get",
     "names",
+    "nearest",
     "open",
     "open_nearest",
     "suitable",
@@ -77,22 +78,22 @@ def default(artifact: Path, manifest: Manifest | None) -> Runtime:
     return next((r for r in able if r.availability().ok), (able or suitable(artifact))[0])
 
 
+def nearest(precision: str) -> Runtime:
+    """Of the runtimes for ONNX files on a CPU, the one that comes nearest to computing in a precision; of those that can be
+    used here, if any can."""
+    order = ["onnxruntime", "openvino"] if precision in ("fp32", "fp16") else ["openvino", "onnxruntime"]
+    able = [r for r in map(get, order) if precision not in r.cannot]
+    return next((r for r in able if r.availability().ok), able[0])
+
+
 def open_nearest(artifact: Path, manifest: Manifest) -> Runner:
-    """Open an ONNX file with the runtime here that comes nearest to computing in the precision that its manifest states.
+    """Open an ONNX file with the `nearest` runtime for the precision that its manifest states.
 
     Raises:
         RuntimeUnavailable: none runs it.
         ArtifactError: the file is damaged.
     """
-    order = ["onnxruntime", "openvino"] if manifest.precision in ("fp32", "fp16") else ["openvino", "onnxruntime"]
-    refusal: RuntimeUnavailable | None = None
-    for runtime in map(get, order):
-        try:
-            return runtime.open(artifact, manifest)
-        except RuntimeUnavailable as e:
-            refusal = refusal or e
-    assert refusal is not None
-    raise refusal
+    return nearest(manifest.precision).open(artifact, manifest)
 
 
 def open(

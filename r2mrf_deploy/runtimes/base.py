@@ -105,6 +105,10 @@ class OpenOptions:
     """A file that keeps what was compiled for this GPU, so that the next opening need not."""
     profile: bool = False
     """Make `Runner.profile` possible; inferences may be slower."""
+    network: str | None = None
+    """Of a checkpoint that is a plain state dict, see `Checkpoint.load`."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Fields of a checkpoint's config to set, likewise."""
 
 
 FLAGS = {
@@ -114,6 +118,8 @@ FLAGS = {
     "buffers": "--buffers",
     "runtime_cache": "--runtimeCache",
     "profile": "--dumpProfile",
+    "network": "--network",
+    "settings": "--set",
 }
 
 Pending = Callable[[], tuple[Arrays, Timing]]

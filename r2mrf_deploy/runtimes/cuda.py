@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from r2mrf_deploy import machine
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 
 Buffers = Literal["cuda-python", "pycuda"]
@@ -353,4 +354,6 @@ def device() -> Device:
     Raises:
         CudaError: there is none, or no driver, or nothing to ask them with.
     """
+    if reason := machine.cuda_driver():  # CUDA itself calls a machine without any driver one with an old driver
+        raise CudaError(reason, "run it on a machine with an NVIDIA GPU")
     return provider().device()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,13 +56,20 @@ class OpenVINORunner(Runner):
             line = str(e).strip().splitlines()[-1]
             raise ArtifactError(f"OpenVINO cannot open {artifact}: {line}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
-        self.device = f"CPU, {threads} threads, {precision}"
-        self._request = model.create_infer_request()
+        self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
+        self._own = threading.local()
         self._profiled = options.profile
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
         self.inputs = tuple(spec(port, layouts) for port in model.inputs)
         self.outputs = tuple(spec(port, layouts) for port in model.outputs)
+
+    @property
+    def _request(self) -> Any:
+        """This thread's: a request computes one inference at a time, and refuses a second."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._model.create_infer_request()
+        return self._own.request
 
     def _run(self, arrays: Arrays) -> Arrays:
         try:
@@ -91,7 +100,20 @@ def _emulated(manifest: Manifest | None, capabilities: Collection[str]) -> str:
         return "OpenVINO computes FP16 in FP32 on a CPU"
     if precision in ("bf16", "int8") and precision.upper() not in capabilities:
         return f"this CPU has no {precision.upper()} instructions, so OpenVINO computes it in FP32"
+    if precision == "bf16" and manifest and manifest.kept:
+        return "OpenVINO computes all of a BF16 graph in BF16, the nodes kept in FP32 too"
     return ""
+
+
+def _computed(runtime_model: Any) -> str:
+    """What convolutions were compiled to compute in; empty where there are none."""
+    infos = [op.get_rt_info() for op in runtime_model.get_ordered_ops()]
+    kinds = [str(i["runtimePrecision"].astype(str)) for i in infos if "onvolution" in str(i["layerType"].astype(str))]
+    counts = Counter("int8" if kind in ("u8", "i8") else kind for kind in kinds)
+    if len(counts) < 2:
+        return next(iter(counts), "")
+    low = [f"{kind} in {count} of {len(kinds)} convolutions" for kind, count in counts.items() if kind != "f32"]
+    return ", ".join([*low, "the rest f32"])
 
 
 def _merged_names(runtime_model: Any) -> dict[str, str]:

@@ -19,7 +19,7 @@ class PyTorch(Runtime):
     name = "pytorch"
     title = "PyTorch"
     suffixes = (".pth", ".pt")
-    honours = frozenset({"threads"})
+    honours = frozenset({"threads", "network", "settings"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
@@ -29,7 +29,8 @@ class PyTorch(Runtime):
     def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
         from r2mrf_deploy.checkpoint import Checkpoint
 
-        return PyTorchRunner(Checkpoint.load(artifact), threads=options.threads)
+        loaded = Checkpoint.load(artifact, network=options.network, settings=dict(options.settings))
+        return PyTorchRunner(loaded, threads=options.threads)
 
 
 class PyTorchRunner(Runner):

@@ -50,7 +50,7 @@ class PyTorchCUDA(Runtime):
     name = "pytorch-cuda"
     title = "PyTorch CUDA"
     suffixes = (".pth", ".pt")
-    honours = frozenset({"cuda_graph", "spin_wait"})
+    honours = frozenset({"cuda_graph", "spin_wait", "network", "settings"})
     variant: ClassVar[Variant] = Variant()
 
     def availability(self) -> Availability:
@@ -61,7 +61,8 @@ class PyTorchCUDA(Runtime):
 
         if self.variant.cuda_graph and options.cuda_graph is False:
             raise UsageError(f"{self.name} is the one that uses a CUDA graph: without it, it is {ChannelsLast.name}")
-        module, program = make_program(Checkpoint.load(artifact), self.variant, "cuda")
+        loaded = Checkpoint.load(artifact, network=options.network, settings=dict(options.settings))
+        module, program = make_program(loaded, self.variant, "cuda")
         inputs, outputs = specs_of(module)
         return TorchRunner(
             TorchCuda(),

@@ -65,14 +65,18 @@ class Build:
         for made in ("_parser", "_network", "_builder"):
             self.__dict__.pop(made, None)
 
-    def parse(self, model: Path) -> None:
+    def parse(self, model: Path, content: bytes | None = None) -> None:
         """Read an ONNX file into the network.
+
+        Args:
+            model: the file.
+            content: what to read in its stead; the file then only gives its name.
 
         Raises:
             GraphError: it is not an ONNX model.
             BuildError: TensorRT cannot take it: the node, its operator, why, and what to do.
         """
-        if not self._parser.parse_from_file(str(model)):
+        if not (self._parser.parse_from_file(str(model)) if content is None else self._parser.parse(content)):
             raise describe(self._parser, model)
         if not self._network.num_outputs:  # the parser is content with a text file: it finds an empty model in it
             raise GraphError(f"{model} is not an ONNX model, or an empty one")
@@ -145,7 +149,9 @@ class Build:
         if monitor is not None and monitor.raised is not None:
             raise monitor.raised
         if serialized is None:
-            raise BuildError(f"{self._library.title} {self._library.version} failed: {self._messages.first()}")
+            reason = self._messages.first()
+            cure = "; export with --precision fp16, or leave that GPU out" if "for Turing (SM75)" in reason else ""
+            raise BuildError(f"{self._library.title} {self._library.version} failed: {reason}{cure}")
         plan = bytes(serialized)
         if cache is not None and self._options.timing_cache_file is not None:
             write_atomically(self._options.timing_cache_file, bytes(cache.serialize()))

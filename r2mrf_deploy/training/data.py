@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import IMAGENET
-from r2mrf_deploy.datasets import White, read_dataset, read_mask
+from r2mrf_deploy.datasets import Dataset as Files
+from r2mrf_deploy.datasets import White, read_mask
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training.draws import Draws
 from r2mrf_deploy.training.synthesis import Composites, Synthesis
@@ -67,6 +68,8 @@ class Material:
     photographs: Sequence[np.ndarray] = field(default_factory=list)
     masks: Sequence[np.ndarray] = field(default_factory=list)
     dataset: Pictures | None = None
+    left_out: int = 0
+    """Photographs beside it that do not belong to a published dataset."""
 
     def source(self, synthesis: Synthesis, rotation: float, seed: int, device: torch.device) -> Source:
         """Batches of what was read, made on a device."""
@@ -158,13 +161,13 @@ def read_masks(folder: Path, white: White) -> list[np.ndarray]:
     return [255 - mask for mask in masks] if white == "blurred" else masks
 
 
-def read_pictures(folder: Path, white: White, split: Path | None) -> Pictures:
-    """A dataset in memory (see `datasets.read_dataset` for the layouts it may have).
+def in_memory(dataset: Files) -> Pictures:
+    """The photographs and masks of a dataset.
 
     Raises:
-        InputError: a mask is missing, or of another size than its photograph.
+        InputError: one cannot be read, or a mask is of another size than its photograph.
     """
-    dataset = read_dataset(folder, white=white, split=split)
+    dataset.check_sizes()
     numbers = range(len(dataset))
     return Pictures([dataset.image(n) for n in numbers], [dataset.mask(n) for n in numbers])
 

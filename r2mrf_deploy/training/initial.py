@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy import networks
-from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.networks.backbone import Backbone
+from r2mrf_deploy.checkpoint import read_file
+from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.networks.backbone import Backbone, imagenet
+from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
 from r2mrf_deploy.training.data import Pictures, normalise
 
@@ -40,6 +43,7 @@ def create(
     Raises:
         UsageError: no such preset or setting; the network has no backbone, or the weights are not its.
         InputError: no such file.
+        CheckpointError: it is no file of PyTorch's, or damaged.
         RuntimeUnavailable: the weights cannot be downloaded.
     """
     family, config = networks.preset(preset, settings)
@@ -58,15 +62,40 @@ def _looked_at(pictures: Pictures) -> Tensor:
 
 
 def _load(network: nn.Module, preset: str, weights: str) -> None:
-    found = [module for module in network.modules() if isinstance(module, Backbone)]
+    found = [module for module in network.modules() if isinstance(module, Backbone | Stream)]
     if not found:
         raise UsageError(f"{preset} has no backbone that ImageNet weights would fit; leave --backbone-weights out")
     if weights != "imagenet" and not Path(weights).is_file():
         raise InputError(f"--backbone-weights {weights}: no such file; give one, or imagenet to download torchvision's")
-    for backbone in found:
-        try:
-            backbone.load_imagenet(None if weights == "imagenet" else weights)
-        except (URLError, TimeoutError, ConnectionError) as e:
-            raise RuntimeUnavailable(
-                f"torchvision's weights for {backbone.name} cannot be downloaded ({e}); give a file: --backbone-weights FILE"
-            ) from None
+    try:
+        state = None if weights == "imagenet" else read_file(Path(weights))
+        for module in found:
+            if isinstance(module, Backbone):
+                module.load_imagenet(state)
+            else:
+                _load_stream(module, state)
+    except CheckpointError as e:
+        raise CheckpointError(f"--backbone-weights: {e}") from None
+    except (URLError, TimeoutError, ConnectionError) as e:
+        raise RuntimeUnavailable(
+            f"torchvision's weights cannot be downloaded ({e}); give a file: --backbone-weights FILE"
+        ) from None
+
+
+def _load_stream(stream: Stream, given: Mapping[str, Tensor] | None) -> None:
+    """VGG-16's thirteen convolutions, in their order, into a stream of BTBNet's that has their widths."""
+    own = [module for module in stream.blocks.modules() if isinstance(module, nn.Conv2d)]
+    if own[0].out_channels != BLOCKS[0][0]:
+        share = own[0].out_channels / BLOCKS[0][0]
+        raise UsageError(
+            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; --set width=1, or leave "
+            "--backbone-weights out"
+        )
+    state = imagenet("vgg16") if given is None else given
+    numbers = sorted(int(m[1]) for name in state if (m := re.fullmatch(r"features\.(\d+)\.weight", name)))
+    names = [f"features.{number}" for number in numbers]
+    shapes = [tuple(state[f"{name}.weight"].shape) for name in names]
+    if shapes != [tuple(convolution.weight.shape) for convolution in own]:
+        raise UsageError("--backbone-weights: these are not VGG-16's, whose thirteen convolutions a stream begins with")
+    for convolution, name in zip(own, names, strict=True):
+        convolution.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})

@@ -109,8 +109,8 @@ class Keeper(Checkpoint):
         replace(kept, state_dict=plain).save(self._folder / BEST)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A time limit may come before the first validation."""
-        if not (self._folder / BEST).is_file():
+        """A time limit may come before the first validation, or somebody may have deleted what was kept."""
+        if self.best is None or not (self._folder / BEST).is_file():
             scores = pl_module.validate()
             if trainer.is_global_zero:
                 self._save(trainer, pl_module, scores)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from r2mrf_deploy import networks
 from r2mrf_deploy.errors import UsageError, did_you_mean
 
 
@@ -94,20 +95,51 @@ PAPER = Recipe(
 )  # fmt: skip
 """R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
 nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone knows ImageNet already."""
+PAPERS = {
+    "r2mrf": PAPER,
+    "br2net": replace(PAPER, batch=8),
+    "defusionnet": replace(PAPER, iterations=10_000),
+}
+"""By network. BR²Net's is its authors' code's. DeFusionNet prints its iterations; what it leaves open is as R²MRF's, of the
+same authors. Of BTBNet's and BTBCRL's no schedule is at hand: they take R²MRF's."""
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
 )  # fmt: skip
 """For a network that begins from nothing."""
-RECIPES = {recipe.name: recipe for recipe in (PAPER, SCRATCH)}
+NAMES = (PAPER.name, SCRATCH.name)
 
 
-def named(name: str) -> Recipe:
-    """A recipe by its name.
+def named(name: str, family: str) -> Recipe:
+    """A recipe by its name, for a network.
 
     Raises:
         UsageError: there is none of that name.
     """
-    if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, RECIPES)}")
-    return RECIPES[name]
+    if name not in NAMES:
+        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
+    return PAPERS.get(family, PAPER) if name == PAPER.name else SCRATCH
+
+
+def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, str]:
+    """The recipe of a preset, and why that one, as a person reads it.
+
+    Args:
+        preset: its name.
+        name: of the recipe asked for; by default the paper's where the backbone is trained already, but for the networks for
+            small devices, which are no paper's.
+        backbone: whether it begins from a trained one.
+
+    Raises:
+        UsageError: there is no such preset or recipe.
+    """
+    family, _ = networks.preset(preset)
+    if name is not None:
+        why = "as asked for"
+    elif backbone and not preset.endswith("-edge"):
+        name, why = PAPER.name, "the backbone is trained already"
+    else:
+        name, why = SCRATCH.name, "no paper has this preset" if backbone else "the network begins from nothing"
+    if name == PAPER.name and family not in PAPERS:
+        why += "; R²MRF's, for its own paper's schedule is not known here"
+    return named(name, family), why

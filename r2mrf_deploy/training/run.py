@@ -13,7 +13,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.datasets import White
-from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy import images
+from r2mrf_deploy.checkpoint import Checkpoint, read_file
+from r2mrf_deploy.datasets import Dataset, White, read_dataset
+from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import write_atomically
 from r2mrf_deploy.training import data as reading
 from r2mrf_deploy.training import initial
@@ -34,6 +35,7 @@ from r2mrf_deploy.training.recipe import Recipe
 from r2mrf_deploy.training.synthesis import Synthesis
 
 CURE = 'pip install "r2mrf-deploy[train]"'
+SAID = "training.json"
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
@@ -48,6 +50,11 @@ class Order:
     """A dataset: photographs with their masks."""
     white: White = "sharp"
     split: Path | None = None
+    dataset: str | None = None
+    """Name of a published one, see `datasets.KNOWN`."""
+    image_folder: str | None = None
+    """Of `data`; so is the next."""
+    mask_folder: str | None = None
     sharp: Path | None = None
     """Sharp photographs, to make composites of."""
     masks: Path | None = None
@@ -55,6 +62,7 @@ class Order:
     val: Path | None = None
     """A dataset to validate on, in place of what is held out."""
     val_white: White = "sharp"
+    val_split: Path | None = None
     backbone: str | None = None
     """"imagenet", or a file of weights for the backbone."""
     seed: int = 0
@@ -72,8 +80,10 @@ class Order:
             raise UsageError("give either --data DIR (photographs with masks) or --sharp DIR (sharp photographs)")
         if self.masks is not None and self.sharp is None:
             raise UsageError("--masks goes with --sharp: a dataset has masks of its own")
-        if self.split is not None and self.data is None:
-            raise UsageError("--split names photographs of a dataset: it goes with --data")
+        if self.data is None and (self.split, self.dataset, self.image_folder, self.mask_folder) != (None,) * 4:
+            raise UsageError("--split, --dataset and --images say what is in a dataset: they go with --data")
+        if self.val_split is not None and self.val is None:
+            raise UsageError("--val-split names photographs of a dataset to validate on: it goes with --val")
         if min(self.every, self.validate_every) < 1:
             raise UsageError("every and validate_every are numbers of iterations: at least 1")
         if self.recipe.batch % self.processes:
@@ -123,6 +133,7 @@ def train(
     *,
     resume: bool = False,
     phase: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     say: Callable[[int, float, Any], None] = lambda *_: None,
 ) -> Trained:
     """Train a network; the checkpoint is `output/PRESET.pth`.
@@ -133,22 +144,26 @@ def train(
         machine: where.
         resume: go on with the run in `output`; where it has kept nothing yet, begin it.
         phase: told what is being prepared.
+        note: told what a person should know of the material.
         say: told (iterations done, cross-entropy of the fused map, scores or None) as the training goes.
 
     Raises:
         UsageError: the order contradicts itself or the run in `output`; there is a run and `resume` is not set.
-        InputError: photographs or masks that cannot be used.
-        RuntimeUnavailable: Lightning is not installed, or weights cannot be downloaded.
+        InputError: photographs or masks that cannot be used, or a run whose `training.json` is damaged.
+        CheckpointError: the run's `last.ckpt` or the backbone's weights are damaged.
+        RuntimeUnavailable: Lightning is not installed, there is no such device, or weights cannot be downloaded.
     """
     machine = machine or Machine()
     deadline = None if machine.limit is None else time.monotonic() + machine.limit
-    _lightning()
+    _available(machine)
     from r2mrf_deploy.training.keeping import BEST, LAST, Keeper
     from r2mrf_deploy.training.module import Training
 
     last = _open(order, output, resume, LAST)
     phase("reading photographs")
     material = read(order)
+    if material.left_out:
+        note(f"{material.left_out} photographs beside them are left out, which do not belong to {order.dataset}")
     phase("preparing the network")
     family, network = initial.create(
         order.preset, order.settings, material.validation, backbone=order.backbone, seed=order.seed
@@ -172,6 +187,8 @@ def train(
         deadline=deadline,
     )
     trainer = _trainer(order, output, machine, keeper)
+    if trainer.is_global_zero:
+        _begin(order, output, LAST, BEST)
     phase("training")
     with _quiet():
         trainer.fit(module, ckpt_path=last, weights_only=True)
@@ -191,48 +208,67 @@ def read(order: Order) -> Material:
 
     Raises:
         InputError: a folder that holds nothing usable.
+        UsageError: a photograph is in both.
     """
     size = order.recipe.size
+    judged = None if order.val is None else read_dataset(order.val, white=order.val_white, split=order.val_split)
     if order.sharp is not None:
+        _refuse_overlap(images.find([order.sharp]), judged)
         photographs, held = reading.held_out(reading.read_photographs(order.sharp, size))
         masks: list[np.ndarray] = []
         held_masks: list[np.ndarray] = []
         if order.masks is not None:
             masks, held_masks = reading.held_out(reading.read_masks(order.masks, order.masks_white))
-        validation = _given(order) or reading.composites_to_validate(held, held_masks, size)
+        validation = _given(judged) or reading.composites_to_validate(held, held_masks, size)
         return Material(validation, photographs=photographs, masks=masks)
     assert order.data is not None
-    pictures = reading.read_pictures(order.data, order.white, order.split)
-    if (given := _given(order)) is not None:
-        return Material(given, dataset=pictures)
+    dataset = read_dataset(
+        order.data, white=order.white, split=order.split, dataset=order.dataset,
+        image_folder=order.image_folder, mask_folder=order.mask_folder,
+    )  # fmt: skip
+    _refuse_overlap([pair.image for pair in dataset.pairs], judged)
+    pictures = reading.in_memory(dataset)
+    if (given := _given(judged)) is not None:
+        return Material(given, dataset=pictures, left_out=dataset.left_out)
     pairs, held_pairs = reading.held_out(list(zip(pictures.images, pictures.masks, strict=True)))
     kept, trained = (Pictures(*map(list, zip(*part, strict=True))) for part in (held_pairs, pairs))
-    return Material(reading.dataset_to_validate(kept), dataset=trained)
+    return Material(reading.dataset_to_validate(kept), dataset=trained, left_out=dataset.left_out)
 
 
-def _given(order: Order) -> Pictures | None:
-    if order.val is None:
-        return None
-    return reading.dataset_to_validate(reading.read_pictures(order.val, order.val_white, None))
+def _given(judged: Dataset | None) -> Pictures | None:
+    return None if judged is None else reading.dataset_to_validate(reading.in_memory(judged))
 
 
-def _lightning() -> None:
+def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:
+    """Weights that are judged by what they were trained on are judged too well."""
+    known = {path.resolve() for path in trained}
+    if both := [pair.name for pair in (judged.pairs if judged else ()) if pair.image.resolve() in known]:
+        raise UsageError(
+            f"{len(both)} photographs would be trained on and validated on, {both[0]} the first of them; "
+            "part them with --split and --val-split"
+        )
+
+
+def _available(machine: Machine) -> None:
     if importlib.util.find_spec("lightning") is None:
         raise RuntimeUnavailable(f"training needs Lightning, which is not installed: {CURE}")
+    if machine.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise RuntimeUnavailable("--accelerator gpu: PyTorch finds no GPU here; use --accelerator cpu")
 
 
 def _open(order: Order, output: Path, resume: bool, last: str) -> Path | None:
-    """The checkpoint to go on from, if any; writes down what was asked for."""
-    wanted = json.loads(json.dumps(order.to_dict()))
-    said, kept = output / "training.json", output / last
-    for unfinished in output.glob(f".{last}.*"):  # of a process killed while it wrote
-        unfinished.unlink(missing_ok=True)
+    """The checkpoint to go on from, if any. Nothing is written: what comes after may yet be refused."""
+    kept = output / last
     if not kept.is_file():
-        write_atomically(said, (json.dumps(wanted, indent=2) + "\n").encode())
         return None
     if not resume:
         raise UsageError(f"{output} holds a training: go on with it by --resume, or give another folder")
-    before = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else wanted
+    try:
+        read_file(kept)
+    except CheckpointError as e:
+        raise CheckpointError(f"{e}; delete {kept.name} to begin again") from None
+    wanted = json.loads(json.dumps(order.to_dict()))
+    before = _asked_for(output / SAID, wanted)
     wanted, before = (values | values["recipe"] for values in (wanted, before))
     for name in sorted(wanted.keys() - {"recipe"}):
         if wanted[name] != before.get(name):
@@ -241,6 +277,26 @@ def _open(order: Order, output: Path, resume: bool, last: str) -> Path | None:
                 "give the same options again, or another folder"
             )
     return kept
+
+
+def _asked_for(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
+    """What a run's `training.json` says was asked for, or where there is none, what is asked for now."""
+    if not path.is_file():
+        return otherwise
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values | {"recipe": dict(values["recipe"])}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is damaged; delete it to go on with the options given now") from None
+
+
+def _begin(order: Order, output: Path, last: str, best: str) -> None:
+    """Write down what was asked for; where nothing was kept to go on from, no older weights may pass for this training's."""
+    for unfinished in output.glob(f".{last}.*"):  # of a process killed while it wrote
+        unfinished.unlink(missing_ok=True)
+    if not (output / last).is_file():
+        (output / best).unlink(missing_ok=True)
+    write_atomically(output / SAID, (json.dumps(order.to_dict(), indent=2) + "\n").encode())
 
 
 def _facts(order: Order, material: Material) -> dict[str, Any]:
@@ -268,7 +324,7 @@ def _trainer(order: Order, output: Path, machine: Machine, keeper: Any) -> Any:
         raise RuntimeUnavailable(f"--logger tensorboard: TensorBoard is not installed: {CURE}")
     logger = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}[machine.logger]
     several = order.processes > 1
-    with _quiet():
+    with _quiet(), _refused(machine):
         return Trainer(
             default_root_dir=output,
             accelerator=machine.accelerator,
@@ -290,6 +346,18 @@ def _trainer(order: Order, output: Path, machine: Machine, keeper: Any) -> Any:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+
+@contextmanager
+def _refused(machine: Machine) -> Iterator[None]:
+    """Lightning's refusal of devices that are not there, as ours."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except MisconfigurationException as e:
+        asked = f"--accelerator {machine.accelerator} --devices {machine.devices}"
+        raise RuntimeUnavailable(f"{asked}: {e}; give the --devices that are there, or --accelerator cpu") from None
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import images, photographs
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predict import Predictor, predict
 
 from .conftest import TinyOnnx
 
 
-def run(infer: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([infer, *arguments], capture_output=True, text=True, timeout=60)
+def run(infer: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([infer, *arguments], capture_output=True, text=True, timeout=60, env=env)
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def test_maps_and_overlays_are_those_of_predict(infer: Path, exported: Path, pic
     bad = tmp_path / "bad.png"
     bad.write_text("not an image")
     done = run(infer, exported, picture, bad, "-o", tmp_path / "out")
-    assert done.returncode == 1  # one image could not be read; the other was not left out for it
-    assert "bad.png" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2  # one image could not be read; the other was not left out for it
+    assert "bad.png is damaged" in done.stderr and len(done.stderr.splitlines()) == 1
     with Predictor.open(exported, "openvino") as predictor:
         focus = predictor(photographs.sample("chelsea"))
     made = np.asarray(Image.open(tmp_path / "out" / "cat_map.png"), np.int16)
@@ -45,11 +47,39 @@ def test_maps_and_overlays_are_those_of_predict(infer: Path, exported: Path, pic
 
 def test_images_of_one_name_do_not_overwrite_each_other(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
     sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.png", tmp_path / "y.bmp"]
-    for path in sources:
+    for number, path in enumerate(sources):
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(photographs.sample("chelsea")[:64, :64]).save(path)
-    assert run(infer, tiny_onnx(), *sources, "-o", tmp_path / "out", "--no-overlays").returncode == 0
-    assert len(list((tmp_path / "out").iterdir())) == 4
+        Image.fromarray(photographs.sample("chelsea")[64 * number :][:64, :64]).save(path)
+    file = tiny_onnx()
+    assert run(infer, file, *sources, "-o", tmp_path / "out", "--no-overlays").returncode == 0
+    with Predictor.open(file, "openvino") as predictor:
+        expected = {p.map.name: p.map for p in predict(predictor, sources, tmp_path / "python") if p.map}
+    made = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert set(made) == set(expected) and len(made) == 4
+    for name, path in expected.items():
+        np.testing.assert_array_equal(np.asarray(Image.open(made[name])), np.asarray(Image.open(path)), err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_photographs_are_turned_upright(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path, suffix: str) -> None:
+    """By each of EXIF's eight orientations, of which the map of a part of a photograph shows which it was."""
+    file, sources = tiny_onnx(dynamic=True), []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x010F] = "a maker's name, so that the tag is not the first"
+        exif[0x0112] = orientation
+        sources.append(tmp_path / f"{orientation}.{suffix}")
+        Image.fromarray(photographs.sample("chelsea")[40:120, 100:164]).save(sources[-1], exif=exif, quality=95)
+    assert run(infer, file, *sources, "-o", tmp_path / "out", "--no-overlays").returncode == 0
+    with Predictor.open(file, "openvino") as predictor:
+        for source in sources:
+            made = np.asarray(Image.open(tmp_path / "out" / f"{source.stem}_map.png"), np.int16)
+            expected = predictor(images.read(source)) * 255
+            assert made.shape == expected.shape
+            # a PNG's pixels are the same; a JPEG's differ by a level or two, and this network amplifies them
+            assert np.abs(made - expected).mean() < (0.51 if suffix == "png" else 2), source
+    others = (expected[::-1], expected[:, ::-1], expected[::-1, ::-1])
+    assert min(np.abs(expected - other).mean() for other in others) > 4  # a wrong turn would show
 
 
 def test_bench_says_what_r2mrf_bench_says(infer: Path, tiny_onnx: TinyOnnx) -> None:
@@ -70,15 +100,48 @@ def test_bench_says_what_r2mrf_bench_says(infer: Path, tiny_onnx: TinyOnnx) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "message"),
     [
-        ([], 2, "no artifact given"),
-        (["x.onnx"], 2, "give images"),
-        (["x.onnx", "--bench", "--duration", "long"], 2, "wants a number"),
-        (["x.onnx", "--bench", "--fast"], 2, "no option --fast"),
-        (["x.onnx", "--bench"], 1, "x.onnx: no such file"),
+        ([], "no artifact given"),
+        (["x.onnx"], "give images"),
+        (["x.onnx", "--bench", "--duration", "long"], "wants a number"),
+        (["x.onnx", "--bench", "--fast"], "no option --fast"),
+        (["x.onnx", "--bench", "--threads", "1.7"], "wants a whole number of 0 to 1024"),
+        (["x.onnx", "--bench", "--threads", "1025"], "wants a whole number of 0 to 1024"),
+        (["x.onnx", "--bench", "--threads"], "wants a value"),
+        (["x.onnx", "--bench"], "x.onnx: no such file"),
     ],
 )
-def test_failures_have_a_code_and_a_line(infer: Path, arguments: list[str], code: int, message: str) -> None:
+def test_wrong_use_is_2_and_a_line(infer: Path, arguments: list[str], message: str) -> None:
     done = run(infer, *arguments)
-    assert done.returncode == code and message in done.stderr.splitlines()[0]
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_help_and_version_are_answers(infer: Path, flag: str) -> None:
+    done = run(infer, flag)
+    assert done.returncode == 0 and not done.stderr
+    assert ("r2mrf-infer 0." if flag == "--version" else "usage: r2mrf-infer") in done.stdout
+
+
+def test_a_missing_image_leaves_no_folder(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
+    done = run(infer, tiny_onnx(), tmp_path / "none.png", "-o", tmp_path / "out")
+    assert done.returncode == 2 and done.stderr == f"{tmp_path / 'none.png'}: no such file\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(infer: Path, tiny_onnx: TinyOnnx, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(infer, tiny_onnx(), picture, "-o", tmp_path / "file" / "out")
+    assert done.returncode == 2 and re.fullmatch(r"cannot write .*: name a folder with -o .*\n", done.stderr)
+
+
+def test_without_its_cpu_plugin_openvino_is_unavailable(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
+    libraries = Path(pytest.importorskip("openvino").__file__).parent / "libs"
+    for path in libraries.iterdir():
+        if path.is_file() and "cpu_plugin" not in path.name:
+            shutil.copy(path, tmp_path)
+    done = run(infer, tiny_onnx(), "--bench", env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
+    assert done.returncode == 2 and done.stderr.startswith("OpenVINO has no CPU plugin here")
+    assert len(done.stderr.splitlines()) == 1

@@ -13,13 +13,13 @@ from PIL import Image
 from r2mrf_deploy import images, photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.predict import Predictor
 
 from .conftest import OpenEngine
 
 SIZES = [(1, 1), (1, 300), (317, 451), (451, 317), (96, 128), (96, 500), (500, 128), (3000, 4000)]
-DUT = Path(__file__).parents[3] / "shared" / "data" / "dut5" / "image"
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +82,17 @@ def test_at_any_size(artifact: Callable[[str], Path], open_engine: OpenEngine, k
 
 @pytest.mark.parametrize(
     "kind",
-    ["xml", *(pytest.param(k, marks=pytest.mark.slow) for k in ("fp16", "bf16", "tensor", "batch", "dynamic"))],
+    ["xml", "tensor", *(pytest.param(k, marks=pytest.mark.slow) for k in ("fp16", "bf16", "batch", "dynamic"))],
 )
 def test_of_any_kind(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
     """Those that leave the size free among them, which scale an image down to what their profile takes."""
     assert_same_map(artifact(kind), open_engine, [photograph(size) for size in ((1, 1), (317, 451), (40, 700))])
 
 
-@pytest.mark.skipif(not DUT.is_dir(), reason="needs the five photographs of DUT")
 @pytest.mark.parametrize("kind", ["fp32", "int8"])
-def test_on_photographs(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
-    found = [images.read(path) for path in images.find([DUT])]
+def test_on_photographs(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str, dut5: Path) -> None:
+    dataset = read_dataset(dut5, white="sharp")
+    found = [dataset.image(number) for number in range(len(dataset))]
     assert len(found) == 5
     assert_same_map(artifact(kind), open_engine, found)
 
@@ -113,5 +113,5 @@ def test_bytes_are_what_predict_writes(exported: Path, open_engine: OpenEngine) 
     image = photograph((317, 451))[10:200, 20:300]
     assert not image.flags.c_contiguous
     engine = open_engine(exported)
-    np.testing.assert_array_equal(engine.as_bytes(image), np.round(engine(image) * 255).astype(np.uint8))
+    np.testing.assert_array_equal(engine(image, np.uint8), np.round(engine(image) * 255).astype(np.uint8))
     np.testing.assert_array_equal(engine(image), engine(np.ascontiguousarray(image)))

@@ -1,4 +1,4 @@
-"""The README's program compiles against the installed library, by pkg-config, and runs."""
+"""The README's program compiles against the installed library, and runs; engines/cpp's says how to link it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ import pytest
 
 from .conftest import PREFIX, TinyOnnx
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+
+
+def block(file: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found[1]
 
 
 @pytest.mark.usefixtures("library")
-def test_it_does(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
-    program = re.search(r"```cpp\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert program
-    (tmp_path / "main.cpp").write_text(program[1])
-    where = os.environ | {"PKG_CONFIG_PATH": str(PREFIX / "lib" / "pkgconfig")}
-    said = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "r2mrf_deploy"], env=where, capture_output=True, text=True, check=True
-    )
-    flags = [*said.stdout.split(), f"-Wl,-rpath,{PREFIX / 'lib'}"]
-    subprocess.run(["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "main.cpp", *flags], cwd=tmp_path, check=True)
+@pytest.mark.parametrize("way", ["sh", "cmake"])
+def test_it_does(tiny_onnx: TinyOnnx, tmp_path: Path, way: str) -> None:
     tiny_onnx("ckpt")
-    assert subprocess.run(["./a.out"], cwd=tmp_path, timeout=60).returncode == 0
+    (tmp_path / "main.cpp").write_text(block("README.md", "cpp"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cpp").symlink_to(PREFIX)
+    commands = block("engines/cpp/README.md", way)
+    if way == "cmake":
+        head = "cmake_minimum_required(VERSION 3.20)\nproject(main CXX)\nadd_executable(main main.cpp)\n"
+        (tmp_path / "CMakeLists.txt").write_text(head + commands)
+        commands = "cmake -DCMAKE_PREFIX_PATH=$PWD/out/cpp . && cmake --build ."
+    strict = os.environ | {"CXXFLAGS": "-std=c++17 -Wall -Wextra -Werror"}
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, env=strict, check=True, timeout=120)
+    assert subprocess.run(["./main"], cwd=tmp_path, timeout=60).returncode == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
@@ -71,14 +69,13 @@ def test_a_later_layer_does_not_overwrite_a_tap() -> None:
     assert torch.equal(whole[0], first)
 
 
-def test_imagenet_weights_load_from_a_local_file(tmp_path: Path) -> None:
+def test_imagenet_weights_are_loaded_by_torchvision_s_names() -> None:
     reference = torchvision.models.resnext50_32x4d(weights=None)
-    torch.save(reference.state_dict(), tmp_path / "imagenet.pth")
     net = Backbone("resnext50_32x4d")
-    net.load_imagenet(str(tmp_path / "imagenet.pth"))
+    net.load_imagenet(reference.state_dict())
     assert torch.equal(net.body["layer4"][2].conv3.weight, reference.layer4[2].conv3.weight)
     with pytest.raises(UsageError, match="not resnext101_32x8d's"):
-        Backbone("resnext101_32x8d").load_imagenet(str(tmp_path / "imagenet.pth"))
+        Backbone("resnext101_32x8d").load_imagenet(reference.state_dict())
 
 
 def test_a_backbone_is_identified_by_its_shapes() -> None:

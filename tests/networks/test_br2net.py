@@ -132,7 +132,7 @@ def test_cost_is_that_of_the_authors_code(preset: str, multiply_adds: float, par
     ("field", "value", "message"),
     [
         ("backbone", "vgg", "did you mean 'vgg16'"),
-        ("width", 0, "at least 1"),
+        ("width", 0, "from 1 to 1024"),
         ("fusion", "max", "not allowed"),
         ("output", "h2", "did you mean 'h2l'"),
         ("refine", "none", "not allowed"),

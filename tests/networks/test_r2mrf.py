@@ -174,7 +174,9 @@ def test_cost_is_the_specification_s(preset: str, multiply_adds: float, paramete
     ("field", "value", "message"),
     [
         ("backbone", "resnext101", "did you mean 'resnext101"),
-        ("steps", 0, "at least 1"),
+        ("steps", 0, "from 1 to 1024"),
+        ("steps", 10**9, "from 1 to 1024"),
+        ("amdf_channels", 99999999, "from 1 to 1024"),
         ("amdf_kernel", 2, "not allowed"),
         ("output", "branch6", "did you mean 'branch"),
         ("steps", "6", "must be int"),
@@ -193,7 +195,7 @@ def test_presets_are_named_and_near_names_are_offered() -> None:
     assert (config.steps, config.share) == (8, False)
     with pytest.raises(UsageError, match="did you mean 'steps'"):
         networks.preset("r2mrf", {"step": "8"})
-    with pytest.raises(UsageError, match="not int"):
+    with pytest.raises(UsageError, match="give a whole number"):
         networks.preset("r2mrf", {"steps": "many"})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from r2mrf_deploy import machine
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.runtimes import cuda
 
@@ -54,6 +55,12 @@ def test_errors_say_what_to_do() -> None:
     assert "--gpu" in cuda.failure(209, "no kernel image").cure
     assert "doctor" in cuda.failure(999, "unknown error").cure
     assert isinstance(cuda.failure(1, "x"), RuntimeUnavailable)
+
+
+def test_no_driver_is_said_before_cuda_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cuda_driver", lambda: "no NVIDIA driver on this machine")
+    with pytest.raises(cuda.CudaError, match=r"^no NVIDIA driver on this machine: run it on"):
+        cuda.device()
 
 
 def test_unknown_and_missing_providers(monkeypatch: pytest.MonkeyPatch) -> None:

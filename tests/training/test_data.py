@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from r2mrf_deploy import images
+from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training import data
 from r2mrf_deploy.training.data import Dataset, Pictures
@@ -85,6 +86,6 @@ def test_a_dataset_is_read_with_its_polarity(tmp_path):
         (tmp_path / folder).mkdir()
         for n, array in enumerate(arrays):
             (tmp_path / folder / f"{n}.png").write_bytes(images.png(array))
-    read = data.read_pictures(tmp_path, "blurred", None)
+    read = data.in_memory(read_dataset(tmp_path, white="blurred"))
     for a, b in zip((*read.images, *read.masks), (*made.images, *made.masks), strict=True):
         assert np.array_equal(a, b)

@@ -15,6 +15,24 @@ def test_the_paper_s_rate_is_poly_09():
     assert PAPER.rate(1.0) == 0
 
 
+@pytest.mark.parametrize(
+    ("preset", "batch", "iterations"), [("r2mrf-r50", 4, 6000), ("br2net-vgg16", 8, 6000), ("defusionnet", 4, 10000)]
+)
+def test_each_paper_has_its_own_schedule(preset, batch, iterations):
+    chosen, why = recipe.choose(preset, None, backbone=True)
+    assert (chosen.name, chosen.batch, chosen.iterations) == ("paper", batch, iterations)
+    assert why == "the backbone is trained already"
+
+
+def test_the_default_recipe_is_the_paper_s_where_the_backbone_is_trained():
+    assert recipe.choose("r2mrf", None, backbone=False) == (SCRATCH, "the network begins from nothing")
+    assert recipe.choose("r2mrf-edge", None, backbone=True) == (SCRATCH, "no paper has this preset")
+    assert recipe.choose("r2mrf-edge", "paper", backbone=False) == (PAPER, "as asked for")
+    assert recipe.choose("btbnet", None, backbone=True)[1].endswith("its own paper's schedule is not known here")
+    with pytest.raises(UsageError, match="did you mean 'r2mrf'"):
+        recipe.choose("r2mrff", None, backbone=False)
+
+
 def test_the_other_rises_and_falls_to_nothing():
     rates = [SCRATCH.rate(n / 100) for n in range(101)]
     top = rates.index(max(rates))
@@ -60,7 +78,7 @@ def test_statistics_are_those_of_the_batches_given():
 
 def test_nonsense_is_refused():
     with pytest.raises(UsageError, match="did you mean 'paper'"):
-        recipe.named("papers")
+        recipe.named("papers", "r2mrf")
     with pytest.raises(UsageError, match="iterations must be over 0"):
         replace(SCRATCH, iterations=0)
     with pytest.raises(UsageError, match="decay"):

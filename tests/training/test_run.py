@@ -13,7 +13,7 @@ from PIL import Image
 
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.training import keeping, run
 from r2mrf_deploy.training.recipe import PAPER, SCRATCH
 from r2mrf_deploy.training.run import Machine, Order
@@ -132,9 +132,83 @@ def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder,
         run.train(order(folder, replace(SCRATCH, weight_decay=0.0)), tmp_path, CPU, resume=True)
 
 
+def test_weights_of_an_older_training_are_never_handed_out(folder, tmp_path):
+    run.train(order(folder), tmp_path, CPU)
+    (tmp_path / "last.ckpt").unlink()
+    wider = replace(order(folder), settings=SETTINGS | {"width": "8"})
+    done = run.train(wider, tmp_path, replace(CPU, limit=0.0))  # over before anything is validated
+    checkpoint = Checkpoint.load(done.path)
+    assert checkpoint.config.width == 8 and checkpoint.metrics["iterations"] == done.best == done.iterations == 3
+
+
+def test_a_refused_training_leaves_nothing(folder, tmp_path):
+    wrong = order(folder, backbone=str(tmp_path / "none.pth"))
+    with pytest.raises(InputError, match="no such file"):
+        run.train(wrong, tmp_path / "run", CPU)
+    with pytest.raises(RuntimeUnavailable, match="use --accelerator cpu"):
+        run.train(order(folder), tmp_path / "run", Machine(accelerator="gpu"))
+    assert not (tmp_path / "run").exists()
+    done = run.train(order(folder), tmp_path / "run", replace(CPU, limit=0.0))
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    with pytest.raises(UsageError, match="seed was 0"):
+        run.train(order(folder, seed=1), tmp_path / "run", CPU, resume=True)
+    assert done.path in kept and kept == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "training.json"])
+def test_what_is_damaged_is_answered_with_the_cure(folder, tmp_path, file):
+    run.train(order(folder), tmp_path, replace(CPU, limit=0.0))
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((CheckpointError, InputError), match=rf"{file} is damaged.*; delete .*to (begin again|go on)"):
+        run.train(order(folder), tmp_path, CPU, resume=True)
+    (tmp_path / file).unlink()
+    assert run.train(order(folder), tmp_path, CPU, resume=True).finished
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Six photographs with masks in folders of unusual names; two are of something else."""
+    rng = np.random.default_rng(0)
+    for name in ("photos", "drawn"):
+        (tmp_path / name).mkdir()
+    for n, name in enumerate((*(f"out_of_focus{n}" for n in range(4)), "motion0", "motion1")):
+        (tmp_path / "photos" / f"{name}.png").write_bytes(images.png(rng.integers(0, 256, (70, 80, 3), np.uint8)))
+        half = np.zeros((70, 80), np.uint8)
+        half[:, 20 + 10 * n :] = 255
+        (tmp_path / "drawn" / f"{name}.png").write_bytes(images.png(half))
+    return tmp_path
+
+
+def test_a_dataset_is_read_by_the_names_given(folder, dataset, tmp_path):
+    given = {"sharp": None, "masks": None, "data": dataset, "image_folder": "photos", "mask_folder": "drawn"}
+    material = run.read(order(folder, **given))
+    assert len(material.dataset) + len(material.validation) == 6 and material.left_out == 0
+    material = run.read(order(folder, **given, dataset="cuhk", white="blurred"))
+    assert len(material.dataset) + len(material.validation) == 4 and material.left_out == 2
+
+
+def test_what_is_trained_on_is_not_validated_on(folder, dataset):
+    (dataset / "photos").rename(dataset / "image")
+    (dataset / "drawn").rename(dataset / "gt")
+    train, val = dataset / "train.txt", dataset / "val.txt"
+    train.write_text("out_of_focus0\nmotion0\n")
+    val.write_text("out_of_focus1\n")
+    given = {"sharp": None, "masks": None, "data": dataset, "val": dataset}
+    apart = run.read(order(folder, **given, split=train, val_split=val))
+    assert len(apart.dataset) == 2 and len(apart.validation) == 1
+    for more, count in (({}, 6), ({"split": train}, 2), ({"split": train, "val_split": train}, 2)):
+        with pytest.raises(UsageError, match=f"^{count} photographs would be trained on and validated on"):
+            run.read(order(folder, **given, **more))
+    with pytest.raises(UsageError, match="1 photographs would be"):
+        run.read(order(folder, sharp=dataset / "image", val=dataset, val_split=val))
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ({"image_folder": "photos"}, "they go with --data"),
+        ({"val_split": "s"}, "it goes with --val"),
         ({"sharp": None, "masks": None}, "--data DIR"),
         ({"data": "d"}, "--data DIR"),
         ({"split": "s"}, "--split"),

@@ -5,9 +5,14 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "picture.h"
 #include "summary.h"
@@ -21,7 +26,12 @@ constexpr const char *kUsage =
     "       r2mrf-infer ARTIFACT --bench [--duration S] [--iterations N] [--warmUp MS] [--threads N]\n"
     "\n"
     "Writes NAME_map.png (white = in focus) and NAME_overlay.png for every image, at its size.\n"
-    "--bench measures by trtexec's protocol, on noise of the network's size, or of 320x320 where that is free.\n";
+    "--bench measures by trtexec's protocol, on noise of the network's size, or of 320x320 where that is free.\n"
+    "--threads: CPU threads of one inference, 0 leaves that to the backend. --version says which backends there are.\n"
+    "Exit status: 0, or 2 where the command, the artifact or an image cannot be used, or 1 for a fault of the program's.\n";
+
+constexpr double kMostThreads = 1024;
+constexpr double kMost = 1e6;
 
 struct Options {
   std::string artifact;
@@ -30,7 +40,7 @@ struct Options {
   bool overlays = true;
   bool bench = false;
   double duration = 3;    // seconds
-  double iterations = 10;
+  std::uint32_t iterations = 10;
   double warm_up = 200;   // milliseconds
   std::uint32_t threads = 0;
 };
@@ -39,7 +49,7 @@ struct WrongUse : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-double number(const std::string &option, const std::string &text) {
+double number(const std::string &option, const std::string &text, double most = kMost, bool whole = false) {
   std::size_t used = 0;
   double value = -1;
   try {
@@ -47,10 +57,15 @@ double number(const std::string &option, const std::string &text) {
   } catch (const std::exception &) {
     used = 0;
   }
-  if (used != text.size() || used == 0 || !(value >= 0 && value <= 1e6)) {
-    throw WrongUse(option + " wants a number of 0 to 1000000, not \"" + text + '"');
+  if (used != text.size() || used == 0 || !(value >= 0 && value <= most) || (whole && value != std::nearbyint(value))) {
+    throw WrongUse(option + " wants a " + (whole ? "whole " : "") + "number of 0 to " +
+                   std::to_string(static_cast<long>(most)) + ", not \"" + text + '"');
   }
   return value;
+}
+
+std::uint32_t whole_number(const std::string &option, const std::string &text, double most = kMost) {
+  return static_cast<std::uint32_t>(number(option, text, most, true));
 }
 
 Options parse(const std::vector<std::string> &arguments) {
@@ -66,9 +81,9 @@ Options parse(const std::vector<std::string> &arguments) {
     else if (a == "--no-overlays") options.overlays = false;
     else if (a == "--bench") options.bench = true;
     else if (a == "--duration") options.duration = number(a, next());
-    else if (a == "--iterations") options.iterations = number(a, next());
+    else if (a == "--iterations") options.iterations = whole_number(a, next());
     else if (a == "--warmUp") options.warm_up = number(a, next());
-    else if (a == "--threads") options.threads = static_cast<std::uint32_t>(number(a, next()));
+    else if (a == "--threads") options.threads = whole_number(a, next(), kMostThreads);
     else if (a.size() > 1 && a[0] == '-') throw WrongUse("no option " + a);
     else if (options.artifact.empty()) options.artifact = a;
     else options.images.push_back(a);
@@ -81,40 +96,48 @@ Options parse(const std::vector<std::string> &arguments) {
 
 // What an image's files are called: its stem, with as much more of its path as tells it from the others.
 std::string name_of(const std::filesystem::path &file, const std::vector<std::string> &all) {
-  const auto alike = [&](auto part) {
-    return std::count_if(all.begin(), all.end(), [&](const std::string &other) { return part(other) == part(file); });
-  };
-  if (alike([](const std::filesystem::path &p) { return p.stem(); }) == 1) return file.stem().string();
-  if (alike([](const std::filesystem::path &p) { return p.filename(); }) == 1) return file.filename().string();
+  std::multiset<std::filesystem::path> alike;  // names of those with this stem
+  for (const std::filesystem::path other : all) {
+    if (other.stem() == file.stem()) alike.insert(other.filename());
+  }
+  if (alike.size() == 1) return file.stem().string();
+  if (alike.size() == std::set(alike.begin(), alike.end()).size()) return file.filename().string();
   std::string name;
   for (const auto &part : std::filesystem::absolute(file).relative_path()) name += (name.empty() ? "" : "_") + part.string();
   return name;
 }
 
-// Maps and overlays of every image that can be read; the number of those that cannot.
-int predict(const r2mrf::Engine &engine, const Options &options) {
-  int failures = 0;
-  std::filesystem::create_directories(options.output);
-  for (const std::string &file : options.images) {
-    try {
-      const Picture image = read_picture(file);
-      const auto map = engine.run(image.view());
-      std::vector<std::uint8_t> bytes;
-      bytes.reserve(map.values.size());
-      for (const float v : map.values) bytes.push_back(static_cast<std::uint8_t>(std::nearbyint(v * 255.0F)));
-      const auto name = (std::filesystem::path(options.output) / name_of(file, options.images)).string();
-      write_png(name + "_map.png", image.width, image.height, 1, bytes.data());
-      if (options.overlays) {
-        const Picture shown = overlay(image, map);
-        write_png(name + "_overlay.png", shown.width, shown.height, 3, shown.pixels.data());
-      }
-      std::printf("%s_map.png\n", name.c_str());
-    } catch (const std::exception &e) {
-      std::fprintf(stderr, "%s\n", e.what());
-      ++failures;
-    }
+void write_results(const Picture &image, const r2mrf::Map<float> &map, const std::string &name, bool overlays) {
+  std::vector<std::uint8_t> bytes;
+  bytes.reserve(map.values.size());
+  for (const float v : map.values) bytes.push_back(static_cast<std::uint8_t>(std::nearbyint(v * 255.0F)));
+  write_png(name + "_map.png", image.width, image.height, 1, bytes.data());
+  if (overlays) {
+    const Picture shown = overlay(image, map);
+    write_png(name + "_overlay.png", shown.width, shown.height, 3, shown.pixels.data());
   }
-  return failures;
+  std::printf("%s_map.png\n", name.c_str());
+}
+
+// Maps and overlays of every image that can be read; whether all could.
+bool predict(const r2mrf::Engine &engine, const Options &options) {
+  bool all = true;
+  for (const std::string &file : options.images) {
+    Picture image;
+    try {
+      image = read_picture(file);
+    } catch (const FileError &e) {
+      std::fprintf(stderr, "%s\n", e.what());
+      all = false;
+      continue;
+    }
+    const auto map = engine.run(image.view());
+    std::error_code why;
+    std::filesystem::create_directories(options.output, why);  // where it fails, writing says so
+    const auto name = std::filesystem::path(options.output) / name_of(file, options.images);
+    write_results(image, map, name.string(), options.overlays);
+  }
+  return all;
 }
 
 // MiB of memory that this process had at most, by Linux's account; 0 elsewhere.
@@ -142,7 +165,7 @@ void bench(const r2mrf::Engine &engine, const Options &options) {
   } while (seconds(warming) < options.warm_up / 1e3);
   std::vector<r2mrf_times> times;
   double spent = 0;
-  while (spent < options.duration || static_cast<double>(times.size()) < options.iterations) {
+  while (spent < options.duration || times.size() < options.iterations) {
     const auto start = Clock::now();
     static_cast<void>(engine.run(image.view()));
     times.push_back(r2mrf::last_times());
@@ -156,15 +179,34 @@ void bench(const r2mrf::Engine &engine, const Options &options) {
 }  // namespace
 
 int main(int argc, char **argv) {
+#ifdef __GLIBC__
+  mallopt(M_ARENA_MAX, 1);  // an arena for each of OpenVINO's threads costs memory and wins no time
+#endif
   try {
-    const Options options = parse({argv + 1, argv + argc});
+    const std::vector<std::string> arguments(argv + 1, argv + argc);
+    const auto given = [&](const char *a) { return std::count(arguments.begin(), arguments.end(), a) != 0; };
+    if (given("-h") || given("--help")) {
+      std::fputs(kUsage, stdout);
+      return 0;
+    }
+    if (given("--version")) {
+      std::printf("r2mrf-infer %s (backends: %s)\n", r2mrf_version(), *r2mrf_backends() ? r2mrf_backends() : "none");
+      return 0;
+    }
+    const Options options = parse(arguments);
     const r2mrf::Engine engine(options.artifact, options.threads);
-    if (!options.bench) return predict(engine, options) == 0 ? 0 : 1;
+    if (!options.bench) return predict(engine, options) ? 0 : 2;
     bench(engine, options);
     return 0;
   } catch (const WrongUse &e) {
-    std::fprintf(stderr, "%s\n%s", e.what(), kUsage);
+    std::fprintf(stderr, "%s (r2mrf-infer --help says more)\n", e.what());
     return 2;
+  } catch (const FileError &e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 2;
+  } catch (const r2mrf::Error &e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return e.status() == R2MRF_INTERNAL ? 1 : 2;
   } catch (const std::exception &e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

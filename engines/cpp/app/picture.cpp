@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <memory>
 #include <stb/stb_image.h>
 #include <stb/stb_image_write.h>
-#include <stdexcept>
+#include <utility>
+
+#include "exif.h"
 
 namespace {
 
@@ -23,24 +27,65 @@ std::vector<bool> eroded(const std::vector<bool> &mask, std::size_t width, std::
   return inner;
 }
 
+std::vector<std::uint8_t> content(const std::string &file) {
+  std::error_code why;
+  const auto size = std::filesystem::file_size(file, why);
+  if (why == std::errc::no_such_file_or_directory) throw FileError(file + ": no such file");
+  std::ifstream in(file, std::ios::binary);
+  std::vector<std::uint8_t> bytes(why ? 0 : size);
+  if (why || !in.read(reinterpret_cast<char *>(bytes.data()), static_cast<std::streamsize>(bytes.size()))) {
+    throw FileError(file + " cannot be read: name an image that is a file, and yours to read");
+  }
+  return bytes;
+}
+
+// The picture as it is to be looked at. From 5 on its rows are columns; then some orientations are mirrored, too.
+Picture upright(Picture picture, unsigned orientation) {
+  if (orientation == 1) return picture;
+  const bool swapped = orientation >= 5;
+  const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  const bool from_below = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  Picture turned{swapped ? picture.height : picture.width, swapped ? picture.width : picture.height, {}};
+  turned.pixels.reserve(picture.pixels.size());
+  for (std::size_t y = 0; y < turned.height; ++y) {
+    for (std::size_t x = 0; x < turned.width; ++x) {
+      const std::size_t column = swapped ? y : x;
+      const std::size_t row = swapped ? x : y;
+      const std::size_t i = (from_below ? picture.height - 1 - row : row) * picture.width +
+                            (from_right ? picture.width - 1 - column : column);
+      const std::uint8_t *pixel = picture.pixels.data() + 3 * i;
+      turned.pixels.insert(turned.pixels.end(), pixel, pixel + 3);
+    }
+  }
+  return turned;
+}
+
 }  // namespace
 
 Picture read_picture(const std::string &file) {
+  const std::vector<std::uint8_t> bytes = content(file);
+  if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw FileError(file + " is too large: give an image of less than 2 GiB");
+  }
   int width = 0;
   int height = 0;
-  const std::unique_ptr<stbi_uc, void (*)(void *)> decoded(stbi_load(file.c_str(), &width, &height, nullptr, 3),
-                                                          stbi_image_free);
-  if (!decoded) throw std::runtime_error(file + ": " + stbi_failure_reason());
+  const std::unique_ptr<stbi_uc, void (*)(void *)> decoded(
+      stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, nullptr, 3), stbi_image_free);
+  if (!decoded) throw FileError(file + " is damaged, or of a kind that is not read here: convert it to PNG or JPEG");
   Picture picture{static_cast<std::uint32_t>(width), static_cast<std::uint32_t>(height), {}};
   picture.pixels.assign(decoded.get(), decoded.get() + std::size_t{picture.width} * picture.height * 3);
-  return picture;
+  return upright(std::move(picture), exif_orientation(bytes.data(), bytes.size()));
 }
 
 void write_png(const std::string &file, std::uint32_t width, std::uint32_t height, int channels,
                const std::uint8_t *pixels) {
   const int w = static_cast<int>(width);
-  if (stbi_write_png(file.c_str(), w, static_cast<int>(height), channels, pixels, w * channels) == 0) {
-    throw std::runtime_error("cannot write " + file);
+  std::ofstream out(file, std::ios::binary);
+  const auto write = [](void *to, void *bytes, int size) {
+    static_cast<std::ofstream *>(to)->write(static_cast<const char *>(bytes), size);
+  };
+  if (stbi_write_png_to_func(write, &out, w, static_cast<int>(height), channels, pixels, w * channels) == 0 || !out.flush()) {
+    throw FileError("cannot write " + file + ": name a folder with -o that is yours to write, on a disk with room");
   }
 }
 

@@ -3,8 +3,14 @@
 
 #include <cstdint>
 #include <r2mrf/r2mrf.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
+
+// A file that cannot be read or written; the message is one line that says what to do.
+struct FileError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 struct Picture {
   std::uint32_t width = 0;
@@ -14,10 +20,10 @@ struct Picture {
   [[nodiscard]] r2mrf::ImageView view() const { return {pixels.data(), width, height}; }
 };
 
-// Throws std::runtime_error where stb cannot decode the file. EXIF orientations are not applied.
+// Upright by its EXIF orientation. Throws FileError where there is no such file, or stb cannot decode it.
 Picture read_picture(const std::string &file);
 
-// channels: 1 or 3. Throws std::runtime_error where the file cannot be written.
+// channels: 1 or 3. Throws FileError where the file cannot be written.
 void write_png(const std::string &file, std::uint32_t width, std::uint32_t height, int channels,
                const std::uint8_t *pixels);
 

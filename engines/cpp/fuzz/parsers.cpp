@@ -1,8 +1,10 @@
-// The two parsers that read what somebody else wrote: they may refuse anything, and crash on nothing.
+// The parsers that read what somebody else wrote: they may refuse anything, and crash on nothing.
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <string_view>
 
+#include "../app/exif.h"
 #include "error.h"
 #include "manifest.h"
 #include "plan_header.h"
@@ -19,5 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     parse_manifest({reinterpret_cast<const char *>(data), size}, "fuzzed");
   } catch (const ArtifactError &) {
   }
+  const unsigned orientation = exif_orientation(data, size);
+  if (orientation < 1 || orientation > 8) std::abort();
   return 0;
 }

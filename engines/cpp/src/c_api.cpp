@@ -9,6 +9,7 @@
 
 #include "engine.h"
 #include "error.h"
+#include "message.h"
 
 struct r2mrf_engine {
   r2mrf_internal::Engine engine;
@@ -27,10 +28,7 @@ thread_local r2mrf_times last_times{};
 
 r2mrf_status failed(r2mrf_status status, const char *message) noexcept {
   try {
-    last_error = message;
-    for (char &c : last_error) {
-      if (c == '\n' || c == '\r') c = ' ';
-    }
+    last_error = r2mrf_internal::one_line(message);
   } catch (...) {
     last_error.clear();  // no memory even for the message: the status has to do
   }
@@ -88,8 +86,8 @@ r2mrf_status run(r2mrf_engine *engine, const std::uint8_t *pixels, std::uint32_t
                  std::size_t stride, r2mrf_color color, T *map, std::size_t map_stride, Write write) noexcept {
   return guarded([&] {
     require(engine, "engine");
-    require(map, "map");
     const Pixels image = checked(pixels, width, height, stride, color);
+    require(map, "map");  // after the size: the map of no pixels may well be null
     check_stride(map_stride, std::size_t{width} * sizeof(T), height, "map_stride");
     if (map_stride % alignof(T) != 0) throw InputError("map_stride must be a multiple of " + std::to_string(alignof(T)));
     auto *bytes = reinterpret_cast<std::byte *>(map);

@@ -28,6 +28,7 @@ Cuda::Cuda()
   library_.load(get_error_string_, "cudaGetErrorString");
   library_.load(get_last_error_, "cudaGetLastError");
   library_.load(get_device_, "cudaGetDevice");
+  library_.load(set_device_, "cudaSetDevice");
   library_.load(get_device_count_, "cudaGetDeviceCount");
   library_.load(device_get_attribute_, "cudaDeviceGetAttribute");
   library_.load(malloc_, "cudaMalloc");
@@ -56,16 +57,23 @@ const Cuda &Cuda::get() {
   return cuda;
 }
 
-std::string Cuda::compute_capability() const {
+int Cuda::device() const {
   int count = 0;
   check(get_device_count_(&count));
   if (count == 0) throw Unavailable("there is no CUDA device");
-  int device = 0;
+  int current = 0;
+  check(get_device_(&current));
+  return current;
+}
+
+void Cuda::set_device(int device) const { check(set_device_(device)); }
+
+std::string Cuda::compute_capability() const {
+  const int current = device();
   int major = 0;
   int minor = 0;
-  check(get_device_(&device));
-  check(device_get_attribute_(&major, cudaDevAttrComputeCapabilityMajor, device));
-  check(device_get_attribute_(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  check(device_get_attribute_(&major, cudaDevAttrComputeCapabilityMajor, current));
+  check(device_get_attribute_(&minor, cudaDevAttrComputeCapabilityMinor, current));
   return std::to_string(major) + "." + std::to_string(minor);
 }
 

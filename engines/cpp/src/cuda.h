@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <exception>
 #include <memory>
 #include <string>
 
@@ -38,6 +39,10 @@ class Cuda {
  public:
   // The process's CUDA runtime. Throws Unavailable where there is none.
   static const Cuda &get();
+
+  // The calling thread's current device. Throws Unavailable where there is no device or no driver.
+  [[nodiscard]] int device() const;
+  void set_device(int device) const;
 
   // "8.6", of the device in use. Throws Unavailable where there is no device or no driver.
   [[nodiscard]] std::string compute_capability() const;
@@ -74,6 +79,7 @@ class Cuda {
   decltype(cudaGetErrorString) *get_error_string_ = nullptr;
   decltype(cudaGetLastError) *get_last_error_ = nullptr;
   decltype(cudaGetDevice) *get_device_ = nullptr;
+  decltype(cudaSetDevice) *set_device_ = nullptr;
   decltype(cudaGetDeviceCount) *get_device_count_ = nullptr;
   decltype(cudaDeviceGetAttribute) *device_get_attribute_ = nullptr;
   decltype(cudaMalloc) *malloc_ = nullptr;
@@ -95,6 +101,25 @@ class Cuda {
   decltype(cudaGraphDestroy) *graph_destroy_ = nullptr;
   decltype(cudaGraphExecDestroy) *graph_exec_destroy_ = nullptr;
   decltype(cudaGraphLaunch) *graph_launch_ = nullptr;
+};
+
+// Makes a device the calling thread's current one, and afterwards the one that was. CUDA keeps that for each thread, and a
+// lane may be used by any.
+class OnDevice {
+ public:
+  OnDevice(const Cuda &cuda, int device) : cuda_(cuda), before_(cuda.device()) { cuda.set_device(device); }
+  OnDevice(const OnDevice &) = delete;
+  OnDevice &operator=(const OnDevice &) = delete;
+  ~OnDevice() {
+    try {
+      cuda_.set_device(before_);
+    } catch (const std::exception &) {  // it was this thread's own a moment ago
+    }
+  }
+
+ private:
+  const Cuda &cuda_;
+  int before_;
 };
 
 }  // namespace r2mrf_internal

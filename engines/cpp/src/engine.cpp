@@ -93,7 +93,8 @@ class Engine::Lease {
 };
 
 Engine::Engine(const std::filesystem::path &artifact, std::uint32_t threads) {
-  if (!std::filesystem::is_regular_file(artifact)) throw InputError(artifact.string() + ": no such file");
+  std::error_code unknown;  // a name too long and the like: no such file either
+  if (!std::filesystem::is_regular_file(artifact, unknown)) throw InputError(artifact.string() + ": no such file");
   manifest_ = manifest_beside(artifact);
   check_is_detector(manifest_, artifact.string());
   backend_ = open_backend(artifact, manifest_, threads);
@@ -122,6 +123,9 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
     widened.resize(count);
     std::transform(halves, halves + count, widened.begin(), float_from);
     map = widened.data();
+  }
+  if (!std::all_of(map, map + count, [](float v) { return std::isfinite(v); })) {
+    throw ArtifactError("the map is not finite: the artifact's weights or its normalisation are damaged; make it again");
   }
   std::vector<float> clipped(image.width);
   resize_map(map, raw.width, raw.height, image.width, image.height, [&](std::uint32_t y, const float *row) {

@@ -1,8 +1,10 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "error.h"
@@ -24,10 +26,8 @@ Shape shape_from(const json &dims) {
       shape.push_back(kFree);
       continue;
     }
-    const auto size = d.get<std::int64_t>();
-    if (!d.is_number_integer() || size < 1 || size > kLargestDimension) {
-      throw ArtifactError("a dimension of " + d.dump() + " is no size");
-    }
+    const auto size = d.is_number_integer() ? d.get<std::int64_t>() : 0;
+    if (size < 1 || size > kLargestDimension) throw ArtifactError("a dimension of " + d.dump() + " is no size");
     shape.push_back(size);
   }
   return shape;
@@ -49,10 +49,31 @@ std::vector<TensorSpec> specs_from(const json &list) {
   return specs;
 }
 
+// Three numbers that are finite in single precision.
+std::array<float, 3> channels_from(const json &preprocess, const char *field) {
+  const json &said = preprocess.at(field);
+  std::array<float, 3> channels{};
+  if (!said.is_array() || said.size() != channels.size()) {
+    throw ArtifactError(std::string("preprocess.") + field + " must be a list of 3 numbers");
+  }
+  for (std::size_t i = 0; i < channels.size(); ++i) {
+    const auto value = said[i].get<double>();
+    if (!(std::abs(value) <= std::numeric_limits<float>::max())) {
+      throw ArtifactError(std::string("preprocess.") + field + " must be finite, not " + said[i].dump());
+    }
+    channels[i] = static_cast<float>(value);
+  }
+  return channels;
+}
+
 Preprocess preprocess_from(const json &said) {
   const auto color = said.value("color", std::string("RGB"));
   if (color != "RGB") throw ArtifactError("no preprocess.color \"" + color + '"');
-  return {said.at("mean").get<std::array<float, 3>>(), said.at("std").get<std::array<float, 3>>()};
+  const Preprocess with{channels_from(said, "mean"), channels_from(said, "std")};
+  if (!std::all_of(with.std.begin(), with.std.end(), [](float s) { return s > 0; })) {
+    throw ArtifactError("preprocess.std must be greater than 0, not " + said.at("std").dump());
+  }
+  return with;
 }
 
 Target target_from(const json &said) {
@@ -85,6 +106,15 @@ Manifest manifest_from(const json &document) {
   if (const json *precision = present(document, "precision")) precision->get_to(manifest.precision);
   if (const json *target = present(document, "target")) manifest.target = target_from(*target);
   return manifest;
+}
+
+// OpenVINO reads the .bin beside an .xml, whatever the manifest says.
+void check_weights_listed(const std::filesystem::path &artifact, const Manifest &manifest, const std::string &name) {
+  if (manifest.kind != "openvino") return;
+  const auto weights = artifact.stem().string() + ".bin";
+  if (manifest.companions.count(weights) == 0) {
+    throw ArtifactError(name + " is not a manifest: its companions leave out " + weights + "; make the artifact again");
+  }
 }
 
 std::string joined_names(const std::vector<TensorSpec> &specs) {
@@ -138,6 +168,7 @@ Manifest manifest_beside(const std::filesystem::path &artifact) {
   }
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   Manifest manifest = parse_manifest(text, path.string());
+  check_weights_listed(artifact, manifest, path.string());
   auto expected = manifest.companions;
   expected[artifact.filename().string()] = manifest.sha256;
   for (const auto &[file, digest] : expected) {
@@ -145,7 +176,7 @@ Manifest manifest_beside(const std::filesystem::path &artifact) {
       throw ArtifactError(path.string() + " is not a manifest: companion \"" + file + "\" is not beside it");
     }
     const auto where = artifact.parent_path() / file;
-    if (!std::filesystem::is_regular_file(where)) {
+    if (!std::filesystem::is_regular_file(where, unknown)) {
       throw ArtifactError(where.string() + " is missing: it belongs to " + artifact.filename().string());
     }
     if (sha256_of(where) != digest) {

@@ -23,6 +23,20 @@ std::string last_line(const std::exception &e) {
   return text.substr(text.find_last_of('\n') + 1);
 }
 
+// What OpenVINO is asked for: whatever it throws is the artifact's fault.
+template <typename Work>
+auto asked(const std::string &failing, Work work) {
+  try {
+    return work();
+  } catch (const Failure &) {
+    throw;
+  } catch (const std::bad_alloc &) {
+    throw;
+  } catch (const std::exception &e) {
+    throw ArtifactError(failing + ": " + last_line(e));
+  }
+}
+
 std::string numpy_name(const ov::element::Type &type) {
   if (type == ov::element::f32) return "float32";
   if (type == ov::element::f16) return "float16";
@@ -57,27 +71,27 @@ class OpenVINOLane final : public Lane {
       : request_(std::move(request)), input_(std::move(input)), type_(type) {}
 
   void *input(const Shape &shape) override {
-    const ov::Shape wanted(shape.begin(), shape.end());
-    if (!tensor_ || tensor_.get_shape() != wanted) {
-      tensor_ = ov::Tensor(type_, wanted);
-      request_.set_tensor(input_, tensor_);
-    }
-    return tensor_.data();
+    return asked("OpenVINO does not take an input of this size", [&] {
+      const ov::Shape wanted(shape.begin(), shape.end());
+      if (!tensor_ || tensor_.get_shape() != wanted) {
+        tensor_ = ov::Tensor(type_, wanted);
+        request_.set_tensor(input_, tensor_);
+      }
+      return tensor_.data();
+    });
   }
 
   RawMap infer() override {
-    const auto start = Clock::now();
-    try {
+    return asked("OpenVINO failed", [&] {
+      const auto start = Clock::now();
       request_.infer();
-    } catch (const std::exception &e) {
-      throw ArtifactError("OpenVINO failed: " + last_line(e));
-    }
-    const double ms = ms_since(start);
-    const ov::Tensor map = request_.get_tensor("map");
-    const ov::Shape shape = map.get_shape();
-    check_map_shape(Shape(shape.begin(), shape.end()));
-    return {map.data(), dtype_of(numpy_name(map.get_element_type())), static_cast<std::uint32_t>(shape[2]),
-            static_cast<std::uint32_t>(shape[3]), {ms, 0, ms, 0}};
+      const double ms = ms_since(start);
+      const ov::Tensor map = request_.get_tensor("map");
+      const ov::Shape shape = map.get_shape();
+      check_map_shape(Shape(shape.begin(), shape.end()));
+      return RawMap{map.data(), dtype_of(numpy_name(map.get_element_type())), static_cast<std::uint32_t>(shape[2]),
+                    static_cast<std::uint32_t>(shape[3]), {ms, 0, ms, 0}};
+    });
   }
 
  private:
@@ -97,8 +111,10 @@ class OpenVINO final : public Backend {
   [[nodiscard]] std::string device() const override { return device_; }
 
   std::unique_ptr<Lane> lane() override {
-    const auto &input = model_.input();
-    return std::make_unique<OpenVINOLane>(model_.create_infer_request(), input.get_any_name(), input.get_element_type());
+    return asked("OpenVINO has no request for another thread", [&] {
+      const auto &input = model_.input();
+      return std::make_unique<OpenVINOLane>(model_.create_infer_request(), input.get_any_name(), input.get_element_type());
+    });
   }
 
  private:
@@ -111,6 +127,17 @@ class OpenVINO final : public Backend {
   ov::CompiledModel model_;
   std::string device_;
 };
+
+// Loading the plugin takes longer than opening a small model, so all engines share one.
+ov::Core &core_with_cpu() {
+  try {
+    static ov::Core core;
+    if (core.get_versions("CPU").empty()) throw std::runtime_error("none is registered");
+    return core;
+  } catch (const std::exception &e) {
+    throw Unavailable("OpenVINO has no CPU plugin here (" + last_line(e) + "): install OpenVINO whole");
+  }
+}
 
 ov::AnyMap settings(const std::string &precision, std::uint32_t threads) {
   // Left alone, the CPU plugin computes an FP32 graph in BF16 on CPUs that have it.
@@ -125,16 +152,13 @@ ov::AnyMap settings(const std::string &precision, std::uint32_t threads) {
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
                                        std::uint32_t threads) {
   if (threads > 1024) throw UsageError("threads must be at most 1024");
-  static ov::Core core;  // loading the plugin takes longer than opening a small model
-  ov::CompiledModel model;
-  try {
-    model = core.compile_model(artifact.string(), "CPU", settings(manifest.precision, threads));
-  } catch (const std::exception &e) {
-    throw ArtifactError("OpenVINO cannot open " + artifact.string() + ": " + last_line(e));
-  }
-  check_agreement(specs_of(model.inputs(), manifest.inputs), manifest.inputs, artifact.string());
-  check_agreement(specs_of(model.outputs(), manifest.outputs), manifest.outputs, artifact.string());
-  return std::make_unique<OpenVINO>(std::move(model), manifest.precision == "bf16" ? "bf16" : "f32");
+  ov::Core &core = core_with_cpu();
+  return asked("OpenVINO cannot open " + artifact.string(), [&] {
+    ov::CompiledModel model = core.compile_model(artifact.string(), "CPU", settings(manifest.precision, threads));
+    check_agreement(specs_of(model.inputs(), manifest.inputs), manifest.inputs, artifact.string());
+    check_agreement(specs_of(model.outputs(), manifest.outputs), manifest.outputs, artifact.string());
+    return std::make_unique<OpenVINO>(std::move(model), manifest.precision == "bf16" ? "bf16" : "f32");
+  });
 }
 
 }  // namespace r2mrf_internal

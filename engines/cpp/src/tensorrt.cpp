@@ -103,6 +103,7 @@ class TensorRT final : public Backend {
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     const std::string why = complaint;
     const std::string capability = Cuda::get().compute_capability();  // the first question where it did not open
+    cuda_device_ = Cuda::get().device();
     if (!engine_) {
       throw ArtifactError(artifact.string() + " does not open on a GPU of compute capability " + capability + ": " + why +
                           "; build it for this GPU with `r2mrf build`");
@@ -113,7 +114,10 @@ class TensorRT final : public Backend {
   }
 
   [[nodiscard]] std::string device() const override { return device_; }
-  std::unique_ptr<Lane> lane() override { return std::make_unique<TensorRTLane>(*engine_, input_); }
+  std::unique_ptr<Lane> lane() override {
+    const OnDevice here(Cuda::get(), cuda_device_);
+    return std::make_unique<TensorRTLane>(*engine_, input_, cuda_device_);
+  }
 
  private:
   static nvinfer1::IRuntime *create(const Library &library) {
@@ -125,6 +129,7 @@ class TensorRT final : public Backend {
   TensorSpec input_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // before runtime_ in destruction
+  int cuda_device_ = 0;  // on which the plan was opened
   std::string device_;
 };
 

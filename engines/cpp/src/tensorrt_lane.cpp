@@ -29,8 +29,9 @@ std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &
 
 }  // namespace
 
-TensorRTLane::TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input)
+TensorRTLane::TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input, int device)
     : cuda_(Cuda::get()),
+      device_(device),
       engine_(engine),
       spec_(std::move(input)),
       stream_(cuda_.stream()),
@@ -46,6 +47,7 @@ TensorRTLane::TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input)
 }
 
 void *TensorRTLane::input(const Shape &shape) {
+  const OnDevice here(cuda_, device_);
   if (shape != shape_) set_shape(shape);
   return host_input_.get();
 }
@@ -115,6 +117,7 @@ void TensorRTLane::enqueue() {
 }
 
 RawMap TensorRTLane::infer() {
+  const OnDevice here(cuda_, device_);
   if (!ready_) first_inference();
   cuda_.record(marks_[0], stream_);
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);

@@ -18,8 +18,9 @@ std::string last_complaint();
 
 class TensorRTLane final : public Lane {
  public:
-  // engine must outlive the lane. Throws Unavailable where the device has no room for another context.
-  TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input);
+  // engine must outlive the lane and was opened on `device`, which is the thread's current one now; later the lane sees to
+  // that. Throws Unavailable where the device has no room for another context.
+  TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input, int device);
 
   // Throws InputError where the plan's profile does not have the shape.
   void *input(const Shape &shape) override;
@@ -37,6 +38,7 @@ class TensorRTLane final : public Lane {
   void enqueue();
 
   const Cuda &cuda_;
+  int device_;
   nvinfer1::ICudaEngine &engine_;
   TensorSpec spec_;
   Stream stream_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,25 +71,54 @@ def main(folder: Path) -> None:
     write(folder / "weighted.onnx", *fixed)
     write(folder / "weighted.xml", *fixed)
     write(folder / "tensor.onnx", [2, 3, 48, 64], [2, 1, 48, 64], uint8=False)
-    largest = {"image": {"min": [1, 32, 32, 3], "opt": [1, 64, 64, 3], "max": [1, 80, 80, 3]}}
-    write(folder / "dynamic.onnx", ["n", "h", "w", 3], ["n", 1, "h", "w"], profiles=largest)
+    ranges = {"mean": [0.1, 0.2, 0.05], "std": [0.5, 0.8, 0.4]}
+    write(folder / "normalised.onnx", [1, 3, 48, 64], [1, 1, 48, 64], uint8=False, preprocess=ranges)
+    ranges = {"mean": [3e38, 3e38, 3e38], "std": [0.1, 0.1, 0.1]}
+    write(folder / "not_finite.onnx", [1, 3, 48, 64], [1, 1, 48, 64], uint8=False, preprocess=ranges)
+    free = (["n", "h", "w", 3], ["n", 1, "h", "w"])
+    largest = {"image": {"min": [1, 32, 32, 3], "opt": [1, 32, 64, 3], "max": [1, 40, 160, 3]}}
+    write(folder / "dynamic.onnx", *free, profiles=largest)
+    write(folder / "free.onnx", *free)
+    refused(folder)
+
+
+def refused(folder: Path) -> None:
+    """What no program may open, or run."""
+    fixed = ([1, 48, 64, 3], [1, 1, 48, 64])
+    write(folder / "said_free.onnx", *fixed)
+    said = json.loads((folder / "free.onnx.json").read_text())
+    said["sha256"] = digest(folder / "said_free.onnx")
+    (folder / "said_free.onnx.json").write_text(json.dumps(said))
+    write(folder / "unlisted_weights.xml", *fixed, companions={})
+    write(folder / "changed_weights.xml", *fixed)
+    weights = (folder / "changed_weights.bin").read_bytes()
+    (folder / "changed_weights.bin").write_bytes(bytes([weights[0] ^ 1]) + weights[1:])
     write(folder / "changed.onnx", *fixed, sha256="0" * 64)
     write(folder / "other_shape.onnx", *fixed, outputs=[{"name": "map", "dtype": "float32", "shape": [1, 1, 48, 65]}])
     write(folder / "other_kind.onnx", *fixed, kind="plan")
     write(folder / "no_map.onnx", *fixed, outputs=[{"name": "mask", "dtype": "float32", "shape": [1, 1, 48, 64]}])
     write(folder / "escape.onnx", *fixed, companions={"../weighted.onnx": "0"})
-    for name in ("no_manifest.onnx", "not_json.onnx"):
+    write(folder / "long_companion.onnx", *fixed, companions={"x" * 5000: "0"})
+    write(folder / "coloured.onnx", *fixed, format="\x1b[31mred")
+    for name in ("no_manifest.onnx", "not_json.onnx", "not_utf8.onnx", "large_manifest.onnx"):
         (folder / name).write_bytes((folder / "weighted.onnx").read_bytes())
     (folder / "not_json.onnx.json").write_text("{")
+    (folder / "not_utf8.onnx.json").write_bytes(b'{"kind": "\xff')
+    (folder / "large_manifest.onnx.json").touch()
+    os.truncate(folder / "large_manifest.onnx.json", (64 << 20) + 1)
+    (folder / "loop.onnx").unlink(missing_ok=True)
+    (folder / "loop.onnx").symlink_to("loop.onnx")
     damaged = folder / "damaged.onnx"
     damaged.write_bytes(b"this is no model, but its digest is right")
     said = json.loads((folder / "weighted.onnx.json").read_text()) | {"sha256": digest(damaged)}
     (folder / "damaged.onnx.json").write_text(json.dumps(said))
-    plan = folder / "cut.plan"
-    plan.write_bytes(b"vtrt" + bytes(30))
-    target = {"runtime": "tensorrt_rtx", "runtime_version": "1.7.1.116", "compute_capabilities": ["8.6"]}
-    said |= {"sha256": digest(plan), "kind": "plan", "target": target}
-    (folder / "cut.plan.json").write_text(json.dumps(said))
+    # a plan that ends too soon, and one of a version that never was: its size at 16, version at 24, 8.6 and 8.9 at 32
+    whole = b"vtrt" + bytes(12) + (80).to_bytes(8, "little") + bytes([9, 9, 9, 9, 0, 0, 0, 0, 0b1100]) + bytes(47)
+    target = {"runtime": "tensorrt_rtx", "runtime_version": "9.9.9.9", "compute_capabilities": ["8.6", "8.9"]}
+    for name, content in (("cut.plan", whole[:34]), ("other_version.plan", whole)):
+        (folder / name).write_bytes(content)
+        said |= {"sha256": digest(folder / name), "kind": "plan", "target": target}
+        (folder / f"{name}.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":

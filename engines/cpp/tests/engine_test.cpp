@@ -1,4 +1,5 @@
 // The C API and its wrapper on artifacts whose maps are known: 0.5 R + 0.3 G + 0.2 B.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -33,6 +34,27 @@ bool all_near(const std::vector<float> &values, float wanted) {
   return true;
 }
 
+// Columns, black and white by turns.
+std::vector<std::uint8_t> columns(std::uint32_t width, std::uint32_t height) {
+  std::vector<std::uint8_t> pixels;
+  for (std::size_t i = 0; i < std::size_t{width} * height; ++i) {
+    pixels.insert(pixels.end(), 3, i % width % 2 == 0 ? std::uint8_t{0} : std::uint8_t{255});
+  }
+  return pixels;
+}
+
+template <typename Call>
+void check_error(Call call, r2mrf_status status, const std::string &part) {
+  try {
+    static_cast<void>(call());
+    std::fprintf(stderr, "nothing was thrown, but \"%s\" expected\n", part.c_str());
+  } catch (const r2mrf::Error &e) {
+    if (e.status() == status && std::string(e.what()).find(part) != std::string::npos) return;
+    std::fprintf(stderr, "expected \"%s\" and status %d: %s, %d\n", part.c_str(), status, e.what(), e.status());
+  }
+  ++failures;
+}
+
 void test_known_maps(const std::string &folder) {
   for (const char *name : {"weighted.onnx", "weighted.xml", "tensor.onnx", "dynamic.onnx"}) {
     const r2mrf::Engine engine(folder + name);
@@ -44,8 +66,29 @@ void test_known_maps(const std::string &folder) {
     }
     CHECK(r2mrf::last_times().compute > 0);
   }
+  const r2mrf::Engine normalised(folder + "normalised.onnx");  // 0.5 (R - 0.1) / 0.5 + 0.3 (G - 0.2) / 0.8 + ...
+  const auto pixels = flat(64, 48, 200, 100, 50);
+  CHECK(all_near(normalised.run({pixels.data(), 64, 48}).values, 0.8294118F));
+  CHECK(all_near(normalised.run({pixels.data(), 64, 48, 0, R2MRF_BGR}).values, 0.5352941F));
   CHECK(r2mrf::Engine(folder + "weighted.onnx").input_size().width == 64);
   CHECK(r2mrf::Engine(folder + "dynamic.onnx").input_size().width == 0);
+}
+
+// What a free size comes to, by its look: at half their size columns are grey, at their own they are what they are.
+void test_largest_sizes(const std::string &folder) {
+  const auto contrast = [](const r2mrf::Engine &engine, std::uint32_t width, std::uint32_t height) {
+    const auto pixels = columns(width, height);
+    const auto values = engine.run({pixels.data(), width, height}).values;
+    const auto [least, most] = std::minmax_element(values.begin(), values.end());
+    return *most - *least;
+  };
+  const r2mrf::Engine profiled(folder + "dynamic.onnx");  // 40 rows of 160
+  CHECK(contrast(profiled, 160, 40) > 0.99F);
+  CHECK(contrast(profiled, 160, 80) < 0.2F);
+  CHECK(contrast(profiled, 320, 40) < 0.2F);
+  const r2mrf::Engine without(folder + "free.onnx");  // 640
+  CHECK(contrast(without, 640, 32) > 0.99F);
+  CHECK(contrast(without, 1280, 64) < 0.2F);
 }
 
 // Gaps between rows are neither read into the map nor written over.
@@ -70,7 +113,11 @@ void check_open(const std::string &path, r2mrf_status status, const char *part) 
     std::fprintf(stderr, "%s: expected \"%s\" in \"%s\"\n", path.c_str(), part, message.c_str());
     ++failures;
   }
-  CHECK(message.find('\n') == std::string::npos);
+  // one line of what a terminal takes for text: no control characters, no byte that is never UTF-8's
+  CHECK(std::none_of(message.begin(), message.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0x7f || byte >= 0xf8;
+  }));
 }
 
 // What OpenVINO's readers of other formats, which it tries on what is no ONNX, lose when they are loaded.
@@ -90,9 +137,17 @@ class NoLeakCheck {
 void test_artifacts_refused(const std::string &folder) {
   check_open(folder + "nothing.onnx", R2MRF_INPUT, "no such file");
   check_open(folder, R2MRF_INPUT, "no such file");
+  check_open(folder + "loop.onnx", R2MRF_INPUT, "no such file");
+  check_open(folder + std::string(5000, 'x') + ".onnx", R2MRF_INPUT, "no such file");
   check_open(folder + "no_manifest.onnx", R2MRF_ARTIFACT, "needs its manifest");
   check_open(folder + "not_json.onnx", R2MRF_ARTIFACT, "is not a manifest");
+  check_open(folder + "not_utf8.onnx", R2MRF_ARTIFACT, "is not a manifest");
+  check_open(folder + "coloured.onnx", R2MRF_ARTIFACT, "[31mred");
+  check_open(folder + "large_manifest.onnx", R2MRF_ARTIFACT, "too large");
   check_open(folder + "changed.onnx", R2MRF_ARTIFACT, "SHA-256 differs");
+  check_open(folder + "changed_weights.xml", R2MRF_ARTIFACT, "changed_weights.bin does not match");
+  check_open(folder + "unlisted_weights.xml", R2MRF_ARTIFACT, "leave out unlisted_weights.bin");
+  check_open(folder + "long_companion.onnx", R2MRF_ARTIFACT, "is missing");
   {
     [[maybe_unused]] const NoLeakCheck pardon;
     check_open(folder + "damaged.onnx", R2MRF_ARTIFACT, "cannot open");
@@ -105,7 +160,39 @@ void test_artifacts_refused(const std::string &folder) {
     check_open(folder + "cut.plan", R2MRF_UNAVAILABLE, "needs the backend tensorrt");
   } else {
     check_open(folder + "cut.plan", R2MRF_ARTIFACT, "truncated after 34 bytes");
+#ifdef R2MRF_TEST_RTX  // the library is there, and found
+    check_open(folder + "other_version.plan", R2MRF_ARTIFACT, "is installed: build it again");
+#endif
   }
+}
+
+void test_runs_refused(const std::string &folder) {
+  const auto pixels = flat(64, 40, 1, 2, 3);
+  const r2mrf::Engine not_finite(folder + "not_finite.onnx");
+  check_error([&] { return not_finite.run({pixels.data(), 64, 40}); }, R2MRF_ARTIFACT, "not finite");
+  check_error([&] { return not_finite.run_u8({pixels.data(), 64, 40}); }, R2MRF_ARTIFACT, "not finite");
+  const r2mrf::Engine said_free(folder + "said_free.onnx");
+  if (said_free.device().rfind("OpenVINO", 0) == 0) {  // the manifest promises sizes that the model does not take
+    check_error([&] { return said_free.run({pixels.data(), 64, 40}); }, R2MRF_ARTIFACT, "OpenVINO");
+  }
+}
+
+void test_wrapper_refuses(const std::string &folder) {
+  r2mrf::Engine engine(folder + "weighted.onnx");
+  const auto pixels = flat(8, 8, 1, 2, 3);
+  check_error([&] { return engine.run({pixels.data(), 0, 4}); }, R2MRF_INPUT, "0x4 pixels");
+  check_error([&] { return engine.run_u8({pixels.data(), 4, 0}); }, R2MRF_INPUT, "4x0 pixels");
+  constexpr std::uint32_t kMost = 0xffffffffU;
+  check_error([&] { return engine.run({pixels.data(), kMost, kMost}); }, R2MRF_INPUT, "4294967295x4294967295 pixels");
+#ifndef __SANITIZE_ADDRESS__  // which ends a program that asks for so much
+  check_error([&] { return engine.run({pixels.data(), 1U << 30U, 1U << 30U}); }, R2MRF_INPUT, "no room");
+#endif
+  const r2mrf::Engine moved = std::move(engine);
+  CHECK(!moved.device().empty());
+  // cppcheck-suppress accessMoved
+  check_error([&] { return engine.device(); }, R2MRF_USAGE, "engine is null");
+  // cppcheck-suppress accessMoved
+  check_error([&] { return engine.run({pixels.data(), 8, 8}); }, R2MRF_USAGE, "engine is null");
 }
 
 void test_arguments_refused(const std::string &folder) {
@@ -129,6 +216,7 @@ void test_arguments_refused(const std::string &folder) {
   CHECK(run(engine, pixels.data(), 8, 8, 24, 7, map.data(), 32) == R2MRF_USAGE);
   CHECK(run(engine, pixels.data(), 0, 8, 24, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
   CHECK(run(engine, pixels.data(), 8, 0, 24, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
+  CHECK(run(engine, pixels.data(), 0, 8, 24, R2MRF_RGB, nullptr, 32) == R2MRF_INPUT);
   CHECK(run(engine, pixels.data(), 8, 8, 23, R2MRF_RGB, map.data(), 32) == R2MRF_INPUT);
   CHECK(run(engine, pixels.data(), 8, 8, 24, R2MRF_RGB, map.data(), 31) == R2MRF_INPUT);
   CHECK(run(engine, pixels.data(), 8, 8, 24, R2MRF_RGB, map.data(), 33) == R2MRF_INPUT);
@@ -191,10 +279,13 @@ int main(int argc, char **argv) {
   if (argc != 3) return 2;
   const std::string folder = std::string(argv[1]) + "/";
   test_known_maps(folder);
+  test_largest_sizes(folder);
   test_strides(folder);
   test_artifacts_refused(folder);
   test_arguments_refused(folder);
+  test_runs_refused(folder);
+  test_wrapper_refuses(folder);
   test_threads(folder);
   test_open_and_close(folder, std::atoi(argv[2]));
-  return failures == 0 ? 0 : 1;
+  return exit_code();
 }

@@ -4,8 +4,8 @@
 #include <fstream>
 #include <numeric>
 
-#include "backend.h"
 #include "error.h"
+#include "known_backend.h"
 
 namespace r2mrf_internal {
 namespace {
@@ -19,7 +19,7 @@ std::size_t product(const Shape &shape) {
 
 class KnownLane final : public Lane {
  public:
-  explicit KnownLane(bool bytes) : bytes_(bytes) {}
+  explicit KnownLane(bool bytes) : bytes_(bytes) { ++known_lanes; }
 
   void *input(const Shape &shape) override {
     shape_ = shape;

@@ -2,10 +2,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "../app/exif.h"
 #include "check.h"
 #include "error.h"
 #include "half.h"
 #include "manifest.h"
+#include "message.h"
 #include "plan_header.h"
 #include "resize.h"
 #include "sha256.h"
@@ -13,6 +15,11 @@
 using namespace r2mrf_internal;
 
 namespace {
+
+void test_exit_code() {
+  CHECK(exit_code(0) == 0);
+  CHECK(exit_code(256) == 1);
+}
 
 std::string digest(const std::string &text) {
   Sha256 sha;
@@ -112,8 +119,56 @@ void test_manifest() {
   CHECK_THROWS(ArtifactError, parse_manifest(with("artifact/1", "artifact/2"), "m"), "known is r2mrf-artifact/1");
   CHECK_THROWS(ArtifactError, parse_manifest(with("\"sha256\"", "\"md5\""), "m"), "sha256");
   CHECK_THROWS(ArtifactError, parse_manifest(with("NHWC", "HWC"), "m"), "no layout");
-  for (const char *size : {"0", "-3", "1.5", "true", "18446744073709551615", "null"}) {
+  for (const char *size : {"0", "-3", "1.5", "1e30", "true", "18446744073709551615", "null"}) {
     CHECK_THROWS(ArtifactError, parse_manifest(with("\"w\", 3", std::string("\"w\", ") + size), "m"), "m is not");
+  }
+}
+
+void test_normalisation() {
+  const auto refused = [](const std::string &field, const std::string &values, const std::string &part) {
+    const std::string said = field == "mean" ? "[0.5, 0.5, 0.5]" : "[0.25, 0.25, 0.25]";
+    CHECK_THROWS(ArtifactError, parse_manifest(with(said, values), "m"), part);
+  };
+  refused("std", "[0.25, 0, 0.25]", "std must be greater than 0");
+  refused("std", "[0.25, -1, 0.25]", "std must be greater than 0");
+  refused("std", "[0.25, 1e-60, 0.25]", "std must be greater than 0");  // 0 in single precision
+  refused("std", "[0.25, 1e60, 0.25]", "std must be finite");
+  refused("mean", "[0, 0, -1e60]", "mean must be finite");
+  refused("mean", "[0, 0, NaN]", "m is not a manifest");
+  refused("mean", "[0, 0, null]", "m is not a manifest");
+  refused("mean", "[0, 0]", "list of 3 numbers");
+}
+
+void test_one_line() {
+  const std::string good = "R\u00b2MRF \u20ac \U0001f4f7";
+  CHECK(one_line(good) == good);
+  CHECK(one_line("a\nb\x1b[31mc\x7f\td\u009be") == "a b [31mc  d e");
+  CHECK(one_line("\xff \xc3") == "? ?");  // no UTF-8, and cut short
+  CHECK(one_line("\xc0\x80 \xe0\x80\x80 \xf0\x80\x80\x80") == "?? ??? ????");  // longer than they need be
+  CHECK(one_line("\xed\xa0\x80 \xf4\x90\x80\x80") == "??? ????");  // a surrogate, beyond the last character
+}
+
+// A PNG of one EXIF chunk with one tag, 6, in either order of bytes.
+std::string turned_png(bool little) {
+  using namespace std::string_literals;
+  const std::string exif = little ? "II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"s
+                                  : "MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"s;
+  return "\x89PNG\r\n\x1a\n\0\0\0\x01tEXt?crc?\0\0\0\x16"s + "eXIf" + exif;
+}
+
+void test_exif() {
+  const auto orientation = [](const std::string &file) {
+    return exif_orientation(reinterpret_cast<const std::uint8_t *>(file.data()), file.size());
+  };
+  for (const bool little : {true, false}) {
+    const std::string whole = turned_png(little);
+    CHECK(orientation(whole) == 6);
+    for (std::size_t n = 0; n < whole.size() - 3; ++n) CHECK(orientation(whole.substr(0, n)) == 1);
+    for (std::size_t i = 0; i < whole.size(); ++i) {  // whatever a byte is changed to, it is an orientation
+      std::string damaged = whole;
+      damaged[i] = '\xff';
+      CHECK(orientation(damaged) >= 1 && orientation(damaged) <= 8);
+    }
   }
 }
 
@@ -126,23 +181,48 @@ void test_agreement() {
   CHECK_THROWS(ArtifactError, check_agreement({}, {said}, "m"), "its manifest says map");
 }
 
-void test_resize() {
-  // a flat image stays flat at any size, rows with gaps and swapped colours included
-  for (const std::uint32_t size : {1U, 2U, 31U, 64U, 333U}) {
-    std::vector<std::uint8_t> image(64 * 200, 99);
-    for (std::size_t y = 0; y < 64; ++y) {
-      for (std::size_t x = 0; x < 64; ++x) {
-        image[y * 200 + 3 * x] = 10;
-        image[y * 200 + 3 * x + 1] = 20;
-        image[y * 200 + 3 * x + 2] = 30;
-      }
+// 7x5 pixels of noise, no two alike; rows begin 30 bytes apart.
+std::vector<std::uint8_t> noise(bool bgr) {
+  std::vector<std::uint8_t> image(5 * 30, 99);
+  std::uint32_t state = 1;
+  for (std::size_t y = 0; y < 5; ++y) {
+    for (std::size_t i = 0; i < 21; ++i) {
+      state = state * 1664525U + 1013904223U;
+      const std::size_t channel = bgr ? 2 - i % 3 : i % 3;
+      image[y * 30 + i - i % 3 + channel] = static_cast<std::uint8_t>(state >> 24U);
     }
-    std::vector<std::uint8_t> out(std::size_t{size} * size * 3);
-    resize_rgb({image.data(), 64, 64, 200, true}, size, size, out.data());
-    bool flat = true;
-    for (std::size_t i = 0; i < out.size(); i += 3) flat &= out[i] == 30 && out[i + 1] == 20 && out[i + 2] == 10;
-    CHECK(flat);
   }
+  return image;
+}
+
+// What Pillow 13 makes of that noise, by SHA-256: smaller, larger, and one side only.
+void test_resize() {
+  struct Resized {
+    std::uint32_t width, height;
+    const char *sha256;
+  };
+  for (const auto &[width, height, sha256] : {
+           Resized{3, 2, "e3039c5c054c8d09b315bb6ad280b2085fd4380d246a273eff30842b2bc2444c"},
+           Resized{9, 8, "afce84b8c11012091cd8cb7340ca6123e795cd8ba4fc18a9bf755979d5bbd6e0"},
+           Resized{7, 2, "f9f3d15fc10b1a5e065eccd764a40131b491f62628dbad958cff716340481be1"},
+           Resized{2, 5, "b4332ebce2584f89f42b2c156d92205d6a20cd29365baed70d076778c8a8cadb"},
+       }) {
+    for (const bool bgr : {false, true}) {
+      std::string out(std::size_t{width} * height * 3, '\0');
+      resize_rgb({noise(bgr).data(), 7, 5, 30, bgr}, width, height, reinterpret_cast<std::uint8_t *>(out.data()));
+      CHECK(digest(out) == sha256);
+    }
+  }
+}
+
+void test_resize_map() {
+  const auto pixels = noise(false);
+  std::vector<float> map;
+  for (std::size_t i = 0; i < 35; ++i) map.push_back(static_cast<float>(pixels[i / 7 * 30 + i % 7 * 3]) / 255.0F);
+  std::vector<float> small;
+  resize_map(map.data(), 7, 5, 3, 2, [&](std::uint32_t, const float *made) { small.insert(small.end(), made, made + 3); });
+  CHECK((small == std::vector<float>{0x1.496aaap-2F, 0x1.42843ap-1F, 0x1.55700ap-1F, 0x1.872a14p-2F, 0x1.208cb4p-1F,
+                                     0x1.146786p-1F}));  // Pillow's
   // the middle of two samples, twice as many: a quarter, by the triangle's weights
   const float two[] = {0, 1};
   std::vector<float> row;
@@ -153,12 +233,17 @@ void test_resize() {
 }  // namespace
 
 int main() {
+  test_exit_code();
   test_sha256();
   test_half();
   test_plan_header();
   test_plan_checks();
   test_manifest();
+  test_normalisation();
+  test_one_line();
+  test_exif();
   test_agreement();
   test_resize();
-  return failures;
+  test_resize_map();
+  return exit_code();
 }

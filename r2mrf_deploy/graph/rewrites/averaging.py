@@ -74,7 +74,8 @@ def _pool_refusal(node: ir.Node) -> str | None:
     attributes = node.attributes
     if attributes.get_int("ceil_mode", 0):
         return "the pooling rounds its size up, and runtimes differ in what they divide by there"
-    unpadded = attributes.get_string("auto_pad", "NOTSET") == "VALID" or not any(attributes.get_ints("pads", [0]))
+    auto_pad = attributes.get_string("auto_pad", "NOTSET")
+    unpadded = auto_pad == "VALID" or (auto_pad == "NOTSET" and not any(attributes.get_ints("pads", [0])))
     if attributes.get_int("count_include_pad", 0) and not unpadded:
         return "the pooling counts its padding, so its weights do not sum to one"
     return None
@@ -104,16 +105,16 @@ def _spatial(editor: Editor, node: ir.Node) -> bool:
     axes = node.attributes.get_ints("axes", None)
     if axes is not None:
         return rank is not None and all(axis % rank >= 2 for axis in axes)
-    scales = _operand(node, 2)
+    scales = operand(node, 2)
     if scales is not None:
         factors = editor.constant(scales)
         return factors is not None and factors.size > 2 and float(factors[1]) == 1.0
-    before, sizes = channels(x), editor.constant(_operand(node, 3))
+    before, sizes = channels(x), editor.constant(operand(node, 3))
     after = int(sizes[1]) if sizes is not None and sizes.size > 2 else channels(node.outputs[0])
     return before is not None and before == after
 
 
-def _operand(node: ir.Node, i: int) -> ir.Value | None:
+def operand(node: ir.Node, i: int) -> ir.Value | None:
     """An optional input; None also where it is an empty tensor, which older opsets use to say nothing."""
     value = node.inputs[i] if i < len(node.inputs) else None
     empty = value is not None and value.const_value is not None and value.const_value.size == 0
@@ -122,7 +123,7 @@ def _operand(node: ir.Node, i: int) -> ir.Value | None:
 
 def _resize_inputs(draft: Draft, node: ir.Node, x: ir.Value, count: int | None, name: str) -> list[ir.Value | None]:
     """A Resize's inputs for `count` channels: sizes over all axes name the channels too."""
-    sizes = _operand(node, 3)
+    sizes = operand(node, 3)
     if sizes is None or node.attributes.get_ints("axes", None) is not None:
         return [x, *node.inputs[1:]]
     if sizes.const_value is not None and sizes.is_initializer() and not sizes.is_graph_input():

@@ -55,7 +55,7 @@ class Editor:
         self.model = model
         self.graph = model.graph
         self.inference = Inference(model, shapes)
-        self._names = {value.name for value in _values(self.graph)} | {node.name for node in self.graph}
+        self._names = set(_names(self.graph))
         self._digests: dict[tuple[int, tuple[int, int] | None], tuple[ir.TensorProtocol, bytes]] = {}
 
     @property
@@ -131,7 +131,7 @@ class Editor:
             node = pending.pop()
             if node is None or node in gone or node.graph is not self.graph or not all(map(unneeded, node.outputs)):
                 continue
-            if has_body(node):  # what its body reads would go on being read
+            if bodies(node):  # what its body reads would go on being read
                 continue
             gone[node] = None
             pending.extend(value.producer() for value in node.inputs if value is not None)
@@ -260,10 +260,15 @@ class Draft:
             self._editor.inference.forget(value)
 
 
-def has_body(node: ir.Node) -> bool:
-    """Whether a node holds a graph of its own: If, Loop, Scan."""
-    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return any(attr.type in graphs for attr in node.attributes.values())
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that a node holds: of If, Loop, Scan."""
+    found: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            found.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            found += attr.as_graphs()
+    return found
 
 
 def with_channels(shape: ir.Shape | None, channels: int | None) -> ir.Shape | None:
@@ -294,8 +299,11 @@ def _hash(array: np.ndarray, dtype: ir.DataType) -> bytes:
     return digest.digest()
 
 
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
+def _names(graph: ir.Graph) -> Iterator[str | None]:
+    """Of every tensor and node, in bodies too: those share their names with the graph around them."""
+    yield from (value.name for value in (*graph.inputs, *graph.initializers.values()))
     for node in graph:
-        yield from node.outputs
+        yield node.name
+        yield from (value.name for value in node.outputs)
+        for body in bodies(node):
+            yield from _names(body)

@@ -35,11 +35,13 @@ def _fold(editor: Editor, second: Convolution | None) -> str | None:
     biased = first.bias is not None and bool(first.bias.any())
     if not second.geometry.pointwise and biased and second.geometry.padded:
         return f"{pair}: the first one's bias does not reach the padding of the second"
-    draft = editor.draft()
     weight, bias = _product(first, second)
+    if not np.isfinite(weight.astype(np.float64)).all():
+        return f"{pair}: the product's weights would overflow"
+    draft = editor.draft()
     shape = first if second.geometry.pointwise else second
     out = shape.emit(draft, first.x, weight, bias, name=f"{first.name}/folded", like=second.out)
-    if not np.isfinite(weight.astype(np.float64)).all() or not editor.gain(draft, [second.out]).pays:
+    if not editor.gain(draft, [second.out]).pays:
         draft.drop()
         return f"{pair}: the product would cost more than the pair"
     editor.apply(draft, {second.out: out}, before=second.node)

@@ -22,14 +22,15 @@ Fold = Callable[[Editor, Draft, Terms, str], "ir.Value | None"]
 
 def fold_sums(editor: Editor) -> Outcome:
     """Fold alike terms of every sum, one kind at a time, where that pays."""
-    count = 0
+    count, refusals = 0, []
     for node in editor.nodes("Add"):
         while node.graph is not None and _is_root(editor, node):
-            folded = _fold(editor, node)
+            folded, why_not = _fold(editor, node)
+            refusals += why_not
             if folded is None:
                 break
             count, node = count + 1, folded
-    return Outcome(count)
+    return Outcome(count, tuple(dict.fromkeys(refusals)))
 
 
 def _is_root(editor: Editor, node: ir.Node) -> bool:
@@ -52,18 +53,21 @@ def _terms(editor: Editor, node: ir.Node) -> Terms:
     return leaves
 
 
-def _fold(editor: Editor, node: ir.Node) -> ir.Node | None:
-    """Fold one group of terms; returns the Add (or other node) that now computes the sum, or None."""
-    terms = _terms(editor, node)
+def _fold(editor: Editor, node: ir.Node) -> tuple[ir.Node | None, list[str]]:
+    """Fold one group of terms; returns the Add (or other node) that now computes the sum, or None; and why others stay."""
+    terms, name, refusals = _terms(editor, node), node.name or "Add", []
     groups: dict[Hashable, Terms] = defaultdict(list)
     for term in terms:
         key = _kind(editor, term)
         if key is not None:
             groups[key].append(term)
-    for key, group in groups.items():
+    for key, alike in groups.items():
+        group = [term for term in alike if key[0] == "constant" or editor.sole_user(term) is not None]  # type: ignore[index]
         if len(group) < 2:
+            if len(alike) > 1:
+                refusals.append(f"{name}: {alike[-1].name} and {alike[0].name} are alike, but others read them too")
             continue
-        draft, name = editor.draft(), node.name or "Add"
+        draft = editor.draft()
         folded = _FOLDS[key[0]](editor, draft, group, name)  # type: ignore[index]
         rest = [term for term in terms if term not in group]
         at = next(i for i, term in enumerate(terms) if term is group[0])
@@ -71,9 +75,10 @@ def _fold(editor: Editor, node: ir.Node) -> ir.Node | None:
         total = _sum(draft, [*rest[:at], folded, *rest[at:]], node)
         if total.producer() is not None and editor.gain(draft, node.outputs).pays:
             editor.apply(draft, {node.outputs[0]: total}, before=node)
-            return total.producer()
+            return total.producer(), refusals
         draft.drop()
-    return None
+        refusals.append(f"{name}: folding {group[-1].name} into {group[0].name} would cost more than it saves")
+    return None, refusals
 
 
 def _sum(draft: Draft, terms: Sequence[ir.Value], node: ir.Node) -> ir.Value:
@@ -91,8 +96,6 @@ def _kind(editor: Editor, term: ir.Value) -> Hashable | None:
     if editor.constant(term) is not None:
         return "constant", term.dtype
     node = term.producer()
-    if editor.sole_user(term) is None:
-        return None
     conv = Convolution.of(editor, node)
     if conv is not None:
         return "convolution", conv.x, conv.geometry, conv.weight.shape

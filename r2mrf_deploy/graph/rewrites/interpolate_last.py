@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.averaging import averaging
+from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging, operand
 from r2mrf_deploy.graph.rewrites.convolution import Convolution, Geometry
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
 
@@ -53,13 +53,15 @@ def interpolate_last(editor: Editor) -> Outcome:
 
 def _first_that_pays(editor: Editor, conv: Convolution) -> tuple[ir.Node | None, str | None]:
     """The convolution of what is left, if any; "" where something was done, else why not."""
-    if conv.geometry.group != 1 or len(conv.geometry.kernel) != 2 or conv.geometry.pointwise:
+    if len(conv.geometry.kernel) != 2 or conv.geometry.pointwise:
         return None, None
-    if conv.geometry.auto_pad != "NOTSET":
-        return None, None
-    refusal = None
-    for part in _parts(editor, conv):
-        matrices = _matrices(part.resize, conv)
+    parts, refusal = _parts(editor, conv)
+    if parts and conv.geometry.group != 1:
+        return None, f"{conv.name} over {parts[0].resize.name}: the convolution has {conv.geometry.group} groups"
+    if parts and conv.geometry.auto_pad != "NOTSET":
+        return None, f"{conv.name} over {parts[0].resize.name}: the convolution is padded by auto_pad"
+    for part in parts:
+        matrices = _matrices(editor, part.resize, conv)
         if isinstance(matrices, str):
             refusal = f"{conv.name} over {part.resize.name}: {matrices}"
             continue
@@ -73,43 +75,56 @@ def _first_that_pays(editor: Editor, conv: Convolution) -> tuple[ir.Node | None,
     return None, refusal
 
 
-def _parts(editor: Editor, conv: Convolution) -> list[Upsampled]:
-    """The interpolated parts, the widest first."""
+def _parts(editor: Editor, conv: Convolution) -> tuple[list[Upsampled], str | None]:
+    """The interpolated parts, the widest first; and why one that is resized is none of them."""
     source = conv.x.producer()
     if source is None or source.graph is not editor.graph:
-        return []
+        return [], None
+    resized: list[Upsampled] = []
     if source.op_type == "Resize":
-        return [Upsampled(None, 0, conv.channels_in, source)] if _linear(editor, source) else []
-    if source.op_type != "Concat" or source.attributes.get_int("axis", 0) not in (1, -3):
-        return []
-    parts, at = [], 0
-    for index, value in enumerate(source.inputs):
-        width = channels(value)
-        if value is None or width is None:
-            return []
-        producer = value.producer()
-        if producer is not None and producer.op_type == "Resize" and _linear(editor, producer):
-            parts.append(Upsampled(index, at, at + width, producer))
-        at += width
-    return sorted(parts, key=lambda p: p.start - p.stop) if at == conv.channels_in else []
+        resized.append(Upsampled(None, 0, conv.channels_in, source))
+    elif source.op_type == "Concat" and source.attributes.get_int("axis", 0) in (1, -3):
+        at = 0
+        for index, value in enumerate(source.inputs):
+            width = channels(value)
+            if value is None or width is None:
+                return [], None
+            producer = value.producer()
+            if producer is not None and producer.op_type == "Resize":
+                resized.append(Upsampled(index, at, at + width, producer))
+            at += width
+        if at != conv.channels_in:
+            return [], None
+    reasons = {part: _why_not_linear(editor, part.resize) for part in resized}
+    refused = next((f"{conv.name} over {p.resize.name}: {why}" for p, why in reasons.items() if why), None)
+    return sorted((p for p, why in reasons.items() if not why), key=lambda p: p.start - p.stop), refused
 
 
-def _linear(editor: Editor, node: ir.Node) -> bool:
-    attributes = node.attributes
-    half_pixel = attributes.get_string("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    known = averaging(editor, node)
-    return known is not None and not isinstance(known, str) and not known.selects and half_pixel
+def _why_not_linear(editor: Editor, resize: ir.Node) -> str | None:
+    """None of a linear interpolation between pixel centres, which is what the matrices hold."""
+    known = averaging(editor, resize)
+    if not isinstance(known, Averaging):
+        return known or "the resizing is not one of this graph"
+    if known.selects:
+        return "the resizing is nearest"
+    transformation = resize.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    return None if transformation == "half_pixel" else f"the resizing's coordinates are {transformation}"
 
 
-def _matrices(resize: ir.Node, conv: Convolution) -> tuple[np.ndarray, np.ndarray] | str:
+def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> tuple[np.ndarray, np.ndarray] | str:
     """A [H, kernel·h] and B [W, kernel·w] in float64, or why there are none."""
     before, after = _sides(resize.inputs[0]), _sides(resize.outputs[0])
     if before is None or after is None:
         return "the sizes are free, and the matrices depend on them"
-    scales = resize.inputs[2] if len(resize.inputs) > 2 else None
-    given = scales.const_value.numpy() if scales is not None and scales.const_value is not None else np.zeros(0)
-    if given.size and any(n * float(s) != m for n, m, s in zip(before, after, given[-2:], strict=True)):
-        return "the scales do not give whole sizes"
+    scales = operand(resize, 2)
+    if scales is not None:
+        factors = editor.constant(scales)
+        if factors is None:
+            return "the scales are not constant"
+        axes = resize.attributes.get_ints("axes", range(4))
+        of_axis = dict(zip((axis % 4 for axis in axes), map(float, factors), strict=True))
+        if any(n * of_axis.get(axis, 1.0) != m for axis, n, m in zip((2, 3), before, after, strict=True)):
+            return "the scales do not give whole sizes"
     rows, columns = (
         _taps(_interpolation(n, m), conv.geometry, axis) for axis, (n, m) in enumerate(zip(before, after, strict=True))
     )

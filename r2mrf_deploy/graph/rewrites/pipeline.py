@@ -96,9 +96,19 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         editor = Editor(_prepare(model), _nominal_shapes(model))
         records, refusals = _to_fixpoint(editor, rewrites)
         if not _dearer(editor.cost(), before):
-            result = _finish(editor.model) if records else _copy(model)
+            result = _finish(editor.model, model) if records else _copy(model)
             return Optimized(result, records, [*given_up, *refusals] if explain else [])
     return Optimized(_copy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else [])
+
+
+def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
+    """The model after one pass of one rewrite, in the pipeline or not, whatever it costs.
+
+    Raises:
+        GraphError: the model is invalid.
+    """
+    editor = Editor(_prepare(model), _nominal_shapes(model))
+    return _finish(editor.model, model) if rewrite(editor).count else model
 
 
 def _dearer(after: GraphCost, before: GraphCost) -> bool:
@@ -155,14 +165,34 @@ def _check(model: onnx.ModelProto) -> None:
 
 
 def _prepare(model: onnx.ModelProto) -> ir.Model:
-    """A model to work on, with every shape that can be inferred and every node and tensor named."""
+    """A model to work on, with every shape that can be inferred and every node and tensor named.
+
+    Defaults of inputs are set aside: a caller may override them, so neither they nor shapes that follow from them are
+    known.
+    """
+    if _defaults(model):
+        bare = onnx.ModelProto()
+        bare.CopyFrom(model)
+        del bare.graph.initializer[:], bare.graph.value_info[:]
+        inputs = {value.name for value in model.graph.input}
+        bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in inputs)
+        model = bare
     loaded = load(model)
     NameFixPass()(loaded)
     return ShapeInferencePass()(loaded).model
 
 
-def _finish(model: ir.Model) -> onnx.ModelProto:
-    return ir.to_proto(ShapeInferencePass()(model).model)
+def _finish(model: ir.Model, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The file's form of a model that was prepared, with the defaults that the original has."""
+    finished = ir.to_proto(ShapeInferencePass()(model).model)
+    finished.graph.initializer.extend(_defaults(original))
+    return finished
+
+
+def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The initialisers that are inputs too."""
+    inputs = {value.name for value in model.graph.input}
+    return [tensor for tensor in model.graph.initializer if tensor.name in inputs]
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

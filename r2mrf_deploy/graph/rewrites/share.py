@@ -34,23 +34,25 @@ _APART = frozenset(
 def share(editor: Editor) -> Outcome:
     """Let the first of equal nodes serve all of them."""
     first: dict[Hashable, ir.Node] = {}
-    count = 0
+    count, refusals = 0, []
     for node in list(editor.graph):
         key = _key(editor, node)
         if key is None:
             continue
         twin = first.setdefault(key, node)
-        if twin is not node:
+        if twin is not node and node.op_type in _APART:
+            refusals.append(f"{node.name} beside {twin.name}: each {node.op_type} is its own")
+        elif twin is not node:
             names = [twin.name or "", node.name or ""]
             if common(names) != twin.name:
                 twin.name = editor.fresh(common(names))
             editor.apply(editor.draft(), dict(zip(node.outputs, twin.outputs, strict=True)), before=node)
             count += 1
-    return Outcome(count)
+    return Outcome(count, tuple(refusals))
 
 
 def _key(editor: Editor, node: ir.Node) -> Hashable | None:
-    if node.domain != "" or node.op_type in _APART or not node.inputs:
+    if node.domain != "" or not node.inputs:
         return None
     attributes = _attributes(editor, node)
     if attributes is None:

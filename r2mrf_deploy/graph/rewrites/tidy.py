@@ -12,7 +12,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from r2mrf_deploy.graph.cost import evaluate
 from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
-from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_body, static_shape
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, bodies, static_shape
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max")
 _ARRANGING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Gather", "Expand")
@@ -28,17 +28,17 @@ def tidy(editor: Editor) -> Outcome:
     """Fold, bypass and drop; counts the nodes that went."""
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(editor.model)
     editor.relearn_constants()
-    before = len(editor.graph)
+    before, refusals = len(editor.graph), []
     for node in list(editor.graph):
-        if node.graph is None or node.domain != "" or has_body(node):
+        if node.graph is None or node.domain != "" or bodies(node):
             continue
         source = _source(editor, node)
         if source is not None:
             _bypass(editor, node, source)
-        elif node.op_type in FOLDED:
-            _fold(editor, node)
+        elif refusal := _fold(editor, node) if node.op_type in FOLDED else _why_it_stays(editor, node):
+            refusals.append(f"{node.name}: {refusal}")
     RemoveUnusedNodesPass()(editor.model)
-    return Outcome(before - len(editor.graph))
+    return Outcome(before - len(editor.graph), tuple(refusals))
 
 
 def _source(editor: Editor, node: ir.Node) -> ir.Value | None:
@@ -86,16 +86,31 @@ def _bypass(editor: Editor, node: ir.Node, source: ir.Value) -> None:
     editor.apply(editor.draft(), {node.outputs[0]: source}, before=node)
 
 
-def _fold(editor: Editor, node: ir.Node) -> None:
+def _why_it_stays(editor: Editor, node: ir.Node) -> str | None:
+    """Of a node that looks as if it handed its input on."""
+    x = node.inputs[0] if node.inputs else None
+    if node.op_type == "Dropout":
+        return "whether it is in training is not known before it runs, or its mask is asked for"
+    before, after = static_shape(x), static_shape(node.outputs[0]) if node.outputs else None
+    if node.op_type == "Resize" and before is not None and before == after:
+        return "the sizes are equal, but its coordinates or its scales move pixels"
+    return None
+
+
+def _fold(editor: Editor, node: ir.Node) -> str | None:
+    """Write out what a node computes; why not, where only constants go into it."""
     draft, out = editor.draft(), node.outputs[0]
     array = _value(editor, node)
-    if array is None or out.is_graph_output():
-        return
+    if isinstance(array, str) or array is None:
+        return array
+    if out.is_graph_output():
+        return "it is constant, but an output"
     editor.apply(draft, {out: draft.constant(array, f"{out.name}/value")}, before=node)
+    return None
 
 
-def _value(editor: Editor, node: ir.Node) -> np.ndarray | None:
-    """What a node computes from constants alone; None where it does not, or where writing it out would cost space."""
+def _value(editor: Editor, node: ir.Node) -> np.ndarray | str | None:
+    """What a node computes from constants alone, or why that is not written out; None where it computes with others."""
     inputs = [value for value in node.inputs if value is not None]
     if node.op_type in ("Shape", "Size"):
         return _static_size(node)
@@ -106,9 +121,11 @@ def _value(editor: Editor, node: ir.Node) -> np.ndarray | None:
     if size is None or not inputs or len(feeds) < len({value.name for value in inputs}):
         return None
     if size.size > max(_SMALL, sum(array.size for array in feeds.values())):
-        return None
+        return f"it is constant, but its {size.size} elements are more than it is made from"
     if node.op_type == "Div" and any(array.dtype.kind == "i" and (array < 0).any() for array in feeds.values()):
-        return None  # numpy rounds down, a processor towards zero
+        return (
+            "it divides whole numbers below zero, which not everybody rounds alike"  # numpy down, a processor to zero
+        )
     try:
         result = evaluate(ir.to_proto(node), feeds, editor.opset)[0]
     except Exception:  # the reference evaluator raises whatever numpy does; a node that it cannot compute stays

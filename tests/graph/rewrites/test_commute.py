@@ -128,6 +128,8 @@ POOLED = "g (double[1,8,6,6] x) => (double[1,4,?,?] y{}) {{ c = Conv(x, w, b) y 
     [
         "AveragePool<kernel_shape=[2,2], strides=[2,2]>(c)",
         "AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(c)",
+        'AveragePool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(c)',
+        'AveragePool<kernel_shape=[2,2], strides=[2,2], auto_pad="VALID", count_include_pad=1>(c)',
         "GlobalAveragePool(c)",
         'Resize<mode="linear">(c, , s)',
     ],
@@ -140,8 +142,9 @@ def test_a_convolution_waits_for_the_average_that_shrinks_its_input(graph: Graph
     assert 4 * cost.multiply_adds(done.model) <= cost.multiply_adds(model)
 
 
-def test_an_average_that_counts_its_padding_is_refused(graph: Graph, apply: Any) -> None:
-    pool = "AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], count_include_pad=1>(c)"
+@pytest.mark.parametrize("padding", ["pads=[1,1,1,1]", 'auto_pad="SAME_UPPER"', 'auto_pad="SAME_LOWER"'])
+def test_an_average_that_counts_its_padding_is_refused(graph: Graph, apply: Any, padding: str) -> None:
+    pool = f"AveragePool<kernel_shape=[3,3], strides=[2,2], {padding}, count_include_pad=1>(c)"
     assert apply(commute, graph(POOLED.format("", pool, ""), w=(4, 8, 1, 1), b=(4,))).count == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -53,6 +54,12 @@ def test_other_pairs_stay(graph: Graph, apply: Any, first: str, second: str, wei
     done = apply(fold_pointwise, pair(graph, first, second, **weights))
     assert done.count == 0
     assert reason in done.refusals[0]
+
+
+def test_a_product_that_overflows_is_not_said_to_cost_more(graph: Graph, apply: Any) -> None:
+    large = {name: np.full(shape, 1e200) for name, shape in (("v", (16, 4, 1, 1)), ("w", (3, 16, 1, 1)))}
+    done = apply(fold_pointwise, pair(graph, "Conv(x, v)", "Conv(a, w)", **large))
+    assert done.count == 0 and "would overflow" in done.refusals[0]
 
 
 def test_a_first_result_that_is_asked_for_stays(graph: Graph, apply: Any) -> None:

@@ -60,6 +60,21 @@ def test_other_terms_stay(graph: Graph, apply: Any, body: str, outputs: str) -> 
     assert apply(fold_sums, graph(f"{HEAD} {outputs}) {{ {body} }}", **weights)).count == 0
 
 
+@pytest.mark.parametrize(
+    ("body", "outputs", "reason"),
+    [
+        ("a = Conv(x, v) c = Conv(x, u) y = Add(a, c)", ", double[2,4,6,6] c", "c and a are alike, but others read"),
+        ('a = Resize<mode="linear">(x, , r) c = Resize<mode="linear">(z, , r) y = Add(a, c)', "", "cost more"),
+    ],
+)
+def test_terms_alike_that_stay_say_why(graph: Graph, apply: Any, body: str, outputs: str, reason: str) -> None:
+    weights = {"v": (4, 4, 1, 1), "u": (4, 4, 1, 1), "r": np.array([1, 1, 0.5, 0.5], np.float32)}
+    used = {name: weight for name, weight in weights.items() if f" {name})" in body}
+    model = graph(f"{HEAD} {outputs}) {{ {body} }}", **used)
+    done = apply(fold_sums, model)
+    assert done.count == 0 and reason in done.refusals[0]
+
+
 def test_a_smaller_shape_inside_the_sum_is_not_taken_for_the_whole(graph: Graph, exact: Any) -> None:
     text = "g (double[1,4,1,1] p, double[1,4,1,1] q, double[2,4,6,6] x) => (double[2,4,6,6] y) {"
     body = " s = Add(p, k) t = Add(s, q) u = Add(t, l) y = Add(u, x) }"

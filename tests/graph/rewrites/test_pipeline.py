@@ -169,3 +169,46 @@ def test_a_damaged_model_is_refused(graph: Graph) -> None:
     model.graph.node[0].input[0] = "nobody"
     with pytest.raises(GraphError):
         optimize(model)
+
+
+@pytest.mark.parametrize(
+    ("body", "override"),
+    [
+        ('u = Resize<mode="linear">(x, , , z) y = Relu(u)', [1, 8, 8, 6]),
+        ('u = Resize<mode="linear">(x, , , z) y = Conv<pads=[1,1,1,1]>(u, w)', [1, 8, 8, 6]),
+        ("u = Reshape(x, z) s = Shape(u) y = Cast<to=11>(s)", [1, 4, 4, 8]),
+        ('u = Resize<mode="linear">(x, , , z) s = Shape(u) y = Cast<to=11>(s)', [1, 8, 8, 6]),
+        ("s = Shape(x) e = Add(s, z) y = Expand(one, e)", [1, 1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("inferred", [False, True])
+def test_a_default_that_is_overridden_is_no_constant(
+    graph: Graph, body: str, override: list[int], inferred: bool
+) -> None:
+    """Not in what is folded, and not in a shape that was inferred from it, here or before."""
+    text = f"g (double[1,8,4,4] x, int64[4] z) => (double[?,?,?,?] y) {{ {body} }}"
+    text = text.replace("[?,?,?,?]", "[?]") if "Cast" in body else text
+    model = graph(text, z=np.array([1, 8, 4, 4]), w=(64, 8, 3, 3), one=np.ones((1, 1, 1, 1)))
+    if inferred:
+        known = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model.graph.value_info.extend(known.graph.value_info)
+    after = optimize(model).model
+    x = np.random.default_rng(0).normal(size=(1, 8, 4, 4))
+    for feeds in ({"x": x}, {"x": x, "z": np.array(override)}):
+        before, now = (onnx.reference.ReferenceEvaluator(m).run(None, dict(feeds))[0] for m in (model, after))
+        np.testing.assert_allclose(now, before, rtol=0, atol=1e-9)
+    assert [t.name for t in after.graph.initializer if t.name == "z"] == ["z"]
+
+
+def test_new_names_stay_clear_of_those_in_bodies(graph: Graph) -> None:
+    model = steps(graph)
+    model.graph.node[1].name = "refine"  # its parts become refine/rest and refine/part
+    inner = [helper.make_node("Relu", ["z"], ["refine/rest/out"]), helper.make_node("Neg", ["refine/rest/out"], ["r"])]
+    branch = helper.make_graph(inner, "b", [], [_value("r")])
+    other = helper.make_graph([helper.make_node("Identity", ["y"], ["q"])], "c", [], [_value("q")])
+    model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.BOOL, ()))
+    model.graph.node.append(helper.make_node("If", ["k"], ["o"], then_branch=branch, else_branch=other))
+    model.graph.output.append(_value("o"))
+    result = optimize(model)
+    assert result.records
+    onnx.checker.check_model(result.model, full_check=True)

@@ -142,9 +142,14 @@ class Builder:
     def pool_average(self) -> None:
         x, (c, h, w) = self.pick()
         include, pad = self.draw(st.booleans()), self.draw(st.sampled_from((0, 1)))
-        attributes = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [pad] * 4, "count_include_pad": int(include)}
+        attributes: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2], "count_include_pad": int(include)}
+        space = tuple((n + 2 * pad - 2) // 2 + 1 for n in (h, w))
+        if self.draw(st.booleans()):
+            attributes["auto_pad"] = self.draw(st.sampled_from(("SAME_UPPER", "SAME_LOWER")))
+            space = (-(-h // 2), -(-w // 2))
+        else:
+            attributes["pads"] = [pad] * 4
         if min(h, w) >= 2:
-            space = tuple((n + 2 * pad - 2) // 2 + 1 for n in (h, w))
             self.add("AveragePool", [x], (c, space[0], space[1]), **attributes)
 
     def recurrence(self) -> None:

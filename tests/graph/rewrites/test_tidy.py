@@ -99,3 +99,17 @@ def test_whole_numbers_below_zero_are_not_divided_here(graph: Graph, apply: Any)
     """-7 / 2 is -3 on a processor and -4 in numpy."""
     text = "g (int64[1] x) => (int64[1] y) { d = Div(a, b) y = Add(x, d) }"
     assert apply(tidy, graph(text, a=np.array([-7]), b=np.array([2]))).count == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "constants", "reason"),
+    [
+        ("d = Div(a, b) c = Cast<to=11>(d) y = Add(x, c)", {"a": np.array([-7]), "b": np.array([2])}, "below zero"),
+        ("e = Expand(o, n) y = Add(x, e)", {"o": np.ones(1), "n": np.array([5000])}, "5000 elements"),
+        ("d = Dropout(x, h, t) y = Relu(d)", {"h": np.array(0.5), "t": np.array(True)}, "in training"),
+        ("y = Add(o, p)", {"o": np.ones(1), "p": np.ones(1)}, "but an output"),
+    ],
+)
+def test_what_nearly_goes_says_why_it_stays(graph: Graph, apply: Any, body: str, constants: Any, reason: str) -> None:
+    refusals = apply(tidy, graph(f"g (double[1] x) => (double[?] y) {{ {body} }}", **constants)).refusals
+    assert len(refusals) == 1 and reason in refusals[0]

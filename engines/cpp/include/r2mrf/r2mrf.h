@@ -4,7 +4,8 @@
  * went wrong is in r2mrf_last_error(). Nothing is thrown across this boundary.
  *
  * Threads: an engine may be run by any number of threads at once. Closing it while one of them still runs it is an error
- * of the caller's. r2mrf_last_error() and r2mrf_last_times() are each thread's own. */
+ * of the caller's. r2mrf_last_error() and r2mrf_last_times() are each thread's own. A plan runs on the CUDA device that was
+ * current (cudaSetDevice) in the thread that opened it, whichever thread runs it; every thread's own is left as it is. */
 #ifndef R2MRF_H
 #define R2MRF_H
 
@@ -29,7 +30,7 @@ typedef int32_t r2mrf_status;
 #define R2MRF_OK 0
 #define R2MRF_USAGE 1       /* a null pointer, an unknown colour: the calling program is wrong */
 #define R2MRF_INPUT 2       /* a size or stride that is no image's, a file that does not exist */
-#define R2MRF_ARTIFACT 3    /* the artifact is damaged, or is not what its manifest says */
+#define R2MRF_ARTIFACT 3    /* the artifact is damaged, is not what its manifest says, or computes what is not finite */
 #define R2MRF_UNAVAILABLE 4 /* this build or this machine lacks what the artifact needs */
 #define R2MRF_INTERNAL 5    /* out of memory, or a fault of this library's */
 
@@ -79,7 +80,8 @@ R2MRF_API r2mrf_status r2mrf_run_f32(r2mrf_engine *engine, const uint8_t *pixels
 R2MRF_API r2mrf_status r2mrf_run_u8(r2mrf_engine *engine, const uint8_t *pixels, uint32_t width, uint32_t height,
                                     size_t stride, r2mrf_color color, uint8_t *map, size_t map_stride) R2MRF_NOEXCEPT;
 
-/* Where the time of the calling thread's last successful run went, in milliseconds. */
+/* Where the time of the calling thread's last successful run went, in milliseconds. It never grows: what else there may be
+ * to say will have a function of its own. */
 typedef struct r2mrf_times {
   double prepare; /* resizing and normalising the image */
   double enqueue; /* the host's part of starting the inference */

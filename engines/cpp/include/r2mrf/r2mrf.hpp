@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -65,7 +66,11 @@ class Engine {
     return run<std::uint8_t>(image, r2mrf_run_u8);
   }
 
-  [[nodiscard]] std::string device() const { return r2mrf_device(engine_.get()); }
+  [[nodiscard]] std::string device() const {
+    const char *words = r2mrf_device(engine_.get());
+    if (words == nullptr) throw Error(R2MRF_USAGE, "engine is null: it was moved away");
+    return words;
+  }
 
   // 0 × 0 where the artifact leaves it free.
   [[nodiscard]] Size input_size() const {
@@ -77,11 +82,22 @@ class Engine {
  private:
   template <typename T, typename Run>
   Map<T> run(const ImageView &image, Run *with) const {
-    Map<T> map{image.width, image.height, std::vector<T>(std::size_t{image.width} * image.height)};
+    Map<T> map{image.width, image.height, room<T>(image.width, image.height)};
     const std::size_t stride = image.stride ? image.stride : std::size_t{image.width} * 3;
     check(with(engine_.get(), image.pixels, image.width, image.height, stride, image.color, map.values.data(),
                std::size_t{image.width} * sizeof(T)));
     return map;
+  }
+
+  template <typename T>
+  static std::vector<T> room(std::size_t width, std::size_t height) {
+    try {
+      if (height != 0 && width > std::vector<T>().max_size() / height) throw std::bad_alloc();
+      return std::vector<T>(width * height);
+    } catch (const std::bad_alloc &) {
+      const auto size = std::to_string(width) + "x" + std::to_string(height);
+      throw Error(R2MRF_INPUT, ("an image of " + size + " pixels: memory has no room for its map").c_str());
+    }
   }
 
   struct Close {
