@@ -199,6 +199,8 @@ def traced(checkpoint: Checkpoint, size: int) -> Any:
 def plot(growth: list[dict[str, Any]], path: Path) -> None:
     """Time and peak memory against the number of pixels, before and after, for each runtime."""
     pyplot = _matplotlib()
+    from matplotlib.ticker import LogLocator
+
     figure, axes = pyplot.subplots(2, len(RUNTIMES), figsize=(9, 7), sharex=True)
     pixels = [row["size"] ** 2 / 1e6 for row in growth]
     for column, runtime in enumerate(RUNTIMES):
@@ -208,13 +210,17 @@ def plot(growth: list[dict[str, Any]], path: Path) -> None:
             axes[0][column].plot(pixels, seconds, "o-", label=form)
             axes[1][column].plot(pixels, gigabytes, "o-", label=form)
         axes[0][column].set_title(runtime)
-        axes[1][column].set_xlabel("pixels, millions")
+        axes[1][column].set_xlabel("pixels")
     for axis, label in ((axes[0][0], "seconds for one image"), (axes[1][0], "peak memory, GB")):
         axis.set_ylabel(label)
     axes[0][0].legend()
     for axis in axes.flat:
         axis.set(xscale="log", yscale="log")
-        axis.grid(alpha=0.3, which="both")
+        axis.set_xticks(pixels, [f"{row['size']}×{row['size']}" for row in growth])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
     figure.suptitle(f"{growth[0]['network']}, FP32, CPU")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
