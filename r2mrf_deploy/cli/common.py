@@ -102,7 +102,8 @@ def _refuse_mistaken(path: Path) -> None:
         raise UsageError(f"{text}: no weights are shipped for it; train some (r2mrf train {text}) or r2mrf init {text}")
     beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
     if near := difflib.get_close_matches(text, {*known, *weights.SHIPPED, *beside}, n=1, cutoff=0.55):
-        raise InputError(f"{text}: no such file, and no shipped weights; did you mean {near[0]!r}?")
+        what = "no such file" if path.suffix else "no such file, and no shipped weights"
+        raise InputError(f"{text}: {what}; did you mean {near[0]!r}?")
 
 
 def graph_file(text: str) -> Path:
