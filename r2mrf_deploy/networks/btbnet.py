@@ -134,7 +134,8 @@ class BTBNet(nn.Module):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         steps = self.check_steps(steps)
         outputs = run_streams(self.streams, self.scales, image)
-        maps = [resample(outputs[f"stream{s}_step{STEPS}"], image.shape[-2:]) for s in self.scales]
+        lasts = {s: outputs[f"stream{s}_step{STEPS}"] for s in self.scales}
+        maps = [last if s == 100 else resample(last, image.shape[-2:]) for s, last in lasts.items()]
         if self.config.refine == "none":
             logits = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
         else:
