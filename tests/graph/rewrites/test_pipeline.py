@@ -92,15 +92,20 @@ def test_local_functions_are_written_out(graph: Graph) -> None:
     assert [node.op_type for node in result.model.graph.node].count("Relu") == 1
 
 
-def test_what_a_subgraph_reads_is_kept(graph: Graph) -> None:
-    model = steps(graph)
-    for index in reversed(range(len(model.graph.output))):
-        del model.graph.output[index]
-    branch = helper.make_graph([helper.make_node("Relu", ["z"], ["r"])], "b", [], [_value("r")])
+def end_in_if(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """Add an output `o`: where the input `k` is true `r`, which `nodes` make, else `y`."""
+    branch = helper.make_graph(nodes, "b", [], [_value("r")])
     other = helper.make_graph([helper.make_node("Identity", ["y"], ["q"])], "c", [], [_value("q")])
     model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.BOOL, ()))
     model.graph.node.append(helper.make_node("If", ["k"], ["o"], then_branch=branch, else_branch=other))
     model.graph.output.append(_value("o"))
+
+
+def test_what_a_subgraph_reads_is_kept(graph: Graph) -> None:
+    model = steps(graph)
+    for index in reversed(range(len(model.graph.output))):
+        del model.graph.output[index]
+    end_in_if(model, [helper.make_node("Relu", ["z"], ["r"])])
     result = optimize(model)
     assert result.records
     feeds = {
@@ -204,11 +209,7 @@ def test_new_names_stay_clear_of_those_in_bodies(graph: Graph) -> None:
     model = steps(graph)
     model.graph.node[1].name = "refine"  # its parts become refine/rest and refine/part
     inner = [helper.make_node("Relu", ["z"], ["refine/rest/out"]), helper.make_node("Neg", ["refine/rest/out"], ["r"])]
-    branch = helper.make_graph(inner, "b", [], [_value("r")])
-    other = helper.make_graph([helper.make_node("Identity", ["y"], ["q"])], "c", [], [_value("q")])
-    model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.BOOL, ()))
-    model.graph.node.append(helper.make_node("If", ["k"], ["o"], then_branch=branch, else_branch=other))
-    model.graph.output.append(_value("o"))
+    end_in_if(model, inner)
     result = optimize(model)
     assert result.records
     onnx.checker.check_model(result.model, full_check=True)
