@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.predict import Predictor
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def main() -> None:
 
 def export(network: str, precision: str, folder: Path) -> Path:
     # not above: with PyTorch, Python's process would need far more memory
-    from r2mrf_deploy import images, photographs
+    from r2mrf_deploy import images, sample_photographs
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
     from r2mrf_deploy.export import ExportOptions, to_onnx
@@ -75,7 +75,7 @@ def export(network: str, precision: str, folder: Path) -> Path:
         return fp32
     album = folder / "album"
     album.mkdir()
-    for number, photograph in enumerate(photographs.sharp()):
+    for number, photograph in enumerate(sample_photographs.sharp()):
         (album / f"{number:02}.png").write_bytes(images.png(photograph))
     options = PrecisionOptions(precision, album if precision == "int8" else None)  # type: ignore[arg-type]
     return convert_artifact(fp32, folder / f"{network}-{precision}.onnx", options).path
@@ -103,20 +103,20 @@ def measure(artifact: Path, duration: float, processes: int) -> dict[str, Any]:
         },
         "every_map_ms": {side: [round(ms, 2) for ms in own] for side, own in times.items()},
         "every_peak_memory_mib": memory,
-        "machine": machine.describe(),
-        "tools": machine.tool_versions("openvino", "pillow", "numpy"),
+        "machine": environment.describe(),
+        "tools": environment.tool_versions("openvino", "pillow", "numpy"),
     }
 
 
-def take_turns(contestants: dict[str, Callable[[], object]], duration: float) -> dict[str, list[float]]:
+def take_turns(candidates: dict[str, Callable[[], object]], duration: float) -> dict[str, list[float]]:
     """Milliseconds of each one's turns, for `duration` seconds and at least `LEAST_TURNS`; who is first changes."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    order, turns = list(contestants), 0
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    order, turns = list(candidates), 0
     end = time.perf_counter() + duration
     while time.perf_counter() < end or turns < WARM_UP + LEAST_TURNS:
         for name in order:
             start = time.perf_counter()
-            contestants[name]()
+            candidates[name]()
             times[name].append((time.perf_counter() - start) * 1e3)
         order, turns = [*order[1:], order[0]], turns + 1
     return {name: own[WARM_UP:] for name, own in times.items()}

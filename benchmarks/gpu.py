@@ -16,14 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import machine, report, runtimes
+from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.aotinductor import to_aotinductor
-from r2mrf_deploy.benchmark import Bench, Protocol, bench_artifacts
+from r2mrf_deploy.bench.protocol import Bench, Protocol, bench_artifacts
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.errors import R2mrfError
 from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.report import tables
 
 SIZES = ((320, 320), (427, 640))
 RUNTIMES = (
@@ -38,11 +39,11 @@ def main() -> None:
     parser.add_argument("--network", default="r2mrf")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON and the table")
     given = parser.parse_args()
-    if reason := machine.cuda_driver():
+    if reason := environment.cuda_driver():
         raise SystemExit(f"there is no GPU to measure: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         found = {f"{h}x{w}": measure(given.network, (h, w), Path(folder) / f"{h}x{w}") for h, w in SIZES}
-    stem = "gpu-" + re.sub(r"\W+", "-", str(machine.gpu().get("gpu", "unknown"))).strip("-").lower()
+    stem = "gpu-" + re.sub(r"\W+", "-", str(environment.gpu().get("gpu", "unknown"))).strip("-").lower()
     given.output.mkdir(parents=True, exist_ok=True)
     content = {size: bench.to_dict() | {"not_made": missing} for size, (bench, missing) in found.items()}
     (given.output / f"{stem}.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
@@ -77,11 +78,11 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
 
 
 def _page(size: str, bench: Bench, missing: list[str]) -> str:
-    table = report.markdown(report.bench_table(bench.measurements))
-    notes = [*report.bench_lines(bench.measurements), *missing]
+    table = tables.markdown(tables.bench_table(bench.measurements))
+    notes = [*tables.bench_lines(bench.measurements), *missing]
     notes += [f"{name} was not run: {why}" for name, why in bench.skipped]
     return (
-        "\n".join([f"# {size}\n", report.where(bench.machine, bench.tools) + "\n", table, *(f"- {n}" for n in notes)])
+        "\n".join([f"# {size}\n", tables.where(bench.machine, bench.tools) + "\n", table, *(f"- {n}" for n in notes)])
         + "\n"
     )
 

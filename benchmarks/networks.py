@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from rewrites import FORMS, RUNTIMES, Run, open_with, photograph
 
-from r2mrf_deploy import gpus, machine
+from r2mrf_deploy import environment, gpus
 
 SIZE = 320
 GPU = "gtx1080ti"
@@ -35,8 +35,8 @@ def main() -> None:
         rows[network] = measure(network, arguments.runs, arguments.threads, arguments.count_only)
         print(json.dumps(rows[network]))
     results = {
-        "machine": machine.describe() | {"threads": arguments.threads},
-        "tools": machine.tool_versions(),
+        "machine": environment.describe() | {"threads": arguments.threads},
+        "tools": environment.tool_versions(),
         "size": SIZE,
         "networks": list(rows.values()),
     }

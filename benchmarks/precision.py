@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import images, machine, photographs, runtimes
-from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+from r2mrf_deploy import environment, images, runtimes, sample_photographs
+from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
 from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.datasets import read_dataset
@@ -32,7 +32,7 @@ SIZE = (320, 320)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="r2mrf", help="preset to time")
-    parser.add_argument("--duration", type=float, default=20, help="seconds for each contestant")
+    parser.add_argument("--duration", type=float, default=20, help="seconds for each candidate")
     parser.add_argument("--accuracy-of", type=Path, help="a trained checkpoint: score its precisions instead of timing")
     parser.add_argument("--data", type=Path, help="folder with image/ and gt/")
     parser.add_argument("--calibration", type=Path, help="folder of photographs; by default scikit-image's")
@@ -102,7 +102,7 @@ def accuracy(checkpoint: Path, data: Path, calibration: Path, max_drop: float | 
         scores[kind]["kept"] = manifest.kept
     for found in scores.values():
         found["change"] = {k: round(found[k] - scores["fp32"][k], 4) for k in ("f_max", "mae")}
-    return {"checkpoint": checkpoint.name, "size": SIZE, "scores": scores, "tools": machine.tool_versions()}
+    return {"checkpoint": checkpoint.name, "size": SIZE, "scores": scores, "tools": environment.tool_versions()}
 
 
 def _reduced(fp32: Path, kind: str, calibration: Path, max_drop: float | None) -> Path:
@@ -117,7 +117,7 @@ def _reduced(fp32: Path, kind: str, calibration: Path, max_drop: float | None) -
 def _album(folder: Path) -> Path:
     album = folder / "album"
     album.mkdir()
-    for number, photograph in enumerate(photographs.sharp()):
+    for number, photograph in enumerate(sample_photographs.sharp()):
         (album / f"{number:02}.png").write_bytes(images.png(photograph))
     return album
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2mrf_deploy import images, machine, photographs
+from r2mrf_deploy import environment, images, sample_photographs
 
 if TYPE_CHECKING:
     from r2mrf_deploy.checkpoint import Checkpoint
@@ -43,8 +43,8 @@ def main() -> None:
     if arguments.plot:
         _matplotlib()  # before the long work, not after it
     results: dict[str, Any] = {
-        "machine": machine.describe() | {"threads": arguments.threads},
-        "tools": machine.tool_versions(),
+        "machine": environment.describe() | {"threads": arguments.threads},
+        "tools": environment.tool_versions(),
         "networks": [],
         "growth": [],
     }
@@ -165,7 +165,7 @@ def _peak_memory(runtime: str, path: str, size: str, threads: str) -> int:
 
 def photograph(size: int) -> np.ndarray:
     """uint8 [1, size, size, 3]."""
-    return images.resize(photographs.sample("astronaut"), (size, size))[None]
+    return images.resize(sample_photographs.sample("astronaut"), (size, size))[None]
 
 
 def initial(network: str) -> Checkpoint:
@@ -183,7 +183,7 @@ def initial(network: str) -> Checkpoint:
 
 def in_pytorch(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
     """The logits by PyTorch in FP32."""
-    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     return PyTorchRunner(checkpoint, logits=True).run({"image": image})["logits"]
 

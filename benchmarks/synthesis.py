@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from r2mrf_deploy import machine, networks, photographs
+from r2mrf_deploy import environment, networks, sample_photographs
 from r2mrf_deploy.training import data
 from r2mrf_deploy.training.losses import deep_supervision
 from r2mrf_deploy.training.recipe import SCRATCH
-from r2mrf_deploy.training.synthesis import Composites, Synthesis
+from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,18 +51,18 @@ def main() -> None:
 
 def measure(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Median seconds of a batch of composites and of a step in each precision, and what follows from them."""
-    sharp = data.read_photographs(given.sharp, given.size) if given.sharp else photographs.sharp()
+    sharp = data.read_photographs(given.sharp, given.size) if given.sharp else sample_photographs.sharp()
     sharp = [p for p in sharp if min(p.shape[:2]) >= given.size]
     masks = data.read_masks(given.masks, given.masks_white) if given.masks else []
     made = Composites(sharp, Synthesis(size=given.size), masks=masks, device=device)
-    contestants: dict[str, Callable[[], object]] = {"composites": lambda: _composites(made, given.batch)}
+    candidates: dict[str, Callable[[], object]] = {"composites": lambda: _composites(made, given.batch)}
     family, config = networks.preset(given.network)
     network = networks.create(family, config).to(device, memory_format=torch.channels_last).train()
     optimizer = SCRATCH.make_optimizer(network)
     image, mask = made.batch(given.batch)
     for name in given.precision or ["fp32", "bf16"]:
-        contestants[name] = lambda name=name: _step(network, optimizer, image, mask, PRECISIONS[name])
-    seconds = _interleaved(contestants, given.seconds, device)
+        candidates[name] = lambda name=name: _step(network, optimizer, image, mask, PRECISIONS[name])
+    seconds = _interleaved(candidates, given.seconds, device)
     making = seconds.pop("composites")
     return {
         "network": given.network, "size": given.size, "batch": given.batch, "device": str(device),
@@ -71,17 +71,17 @@ def measure(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             name: {"iterations_per_second": 1 / (making + s), "share_of_composites": making / (making + s)}
             for name, s in seconds.items()
         },
-        "machine": machine.describe(),
+        "machine": environment.describe(),
     }  # fmt: skip
 
 
-def _interleaved(contestants: dict[str, Callable[[], object]], limit: float, device: torch.device) -> dict[str, float]:
-    for run in contestants.values():
+def _interleaved(candidates: dict[str, Callable[[], object]], limit: float, device: torch.device) -> dict[str, float]:
+    for run in candidates.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
     while time.perf_counter() - start < limit or len(times["composites"]) < 5:
-        for name, run in contestants.items():
+        for name, run in candidates.items():
             _wait(device)
             before = time.perf_counter()
             run()

@@ -13,7 +13,7 @@ from pathlib import Path
 from r2mrf_deploy import weights
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import R2mrfError
-from r2mrf_deploy.manifest import write_atomically
+from r2mrf_deploy.files import write_atomically
 
 LIMIT = 12_000_000
 """Bytes, of all weights that a package may hold."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2mrf_deploy.aotinductor import to_aotinductor
-    from r2mrf_deploy.benchmark import bench_artifacts
+    from r2mrf_deploy.bench.protocol import bench_artifacts
     from r2mrf_deploy.build import BuildOptions, build_engine
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
     from r2mrf_deploy.errors import R2mrfError
     from r2mrf_deploy.export import ExportOptions, to_onnx
     from r2mrf_deploy.manifest import Manifest
-    from r2mrf_deploy.parity import compare_artifacts
+    from r2mrf_deploy.parity.compare import compare_artifacts
     from r2mrf_deploy.predict import Predictor
 
 # name -> the module that has it; no name is also a module's

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, BuildError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.export import LARGEST, LARGEST_BATCH, SMALLEST, Exported, ExportOptions
-from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.files import sha256, write_atomically
+from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
 from r2mrf_deploy.networks.deployed import Deployed
-from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.parity.compare import Parity, compare, photographs_for, sample_inputs
 from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, quiet, target_here
-from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
-from r2mrf_deploy.runtimes.pytorch_cuda import cuda_availability
-from r2mrf_deploy.runtimes.torch_lane import precision
+from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+from r2mrf_deploy.runtimes.pytorch.execution_context import precision
 
 DEVICES = ("cpu", "cuda")
 
@@ -114,8 +115,8 @@ def _device(name: str | None) -> str:
     gpu = cuda_availability()
     if name == "cuda" and not gpu.ok:
         raise RuntimeUnavailable(f"--device cuda: {gpu.reason}; {gpu.cure}, or use --device cpu")
-    if machine.cxx() is None:
-        raise RuntimeUnavailable(f"AOTInductor compiles C++ and there is no compiler: {machine.CXX}")
+    if environment.cxx() is None:
+        raise RuntimeUnavailable(f"AOTInductor compiles C++ and there is no compiler: {environment.CXX}")
     return name or ("cuda" if gpu.ok else "cpu")
 
 
@@ -236,7 +237,7 @@ def _describe(
         parameters=checkpoint.parameters,
         multiply_adds=_multiply_adds(deployed, options.size),
         target=target,
-        tools=machine.tool_versions("r2mrf-deploy", "torch", "torchvision"),
+        tools=environment.tool_versions("r2mrf-deploy", "torch", "torchvision"),
     )
 
 

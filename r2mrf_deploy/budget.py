@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from r2mrf_deploy import feeds, gpus, machine
-from r2mrf_deploy.benchmark import Contestant, Protocol, measure
+from r2mrf_deploy import environment, gpus
+from r2mrf_deploy.bench import feeds
+from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.graph import files
@@ -228,7 +229,7 @@ def calibrate(runtime: Runtime) -> Roof:
         onnx.save(_copy(COPIED), file)
         with runtime.open(file, None) as runner:
             bandwidth = 2 * COPIED * 4 / _best(runner) / 1e6
-    title = device if on_gpu else machine.cpu()
+    title = device if on_gpu else environment.cpu()
     return Roof("here", title, tflops, bandwidth, *((LAUNCH_MS, TRANSFER) if on_gpu else (0.0, None)))
 
 
@@ -393,14 +394,14 @@ def _here(
     if any(p not in roof.tflops for g in graphs for p in g.precisions):
         return None
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        contestants = []
+        candidates = []
         for number, (name, model, shapes) in enumerate(models):
             say(f"timing {name}")
             file = Path(folder) / f"{number}.onnx"
             onnx.save(model, file)
             runner = stack.enter_context(runtime.open(file, None))
-            contestants.append(Contestant(name, runner, feeds.random(runner.inputs, shapes=shapes)))
-        measured = measure(contestants, Protocol(duration=1.0, iterations=3, avg_runs=3))
+            candidates.append(Candidate(name, runner, feeds.random(runner.inputs, shapes=shapes)))
+        measured = measure(candidates, Protocol(duration=1.0, iterations=3, avg_runs=3))
     return Here(
         roof,
         tuple(predict(g, roof, efficiency) for g in graphs),

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from r2mrf_deploy import environment
 from r2mrf_deploy import gpus as gpu_classes
-from r2mrf_deploy import machine
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, RuntimeUnavailable, UsageError, no_file
+from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.gpus import GPU
-from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.openvino import spec as openvino_spec
-from r2mrf_deploy.runtimes.tensorrt_api import Library
-from r2mrf_deploy.runtimes.tensorrt_builder import Build, Progress, resolve_profiles
-from r2mrf_deploy.runtimes.tensorrt_options import BuildOptions, parse_pool_sizes, parse_shapes
-from r2mrf_deploy.runtimes.tensorrt_targets import Targets
+from r2mrf_deploy.runtimes.tensorrt.api import Library
+from r2mrf_deploy.runtimes.tensorrt.builder import Build, Progress, resolve_profiles
+from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions, parse_pool_sizes, parse_shapes
+from r2mrf_deploy.runtimes.tensorrt.targets import Targets
 
 # What an engine has in common with the model that it is made from.
 _INHERITED = {
@@ -174,7 +175,7 @@ def _describe(
     inherited: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "precision": precision}
     if source:
         inherited = source.model_dump(include=_INHERITED)
-    tools = inherited.pop("tools", {}) | machine.tool_versions("r2mrf-deploy") | tool
+    tools = inherited.pop("tools", {}) | environment.tool_versions("r2mrf-deploy") | tool
     return Manifest(
         **inherited,
         file=output.name,
@@ -239,7 +240,7 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         profiles=source.profiles if source else {},
         precision="fp32",
         target=None,
-        tool=machine.tool_versions("openvino"),
+        tool=environment.tool_versions("openvino"),
     )
 
     def write(folder: Path) -> Manifest:
@@ -248,7 +249,7 @@ def _build_openvino(model: Path, output: Path, source: Manifest | None) -> Built
         openvino.save_model(converted, file, compress_to_fp16=False)
         return _bind(manifest, file, [file.with_suffix(".bin")])
 
-    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {machine.version('openvino')}")
+    return BuiltArtifact(output, _publish(output, write), f"converted by OpenVINO {environment.version('openvino')}")
 
 
 def _last_line(error: Exception) -> str:

@@ -19,9 +19,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from r2mrf_deploy import images, networks, photographs
+from r2mrf_deploy import images, networks, sample_photographs
 from r2mrf_deploy.errors import CheckpointError, UsageError, no_file
-from r2mrf_deploy.manifest import Preprocess, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.files import sha256, write_atomically
+from r2mrf_deploy.manifest import Preprocess, TensorSpec
 from r2mrf_deploy.networks.config import NetworkConfig
 
 _FORMATS = "r2mrf-checkpoint/"
@@ -154,7 +155,7 @@ class Checkpoint:
 def _photographs(folder: Path | str | None) -> Tensor:
     """Normalised photographs [N, 3, 256, 256] for `init`, at most 16."""
     if folder is None:
-        found = [photographs.sample(n) for n in ("astronaut", "coffee", "motorcycle_left", "rocket")]
+        found = [sample_photographs.sample(n) for n in ("astronaut", "coffee", "motorcycle_left", "rocket")]
     else:
         found = [images.read(p) for p in images.find([folder])[:16]]
     spec = TensorSpec(name="tensor", dtype="float32", shape=[1, 3, 256, 256], layout="NCHW")

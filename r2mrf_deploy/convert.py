@@ -12,12 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from r2mrf_deploy import accuracy, gpus, images, machine, runtimes
-from r2mrf_deploy.accuracy import Drop, Search
+from r2mrf_deploy import environment, gpus, images, runtimes
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.graph import files, precision, quantize
-from r2mrf_deploy.manifest import Manifest, Preprocess, sha256, write_atomically
-from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.parity import node_search
+from r2mrf_deploy.parity.compare import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.parity.node_search import Drop, Search
 from r2mrf_deploy.runtimes import Runner
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -253,7 +255,7 @@ class _Job:
                 trial = precision.rounded(lower(kept)) if self.options.precision == "bf16" else lower(kept)
                 onnx.save(trial, file)
                 with runtimes.open_nearest(file, self._described(file, computed)) as runner:
-                    return accuracy.drop([runner.run(feed)["map"] for feed in chosen], wanted)
+                    return node_search.drop([runner.run(feed)["map"] for feed in chosen], wanted)
 
         subject: dict[str, Any] = {
             "model": sha256(self.file),
@@ -266,10 +268,10 @@ class _Job:
             "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in feeds for a in feed.values()],
             "runtime": [runtime.name, runtime.availability().version],
         }
-        notebook = accuracy.Notebook(self.options.resume, subject)
-        return accuracy.keep_fewest(
+        cache = node_search.EvaluationCache(self.options.resume, subject)
+        return node_search.keep_fewest(
             nodes,
-            notebook.remember(evaluate),
+            cache.remember(evaluate),
             Drop(self.options.max_drop, self.options.max_drop),
             lambda s: self.say(
                 f"search: {s.done}/{s.total} trials, {s.what}, {s.kept} of {len(nodes)} kept: {s.found}"
@@ -327,7 +329,7 @@ def _describe(
             "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
             "parity": [parity.to_dict()] if parity else [],
             "latency": [],
-            "tools": source.tools | machine.tool_versions("r2mrf-deploy", "onnx", "onnxruntime-gpu", "onnxruntime"),
+            "tools": source.tools | environment.tool_versions("r2mrf-deploy", "onnx", "onnxruntime-gpu", "onnxruntime"),
         }
     )
 

@@ -13,12 +13,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from r2mrf_deploy import images, machine, parity, photographs, report, weights
-from r2mrf_deploy.benchmark import Measurement, bench_artifacts
+from r2mrf_deploy import environment, images, sample_photographs, weights
+from r2mrf_deploy.bench.protocol import Measurement, bench_artifacts
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.export import to_onnx
-from r2mrf_deploy.manifest import Manifest, write_atomically
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.parity import compare
 from r2mrf_deploy.predict import Predictor, predict
+from r2mrf_deploy.report import tables
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Demo:
         return asdict(self)
 
     def table(self) -> Table:
-        return report.demo_table(self.rows)
+        return tables.demo_table(self.rows)
 
     def summary(self) -> str:
         """What the table does not say: where the picture is, and why something was not run."""
@@ -65,24 +68,24 @@ def run(output: Path, *, console: Console | None = None) -> Demo:
         xml = build_engine(onnx, onnx.with_suffix(".xml")).path
         artifacts = [onnx, xml, plan]
         status.update("comparing with PyTorch")
-        compared = {r.artifact: r for r in parity.compare_artifacts(checkpoint, artifacts)}
+        compared = {r.artifact: r for r in compare.compare_artifacts(checkpoint, artifacts)}
         timed = bench_artifacts([checkpoint, *artifacts], phase=lambda text: status.update(f"timing: {text}"))
         status.update("looking at a photograph")
         photograph = output / "photograph.png"
-        write_atomically(photograph, images.png(photographs.sample(photographs.DEMO)))
+        write_atomically(photograph, images.png(sample_photographs.sample(sample_photographs.DEMO)))
         for artifact in (xml, onnx):
             with Predictor.open(artifact) as predictor:
                 seen = next(iter(predict(predictor, [photograph], output / predictor.runner.runtime)))
         overlay = write_atomically(output / "overlay.png", (seen.overlay or photograph).read_bytes())
     measured = {m.name: m for m in timed.measurements}
     rows = [_row(path, compared.get(path.name), measured.get(path.name)) for path in (checkpoint, *artifacts)]
-    result = Demo(output, overlay, seen.in_focus or 0.0, rows, machine.describe(), timed.tools)
+    result = Demo(output, overlay, seen.in_focus or 0.0, rows, environment.describe(), timed.tools)
     _record(artifacts, compared, measured)
     write_atomically(output / "report.json", (json.dumps(result.to_dict(), indent=2, default=str) + "\n").encode())
     return result
 
 
-def _row(path: Path, compared: parity.Parity | None, measured: Measurement | None) -> dict[str, Any]:
+def _row(path: Path, compared: compare.Parity | None, measured: Measurement | None) -> dict[str, Any]:
     manifest = Manifest.beside(path) if path.suffix != ".pth" else None
     return {
         "artifact": path.name,
@@ -97,7 +100,7 @@ def _row(path: Path, compared: parity.Parity | None, measured: Measurement | Non
     }
 
 
-def _record(artifacts: list[Path], compared: dict[str, parity.Parity], measured: dict[str, Measurement]) -> None:
+def _record(artifacts: list[Path], compared: dict[str, compare.Parity], measured: dict[str, Measurement]) -> None:
     """Write what was found into each artifact's manifest."""
     for artifact in artifacts:
         manifest = Manifest.beside(artifact)

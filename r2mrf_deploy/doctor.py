@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from r2mrf_deploy import machine, runtimes
+from r2mrf_deploy import environment, runtimes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def examine() -> list[Row]:
         note = "; ".join(filter(None, (state.reason, state.cure)))
         rows.append(Row(name, "runs " + " ".join(runtime.suffixes), state.ok, state.version, note))
     for name, (packages, extra) in _STEPS.items():
-        missing = [p for p in packages if machine.version(p) is None]
+        missing = [p for p in packages if environment.version(p) is None]
         note = f'{", ".join(missing)} missing: pip install "r2mrf-deploy[{extra}]"' if missing else ""
-        rows.append(Row(name, "needs " + " ".join(packages), not missing, machine.version(packages[0]), note))
+        rows.append(Row(name, "needs " + " ".join(packages), not missing, environment.version(packages[0]), note))
     return rows

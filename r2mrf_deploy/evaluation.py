@@ -201,7 +201,7 @@ def _ablations(
             made.append(Method(_sides(name, predictor, _of_last_step(predictor)), ran))
         return made
     from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     if runtime not in (None, "pytorch"):
         raise UsageError(f"--steps and --branches of a checkpoint are run by PyTorch, not by {runtime}")

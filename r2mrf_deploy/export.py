@@ -11,19 +11,20 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from r2mrf_deploy import machine
-from r2mrf_deploy.accuracy import Search
+from r2mrf_deploy import environment
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError, no_file
+from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import DEFAULT_OPSET, checked, trace
-from r2mrf_deploy.manifest import Manifest, RewriteRecord, TensorSpec, sha256, write_atomically
+from r2mrf_deploy.manifest import Manifest, RewriteRecord, TensorSpec
 from r2mrf_deploy.networks.deployed import Deployed
-from r2mrf_deploy.parity import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.parity.compare import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
-from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 SMALLEST, LARGEST = 64, 1280
 """Sides of a dynamic graph's profile, in pixels."""
@@ -176,7 +177,7 @@ def _describe(
         rewrites=rewrites,
         parameters=checkpoint.parameters,
         multiply_adds=cost.multiply_adds(model, {spec.name: optimum} if options.dynamic else None) // batch,
-        tools=machine.tool_versions("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim"),
+        tools=environment.tool_versions("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim"),
     )
 
 

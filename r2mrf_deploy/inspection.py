@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError, no_file
-from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.files import sha256
+from r2mrf_deploy.manifest import Manifest
 
 
 def inspect(
@@ -102,7 +103,7 @@ def _value(value: Any) -> str:
 
 
 def _plan(path: Path) -> dict[str, Any]:
-    from r2mrf_deploy.runtimes import plan_header
+    from r2mrf_deploy.runtimes.tensorrt import plan_header
 
     return {"kind": "plan"} | asdict(plan_header.read(path))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import UsageError, no_file
+from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.graph import cost, files
 from r2mrf_deploy.graph.rewrites import Optimized, optimize
-from r2mrf_deploy.manifest import Manifest, sha256, write_atomically
+from r2mrf_deploy.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def optimize_file(model: Path | str, output: Path | str, *, explain: bool = Fals
             "multiply_adds": cost.multiply_adds(optimized.model, shapes or None),
             "parity": [],  # of the model before
             "latency": [],
-            "tools": manifest.tools | machine.tool_versions("r2mrf-deploy", "onnx"),
+            "tools": manifest.tools | environment.tool_versions("r2mrf-deploy", "onnx"),
         }
         manifest = manifest.model_copy(update=known)
         manifest.save(output)

@@ -11,7 +11,8 @@ import numpy as np
 
 from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
-from r2mrf_deploy.manifest import Manifest, Preprocess, write_atomically
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.manifest import Manifest, Preprocess
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 LONGEST = 640

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from r2mrf_deploy.manifest import Manifest, TensorSpec, sha256
+from r2mrf_deploy.files import sha256
+from r2mrf_deploy.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
     import onnx

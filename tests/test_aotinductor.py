@@ -12,19 +12,20 @@ import torch
 from torch.nn import functional as F
 
 from r2mrf_deploy import aotinductor as module
-from r2mrf_deploy import machine, photographs, runtimes
+from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.aotinductor import max_pool, to_aotinductor
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.export import ExportOptions
+from r2mrf_deploy.files import sha256
 from r2mrf_deploy.images import resize
-from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions
-from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
-CAT = photographs.sample("chelsea")
-compiles = pytest.mark.skipif(machine.cxx() is None, reason="needs a C++ compiler")
+CAT = sample_photographs.sample("chelsea")
+compiles = pytest.mark.skipif(environment.cxx() is None, reason="needs a C++ compiler")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,6 @@ def test_a_device_that_is_not_here_is_refused(small: Path, tmp_path: Path) -> No
         to_aotinductor(small, tmp_path / "x.pt2", device="tpu")
     with pytest.raises(UsageError, match=r"ends in \.pt2"):
         to_aotinductor(small, tmp_path / "x.pt")
-    if machine.cuda_driver() is not None:
+    if environment.cuda_driver() is not None:
         with pytest.raises(RuntimeUnavailable, match=r"--device cuda: .*--device cpu"):
             to_aotinductor(small, tmp_path / "x.pt2", device="cuda")

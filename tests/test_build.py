@@ -15,11 +15,13 @@ from r2mrf_deploy import build as build_module
 from r2mrf_deploy import gpus
 from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, Preprocess, sha256
-from r2mrf_deploy.runtimes import cuda, plan_header, tensorrt_api, tensorrt_targets
-from r2mrf_deploy.runtimes.tensorrt_api import Library
+from r2mrf_deploy.files import sha256
+from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.runtimes.cuda import bindings
+from r2mrf_deploy.runtimes.tensorrt import api, plan_header, targets
+from r2mrf_deploy.runtimes.tensorrt.api import Library
 
-needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx")
+needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in api.installed(), reason="needs tensorrt-rtx")
 pytest.importorskip("onnx", reason="needs onnx")
 TinyOnnx = Callable[..., Path]
 
@@ -28,10 +30,10 @@ TinyOnnx = Callable[..., Path]
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here is building without a GPU, also on a machine that has one."""
 
-    def none() -> cuda.Device:
-        raise cuda.failure(35, "no driver")
+    def none() -> bindings.Device:
+        raise bindings.failure(35, "no driver")
 
-    monkeypatch.setattr(cuda, "device", none)
+    monkeypatch.setattr(bindings, "device", none)
 
 
 def files(folder: Path) -> set[str]:
@@ -242,7 +244,7 @@ def test_a_graph_that_is_not_of_the_precision_it_is_said_to_be(tiny_onnx: TinyOn
 
 
 def test_no_builder_at_all(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_api, "installed", dict)
+    monkeypatch.setattr(api, "installed", dict)
     with pytest.raises(RuntimeUnavailable, match=r"pip install \"r2mrf-deploy\[tensorrt-rtx\]\""):
         build_engine(tiny_onnx())
 
@@ -348,7 +350,7 @@ def test_openvino_that_is_not_installed(tiny_onnx: TinyOnnx, monkeypatch: pytest
 
 def at_hand(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     gpu = gpus.get(name)
-    monkeypatch.setattr(cuda, "device", lambda: cuda.Device(gpu.title, gpu.compute_capability))
+    monkeypatch.setattr(bindings, "device", lambda: bindings.Device(gpu.title, gpu.compute_capability))
 
 
 @needs_rtx
@@ -366,7 +368,7 @@ def test_a_product_that_no_rewrite_takes_out_of_a_turing_s_way_is_refused_with_a
 @needs_rtx
 def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, "rtx2080ti")
-    monkeypatch.setattr(tensorrt_targets, "achieved_precision", lambda library, plan: "fp32 in 9 layers")
+    monkeypatch.setattr(targets, "achieved_precision", lambda library, plan: "fp32 in 9 layers")
     built = build_engine(tiny_onnx())
     target = built.manifest.target
     assert target is not None and target.compute_capabilities == ["7.5"]

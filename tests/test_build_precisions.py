@@ -8,19 +8,19 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.graph import precision, quantize
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.manifest import Preprocess
-from r2mrf_deploy.runtimes import tensorrt_api
+from r2mrf_deploy.runtimes.tensorrt import api
 
 pytest.importorskip("torch", reason="needs torch")
 from r2mrf_deploy import networks
 from r2mrf_deploy.graph.trace import trace
 from r2mrf_deploy.networks.deployed import Deployed
 
-pytestmark = pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx")
+pytestmark = pytest.mark.skipif("tensorrt_rtx" not in api.installed(), reason="needs tensorrt-rtx")
 QUICK = "r2mrf-edge"
 PRESETS = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in networks.presets()]
 PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -32,7 +32,7 @@ def test_a_precision_builds(preset: str, kind: Literal["fp16", "bf16", "int8"], 
     network = networks.create(*networks.preset(preset))
     graph = optimize(trace(Deployed(network, PREPROCESS), (64, 96))).model
     if kind == "int8":
-        feed = {"image": np.ascontiguousarray(images.resize(photographs.sample("chelsea"), (64, 96))[None])}
+        feed = {"image": np.ascontiguousarray(images.resize(sample_photographs.sample("chelsea"), (64, 96))[None])}
         graph = quantize.quantize(graph, quantize.calibrate(graph, [feed]), quantize.ends(graph))
     else:
         graph = precision.to_half(graph, kind)

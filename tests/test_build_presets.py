@@ -11,14 +11,14 @@ from r2mrf_deploy import gpus
 from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.manifest import Preprocess
-from r2mrf_deploy.runtimes import plan_header, tensorrt_api
+from r2mrf_deploy.runtimes.tensorrt import api, plan_header
 
 pytest.importorskip("torch", reason="needs torch")
 from r2mrf_deploy import networks
 from r2mrf_deploy.graph.trace import trace
 from r2mrf_deploy.networks.deployed import Deployed
 
-pytestmark = pytest.mark.skipif("tensorrt_rtx" not in tensorrt_api.installed(), reason="needs tensorrt-rtx")
+pytestmark = pytest.mark.skipif("tensorrt_rtx" not in api.installed(), reason="needs tensorrt-rtx")
 QUICK = "r2mrf-edge"
 PRESETS = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in networks.presets()]
 PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

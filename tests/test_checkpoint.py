@@ -38,10 +38,10 @@ def test_round_trip(small: Checkpoint, saved: Path) -> None:
 
 
 def test_an_initial_map_is_informative(small: Checkpoint) -> None:
-    from r2mrf_deploy import photographs
-    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+    from r2mrf_deploy import sample_photographs
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
-    focus = PyTorchRunner(small).run({"image": photographs.sample("chelsea")[None]})["map"]
+    focus = PyTorchRunner(small).run({"image": sample_photographs.sample("chelsea")[None]})["map"]
     assert focus.std() > 0.05
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
-from r2mrf_deploy import images, photographs, runtimes
+from r2mrf_deploy import images, runtimes, sample_photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.graph import naming, precision, quantize
 from r2mrf_deploy.manifest import Manifest
-from r2mrf_deploy.parity import compare_artifacts
+from r2mrf_deploy.parity.compare import compare_artifacts
 
 REDUCED = ("fp16", "bf16", "int8")
 
@@ -28,7 +28,7 @@ REDUCED = ("fp16", "bf16", "int8")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of photographs to calibrate on."""
     folder = tmp_path_factory.mktemp("album")
-    for number, photograph in enumerate(photographs.sharp()[:6]):
+    for number, photograph in enumerate(sample_photographs.sharp()[:6]):
         (folder / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
     return folder
 
@@ -101,7 +101,7 @@ def test_openvino_converts_it_and_still_computes_so(converted: Callable[[str], P
     pytest.importorskip("openvino", reason="needs openvino")
     built = build_engine(converted("int8"), tmp_path / "x.xml")
     assert built.manifest.precision == "int8"
-    image = images.resize(photographs.sample("coffee"), (96, 128))[None].copy()
+    image = images.resize(sample_photographs.sample("coffee"), (96, 128))[None].copy()
     with runtimes.open(built.path) as a, runtimes.open(converted("int8"), "openvino") as b:
         np.testing.assert_allclose(a.run({"image": image})["map"], b.run({"image": image})["map"], atol=1e-3)
 
@@ -140,7 +140,7 @@ def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, t
     assert again.search == done.search
     others = tmp_path / "others"
     others.mkdir()
-    for number, photograph in enumerate(photographs.sharp()[6:12]):
+    for number, photograph in enumerate(sample_photographs.sharp()[6:12]):
         (others / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
     with pytest.raises(InputError, match="of another model, calibration or option"):
         convert_artifact(exported, tmp_path / "d.onnx", replace(options, calibration=others))
@@ -176,22 +176,22 @@ def test_bisect_names_the_nodes_that_explain_a_failure(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from r2mrf_deploy import blame, parity
+    from r2mrf_deploy.parity import bisect, compare
 
     file = tmp_path / "i.onnx"
     done = convert_artifact(exported, file, PrecisionOptions("int8", album, keep=MOST, quantize_ends=True))
     assert done.parity is not None
     limit = done.parity.map.mean / 2
-    tolerance = parity.Tolerance(map=1, logits=9, mean=limit, f=1)
-    monkeypatch.setattr(parity, "TOLERANCES", parity.TOLERANCES | {"int8": tolerance})
-    monkeypatch.setattr(blame, "TOLERANCES", parity.TOLERANCES)
+    tolerance = compare.Tolerance(map=1, logits=9, mean=limit, f=1)
+    monkeypatch.setattr(compare, "TOLERANCES", compare.TOLERANCES | {"int8": tolerance})
+    monkeypatch.setattr(bisect, "TOLERANCES", compare.TOLERANCES)
     assert main(["parity", str(small), str(file), "--runtime", "openvino", "--bisect", "--json"]) == 1
     (found,) = json.loads(capsys.readouterr().out)
-    kept = found["blamed"]["kept"]
-    assert kept and found["blamed"]["after"]["mae"] <= limit < found["blamed"]["before"]["mae"]
+    kept = found["bisect"]["kept"]
+    assert kept and found["bisect"]["after"]["mae"] <= limit < found["bisect"]["before"]["mae"]
     assert all(k["without"]["mae"] > limit for k in kept)
     with pytest.raises(UsageError, match="--bisect looks into"):
-        blame.blame(small, exported)
+        bisect.bisect(small, exported)
 
 
 def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Callable[[str], Path]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from r2mrf_deploy.datasets import KNOWN, polarity, read_dataset
 from r2mrf_deploy.errors import InputError, UsageError
-from r2mrf_deploy.report import evaluation_line
+from r2mrf_deploy.report.tables import evaluation_line
 
 Made = Callable[..., Path]
 

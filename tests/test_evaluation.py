@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import evaluation_files
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.datasets import Dataset, read_dataset
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.evaluation import Method, evaluate, opened
 from r2mrf_deploy.metrics import score
-from r2mrf_deploy.photographs import sample
+from r2mrf_deploy.report import evaluation_files
+from r2mrf_deploy.sample_photographs import sample
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_figures_are_out_before_anything_is_drawn(
     def full(*_: object) -> None:
         raise InputError("the disk is full")
 
-    monkeypatch.setattr("r2mrf_deploy.evaluation_files.write", full)
+    monkeypatch.setattr("r2mrf_deploy.report.evaluation_files.write", full)
     line = ["eval", str(small), "--data", str(dataset.folder), "--white", "sharp", "-o", str(tmp_path / "o")]
     assert main(line) == 2 and "small.pth" in capsys.readouterr().out
     assert main([*line, "--json"]) == 2 and json.loads(capsys.readouterr().out)["photographs"] == 3

@@ -12,7 +12,8 @@ from r2mrf_deploy import export as module
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, CheckpointError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
-from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.files import sha256
+from r2mrf_deploy.manifest import Manifest
 
 
 def test_artifact_and_manifest(small: Path, exported: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from r2mrf_deploy.errors import ArtifactError
-from r2mrf_deploy.manifest import Manifest, TensorSpec, write_atomically
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.manifest import Manifest, TensorSpec
 
 
 def test_round_trip(tiny_onnx) -> None:  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from r2mrf_deploy import optimize as optimize_module
-from r2mrf_deploy import photographs, runtimes
+from r2mrf_deploy import runtimes, sample_photographs
 from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.graph import cost
@@ -27,7 +27,7 @@ def test_export_rewrites_and_keeps_parity(small: Path, tmp_path: Path, io: str, 
     options = ExportOptions(size=(96, 128), io=io, dynamic=dynamic, all_steps=all_steps, steps=4)  # type: ignore[arg-type]
     done = to_onnx(small, tmp_path / "x.onnx", options)
     assert done.parity.passed  # against PyTorch, every step where there are steps
-    assert {"split concat", "share", "commute"} <= {r.name for r in done.manifest.rewrites}
+    assert {"split concat", "cse", "commute"} <= {r.name for r in done.manifest.rewrites}
     assert all(r.count > 0 and r.multiply_adds_after <= r.multiply_adds_before for r in done.manifest.rewrites)
 
 
@@ -39,7 +39,7 @@ def test_rewriting_can_be_left_out_and_made_up_for(small: Path, tmp_path: Path) 
     assert (done.manifest.multiply_adds or 0) < 0.9 * (plain.manifest.multiply_adds or 0)
     assert done.manifest.multiply_adds == cost.multiply_adds(onnx.load(done.path))
     assert done.manifest.inputs == plain.manifest.inputs and done.manifest.outputs == plain.manifest.outputs
-    feed = {"image": resize(photographs.sample("chelsea"), (96, 128))[None]}
+    feed = {"image": resize(sample_photographs.sample("chelsea"), (96, 128))[None]}
     with runtimes.open(plain.path) as before, runtimes.open(done.path) as after:
         a, b = before.run(feed)["map"], after.run(feed)["map"]
     assert a.std() > 0.05

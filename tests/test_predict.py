@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export import ExportOptions, to_onnx
@@ -17,7 +17,7 @@ from r2mrf_deploy.predict import Predictor, predict
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 200), (300, 451)])
 def test_the_map_has_the_photograph_s_size(exported: Path, size: tuple[int, int]) -> None:
-    photograph = np.asarray(Image.fromarray(photographs.sample("chelsea")).resize(size[::-1]))
+    photograph = np.asarray(Image.fromarray(sample_photographs.sample("chelsea")).resize(size[::-1]))
     with Predictor.open(exported) as predictor:
         focus = predictor(photograph)
     assert (focus.shape, focus.dtype) == (size, np.float32)
@@ -26,7 +26,7 @@ def test_the_map_has_the_photograph_s_size(exported: Path, size: tuple[int, int]
 
 def test_every_kind_of_artifact_gives_the_same_map(small: Path, exported: Path, tmp_path: Path) -> None:
     """At the artifact's own size, so that no resizing differs."""
-    photograph = np.asarray(Image.fromarray(photographs.sample("chelsea")).resize((128, 96)))
+    photograph = np.asarray(Image.fromarray(sample_photographs.sample("chelsea")).resize((128, 96)))
     tensor = to_onnx(small, tmp_path / "t.onnx", ExportOptions(size=(96, 128), io="tensor")).path
     dynamic = to_onnx(small, tmp_path / "d.onnx", ExportOptions(size=(96, 128), dynamic=True)).path
     batch = to_onnx(small, tmp_path / "b.onnx", ExportOptions(size=(96, 128), batch=2)).path
@@ -46,12 +46,12 @@ def test_a_map_that_is_not_finite_is_an_error(tiny_onnx) -> None:  # type: ignor
         run = runner.run
         runner.run = lambda arrays: {"map": run(arrays)["map"] * np.float32("nan")}  # type: ignore[method-assign]
         with pytest.raises(ArtifactError, match="not finite"):
-            predictor(photographs.sample("chelsea"))
+            predictor(sample_photographs.sample("chelsea"))
 
 
 def test_files(exported: Path, tmp_path: Path) -> None:
     good, bad = tmp_path / "cat.png", tmp_path / "bad.png"
-    Image.fromarray(photographs.sample("chelsea")).save(good)
+    Image.fromarray(sample_photographs.sample("chelsea")).save(good)
     bad.write_text("not an image")
     with Predictor.open(exported) as predictor:
         broken, done = predict(predictor, [bad, good], tmp_path / "out")
@@ -67,7 +67,7 @@ def test_files(exported: Path, tmp_path: Path) -> None:
 def test_no_photograph_is_overwritten(exported: Path, tmp_path: Path) -> None:
     before = {}
     for name in ("cat.jpg", "cat_map.png"):
-        (tmp_path / name).write_bytes(images.png(photographs.sample("chelsea")))
+        (tmp_path / name).write_bytes(images.png(sample_photographs.sample("chelsea")))
         before[name] = (tmp_path / name).read_bytes()
     sources = [tmp_path / name for name in before]
     with Predictor.open(exported) as predictor:
@@ -83,7 +83,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path
     sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.png", tmp_path / "y.bmp"]
     for path in sources:
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(photographs.sample("chelsea")[:64, :64]).save(path)
+        Image.fromarray(sample_photographs.sample("chelsea")[:64, :64]).save(path)
     with Predictor.open(exported) as predictor:
         done = list(predict(predictor, sources, tmp_path / "out", overlays=False))
     assert len({p.map for p in done}) == 4
@@ -96,7 +96,7 @@ def test_a_model_that_takes_no_photograph_is_refused(tiny_onnx) -> None:  # type
 
 
 def test_a_large_photograph_is_reduced_where_nothing_sets_a_size(small: Path) -> None:
-    large = images.resize(photographs.sample("coffee"), (500, 800))
+    large = images.resize(sample_photographs.sample("coffee"), (500, 800))
     with Predictor.open(small) as predictor:
         found = predictor(large)
         reduced = predictor(images.resize(large, (400, 640)))

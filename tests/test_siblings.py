@@ -8,16 +8,16 @@ from pathlib import Path
 import onnx
 import pytest
 
-from r2mrf_deploy import budget, images, photographs
-from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+from r2mrf_deploy import budget, images, sample_photographs
+from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.graph import naming
-from r2mrf_deploy.parity import compare_artifacts
-from r2mrf_deploy.report import steps_table
-from r2mrf_deploy.runtimes import tensorrt_api
+from r2mrf_deploy.parity.compare import compare_artifacts
+from r2mrf_deploy.report.tables import steps_table
+from r2mrf_deploy.runtimes.tensorrt import api
 
 TOLERANCE = 1e-4
 """Of the logits' spread, for the map and every side output."""
@@ -75,7 +75,7 @@ def check(preset: str, settings: dict[str, str], options: ExportOptions, folder:
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs to calibrate on."""
     folder = tmp_path_factory.mktemp("album")
-    for number, photograph in enumerate(photographs.sharp()[:2]):
+    for number, photograph in enumerate(sample_photographs.sharp()[:2]):
         (folder / f"{number}.png").write_bytes(images.png(images.resize(photograph, SMALLEST)))
     return folder
 
@@ -86,7 +86,7 @@ def use(artifact: Path, album: Path, folder: Path) -> None:
     for precision in ("fp16", "bf16", "int8"):
         options = PrecisionOptions(precision, calibration=album)
         files.append(convert_artifact(artifact, folder / f"{precision}.onnx", options).path)
-    if "tensorrt_rtx" in tensorrt_api.installed():
+    if "tensorrt_rtx" in api.installed():
         plans = [build_engine(file, folder / f"{file.stem}.plan", gpus=["rtx3090"]) for file in files]
         assert all(plan.manifest.outputs == plans[0].manifest.outputs for plan in plans)
     bench = bench_artifacts([artifact, folder / "c.pth"], protocol=Protocol(0, 0, 1))

@@ -17,7 +17,7 @@ from r2mrf_deploy.cli import main
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.evaluation import evaluate, opened
-from r2mrf_deploy.photographs import DEMO, sample
+from r2mrf_deploy.sample_photographs import DEMO, sample
 from tests.conftest import SMALL
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
-from r2mrf_deploy.photographs import CURE
+from r2mrf_deploy.sample_photographs import CURE
 
 __all__ = ["BASELINES", "get"]
 

@@ -120,7 +120,7 @@ def export(
     if as_json:
         print_json(m.model_dump())
         return
-    from r2mrf_deploy import report
+    from r2mrf_deploy.report import tables
 
     for r in m.rewrites:
         before, after = r.multiply_adds_before / 1e9, r.multiply_adds_after / 1e9
@@ -129,7 +129,7 @@ def export(
         )
     work = f"{(m.multiply_adds or 0) / 1e9:.2f} G multiply-adds"
     out.print(
-        f"{done.path}: {report.size(m.bytes)}, {precision}, {m.inputs[0]}, {work}",
+        f"{done.path}: {tables.size(m.bytes)}, {precision}, {m.inputs[0]}, {work}",
         highlight=False,
         markup=False,  # a free dimension's name in brackets is no markup
         soft_wrap=True,
@@ -152,8 +152,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """An FP32 graph becomes an FP16, BF16 or INT8 one. Every runtime takes it."""
-    from r2mrf_deploy import report
     from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
+    from r2mrf_deploy.report import tables
 
     options = PrecisionOptions(
         precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
@@ -163,7 +163,7 @@ def convert(
     if as_json:
         print_json(done.manifest.model_dump() | {"warnings": done.warnings})
         return
-    out.print(f"{done.path}: {report.size(done.manifest.bytes)}, {precision}", highlight=False, soft_wrap=True)
+    out.print(f"{done.path}: {tables.size(done.manifest.bytes)}, {precision}", highlight=False, soft_wrap=True)
     _print_converted("FP32", done.parity, done.search, done.warnings)
 
 
@@ -175,8 +175,8 @@ def optimize(
     as_json: Json = False,
 ) -> None:
     """The exact rewrites on any ONNX model. The same function with less work."""
-    from r2mrf_deploy import report
     from r2mrf_deploy.optimize import optimize_file
+    from r2mrf_deploy.report import tables
 
     with phases() as say:
         say("rewriting")
@@ -185,9 +185,9 @@ def optimize(
         records = [r.model_dump() for r in done.optimized.records]
         print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
         return
-    for line in (*report.rewrite_lines(done.optimized.records), *done.optimized.explanations):
+    for line in (*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
-    out.print(f"{done.path}: {report.size(done.path.stat().st_size)}", highlight=False, soft_wrap=True)
+    out.print(f"{done.path}: {tables.size(done.path.stat().st_size)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -239,9 +239,9 @@ def build(
     as_json: Json = False,
 ) -> None:
     """An ONNX artifact becomes a TensorRT plan or an OpenVINO model."""
-    from r2mrf_deploy import report
     from r2mrf_deploy.build import BuildOptions, parse_pool_sizes, parse_shapes
     from r2mrf_deploy.build import build_engine as verb
+    from r2mrf_deploy.report import tables
 
     options = BuildOptions(
         parse_shapes(min_shapes), parse_shapes(opt_shapes), parse_shapes(max_shapes), parse_pool_sizes(memory), level,
@@ -253,16 +253,16 @@ def build(
     if as_json:
         print_json(done.manifest.model_dump())
         return
-    out.print(f"{done.path}: {report.size(done.manifest.bytes)}, {done.note}", highlight=False, soft_wrap=True)
+    out.print(f"{done.path}: {tables.size(done.manifest.bytes)}, {done.note}", highlight=False, soft_wrap=True)
 
 
 def _print_converted(reference: str, parity: Any, search: Any, warnings: tuple[str, ...]) -> None:
-    from r2mrf_deploy import report
+    from r2mrf_deploy.report import tables
 
     if search is not None:
         out.print(f"{search.before} with nothing kept, {search.after} now", highlight=False, soft_wrap=True)
         if search.kept:
-            out.print(report.kept_table(search))
+            out.print(tables.kept_table(search))
     if parity is not None:
         found = f"{parity.verdict}, map within {parity.map.largest:.1e}, {parity.map.mean:.1e} on average"
         out.print(

@@ -31,7 +31,7 @@ from r2mrf_deploy.cli.common import (
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from r2mrf_deploy.benchmark import Bench
+    from r2mrf_deploy.bench.protocol import Bench
 
 
 @app.command()
@@ -53,11 +53,11 @@ def parity(
     as_json: Json = False,
 ) -> None:
     """Compare artifacts with the checkpoint on photographs."""
-    from r2mrf_deploy import report
-    from r2mrf_deploy.parity import compare_artifacts
+    from r2mrf_deploy.parity.compare import compare_artifacts
+    from r2mrf_deploy.report import tables
 
     if plot is not None:
-        from r2mrf_deploy import plots
+        from r2mrf_deploy.report import plots
 
         plots.refuse(plot)
     with phases() as say:
@@ -67,32 +67,35 @@ def parity(
         )  # fmt: skip
         if plot is not None:
             plots.drift(results, plot)
-        blamed = {}
+        explained = {}
         for artifact, r in zip(artifacts, results, strict=True):
             if bisect and r.verdict == "fail":
-                from r2mrf_deploy.blame import blame
+                from r2mrf_deploy.parity.bisect import bisect as explain
 
-                blamed[r.artifact] = blame(
+                explained[r.artifact] = explain(
                     checkpoint, artifact, images, network=network, settings=parse_settings(settings), phase=say
                 )
     if as_json:
         print_json(
-            [r.to_dict() | {"blamed": asdict(blamed[r.artifact]) if r.artifact in blamed else None} for r in results]
+            [
+                r.to_dict() | {"bisect": asdict(explained[r.artifact]) if r.artifact in explained else None}
+                for r in results
+            ]
         )
     else:
         for r in results:
             if r.steps:
-                out.print(report.steps_table(r))
-        out.print(report.parity_table(results))
+                out.print(tables.steps_table(r))
+        out.print(tables.parity_table(results))
         for r in results:
             if r.reason:
                 out.print(f"{r.artifact}: {r.reason}", highlight=False, soft_wrap=True)
-            if bisect and r.artifact not in blamed:
+            if bisect and r.artifact not in explained:
                 out.print(f"{r.artifact}: --bisect has nothing to explain, its verdict is {r.verdict}", highlight=False)
-        for name, search in blamed.items():
+        for name, search in explained.items():
             nodes = f"{len(search.kept)} nodes in FP32 bring {name} from {search.before} to {search.after}:"
             out.print(nodes, highlight=False, soft_wrap=True)
-            out.print(report.kept_table(search))
+            out.print(tables.kept_table(search))
     if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
         raise CheckFailed(f"no parity: {', '.join(failed)}")
     if absent := [r.artifact for r in results if r.verdict == "not run"]:
@@ -129,8 +132,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """How good maps are on photographs with masks. F-measures, MAE, AUC, curves."""
-    from r2mrf_deploy import evaluation, evaluation_files, report
+    from r2mrf_deploy import evaluation
     from r2mrf_deploy.datasets import polarity, read_dataset
+    from r2mrf_deploy.report import evaluation_files, tables
 
     photographs = read_dataset(
         data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks, dataset=dataset
@@ -150,8 +154,8 @@ def evaluate(
             alone = rows[0].to_dict() if len(rows) == 1 else {}
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
         else:
-            out.print(report.evaluation_table(rows))
-            out.print(report.evaluation_line(photographs, positive), highlight=False, soft_wrap=True)
+            out.print(tables.evaluation_table(rows))
+            out.print(tables.evaluation_line(photographs, positive), highlight=False, soft_wrap=True)
         if output is None:  # what follows may fail, and the figures are out
             return
         say("drawing")
@@ -204,10 +208,10 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time artifacts side by side by trtexec's protocol. Ratios are to the first."""
-    from r2mrf_deploy import bench_files, feeds
-    from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+    from r2mrf_deploy.bench import feeds, writers
+    from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
     from r2mrf_deploy.runtimes import OpenOptions
-    from r2mrf_deploy.runtimes.tensorrt_options import parse_shapes
+    from r2mrf_deploy.runtimes.tensorrt.options import parse_shapes
 
     percentiles = parse_numbers("--percentile", percentile, "90,95,99")
     batches = [int(b) for b in parse_numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]
@@ -218,7 +222,7 @@ def bench(
     )
     chosen = tuple(parse_settings(settings).items())
     options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
-    bench_files.refuse(plot, export_times, export_profile, csv, markdown)
+    writers.refuse(plot, export_times, export_profile, csv, markdown)
     with phases() as say:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=parse_size(size) if size else None, batches=batches,
@@ -230,18 +234,18 @@ def bench(
     else:
         _print_bench(done, summary=summary, averages=avg_runs, profiles=dump_profile)
     # printed first: a full disk must not lose what was measured
-    for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
+    for file in writers.write(done, export_times, export_profile, csv, markdown, plot):
         if not as_json:
             out.print(str(file), highlight=False, soft_wrap=True)
 
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:
-    from r2mrf_deploy import report
-    from r2mrf_deploy.summary import trace_averages
+    from r2mrf_deploy.bench.summary import trace_averages
+    from r2mrf_deploy.report import tables
 
-    out.print(report.where(done.machine, done.tools), highlight=False, soft_wrap=True)
+    out.print(tables.where(done.machine, done.tools), highlight=False, soft_wrap=True)
     if len(done.measurements) > 1:
-        out.print(report.bench_table(done.measurements))
+        out.print(tables.bench_table(done.measurements))
         out.print(
             f"speed-up: over {done.baseline}, median and middle half of the turns", highlight=False, soft_wrap=True
         )
@@ -254,10 +258,10 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
             ):
                 out.print(line, highlight=False, soft_wrap=True)
     for p in done.profiles if profiles else []:
-        out.print(report.profile_title(p), highlight=False, soft_wrap=True)
-        for table in report.profile_tables(p):
+        out.print(tables.profile_title(p), highlight=False, soft_wrap=True)
+        for table in tables.profile_tables(p):
             out.print(table)
-    for line in (*report.bench_lines(done.measurements), *(f"{name} was not run: {why}" for name, why in done.skipped)):
+    for line in (*tables.bench_lines(done.measurements), *(f"{name} was not run: {why}" for name, why in done.skipped)):
         out.print(line, highlight=False, soft_wrap=True)
 
 
@@ -275,8 +279,8 @@ def budget(
     as_json: Json = False,
 ) -> None:
     """What a graph must cost on a class of GPUs. By its roofline, against a latency budget."""
-    from r2mrf_deploy import report
     from r2mrf_deploy.budget import draw_up
+    from r2mrf_deploy.report import tables
 
     with phases() as say:
         done = draw_up(
@@ -286,11 +290,11 @@ def budget(
     if as_json:
         print_json(done.to_dict())
     else:
-        out.print(report.budget_table(done))
+        out.print(tables.budget_table(done))
         for p in done.predictions[-1:] if gpu else []:
             out.print(f"{p.graph} on {p.title}:", highlight=False, soft_wrap=True)
-            out.print(report.costliest_table(p))
-        for line in report.budget_lines(done):
+            out.print(tables.costliest_table(p))
+        for line in tables.budget_lines(done):
             out.print(line, highlight=False, soft_wrap=True)
     if gpu and done.refused:
         raise UsageError(done.refused[0])

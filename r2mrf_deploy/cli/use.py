@@ -123,25 +123,26 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """What a file is, without running it."""
-    from r2mrf_deploy import report
     from r2mrf_deploy.inspection import inspect as verb
+    from r2mrf_deploy.report import tables
 
     facts = verb(file, network=network, settings=parse_settings(settings))
     if as_json:
         print_json(facts)
         return
-    out.print(report.facts_table(facts), highlight=False, soft_wrap=True)
+    out.print(tables.facts_table(facts), highlight=False, soft_wrap=True)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """What is installed, what is missing, and how to get it."""
-    from r2mrf_deploy import machine, report
+    from r2mrf_deploy import environment
     from r2mrf_deploy.doctor import examine
+    from r2mrf_deploy.report import tables
 
     rows = examine()
     if as_json:
-        print_json({"machine": machine.describe(), "rows": [r.to_dict() for r in rows]})
+        print_json({"machine": environment.describe(), "rows": [r.to_dict() for r in rows]})
         return
-    out.print(report.where(machine.describe(), {}), highlight=False, soft_wrap=True)
-    out.print(report.doctor_table(rows))
+    out.print(tables.where(environment.describe(), {}), highlight=False, soft_wrap=True)
+    out.print(tables.doctor_table(rows))

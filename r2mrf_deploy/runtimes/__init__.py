@@ -28,19 +28,19 @@ __all__ = [
 
 # name -> module:class. For a suffix that several can open, the first is the default.
 _REGISTRY = {
-    "pytorch": "r2mrf_deploy.runtimes.pytorch:PyTorch",
-    "pytorch-cuda": "r2mrf_deploy.runtimes.pytorch_cuda:PyTorchCUDA",
-    "pytorch-cuda-tf32": "r2mrf_deploy.runtimes.pytorch_cuda:TF32",
-    "pytorch-cuda-fp16": "r2mrf_deploy.runtimes.pytorch_cuda:FP16",
-    "pytorch-cuda-channels-last": "r2mrf_deploy.runtimes.pytorch_cuda:ChannelsLast",
-    "pytorch-cuda-compile": "r2mrf_deploy.runtimes.pytorch_cuda:Compiled",
-    "pytorch-cuda-graph": "r2mrf_deploy.runtimes.pytorch_cuda:Graph",
+    "pytorch": "r2mrf_deploy.runtimes.pytorch.eager:PyTorch",
+    "pytorch-cuda": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA",
+    "pytorch-cuda-tf32": "r2mrf_deploy.runtimes.pytorch.cuda:TF32",
+    "pytorch-cuda-fp16": "r2mrf_deploy.runtimes.pytorch.cuda:FP16",
+    "pytorch-cuda-channels-last": "r2mrf_deploy.runtimes.pytorch.cuda:ChannelsLast",
+    "pytorch-cuda-compile": "r2mrf_deploy.runtimes.pytorch.cuda:Compiled",
+    "pytorch-cuda-graph": "r2mrf_deploy.runtimes.pytorch.cuda:Graph",
     "aotinductor": "r2mrf_deploy.runtimes.aotinductor:AOTInductor",
     "onnxruntime": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU",
     "onnxruntime-cuda": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA",
     "onnxruntime-tensorrt": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeTensorRT",
     "openvino": "r2mrf_deploy.runtimes.openvino:OpenVINO",
-    "tensorrt": "r2mrf_deploy.runtimes.tensorrt:TensorRT",
+    "tensorrt": "r2mrf_deploy.runtimes.tensorrt.runner:TensorRT",
 }
 
 # suffix -> what such a file is, and how to make one

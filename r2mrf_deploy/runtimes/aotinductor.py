@@ -20,14 +20,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime, changed
-from r2mrf_deploy.runtimes.pytorch import PyTorch
-from r2mrf_deploy.runtimes.pytorch_cuda import cuda_availability
-from r2mrf_deploy.runtimes.torch_lane import TorchCuda, TorchRunner
+from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorch
+from r2mrf_deploy.runtimes.pytorch.execution_context import TorchCuda, TorchRunner
 
 Profiles = dict[str, dict[str, list[int]]]
 METADATA = "r2mrf"
@@ -100,14 +100,14 @@ class AOTInductor(Runtime):
     name = "aotinductor"
     title = "AOTInductor"
     suffixes = (".pt2",)
-    honours = frozenset({"threads", "cuda_graph", "spin_wait"})
+    supported_options = frozenset({"threads", "cuda_graph", "spin_wait"})
 
     def availability(self) -> Availability:
         state = PyTorch().availability()
-        if not state.ok or machine.cxx():
+        if not state.ok or environment.cxx():
             return state
         return Availability(
-            True, state.version, "packages run here, but none can be made: no C++ compiler", machine.CXX
+            True, state.version, "packages run here, but none can be made: no C++ compiler", environment.CXX
         )
 
     def open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions | None = None) -> Runner:

@@ -220,7 +220,7 @@ class Runtime(ABC):
     title: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     """The artifacts it opens, by file suffix; it is the default for the first runtime registered with a suffix."""
-    honours: ClassVar[frozenset[str]] = frozenset()
+    supported_options: ClassVar[frozenset[str]] = frozenset()
     """The fields of OpenOptions that mean something to it."""
     cannot: ClassVar[frozenset[str]] = frozenset()
     """Precisions that it has no kernels for."""
@@ -240,7 +240,7 @@ class Runtime(ABC):
             ArtifactError: the file is damaged or was made for another version or device.
         """
         chosen = options or OpenOptions()
-        if refused := [f for f in changed(chosen) if f not in self.honours]:
+        if refused := [f for f in changed(chosen) if f not in self.supported_options]:
             raise UsageError(f"{self.title} has nothing to do with {FLAGS[refused[0]]}: leave it out")
         if manifest is not None and manifest.precision in self.cannot:
             raise RuntimeUnavailable(

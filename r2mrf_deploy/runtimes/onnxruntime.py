@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest, TensorSpec
-from r2mrf_deploy.runtimes import cuda
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
-from r2mrf_deploy.runtimes.lane import Lane, LaneRunner
+from r2mrf_deploy.runtimes.cuda import bindings
+from r2mrf_deploy.runtimes.cuda.execution_context import Lane, LaneRunner
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -40,14 +40,14 @@ class OnnxRuntimeCPU(Runtime):
     name = "onnxruntime"
     title = "ONNX Runtime"
     suffixes = (".onnx",)
-    honours = frozenset({"threads", "profile"})
+    supported_options = frozenset({"threads", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
     cannot = frozenset({"bf16"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("onnxruntime") is None:
             return Availability(False, reason="onnxruntime is not installed", cure="pip install onnxruntime-gpu")
-        return Availability(True, machine.version("onnxruntime-gpu") or machine.version("onnxruntime"))
+        return Availability(True, environment.version("onnxruntime-gpu") or environment.version("onnxruntime"))
 
     def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
         """What the session is to use, the first before the others: names, or (name, its options)."""
@@ -62,7 +62,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
 
     name = "onnxruntime-cuda"
     title = "ONNX Runtime CUDA"
-    honours = frozenset({"threads", "profile", "cuda_graph", "buffers"})
+    supported_options = frozenset({"threads", "profile", "cuda_graph", "buffers"})
     provider = "CUDAExecutionProvider"
     cannot: ClassVar[frozenset[str]] = frozenset()
 
@@ -77,7 +77,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
             return Availability(
                 False, state.version, f"this build has no {what} provider", "pip install onnxruntime-gpu in its place"
             )
-        if reason := machine.cuda_driver():
+        if reason := environment.cuda_driver():
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         return state
 
@@ -90,8 +90,8 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
             raise UsageError("--useCudaGraph and --dumpProfile exclude each other: a graph does not tell its layers")
         _preload()
         try:
-            device = cuda.provider(options.buffers)
-        except cuda.CudaError as e:
+            device = bindings.provider(options.buffers)
+        except bindings.CudaError as e:
             if options.buffers or options.cuda_graph:
                 raise
             runner = OnnxRuntimeRunner(self, artifact, manifest, options)
@@ -106,7 +106,7 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime TensorRT"
-    honours = frozenset({"threads", "profile", "cuda_graph", "buffers", "runtime_cache"})
+    supported_options = frozenset({"threads", "profile", "cuda_graph", "buffers", "runtime_cache"})
     provider = "TensorrtExecutionProvider"
 
     def availability(self) -> Availability:
@@ -159,7 +159,7 @@ class OnnxRuntimeRunner(Runner):
         _check_provider(self.session, runtime.provider)
         if runtime.provider == "CPUExecutionProvider" and manifest is not None and manifest.precision == "fp16":
             self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
-        threads = options.threads or machine.cores()
+        threads = options.threads or environment.cores()
         what = runtime.provider.removesuffix("ExecutionProvider")
         self.device = f"CPU, {threads} threads" if what == "CPU" else what + _elsewhere(self.session, runtime.provider)
         layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
@@ -205,7 +205,7 @@ class OnnxRuntimeDeviceRunner(LaneRunner):
         artifact: Path,
         manifest: Manifest | None,
         options: OpenOptions,
-        device: cuda.Cuda,
+        device: bindings.Cuda,
     ) -> None:
         super().__init__()
         self._source = (runtime, artifact, manifest, options)
@@ -241,7 +241,7 @@ class OnnxRuntimeLane(Lane):
     """
 
     def __init__(
-        self, device: cuda.Cuda, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+        self, device: bindings.Cuda, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> None:
         super().__init__(device, inputs, outputs, cuda_graph=False)
         self._session = session

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.manifest import Manifest, TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
@@ -25,12 +25,12 @@ class OpenVINO(Runtime):
     name = "openvino"
     title = "OpenVINO"
     suffixes = (".xml", ".onnx")
-    honours = frozenset({"threads", "profile"})
+    supported_options = frozenset({"threads", "profile"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("openvino") is None:
             return Availability(False, reason="openvino is not installed", cure='pip install "r2mrf-deploy[openvino]"')
-        return Availability(True, machine.version("openvino"))
+        return Availability(True, environment.version("openvino"))
 
     def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
         return OpenVINORunner(artifact, manifest, options)

@@ -24,8 +24,8 @@ from r2mrf_deploy.checkpoint import IMAGENET
 from r2mrf_deploy.datasets import Dataset as Files
 from r2mrf_deploy.datasets import White, read_mask
 from r2mrf_deploy.errors import InputError
-from r2mrf_deploy.training.draws import Draws
-from r2mrf_deploy.training.synthesis import Composites, Synthesis
+from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
+from r2mrf_deploy.training.synthesis.rng import Draws
 
 T = TypeVar("T")
 HELD_OUT = 16

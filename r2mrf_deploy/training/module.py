@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from r2mrf_deploy import metrics
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.training import averaging
+from r2mrf_deploy.training import ema
 from r2mrf_deploy.training.data import Pictures, Source, normalise
 from r2mrf_deploy.training.losses import deep_supervision
 from r2mrf_deploy.training.recipe import Recipe, set_rate
@@ -52,7 +52,7 @@ class Training(LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.train().to(memory_format=torch.channels_last)
-        self.averaged = averaging.averaged_copy(network) if recipe.average else None
+        self.averaged = ema.averaged_copy(network) if recipe.average else None
         self.recipe = recipe
         self._make_source = source
         self._source: Source | None = None
@@ -103,13 +103,13 @@ class Training(LightningModule):
         iteration = self.global_step
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
-            averaging.average_into(self.averaged, self.network, self.recipe.decay(iteration))
+            ema.average_into(self.averaged, self.network, self.recipe.decay(iteration))
 
     def validate(self) -> metrics.Scores:
         """Score what would be kept now. Every process does the same, so that all agree without talking."""
         if self.averaged is not None:
             batches = (self._batch(APART + n, 0, 1, self.recipe.batch)[0] for n in range(STATISTICS))
-            averaging.estimate_statistics(self.averaged, batches)
+            ema.estimate_statistics(self.averaged, batches)
         scores, _ = evaluate(self.kept, self._validation, self.device)
         return scores
 

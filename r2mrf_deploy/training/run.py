@@ -27,12 +27,12 @@ from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import Checkpoint, read_file
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import write_atomically
+from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.training import data as reading
-from r2mrf_deploy.training import initial
+from r2mrf_deploy.training import pretrained
 from r2mrf_deploy.training.data import Material, Pictures
 from r2mrf_deploy.training.recipe import Recipe
-from r2mrf_deploy.training.synthesis import Synthesis
+from r2mrf_deploy.training.synthesis.composites import Synthesis
 
 CURE = 'pip install "r2mrf-deploy[train]"'
 SAID = "training.json"
@@ -156,7 +156,7 @@ def train(
     machine = machine or Machine()
     deadline = None if machine.limit is None else time.monotonic() + machine.limit
     _available(machine)
-    from r2mrf_deploy.training.keeping import BEST, LAST, Keeper
+    from r2mrf_deploy.training.callbacks import BEST, LAST, Keeper
     from r2mrf_deploy.training.module import Training
 
     last = _open(order, output, resume, LAST)
@@ -165,7 +165,7 @@ def train(
     if material.left_out:
         note(f"{material.left_out} photographs beside them are left out, which do not belong to {order.dataset}")
     phase("preparing the network")
-    family, network = initial.create(
+    family, network = pretrained.create(
         order.preset, order.settings, material.validation, backbone=order.backbone, seed=order.seed
     )
     synthesis = Synthesis(size=order.recipe.size)
@@ -318,7 +318,7 @@ def _trainer(order: Order, output: Path, machine: Machine, keeper: Any) -> Any:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-    from r2mrf_deploy.training.keeping import AtomicCheckpoints
+    from r2mrf_deploy.training.callbacks import AtomicCheckpoints
 
     if machine.logger == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise RuntimeUnavailable(f"--logger tensorboard: TensorBoard is not installed: {CURE}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from r2mrf_deploy.errors import CheckpointError
-from r2mrf_deploy.manifest import sha256
+from r2mrf_deploy.files import sha256
 
 SHIPPED = ("r2mrf-edge",)
 """Names: for each `NAME.pth`, its model card `NAME.md`, and `NAME.sha256` as `sha256sum` writes it lie beside this file."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.predict import Predictor, predict
 
 from .conftest import TinyOnnx
@@ -25,7 +25,7 @@ def run(infer: Path, *arguments: str | Path, env: dict[str, str] | None = None) 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "cat.png"
-    Image.fromarray(photographs.sample("chelsea")).save(path)
+    Image.fromarray(sample_photographs.sample("chelsea")).save(path)
     return path
 
 
@@ -36,10 +36,10 @@ def test_maps_and_overlays_are_those_of_predict(infer: Path, exported: Path, pic
     assert done.returncode == 2  # one image could not be read; the other was not left out for it
     assert "bad.png is damaged" in done.stderr and len(done.stderr.splitlines()) == 1
     with Predictor.open(exported, "openvino") as predictor:
-        focus = predictor(photographs.sample("chelsea"))
+        focus = predictor(sample_photographs.sample("chelsea"))
     made = np.asarray(Image.open(tmp_path / "out" / "cat_map.png"), np.int16)
     assert np.abs(made - np.round(focus * 255)).max() <= 1
-    expected = images.overlay(photographs.sample("chelsea"), focus)
+    expected = images.overlay(sample_photographs.sample("chelsea"), focus)
     overlay = np.asarray(Image.open(tmp_path / "out" / "cat_overlay.png"), np.int16)
     differs = np.abs(overlay - expected).max(axis=2) > 1
     assert differs.mean() < 1e-3  # the line is drawn elsewhere only where the map is 0.5 to the last bit
@@ -49,7 +49,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(infer: Path, tiny_onnx: 
     sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "y.png", tmp_path / "y.bmp"]
     for number, path in enumerate(sources):
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(photographs.sample("chelsea")[64 * number :][:64, :64]).save(path)
+        Image.fromarray(sample_photographs.sample("chelsea")[64 * number :][:64, :64]).save(path)
     file = tiny_onnx()
     assert run(infer, file, *sources, "-o", tmp_path / "out", "--no-overlays").returncode == 0
     with Predictor.open(file, "openvino") as predictor:
@@ -69,7 +69,7 @@ def test_photographs_are_turned_upright(infer: Path, tiny_onnx: TinyOnnx, tmp_pa
         exif[0x010F] = "a maker's name, so that the tag is not the first"
         exif[0x0112] = orientation
         sources.append(tmp_path / f"{orientation}.{suffix}")
-        Image.fromarray(photographs.sample("chelsea")[40:120, 100:164]).save(sources[-1], exif=exif, quality=95)
+        Image.fromarray(sample_photographs.sample("chelsea")[40:120, 100:164]).save(sources[-1], exif=exif, quality=95)
     assert run(infer, file, *sources, "-o", tmp_path / "out", "--no-overlays").returncode == 0
     with Predictor.open(file, "openvino") as predictor:
         for source in sources:

@@ -10,7 +10,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.datasets import read_dataset
@@ -52,14 +52,14 @@ def _album(folder: Path) -> Path:
     """A folder of photographs to calibrate on."""
     album = folder / "album"
     album.mkdir()
-    for number, sharp in enumerate(photographs.sharp()[:3]):
+    for number, sharp in enumerate(sample_photographs.sharp()[:3]):
         (album / f"{number}.png").write_bytes(images.png(images.resize(sharp, (96, 128))))
     return album
 
 
 def photograph(size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3]: a photograph with noise, so that no two neighbours are alike at any size."""
-    resized = np.asarray(Image.fromarray(photographs.sample("chelsea")).resize(size[::-1]), np.int16)
+    resized = np.asarray(Image.fromarray(sample_photographs.sample("chelsea")).resize(size[::-1]), np.int16)
     noise = np.random.default_rng(0).integers(-20, 21, resized.shape, np.int16)
     return np.clip(resized + noise, 0, 255).astype(np.uint8)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from r2mrf_deploy import machine
+from r2mrf_deploy import environment
 from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.manifest import Manifest, sha256
+from r2mrf_deploy.files import sha256
+from r2mrf_deploy.manifest import Manifest
 
 from .conftest import OpenEngine, TinyOnnx
 
@@ -35,7 +36,7 @@ def test_a_build_without_tensorrt_says_so(library: ctypes.CDLL, open_engine: Ope
 
 
 @pytest.mark.usefixtures("with_tensorrt")
-@pytest.mark.skipif(not machine.cuda_driver(), reason="asks what happens without a driver")
+@pytest.mark.skipif(not environment.cuda_driver(), reason="asks what happens without a driver")
 def test_a_good_plan_comes_as_far_as_the_driver(open_engine: OpenEngine, plan: Path) -> None:
     with pytest.raises(RuntimeError, match=r"^CUDA error \d+: .*driver"):
         open_engine(plan)

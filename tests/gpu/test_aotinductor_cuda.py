@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy import machine, photographs, runtimes
+from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.aotinductor import to_aotinductor
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, InputError
@@ -15,11 +15,11 @@ from r2mrf_deploy.export import Exported, ExportOptions
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions
-from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
-from r2mrf_deploy.runtimes.pytorch_cuda import cuda_availability
+from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
-CAT = photographs.sample("chelsea")
+CAT = sample_photographs.sample("chelsea")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,8 +27,8 @@ def device() -> None:
     state = cuda_availability()
     if not state.ok:
         pytest.skip(f"needs a CUDA device and a PyTorch for it: {state.reason}; {state.cure}")
-    if machine.cxx() is None:
-        pytest.skip(f"needs a C++ compiler: {machine.CXX}")
+    if environment.cxx() is None:
+        pytest.skip(f"needs a C++ compiler: {environment.CXX}")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["static", "dynamic"])

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from r2mrf_deploy import budget, gpus, machine, runtimes
+from r2mrf_deploy import budget, environment, gpus, runtimes
 from r2mrf_deploy.aotinductor import to_aotinductor
-from r2mrf_deploy.benchmark import Protocol, bench_artifacts
+from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import R2mrfError
 from r2mrf_deploy.export import ExportOptions, to_onnx
 from r2mrf_deploy.graph import files
-from r2mrf_deploy.parity import compare_artifacts
-from r2mrf_deploy.runtimes import cuda
+from r2mrf_deploy.parity.compare import compare_artifacts
+from r2mrf_deploy.runtimes.cuda import bindings
 
 pytestmark = pytest.mark.gpu
 SIZES = [(320, 320), (427, 640)]
@@ -70,10 +70,10 @@ EXACT = 1e-4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def device() -> cuda.Device:
-    if reason := machine.cuda_driver():
+def device() -> bindings.Device:
+    if reason := environment.cuda_driver():
         pytest.skip(f"needs a CUDA device: {reason}")
-    return cuda.device()
+    return bindings.device()
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def artifact(folder: Path):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_runtime_agrees_and_is_under_a_tenth_of_a_second(  # type: ignore[no-untyped-def]
-    artifact, device: cuda.Device, name: str, size: tuple[int, int]
+    artifact, device: bindings.Device, name: str, size: tuple[int, int]
 ) -> None:
     runtime = runtimes.get(name)
     state = runtime.availability()

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy import photographs, runtimes
+from r2mrf_deploy import runtimes, sample_photographs
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import now_ms
 
 pytestmark = pytest.mark.gpu
 TinyOnnx = Callable[..., Path]
-IMAGE = {"image": resize(photographs.sample("chelsea"), (96, 128))[None]}
+IMAGE = {"image": resize(sample_photographs.sample("chelsea"), (96, 128))[None]}
 # CUDA: FP32 sums in another order, as parity allows. TensorRT: TF32's operands of 11 bits, as for PyTorch's TF32.
 TOLERANCES = {"onnxruntime-cuda": 1e-4, "onnxruntime-tensorrt": 1e-2}
 

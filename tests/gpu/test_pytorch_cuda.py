@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy import photographs, runtimes
+from r2mrf_deploy import runtimes, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 from r2mrf_deploy.runtimes.base import now_ms
-from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
-from r2mrf_deploy.runtimes.pytorch_cuda import PyTorchCUDA, cuda_availability
+from r2mrf_deploy.runtimes.pytorch.cuda import PyTorchCUDA, cuda_availability
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 pytestmark = pytest.mark.gpu
-CAT = photographs.sample("chelsea")
+CAT = sample_photographs.sample("chelsea")
 # FP32: sums in another order, as parity allows. TF32 and FP16 round operands to 11 bits; FP16 gave 3e-3 on a CPU, which
 # adds in FP32 as tensor cores do, and that is allowed three times.
 TOLERANCES = {"pytorch-cuda": 1e-4} | {

@@ -13,23 +13,24 @@ from r2mrf_deploy import gpus
 from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.manifest import Manifest
-from r2mrf_deploy.runtimes import cuda, tensorrt_api
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
-from r2mrf_deploy.runtimes.tensorrt import TensorRT, TensorRTRunner
+from r2mrf_deploy.runtimes.cuda import bindings
+from r2mrf_deploy.runtimes.tensorrt import api
+from r2mrf_deploy.runtimes.tensorrt.runner import TensorRT, TensorRTRunner
 
 pytestmark = pytest.mark.gpu
 TinyOnnx = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def device() -> cuda.Device:
+def device() -> bindings.Device:
     """The GPU, where there is one that the installed TensorRT runs on."""
-    installed = tensorrt_api.installed()
+    installed = api.installed()
     if not installed:
         pytest.skip("needs TensorRT: pip install tensorrt, or tensorrt-rtx for Turing, Ampere, Ada and RTX Blackwell")
     try:
-        found = cuda.device()
-    except cuda.CudaError as e:
+        found = bindings.device()
+    except bindings.CudaError as e:
         pytest.skip(f"needs a CUDA device: {e}")
     if "tensorrt" not in installed and found.compute_capability not in gpus.RTX_COMPUTE_CAPABILITIES:
         pytest.skip(f"needs the package tensorrt: TensorRT-RTX does not support {found.compute_capability}")
@@ -71,11 +72,11 @@ def test_the_map_is_the_same(tiny_onnx: TinyOnnx, precision: str, no_tf32: bool,
 @pytest.mark.parametrize("buffers", ["cuda-python", "pycuda"])
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_shapes_change_from_one_inference_to_the_next(
-    tiny_onnx: TinyOnnx, buffers: cuda.Buffers, cuda_graph: bool
+    tiny_onnx: TinyOnnx, buffers: bindings.Buffers, cuda_graph: bool
 ) -> None:
     try:
-        cuda.provider(buffers)
-    except cuda.CudaError as e:
+        bindings.provider(buffers)
+    except bindings.CudaError as e:
         pytest.skip(f"needs {buffers}: {e}")
     model = tiny_onnx(dynamic=True)
     expected = reference(model)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.predict import Predictor
 from r2mrf_deploy.training.recipe import SCRATCH
 from r2mrf_deploy.training.run import Machine, Order, train
-from r2mrf_deploy.training.synthesis import Composites, Synthesis
+from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
 from tests.conftest import SMALL
 
 pytestmark = pytest.mark.gpu
@@ -32,7 +32,7 @@ def test_composites_are_the_cpu_s() -> None:
     Sums in another order move a value by its rounding, and JPEG's coefficients now and then by a whole step.
     """
     clean = Synthesis(size=128, noise=(0.0, 0.0), jpeg=0.0)
-    sharp = [np.ascontiguousarray(p) for p in photographs.sharp()[:3]]
+    sharp = [np.ascontiguousarray(p) for p in sample_photographs.sharp()[:3]]
     for synthesis, allowed in ((clean, 1e-4), (replace(clean, jpeg=1.0), 1e-3)):
         cpu, cuda = (Composites(sharp, synthesis, seed=3, device=name) for name in ("cpu", "cuda"))
         for _ in range(3):
@@ -48,7 +48,7 @@ def test_a_training_is_stopped_resumed_and_used(
     monkeypatch.setattr("r2mrf_deploy.training.data.VALIDATED", 4)
     monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
     (tmp_path / "sharp").mkdir()
-    for n, photograph in enumerate(photographs.sharp()[:4]):
+    for n, photograph in enumerate(sample_photographs.sharp()[:4]):
         (tmp_path / "sharp" / f"{n}.png").write_bytes(images.png(photograph))
     recipe = replace(SCRATCH, iterations=20, batch=4, size=96)
     order = Order(
@@ -64,4 +64,4 @@ def test_a_training_is_stopped_resumed_and_used(
     assert done.finished and np.isfinite(losses).all() and done.validation["mae"] < 1
     assert all(v.device.type == "cpu" for v in Checkpoint.load(done.path).state_dict.values())
     with Predictor.open(done.path) as predictor:
-        assert np.isfinite(predictor(photographs.sample("chelsea"))).all()
+        assert np.isfinite(predictor(sample_photographs.sample("chelsea"))).all()

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph.precision import Half, ends, nodes_of, overflowing, precisions, to_half
@@ -21,7 +21,7 @@ BITS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
 def photograph(height: int, width: int) -> np.ndarray:
-    return images.resize(photographs.sample("chelsea"), (height, width))[None].copy()
+    return images.resize(sample_photographs.sample("chelsea"), (height, width))[None].copy()
 
 
 def run(model: onnx.ModelProto, **feed: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from r2mrf_deploy import images, photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph import quantize
 from r2mrf_deploy.graph.precision import precisions
@@ -20,7 +20,7 @@ from r2mrf_deploy.graph.quantize import METHODS, Method
 
 @cache
 def feeds(count: int = 4) -> list[dict[str, np.ndarray]]:
-    return [{"image": images.resize(p, (96, 128))[None].copy()} for p in photographs.sharp()[:count]]
+    return [{"image": images.resize(p, (96, 128))[None].copy()} for p in sample_photographs.sharp()[:count]]
 
 
 @pytest.fixture(scope="module")

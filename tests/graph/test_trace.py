@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from r2mrf_deploy import photographs
+from r2mrf_deploy import sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph.trace import trace
@@ -29,7 +29,7 @@ def shape(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def example(module: Deployed, size: tuple[int, int]) -> torch.Tensor:
-    image = torch.from_numpy(resize(photographs.sample("chelsea"), size))[None]
+    image = torch.from_numpy(resize(sample_photographs.sample("chelsea"), size))[None]
     if module.io == "image":
         return image
     return image.permute(0, 3, 1, 2).float() * module.scale + module.shift

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy.runtimes.base import now_ms
-from r2mrf_deploy.runtimes.cuda import Cuda, Device
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda, Device
 
 Work = Callable[[], None]
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from r2mrf_deploy import machine, runtimes
+from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.files import sha256
 from r2mrf_deploy.inspection import inspect
-from r2mrf_deploy.manifest import Manifest, Target, TensorSpec, sha256
+from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
 from r2mrf_deploy.runtimes import OpenOptions, aotinductor
 from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, target_here
 
@@ -69,7 +70,7 @@ def test_what_was_made_for_something_else_is_refused(package: Make, change: dict
 def test_a_gpu_s_package_needs_that_gpu(package: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     target = HERE.model_copy(update={"device": "cuda", "cpu": None, "compute_capabilities": ["9.0"]})
     path = package("cuda", target)
-    if machine.cuda_driver() is not None:
+    if environment.cuda_driver() is not None:
         with pytest.raises(RuntimeUnavailable, match=r"x\.pt2 was made for a GPU: .*--device cpu"):
             runtimes.open(path)
     monkeypatch.setattr(aotinductor, "cuda_availability", lambda: runtimes.Availability(True))

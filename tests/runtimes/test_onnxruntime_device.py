@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from host_cuda import HostCuda
 
-from r2mrf_deploy import machine, runtimes
+from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import onnxruntime as module
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
-from r2mrf_deploy.runtimes.cuda import CudaError
+from r2mrf_deploy.runtimes.cuda.bindings import CudaError
 from r2mrf_deploy.runtimes.onnxruntime import (
     OnnxRuntimeCPU,
     OnnxRuntimeCUDA,
@@ -237,7 +237,7 @@ def test_nodes_on_another_provider_are_counted() -> None:
 
 
 def test_a_provider_that_does_not_load_is_not_replaced(tiny_onnx: TinyOnnx, capfd: pytest.CaptureFixture[str]) -> None:
-    if machine.cuda_driver() is None:
+    if environment.cuda_driver() is None:
         pytest.skip("there is a GPU here")
     for runtime in (OnnxRuntimeCUDA(), OnnxRuntimeTensorRT()):
         with pytest.raises((RuntimeUnavailable, ArtifactError), match=r"ONNX Runtime (could not use|cannot open)"):
@@ -255,7 +255,7 @@ def test_tensorrt_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(module, "_preload", lambda: None)
-    monkeypatch.setattr(machine, "cuda_driver", lambda: None)
+    monkeypatch.setattr(environment, "cuda_driver", lambda: None)
     state = OnnxRuntimeTensorRT().availability()
     if "no Tensorrt provider" in state.reason:
         pytest.skip("needs an ONNX Runtime that was built for TensorRT")

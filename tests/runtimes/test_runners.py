@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy import machine, photographs, runtimes
+from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
 
-IMAGE = resize(photographs.sample("chelsea"), (96, 128))[None]
+IMAGE = resize(sample_photographs.sample("chelsea"), (96, 128))[None]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_outputs_are_pytorch_s(small: Path, exported: Path, runtime: str) -> None:
     from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.runtimes.pytorch import PyTorchRunner
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     expected = PyTorchRunner(Checkpoint.load(small), all_steps=True).run({"image": IMAGE})
     with runtimes.open(exported, runtime, options=OpenOptions(threads=1)) as runner:
@@ -88,7 +88,7 @@ def test_a_changed_artifact_is_not_opened(exported: Path, tmp_path: Path) -> Non
 
 
 def test_cuda_is_never_replaced_by_the_cpu_in_silence(exported: Path) -> None:
-    if machine.cuda_driver() is None:
+    if environment.cuda_driver() is None:
         pytest.skip("there is a GPU here")
     with pytest.raises(RuntimeUnavailable, match="CUDA"):
         runtimes.open(exported, "onnxruntime-cuda")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.training import averaging, recipe
+from r2mrf_deploy.training import ema, recipe
 from r2mrf_deploy.training.recipe import PAPER, SCRATCH
 
 
@@ -59,11 +59,11 @@ def test_the_average_is_soon_rid_of_the_initial_weights_and_then_slow():
 
 def test_an_average_moves_by_its_decay():
     network = nn.Linear(2, 2)
-    average = averaging.averaged_copy(network)
+    average = ema.averaged_copy(network)
     before = average.weight.clone()
     with torch.no_grad():
         network.weight.add_(1)
-    averaging.average_into(average, network, 0.75)
+    ema.average_into(average, network, 0.75)
     assert torch.allclose(average.weight, before + 0.25)  # float32 rounding
     assert not average.weight.requires_grad
 
@@ -71,7 +71,7 @@ def test_an_average_moves_by_its_decay():
 def test_statistics_are_those_of_the_batches_given():
     network = nn.BatchNorm2d(3).eval()
     batches = [torch.rand(4, 3, 5, 5) + n for n in range(3)]
-    averaging.estimate_statistics(network, batches)
+    ema.estimate_statistics(network, batches)
     assert torch.allclose(network.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0), atol=1e-6)
     assert not network.training and network.momentum == 0.1
 

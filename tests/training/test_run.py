@@ -14,7 +14,7 @@ from PIL import Image
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.training import keeping, run
+from r2mrf_deploy.training import callbacks, run
 from r2mrf_deploy.training.recipe import PAPER, SCRATCH
 from r2mrf_deploy.training.run import Machine, Order
 
@@ -114,7 +114,7 @@ def test_a_time_limit_leaves_weights_and_a_training_to_resume(folder, tmp_path):
 
 def test_it_stops_early_when_nothing_improves(folder, tmp_path, monkeypatch):
     scores = run.train(order(folder), tmp_path / "first", CPU).validation
-    flat = keeping.Scores(**scores)
+    flat = callbacks.Scores(**scores)
     monkeypatch.setattr("r2mrf_deploy.training.module.Training.validate", lambda _: flat)
     done = run.train(order(folder, validate_every=3, patience=1), tmp_path / "flat", CPU)
     assert done.iterations == 6 and done.finished and done.best == 3
@@ -223,15 +223,15 @@ def test_contradictions_are_refused(folder, changed, said):
 
 def test_an_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    keeping.AtomicCheckpoints().save_checkpoint({"n": 1}, path)
+    callbacks.AtomicCheckpoints().save_checkpoint({"n": 1}, path)
 
     def half(content, target):
         target.write_bytes(b"half")
         raise Killed
 
-    monkeypatch.setattr(keeping.torch, "save", half)
+    monkeypatch.setattr(callbacks.torch, "save", half)
     with pytest.raises(Killed):
-        keeping.AtomicCheckpoints().save_checkpoint({"n": 2}, path)
+        callbacks.AtomicCheckpoints().save_checkpoint({"n": 2}, path)
     assert torch.load(path, weights_only=True) == {"n": 1}
 
 

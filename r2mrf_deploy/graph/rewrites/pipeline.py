@@ -12,16 +12,16 @@ from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
 
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph.cost import GraphCost, Shapes, load
+from r2mrf_deploy.graph.rewrites.cleanup import cleanup
 from r2mrf_deploy.graph.rewrites.commute import commute
+from r2mrf_deploy.graph.rewrites.cse import cse
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, Rewrite
 from r2mrf_deploy.graph.rewrites.fold_affine import fold_affine
 from r2mrf_deploy.graph.rewrites.fold_pointwise import fold_pointwise
 from r2mrf_deploy.graph.rewrites.fold_sums import fold_sums
 from r2mrf_deploy.graph.rewrites.interpolate_last import interpolate_last
 from r2mrf_deploy.graph.rewrites.merge_parallel import merge_parallel
-from r2mrf_deploy.graph.rewrites.share import share
 from r2mrf_deploy.graph.rewrites.split_concat import split_concat
-from r2mrf_deploy.graph.rewrites.tidy import tidy
 from r2mrf_deploy.manifest import RewriteRecord
 
 
@@ -30,8 +30,8 @@ def _nothing(editor: Editor) -> Outcome:
 
 
 REWRITES: dict[str, Rewrite] = {
-    "tidy": tidy,
-    "share": share,
+    "cleanup": cleanup,
+    "cse": cse,
     "fold affine": fold_affine,
     "fold sums": fold_sums,
     "fold pointwise": fold_pointwise,
@@ -42,14 +42,14 @@ REWRITES: dict[str, Rewrite] = {
 }
 
 _ROUND = (
-    *("tidy", "share", "fold affine", "fold sums", "fold pointwise"),
-    *("split concat", "share", "commute", "interpolate last", "fold affine", "merge parallel"),
+    *("cleanup", "cse", "fold affine", "fold sums", "fold pointwise"),
+    *("split concat", "cse", "commute", "interpolate last", "fold affine", "merge parallel"),
 )
 """One round. What is equal is shared before it is folded, because folding tells equal convolutions apart; splitting comes
 after the folds, so that it sees final weights, and right before the rewrites that it is done for."""
 
 _WITHOUT_MERGING = REWRITES | {"split concat": partial(split_concat, merging=False), "merge parallel": _nothing}
-_WITHOUT_SHARING = _WITHOUT_MERGING | {"split concat": _nothing, "share": _nothing}
+_WITHOUT_SHARING = _WITHOUT_MERGING | {"split concat": _nothing, "cse": _nothing}
 _ATTEMPTS = (("", REWRITES), ("merging", _WITHOUT_MERGING), ("sharing", _WITHOUT_SHARING))
 """The rewrites to try, the first set that does not raise the peak memory, and what each set does without. Merged outputs
 are all alive at once, and a shared one lives until its last reader."""

@@ -13,11 +13,11 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from r2mrf_deploy.graph import cost
-from r2mrf_deploy.graph.rewrites import optimize, tidy
+from r2mrf_deploy.graph.rewrites import cleanup, optimize
 
 Cases = dict[str, list[Any]]
 OPERATORS = sorted(
-    tidy.FOLDED
+    cleanup.FOLDED
     | {"Conv", "ConvTranspose", "Resize", "AveragePool", "GlobalAveragePool", "BatchNormalization", "Split"}
     | {"Identity", "Dropout", "Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Softplus", "Tanh", "LeakyRelu"}
     | {"If", "Loop", "Scan", "DequantizeLinear", "QuantizeLinear"}

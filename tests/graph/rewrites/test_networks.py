@@ -160,7 +160,7 @@ def test_with_free_batch_height_and_width() -> None:
     image = np.concatenate([photograph(128)[:, :96], photograph(128)[:, 32:]])
     assert_parity(module, model, image)
     result = optimize(model)
-    assert {"split concat", "share", "commute"} <= {r.name for r in result.records}
+    assert {"split concat", "cse", "commute"} <= {r.name for r in result.records}
     assert [d.dim_param != "" for d in result.model.graph.input[0].type.tensor_type.shape.dim] == [True] * 3 + [False]
 
 
@@ -171,7 +171,7 @@ def test_the_recurrence_is_hoisted_and_the_result_a_fixpoint() -> None:
     pixels, width, amdf = (SMALL // 4) ** 2, config["width"], config["amdf_channels"]
     # five branches convolve the AMDF by 3×3 and 5×5 at each later step; once is enough
     hoisted = (config["steps"] - 2) * 5 * amdf * width * (9 + 25) * pixels
-    share = next(r for r in result.records if r.name == "share")
+    share = next(r for r in result.records if r.name == "cse")
     assert share.multiply_adds_before - share.multiply_adds_after == hoisted
     assert optimize(result.model).records == []
     assert optimize(result.model).model == result.model

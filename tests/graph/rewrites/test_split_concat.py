@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.rewrites.cse import cse
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
-from r2mrf_deploy.graph.rewrites.share import share
 from r2mrf_deploy.graph.rewrites.split_concat import split_concat
 
 Graph = Callable[..., onnx.ModelProto]
@@ -19,7 +19,7 @@ Graph = Callable[..., onnx.ModelProto]
 
 def split_and_share(editor: Editor) -> Outcome:
     outcome = split_concat(editor)
-    share(editor)
+    cse(editor)
     return outcome
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks by trtexec's protocol."""

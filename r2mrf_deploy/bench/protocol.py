@@ -1,0 +1,383 @@
+"""Benchmark by trtexec's measuring protocol, for every runtime, several side by side.
+
+Each candidate warms up, then runs until it has both `iterations` inferences and `duration` seconds. Candidates take
+turns of `avg_runs` inferences, or half a second, so that whatever else the machine does falls on all alike; ratios are
+taken within a turn. Between turns there is a pause, in which the thread pools of the one before stop spinning.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mrf_deploy import environment, runtimes
+from r2mrf_deploy.bench import feeds
+from r2mrf_deploy.bench.profiling import Profile, profile
+from r2mrf_deploy.bench.summary import Statistics, Summary
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
+from r2mrf_deploy.runtimes.base import FLAGS, Pending, changed
+
+PAUSE = 0.05
+"""Seconds between turns."""
+TURN = 0.5
+"""Seconds after which a turn ends early."""
+SIZE = (320, 320)
+"""Height and width where an input leaves them free."""
+CONFIDENCE = 0.95
+"""Of the interval that decides whether a ratio differs from 1."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """trtexec's options, with trtexec's defaults."""
+
+    warm_up: float = 200.0
+    """Milliseconds."""
+    duration: float = 3.0
+    """Seconds."""
+    iterations: int = 10
+    avg_runs: int = 10
+    percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
+    streams: int = 1
+    """Inference streams, each a thread of its own."""
+    transfers: bool = True
+    """Copies to and from the device are part of an inference; trtexec 11 leaves them out unless it is asked."""
+
+    def __post_init__(self) -> None:
+        if self.warm_up < 0 or self.duration < 0 or self.iterations < 1 or self.avg_runs < 1:
+            raise UsageError("--warmUp and --duration must not be negative, --iterations and --avgRuns at least 1")
+        if not all(0 < p < 100 for p in self.percentiles):
+            raise UsageError("--percentile must be between 0 and 100")
+        if self.streams < 1:
+            raise UsageError("--infStreams must be at least 1")
+
+
+@dataclass
+class Candidate:
+    """A runner to be timed, and what was measured."""
+
+    name: str
+    runner: Runner
+    feed: dict[str, np.ndarray]
+    batch: int = 1
+    flags: tuple[str, ...] = ()
+    """The options it was opened with."""
+    turns: list[list[Timing]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.runner.runtime}"
+
+    @property
+    def inferences(self) -> int:
+        return sum(map(len, self.turns))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of one candidate."""
+
+    name: str
+    runtime: str
+    device: str
+    on_gpu: bool
+    batch: int
+    flags: tuple[str, ...]
+    summary: Summary
+    speed_up: float
+    """Over the baseline: the median over the turns of its latency's ratio to this one's; over 1 is faster."""
+    speed_up_range: tuple[float, float]
+    """The middle half of those ratios."""
+    differs: bool | None
+    """Whether the 95 % confidence interval of the speed-up leaves out 1; None where there are too few turns to say, and
+    for the baseline itself."""
+    turns: tuple[tuple[Timing, ...], ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.runtime}" + (f", batch {self.batch}" if self.batch > 1 else "")
+
+    @property
+    def latency(self) -> Statistics:
+        return self.summary.latency
+
+    @property
+    def images_per_second(self) -> float:
+        return self.summary.throughput * self.batch
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single inferences."""
+        found = {k: v for k, v in asdict(replace(self, turns=())).items() if k not in ("summary", "turns")}
+        return found | {"images_per_second": self.images_per_second} | asdict(self.summary)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark: what was measured, what could not be, and where."""
+
+    measurements: list[Measurement]
+    skipped: list[tuple[str, str]]
+    """(artifact on runtime, reason)."""
+    profiles: list[Profile]
+    baseline: str
+    protocol: Protocol
+    machine: dict[str, str | int]
+    tools: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "measurements": [m.to_dict() for m in self.measurements],
+            "skipped": self.skipped,
+            "profiles": [asdict(p) | {"words": p.words()} for p in self.profiles],
+            "baseline": self.baseline,
+            "protocol": asdict(self.protocol),
+            "machine": self.machine,
+            "tools": self.tools,
+        }
+
+
+def bench_artifacts(
+    artifacts: Sequence[Path],
+    runtime_names: Sequence[str] = (),
+    protocol: Protocol | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    batches: Sequence[int] = (1,),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    options: OpenOptions | None = None,
+    profiles: bool = False,
+    trust: bool = False,
+    phase: Callable[[str], None] | None = None,
+) -> Bench:
+    """Time artifacts and checkpoints side by side.
+
+    Args:
+        runtime_names: time each artifact on every one of these that opens it; by default on the first that does.
+        size: height and width, where an input leaves them free (a checkpoint's always does); by default 320×320.
+        batches: images at once, where an input leaves that free; each is a candidate of its own.
+        shapes: input name -> shape, over `size` and `batches`.
+        inputs: input name -> file with its values, as `feeds.load` reads it; random values otherwise.
+        options: each runtime is given those that mean something to it.
+        profiles: profile each candidate too, after the timing, where its runtime can.
+        phase: called with how far each is.
+
+    Returns:
+        The first that could be run is the baseline.
+
+    Raises:
+        RuntimeUnavailable: none of them can be run here.
+        InputError, ArtifactError, CheckpointError, UsageError: something given is wrong.
+    """
+    say = phase or (lambda _: None)
+    pairs = _pairs(artifacts, runtime_names)
+    called = [a.name for a in artifacts]
+    names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
+    _refuse_unheard(options or OpenOptions(), [runtime for _, runtime in pairs])
+    opened: list[tuple[Runner, Path, Runtime]] = []
+    candidates: list[Candidate] = []
+    skipped: list[tuple[str, str]] = []
+    try:
+        for artifact, runtime in pairs:
+            say(f"opening {artifact.name}")
+            chosen = _supported(options or OpenOptions(), runtime)
+            try:
+                runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
+            except RuntimeUnavailable as e:
+                skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
+                continue
+            opened.append((runner, artifact, runtime))
+            flags = tuple(FLAGS[f] for f in changed(chosen))
+            if size:
+                feeds.refuse_size(artifact.name, runner.inputs, size, shapes or {})
+            fed = feeds.sweep(runner.inputs, batches, size or SIZE, shapes or {}, inputs or {})
+            candidates += [Candidate(names[artifact], runner, feed, batch, flags) for batch, feed in fed]
+            for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
+                skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
+        if not candidates:
+            raise RuntimeUnavailable(skipped[0][1])
+        if not (protocol or Protocol()).transfers and not any(c.runner.on_gpu for c in candidates):
+            raise UsageError("--noDataTransfers means nothing on a CPU, where nothing is copied: leave it out")
+        feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes or {}, inputs or {})
+        titles = [c.title + (f", batch {c.batch}" if c.batch > 1 else "") for c in candidates]
+        measured = measure(candidates, protocol, progress=lambda i, share: say(f"{titles[i]} {100 * share:.0f} %"))
+        tables = []
+        if profiles:
+            for runner, artifact, runtime in opened:
+                if "profile" not in runtime.supported_options:
+                    skipped.append((f"the profile of {artifact.name} on {runtime.name}", f"{runtime.title} gives none"))
+                    continue
+                say(f"profiling {artifact.name} on {runtime.name}")
+                chosen = replace(_supported(options or OpenOptions(), runtime), profile=True, cuda_graph=None)
+                feed = next(c.feed for c in candidates if c.runner is runner)
+                with runtimes.open(artifact, runtime.name, trust=trust, options=chosen) as profiled:
+                    tables.append(profile(names[artifact], profiled, feed, (protocol or Protocol()).iterations))
+    finally:
+        for runner, _, _ in opened:
+            runner.close()
+    tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+    return Bench(measured, skipped, tables, titles[0], protocol or Protocol(), environment.describe(), tools)
+
+
+def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
+    """Every artifact with every runtime asked for that opens it, or with its default one."""
+    asked = [runtimes.get(name) for name in names]
+    pairs: list[tuple[Path, Runtime]] = []
+    for artifact in artifacts:
+        able = {r.name for r in runtimes.suitable(artifact)}
+        if not able or not artifact.is_file():
+            runtimes.open(artifact)  # says what is wrong with it
+        chosen = [r for r in asked if r.name in able] or [runtimes.default(artifact, Manifest.beside(artifact))]
+        pairs += [(artifact, r) for r in chosen]
+    for runtime in asked:
+        if not any(a.suffix.lower() in runtime.suffixes for a in artifacts):
+            suffix = runtime.suffixes[0]
+            raise UsageError(
+                f"--runtime {runtime.name} opens none of the files given: make a {suffix} file with {_MADE_BY[suffix]}"
+            )
+    return pairs
+
+
+_MADE_BY = {
+    ".plan": "`r2mrf build FILE.onnx`",
+    ".xml": "`r2mrf build FILE.onnx -o FILE.xml`",
+    ".pt2": "`r2mrf export CHECKPOINT -o FILE.pt2`",
+    ".onnx": "`r2mrf export CHECKPOINT`",
+    ".pth": "`r2mrf train` or `r2mrf init`",
+}
+
+
+def _supported(options: OpenOptions, runtime: Runtime) -> OpenOptions:
+    return OpenOptions(**{f: getattr(options, f) for f in changed(options) if f in runtime.supported_options})
+
+
+def _refuse_unheard(options: OpenOptions, asked: Sequence[Runtime]) -> None:
+    for name in changed(options):
+        if not any(name in r.supported_options for r in asked):
+            titles = ", ".join(dict.fromkeys(r.title for r in asked))
+            raise UsageError(f"{FLAGS[name]} means nothing to {titles}: leave it out")
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    protocol: Protocol | None = None,
+    *,
+    progress: Callable[[int, float], None] | None = None,
+) -> list[Measurement]:
+    """Time candidates side by side.
+
+    Args:
+        candidates: opened, with their inputs; the others are compared with the first. Their turns are filled in.
+        progress: called after each turn with a candidate's number and the share of its run that is done.
+    """
+    protocol = protocol or Protocol()
+    spent = [0.0] * len(candidates)
+    running = set(range(len(candidates)))
+    with ThreadPoolExecutor(protocol.streams) as streams:
+        for candidate in candidates:
+            _warm_up(candidate, protocol.warm_up)
+        while running:
+            # all take part until the last is done, so that every turn has a ratio
+            for number, candidate in enumerate(candidates):
+                if len(candidates) > 1:
+                    time.sleep(PAUSE)
+                start = time.perf_counter()
+                candidate.turns.append(_turn(candidate, protocol, streams))
+                spent[number] += time.perf_counter() - start
+                share = min(candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9))
+                if share >= 1:
+                    running.discard(number)
+                if progress:
+                    progress(number, min(share, 1.0))
+    return [_summarise(c, protocol, candidates[0]) for c in candidates]
+
+
+def _warm_up(candidate: Candidate, milliseconds: float) -> None:
+    end = time.perf_counter() + milliseconds / 1e3
+    candidate.runner.run(candidate.feed)
+    while time.perf_counter() < end:
+        candidate.runner.run(candidate.feed)
+
+
+def _turn(candidate: Candidate, protocol: Protocol, streams: ThreadPoolExecutor) -> list[Timing]:
+    """`avg_runs` inferences on every stream, or as many as fit into half a second."""
+    together = threading.Barrier(protocol.streams)
+
+    def stream() -> list[Timing]:
+        try:
+            candidate.runner.run(candidate.feed)  # untimed: wakes its threads and refills the caches
+            together.wait()
+        except BaseException:
+            together.abort()  # the others would wait for this one for ever
+            raise
+        return _inferences(candidate, protocol)
+
+    jobs = [streams.submit(stream) for _ in range(protocol.streams)]
+    failed = [e for job in jobs if (e := job.exception()) is not None]
+    for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+        raise error  # the cause before those who only waited for it
+    return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
+
+
+def _inferences(candidate: Candidate, protocol: Protocol) -> list[Timing]:
+    runner, started = candidate.runner, 0
+    flying: deque[Pending] = deque()
+    done: list[Timing] = []
+    end = time.perf_counter() + TURN
+    while True:
+        while len(flying) < runner.in_flight and (
+            not started or (started < protocol.avg_runs and time.perf_counter() < end)
+        ):
+            flying.append(runner.submit(candidate.feed, transfers=protocol.transfers))
+            started += 1
+        if not flying:
+            return done
+        done.append(flying.popleft()()[1])
+
+
+def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) -> Measurement:
+    # per image, so that batches of different sizes can be compared
+    theirs, ours = (
+        [statistics.median(t.latency for t in turn) / c.batch for turn in c.turns] for c in (baseline, candidate)
+    )
+    ratios = sorted(b / c for b, c in zip(theirs, ours, strict=True))
+    quarter = len(ratios) // 4
+    interval = median_interval(ratios)
+    return Measurement(
+        name=candidate.name,
+        runtime=candidate.runner.runtime,
+        device=candidate.runner.device,
+        on_gpu=candidate.runner.on_gpu,
+        batch=candidate.batch,
+        flags=candidate.flags,
+        summary=Summary.of(candidate.turns, protocol.percentiles),
+        speed_up=statistics.median(ratios),
+        speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
+        differs=None if candidate is baseline or interval is None else not interval[0] <= 1 <= interval[1],
+        turns=tuple(map(tuple, candidate.turns)),
+    )
+
+
+def median_interval(ordered: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """The distribution-free confidence interval of the median of sorted values: between two order statistics.
+
+    Returns:
+        None where there are too few values for any (under 6 at 95 %).
+    """
+    n, tail, k = len(ordered), 0.0, 0
+    while 2 * (tail + math.comb(n, k) / 2**n) <= 1 - confidence:
+        tail += math.comb(n, k) / 2**n
+        k += 1
+    return None if k == 0 else (ordered[k - 1], ordered[n - k])

@@ -1,0 +1,71 @@
+"""What `r2mrf bench` writes: times and profiles in trtexec's JSON, the figures as CSV, Markdown and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy.bench import summary
+from r2mrf_deploy.bench.protocol import Bench
+from r2mrf_deploy.files import refuse_unwritable, write_atomically
+from r2mrf_deploy.report import plots, tables
+
+
+def refuse(plot: Path | None, *files: Path | None) -> None:
+    """
+    Raises:
+        UsageError, ArtifactError, RuntimeUnavailable: one of the files cannot be written; said before anything is timed.
+    """
+    if plot:
+        plots.refuse(plot)
+    for file in filter(None, files):
+        refuse_unwritable(file)
+
+
+def write(
+    bench: Bench,
+    times: Path | None = None,
+    profiles: Path | None = None,
+    table: Path | None = None,
+    markdown: Path | None = None,
+    plot: Path | None = None,
+) -> list[Path]:
+    """Write the files asked for; `times` and `profiles` of several candidates each to a file of its own.
+
+    Returns:
+        What was written.
+    """
+    written = []
+    if times:
+        written += _each(times, [(f"{m.name}-{m.runtime}", summary.times(m.turns)) for m in bench.measurements])
+    if profiles:
+        written += _each(profiles, [(f"{p.name}-{p.runtime}", p.to_trtexec()) for p in bench.profiles])
+    if table:
+        rows = tables.bench_rows(bench.measurements)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        written.append(write_atomically(table, text.getvalue().encode()))
+    if markdown:
+        head = f"{tables.where(bench.machine, bench.tools)}\n\n"
+        body = tables.markdown(tables.bench_table(bench.measurements))
+        notes = "".join(f"\n- {line}" for line in tables.bench_lines(bench.measurements))
+        written.append(write_atomically(markdown, f"{head}{body}{notes}\n".encode()))
+    if plot:
+        written.append(plots.latency(bench.measurements, plot))
+    return written
+
+
+def _each(path: Path, contents: list[tuple[str, list[dict[str, Any]]]]) -> list[Path]:
+    """One file, or one for each candidate with its number and name in the file's."""
+    files = []
+    for number, (title, content) in enumerate(contents, 1):
+        own = path.with_name(f"{path.stem}-{number}-{title.replace('/', '_')}{path.suffix}")
+        files.append(
+            write_atomically(path if len(contents) == 1 else own, (json.dumps(content, indent=1) + "\n").encode())
+        )
+    return files

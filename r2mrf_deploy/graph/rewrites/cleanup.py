@@ -1,0 +1,151 @@
+"""Drop what computes nothing: constant subgraphs, nodes that return their input, results that nobody asked for.
+
+Only operators that every runtime computes alike are evaluated here, by ONNX's reference implementation. Quantised weights
+are left as they are: a DequantizeLinear of a constant is what tells a runtime to compute in integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+
+from r2mrf_deploy.graph.cost import evaluate
+from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, bodies, static_shape
+
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max")
+_ARRANGING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Gather", "Expand")
+_MAKING = ("Cast", "CastLike", "Shape", "Size", "ConstantOfShape", "Range")
+_CHOOSING = ("Equal", "Less", "Greater", "Not", "And", "Or", "Where")
+FOLDED = frozenset((*_ARITHMETIC, *_ARRANGING, *_MAKING, *_CHOOSING))
+
+_SMALL = 4096
+"""Elements up to which a constant may grow by being written out."""
+
+
+def cleanup(editor: Editor) -> Outcome:
+    """Fold, bypass and drop; counts the nodes that went."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(editor.model)
+    editor.relearn_constants()
+    before, refusals = len(editor.graph), []
+    for node in list(editor.graph):
+        if node.graph is None or node.domain != "" or bodies(node):
+            continue
+        source = _source(editor, node)
+        if source is not None:
+            _bypass(editor, node, source)
+        elif refusal := _fold(editor, node) if node.op_type in FOLDED else _why_it_stays(editor, node):
+            refusals.append(f"{node.name}: {refusal}")
+    RemoveUnusedNodesPass()(editor.model)
+    return Outcome(before - len(editor.graph), tuple(refusals))
+
+
+def _source(editor: Editor, node: ir.Node) -> ir.Value | None:
+    """The input that a node hands on unchanged; None for a node that does something."""
+    x = node.inputs[0] if node.inputs else None
+    if x is None:
+        return None
+    attributes = node.attributes
+    if node.op_type == "Identity":
+        same = True
+    elif node.op_type == "Dropout":  # at inference: training is its third input
+        same = len(node.inputs) < 3 and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
+    elif node.op_type == "Concat":
+        same = len(node.inputs) == 1
+    elif node.op_type == "Cast":
+        same = x.dtype is not None and x.dtype == attributes.get_int("to", 0)
+    else:
+        same = node.op_type == "Resize" and _keeps_size(editor, node, x)
+    return x if same else None
+
+
+def _keeps_size(editor: Editor, node: ir.Node, x: ir.Value) -> bool:
+    """Whether a Resize lands every pixel on itself, whatever its interpolation."""
+    attributes = node.attributes
+    if attributes.get_string("coordinate_transformation_mode", "half_pixel") not in CLAMPED:
+        return False
+    if attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return False
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    factors = editor.constant(scales)
+    if factors is not None and factors.size:
+        return bool((factors == 1).all())
+    # from sizes: where the shapes are equal, every scale is 1. Two free dimensions of one name are not taken to be equal:
+    # exporters give an enlarged output the names of the input's dimensions
+    before, after = static_shape(x), static_shape(node.outputs[0])
+    return scales is None and before is not None and before == after
+
+
+def _bypass(editor: Editor, node: ir.Node, source: ir.Value) -> None:
+    named = source.is_graph_output() or source.is_graph_input() or source.is_initializer()
+    if node.outputs[0].is_graph_output() and named:  # both names are asked for: the node is how they stay apart
+        return
+    if node.outputs[0].is_graph_output() and source.producer() is None:
+        return
+    editor.apply(editor.draft(), {node.outputs[0]: source}, before=node)
+
+
+def _why_it_stays(editor: Editor, node: ir.Node) -> str | None:
+    """Of a node that looks as if it handed its input on."""
+    x = node.inputs[0] if node.inputs else None
+    if node.op_type == "Dropout":
+        return "whether it is in training is not known before it runs, or its mask is asked for"
+    before, after = static_shape(x), static_shape(node.outputs[0]) if node.outputs else None
+    if node.op_type == "Resize" and before is not None and before == after:
+        return "the sizes are equal, but its coordinates or its scales move pixels"
+    return None
+
+
+def _fold(editor: Editor, node: ir.Node) -> str | None:
+    """Write out what a node computes; why not, where only constants go into it."""
+    draft, out = editor.draft(), node.outputs[0]
+    array = _value(editor, node)
+    if isinstance(array, str) or array is None:
+        return array
+    if out.is_graph_output():
+        return "it is constant, but an output"
+    editor.apply(draft, {out: draft.constant(array, f"{out.name}/value")}, before=node)
+    return None
+
+
+def _value(editor: Editor, node: ir.Node) -> np.ndarray | str | None:
+    """What a node computes from constants alone, or why that is not written out; None where it computes with others."""
+    inputs = [value for value in node.inputs if value is not None]
+    if node.op_type in ("Shape", "Size"):
+        return _static_size(node)
+    if node.op_type == "CastLike":
+        return _cast_like(editor, *node.inputs)
+    feeds = {value.name: array for value in inputs if (array := editor.constant(value)) is not None}
+    size = editor.types.get(node.outputs[0])
+    if size is None or not inputs or len(feeds) < len({value.name for value in inputs}):
+        return None
+    if size.size > max(_SMALL, sum(array.size for array in feeds.values())):
+        return f"it is constant, but its {size.size} elements are more than it is made from"
+    if node.op_type == "Div" and any(array.dtype.kind == "i" and (array < 0).any() for array in feeds.values()):
+        return (
+            "it divides whole numbers below zero, which not everybody rounds alike"  # numpy down, a processor to zero
+        )
+    try:
+        result = evaluate(ir.to_proto(node), feeds, editor.opset)[0]
+    except Exception:  # the reference evaluator raises whatever numpy does; a node that it cannot compute stays
+        return None
+    return result if isinstance(result, np.ndarray) and result.dtype.kind in "biuf" else None
+
+
+def _cast_like(editor: Editor, x: ir.Value | None, like: ir.Value | None) -> np.ndarray | None:
+    array = editor.constant(x)
+    if array is None or like is None or like.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return None
+    return array.astype(like.dtype.numpy())
+
+
+def _static_size(node: ir.Node) -> np.ndarray | None:
+    shape = static_shape(node.inputs[0])
+    if shape is None:
+        return None
+    dims = np.array(shape, np.int64)
+    if node.op_type == "Size":
+        return np.array(dims.prod(), np.int64)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims))
+    return dims[start:end]

@@ -1,0 +1,131 @@
+"""`r2mrf parity --bisect`: the fewest nodes whose precision explains why an artifact differs from PyTorch.
+
+The FP32 graph is traced again from the checkpoint as the artifact's manifest says it was. Then nodes of the artifact are put
+back into FP32, as few as can be, until the maps agree as well as the precision's tolerance asks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from r2mrf_deploy import runtimes
+from r2mrf_deploy.errors import ArtifactError, UsageError
+from r2mrf_deploy.graph import files, precision, quantize
+from r2mrf_deploy.graph.rewrites import optimize
+from r2mrf_deploy.graph.trace import checked, trace
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.networks.deployed import Deployed
+from r2mrf_deploy.parity import node_search
+from r2mrf_deploy.parity.compare import TOLERANCES, photographs_for, sample_inputs
+from r2mrf_deploy.parity.node_search import Drop, Search
+
+
+def bisect(
+    checkpoint: Path,
+    artifact: Path,
+    folder: Path | None = None,
+    *,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    phase: Callable[[str], None] | None = None,
+) -> Search:
+    """Find the fewest nodes whose reduced precision explains a difference; none where the artifact is within its tolerance.
+
+    Args:
+        checkpoint: what the artifact was exported from.
+        artifact: an ONNX artifact of reduced precision, with its manifest.
+        folder: of photographs; by default three of scikit-image's.
+        network, settings: as for `Checkpoint.load`.
+        phase: called with what is being tried.
+
+    Raises:
+        UsageError: the artifact is no ONNX file of reduced precision.
+        ArtifactError: it does not match its manifest, or was not made from this checkpoint.
+        CheckFailed: the difference is not the precision's: it stays in FP32.
+    """
+    say = phase or (lambda _: None)
+    manifest = Manifest.beside(artifact) if artifact.suffix == ".onnx" else None
+    if manifest is None or manifest.precision not in ("fp16", "bf16", "int8"):
+        raise UsageError(f"{artifact}: --bisect looks into an FP16, BF16 or INT8 .onnx file that has its manifest")
+    say("tracing")
+    original = _original(checkpoint, manifest, network, settings)
+    lowered = files.read(artifact)
+    nodes = _reduced(original, lowered, manifest)
+    with tempfile.TemporaryDirectory() as name:
+        plain = Path(name) / "fp32.onnx"
+        onnx.save(original, plain)
+        with runtimes.get("onnxruntime").open(plain, manifest.model_copy(update={"precision": "fp32"})) as reference:
+            limit = manifest.profiles.get(reference.inputs[0].name, {}).get("max", [])
+            assert manifest.preprocess is not None
+            inputs = sample_inputs(reference, manifest.preprocess, photographs_for(folder), limit)
+            feeds = [{reference.inputs[0].name: array} for array in inputs]
+            wanted = [reference.run(feed)["map"] for feed in feeds]
+
+        def evaluate(kept: frozenset[str]) -> Drop:
+            trial = Path(name) / "trial.onnx"
+            graph = _with(original, lowered, manifest, kept)
+            bf16 = manifest.precision == "bf16"
+            onnx.save(precision.rounded(graph) if bf16 else graph, trial)
+            described = manifest.model_copy(update={"precision": "fp32"}) if bf16 else manifest
+            return _drop(trial, described, feeds, wanted)
+
+        tolerance = TOLERANCES[manifest.precision]
+        return node_search.keep_fewest(
+            nodes,
+            evaluate,
+            Drop(tolerance.mean, tolerance.f),
+            lambda s: say(f"{s.done}/{s.total} trials, {s.what}: {s.kept} of {len(nodes)} nodes in FP32: {s.found}"),
+        )
+
+
+def _original(
+    checkpoint: Path, manifest: Manifest, network: str | None, settings: Mapping[str, str] | None
+) -> onnx.ModelProto:
+    """The FP32 graph that the artifact was made from."""
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    steps = manifest.config.get("steps")
+    defaults = {"steps": str(steps)} if steps else None
+    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    if manifest.checkpoint_sha256 and loaded.sha256 != manifest.checkpoint_sha256:
+        raise ArtifactError(
+            f"{manifest.file} was not made from {checkpoint} (SHA-256 differs): give the one it was made from"
+        )
+    (spec,) = manifest.inputs
+    io = "image" if spec.name == "image" else "tensor"
+    shape = manifest.profiles.get(spec.name, {}).get("opt") or [int(d) for d in spec.shape]
+    size = (shape[1], shape[2]) if io == "image" else (shape[2], shape[3])
+    all_steps = len(manifest.outputs) > 1
+    deployed = Deployed(loaded.module(), loaded.preprocess, io=io, steps=steps, all_steps=all_steps)  # type: ignore[arg-type]
+    traced = trace(deployed, size, batch=shape[0], dynamic=not spec.static)
+    return checked(optimize(traced).model) if manifest.rewrites else traced
+
+
+def _reduced(original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Manifest) -> list[str]:
+    """The nodes that the artifact holds in reduced precision."""
+    if manifest.precision != "int8":
+        return [name for name in precision.computing(original) if name not in set(manifest.kept)]
+    makers = {output: node.op_type for node in lowered.graph.node for output in node.output}
+    able = set(quantize.quantizable(original))
+    return [n.name for n in lowered.graph.node if n.name in able and makers.get(n.input[0]) == "DequantizeLinear"]
+
+
+def _with(
+    original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Manifest, kept: frozenset[str]
+) -> onnx.ModelProto:
+    """The artifact with some of its nodes back in FP32."""
+    if manifest.precision == "int8":
+        return quantize.restore(lowered, original, kept)
+    half: precision.Half = "fp16" if manifest.precision == "fp16" else "bf16"
+    found = [*manifest.kept, *kept]
+    return precision.to_half(original, half, [*found, *precision.carried(original, found)])
+
+
+def _drop(file: Path, manifest: Manifest, feeds: Sequence[dict[str, np.ndarray]], wanted: Sequence[np.ndarray]) -> Drop:
+    with runtimes.open_nearest(file, manifest) as runner:
+        return node_search.drop([runner.run(feed)["map"] for feed in feeds], wanted)

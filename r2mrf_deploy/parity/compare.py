@@ -1,0 +1,315 @@
+"""Parity: does an artifact compute what PyTorch FP32 computes?
+
+Runners are compared on photographs, output by output, and with `--per-step` side output by side output. Names come first,
+then dtypes, ranks and shapes, then values: the first difference is the message. A reference map that is nearly flat proves
+nothing, and is reported as such instead of a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.metrics import agreement
+from r2mrf_deploy.runtimes import Runner
+
+FLAT = 0.02
+"""Standard deviation of a reference map under which it is called flat."""
+LOGIT_LIMIT = float(np.log(999))
+"""Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many of their digits."""
+_MAPS = ("map", "logits")
+"""The outputs that are the network's result; all others are side outputs."""
+
+Verdict = Literal["pass", "emulated", "fail", "uninformative", "not run"]
+"""emulated: in tolerance, but computed in another precision than the artifact's, which proves little."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    map: float
+    """Largest absolute difference of a map."""
+    logits: float
+    """Largest difference of the logits, relative to the standard deviation of the reference's."""
+    mean: float = 1.0
+    """Mean absolute difference of a map, the MAE between the two."""
+    f: float = 1.0
+    """1 - F (β² = 0.3) of what is in focus in one map against the other."""
+
+
+TOLERANCES = {
+    # Sums in another order differ by a few units in the last place for each layer. Measured: 1e-5 to 5e-5 of the logits'
+    # spread over all presets, up to 1.4e-4 with very few channels. Any other fault that was tried gave 1e-2 and more.
+    "fp32": Tolerance(map=1e-4, logits=5e-4),
+    # Reduced precision rounds every activation: single pixels at the edge of what is in focus may turn over, so it is held
+    # to the averages that the task is judged by. FP16 has 11 bits, BF16 8: with trained weights the maps differ by 5e-5 and
+    # 1e-3 on average, and by 1e-3 and 2e-2 at most. INT8 has 8 bits and one scale for a whole tensor: 0.02 on average.
+    # The logits' bound is of the side outputs, where drift along the recurrence is looked for.
+    "fp16": Tolerance(map=0.02, logits=0.05, mean=0.002, f=0.005),
+    "bf16": Tolerance(map=0.25, logits=0.5, mean=0.005, f=0.02),
+    "int8": Tolerance(map=1.0, logits=2.0, mean=0.03, f=0.06),
+}
+
+
+@dataclass
+class Difference:
+    """How one output differs from the reference, over all photographs."""
+
+    largest: float = 0.0
+    """Largest absolute difference."""
+    mean: float = 0.0
+    """Mean absolute difference: for the map, the MAE between the two maps."""
+    relative: float = 0.0
+    """Largest difference over the reference's standard deviation, per photograph; for the map, of its logits."""
+
+
+@dataclass
+class Parity:
+    """The comparison of one artifact with the reference."""
+
+    artifact: str
+    runtime: str
+    device: str
+    precision: str
+    verdict: Verdict
+    reason: str
+    photographs: int
+    reference_spread: float = 0.0
+    """The smallest standard deviation of a reference map."""
+    map: Difference = field(default_factory=Difference)
+    f_measure: float = 1.0
+    """F (β² = 0.3) of the artifact's map at 0.5 against the reference's at 0.5, the least over the photographs."""
+    steps: dict[str, Difference] = field(default_factory=dict)
+    """For each side output, of the logits."""
+    emulates: str = ""
+    """How the precision is not the one that was computed in."""
+    drift: str | None = None
+    """The first side output, in the order of computation, whose relative difference leaves the tolerance."""
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict in ("pass", "emulated")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_artifacts(
+    checkpoint: Path,
+    artifacts: Sequence[Path],
+    folder: Path | None = None,
+    *,
+    per_step: bool = False,
+    runtime: str | None = None,
+    trust: bool = False,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    phase: Callable[[str], None] | None = None,
+) -> list[Parity]:
+    """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
+
+    Args:
+        folder: of photographs; by default three of scikit-image's.
+        runtime: what runs the artifacts; by default what comes nearest to computing in the precision of each.
+        phase: called with what is being compared.
+
+    Returns:
+        One result for each artifact. What no runtime here can run is "not run".
+
+    Raises:
+        InputError, CheckpointError, ArtifactError, UsageError: something given is wrong.
+    """
+    from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+
+    manifests = [Manifest.beside(a) if a.is_file() else None for a in artifacts]
+    steps = next((str(m.config["steps"]) for m in manifests if m and "steps" in m.config), None)
+    loaded = Checkpoint.load(
+        checkpoint, network=network, settings=settings, defaults={"steps": steps} if steps else None
+    )
+    photographs = photographs_for(folder)
+    results = []
+    for artifact, manifest in zip(artifacts, manifests, strict=True):
+        precision = manifest.precision if manifest else "fp32"
+        chosen = runtime or _judge_of(artifact, precision)
+        try:
+            runner = runtimes.open(artifact, chosen, trust=trust)
+        except RuntimeUnavailable as e:
+            name = chosen or runtimes.default(artifact, manifest).name
+            results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
+            continue
+        with runner:
+            names = [s.name for s in runner.outputs]
+            reference = PyTorchRunner(
+                loaded,
+                io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
+                steps=manifest.config.get("steps") if manifest else None,
+                all_steps=bool(_sides(names)),
+            )
+            limit = manifest.profiles.get(runner.inputs[0].name, {}).get("max", []) if manifest else []
+            inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
+            say = phase or (lambda _: None)
+            say(f"{artifact.name} on {runner.runtime}")
+            results.append(
+                compare(reference, runner, inputs, artifact=artifact.name, precision=precision, per_step=per_step)
+            )
+    return results
+
+
+def _judge_of(artifact: Path, precision: str) -> str | None:
+    """What runs an artifact to be judged: of reduced precision, what `convert` judged it with; None leaves the choice."""
+    reduced = precision != "fp32" and artifact.suffix == ".onnx"
+    return runtimes.nearest(precision).name if reduced else None
+
+
+def compare(
+    reference: Runner,
+    candidate: Runner,
+    inputs: Sequence[np.ndarray],
+    *,
+    artifact: str,
+    precision: str = "fp32",
+    per_step: bool = False,
+) -> Parity:
+    """Compare two runners on the same inputs.
+
+    Args:
+        reference: PyTorch FP32, giving every output that `candidate` gives.
+        candidate: the artifact.
+        inputs: arrays that both take, batch 1 (a static batch of more is filled with copies).
+        artifact: its name, for the report.
+        precision: whose tolerance holds.
+        per_step: compare every side output too.
+
+    Raises:
+        UsageError: `per_step`, and the artifact has no side outputs; or no inputs.
+    """
+    if not len(inputs):
+        raise UsageError("parity needs at least one photograph")
+    names = [s.name for s in candidate.outputs]
+    if per_step and not _sides(names):
+        raise UsageError(f"{artifact} holds only {', '.join(names)}; export it with --all-steps to compare steps")
+    result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
+    result.emulates = candidate.emulates
+    if reason := _structure(reference, candidate):
+        result.verdict, result.reason = "fail", reason
+        return result
+    spreads: list[float] = []
+    for array in inputs:
+        wanted = reference.run({reference.inputs[0].name: array})
+        got = candidate.run({candidate.inputs[0].name: array})
+        for name in names:
+            if got[name].shape != wanted[name].shape:
+                result.verdict = "fail"
+                result.reason = f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
+                return result
+        _add_map(result, wanted["map"], got["map"], len(inputs))
+        spreads.append(float(wanted["map"].std()))
+        if per_step:
+            for name in _sides(names):
+                _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
+    result.reference_spread = min(spreads)
+    _judge(result)
+    return result
+
+
+def _sides(names: Iterable[str]) -> list[str]:
+    return [n for n in names if n not in _MAPS]
+
+
+def _structure(reference: Runner, candidate: Runner) -> str:
+    """The first structural difference, in words; empty where there is none."""
+    wanted = {s.name: s for s in reference.outputs}
+    for spec in candidate.outputs:
+        if spec.name not in wanted:
+            return f"it has an output {spec.name!r} that PyTorch does not have"
+        if spec.dtype != wanted[spec.name].dtype:
+            return f"{spec.name} is {spec.dtype}, not {wanted[spec.name].dtype}"
+        if len(spec.shape) != len(wanted[spec.name].shape):
+            return f"{spec.name} has rank {len(spec.shape)}, not {len(wanted[spec.name].shape)}"
+    return "" if any(s.name == "map" for s in candidate.outputs) else "it has no output 'map'"
+
+
+def _add_map(result: Parity, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
+    logits = Difference()
+    _add(logits, _logit(wanted), _logit(got), 1)
+    difference = Difference(result.map.largest, result.map.mean, max(result.map.relative, logits.relative))
+    relative = difference.relative
+    _add(difference, wanted, got, count)
+    difference.relative = relative
+    result.map = difference
+    result.f_measure = min(result.f_measure, agreement(got, wanted))
+
+
+def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
+    wanted, got = wanted.astype(np.float64), got.astype(np.float64)
+    error = np.abs(got - wanted)
+    # a value that is not finite differs without bound
+    largest = float(error.max()) if np.isfinite(error).all() else float("inf")
+    difference.largest = max(difference.largest, largest)
+    difference.mean += float(error.mean()) / count if np.isfinite(largest) else float("inf")
+    difference.relative = max(difference.relative, largest / max(float(wanted.std()), 1e-12))
+
+
+def _logit(focus: np.ndarray) -> np.ndarray:
+    p = np.clip(focus.astype(np.float64), 0, 1)  # a runtime's sigmoid may overstep by a rounding; NaN stays
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.isfinite(p), np.clip(np.log(p / (1 - p)), -LOGIT_LIMIT, LOGIT_LIMIT), np.nan)
+
+
+def _judge(result: Parity) -> None:
+    tolerance = TOLERANCES[result.precision]
+    flat = result.reference_spread < FLAT  # then differences relative to the spread mean nothing
+    failures = []
+    if not result.map.largest <= tolerance.map:
+        failures.append(f"the map differs by up to {result.map.largest:.1e} (allowed: {tolerance.map:.0e})")
+    if not result.map.mean <= tolerance.mean:
+        failures.append(f"the map differs by {result.map.mean:.1e} on average (allowed: {tolerance.mean:g})")
+    if not 1 - result.f_measure <= tolerance.f:
+        failures.append(f"F against the reference is {result.f_measure:.4f} (allowed: {1 - tolerance.f:g})")
+    if not flat and result.precision == "fp32" and not result.map.relative <= tolerance.logits:
+        share = f"{result.map.relative:.1e} of their spread (allowed: {tolerance.logits:.0e})"
+        failures.append(f"the logits differ by up to {share}")
+    result.drift = next((n for n, d in result.steps.items() if not d.relative <= tolerance.logits), None)
+    if result.drift and not flat:
+        failures.append(f"it leaves the tolerance at {result.drift}")
+    if failures:
+        result.verdict, result.reason = "fail", "; ".join([*failures, *filter(None, [result.emulates])])
+    elif flat:
+        result.verdict = "uninformative"
+        result.reason = (
+            f"PyTorch's own map is nearly flat (standard deviation {result.reference_spread:.4f} < {FLAT}): "
+            "agreement proves nothing; use trained weights, those of `r2mrf init`, or other photographs"
+        )
+    elif result.emulates:
+        result.verdict, result.reason = "emulated", f"{result.emulates}: no proof of what a device with it computes"
+
+
+def sample_inputs(
+    runner: Runner, preprocess: Preprocess, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
+) -> list[np.ndarray]:
+    """Photographs, uint8 [H, W, 3], as inputs of `runner`."""
+    spec = runner.inputs[0]
+    arrays = [images.as_input(p, spec, preprocess, limit) for p in photographs]
+    batch = spec.shape[0]
+    return [np.repeat(a, batch, axis=0) for a in arrays] if isinstance(batch, int) and batch > 1 else arrays
+
+
+def photographs_for(folder: Path | str | None) -> list[np.ndarray]:
+    """The photographs to compare on: those of a folder, or three that scikit-image ships.
+
+    Raises:
+        InputError: the folder has none, or one cannot be read.
+        RuntimeUnavailable: no folder, and scikit-image is not installed.
+    """
+    if folder is not None:
+        return [images.read(p) for p in images.find([folder])]
+    from r2mrf_deploy import sample_photographs
+
+    return [sample_photographs.sample(name) for name in (sample_photographs.DEMO, "coffee", "astronaut")]

@@ -1,0 +1,217 @@
+"""What reduced precision costs, and the fewest nodes that must keep theirs for it to cost no more than a bound.
+
+The search assumes that keeping more nodes in floating point makes a map no worse. First whole parts of the network are
+tried, by its own words; then, of the parts that are needed, nodes are given up in ever smaller groups, until no single one
+of those left can be given up (delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from r2mrf_deploy.errors import CheckFailed, InputError
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.graph import naming
+from r2mrf_deploy.metrics import agreement
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How far a map of reduced precision is from the FP32 one, over a set of photographs."""
+
+    mae: float
+    """Mean absolute difference."""
+    f: float
+    """1 - F (β² = 0.3) of what is in focus (at 0.5) in one against the other, averaged over the photographs."""
+
+    def within(self, bound: Drop) -> bool:
+        return self.mae <= bound.mae and self.f <= bound.f
+
+    @property
+    def sum(self) -> float:
+        """To put drops in order."""
+        return self.mae + self.f
+
+    def __str__(self) -> str:
+        return f"MAE {self.mae:.4f}, F {-self.f:+.4f}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node that keeps its precision, and why."""
+
+    node: str
+    word: str
+    without: Drop
+    """What would be lost if only this one of those kept were given up."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found."""
+
+    kept: tuple[Kept, ...]
+    before: Drop
+    """With nothing kept."""
+    after: Drop
+    evaluations: int
+
+
+Evaluate = Callable[[frozenset[str]], Drop]
+"""The drop of the graph in which these nodes keep their precision."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of a search."""
+
+    what: str
+    """What was tried."""
+    kept: int
+    """How many nodes were kept."""
+    found: Drop
+    done: int
+    """Evaluations so far."""
+    total: int
+    """Evaluations in all, if nothing more has to be tried again: a search may take more."""
+
+
+Progress = Callable[[Step], None]
+"""Called after each evaluation."""
+
+
+def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
+    """Compare maps, float [..., H, W], with the FP32 ones."""
+    mae = [float(np.abs(a.astype(np.float64) - b).mean()) for a, b in zip(found, wanted, strict=True)]
+    f = [agreement(a, b) for a, b in zip(found, wanted, strict=True)]
+    return Drop(float(np.mean(mae)), 1 - float(np.mean(f)))
+
+
+def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: Progress | None = None) -> Search:
+    """Find nodes to keep, as few as can be, so that the drop is within a bound.
+
+    Args:
+        nodes: those that may be kept.
+        evaluate: the drop for a set of kept nodes.
+        bound: what MAE and F may drop by.
+        progress: called after each evaluation.
+
+    Raises:
+        CheckFailed: the drop is over the bound even with all of them kept.
+    """
+    count = 0
+
+    def tried(what: str, kept: Collection[str], left: int) -> Drop:
+        nonlocal count
+        count += 1
+        found = evaluate(frozenset(kept))
+        if progress:
+            progress(Step(what, len(kept), found, count, count + left))
+        return found
+
+    parts: dict[str, list[str]] = {}
+    for node in nodes:
+        parts.setdefault(naming.word(node), []).append(node)
+    later = _bisections(len(parts)) + _passes(len(nodes)) + 1
+    before = tried("nothing", (), 1 + len(parts) + later)
+    if before.within(bound):
+        return Search((), before, before, count)
+    if not (least := tried("everything", nodes, len(parts) + later)).within(bound):
+        raise CheckFailed(
+            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
+        )
+    helps = {
+        word: tried(word, members, len(parts) - number + later).sum
+        for number, (word, members) in enumerate(parts.items(), 1)
+    }
+    kept = _enough([parts[word] for word in sorted(parts, key=helps.__getitem__)], tried, bound)
+    kept, without = _fewest(kept, tried, bound)
+    found = tuple(Kept(node, naming.word(node), without[node]) for node in kept)
+    return Search(found, before, tried("the rest", kept, 0), count)
+
+
+Tried = Callable[[str, Collection[str], int], Drop]
+"""The drop with some nodes kept; also given what is being tried, and how many evaluations are to come at least."""
+
+
+def _bisections(parts: int) -> int:
+    return (parts - 1).bit_length()
+
+
+def _passes(nodes: int, size: int | None = None) -> int:
+    """The evaluations of `_fewest` where nothing can be given up: a pass for every size of groups, ever smaller."""
+    size = max(nodes // 2, 1) if size is None else size
+    return -(-nodes // size) + (_passes(nodes, size // 2) if size > 1 else 0)
+
+
+def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
+    """The shortest beginning of a list of parts that is enough, by bisection; all of it is known to be."""
+    low, high = 0, len(parts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        left = _bisections(max(middle - low, high - middle)) + _passes(sum(map(len, parts[:high]))) + 1
+        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part], left).within(bound)
+        low, high = (low, middle) if enough else (middle, high)
+    return [n for part in parts[:high] for n in part]
+
+
+def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict[str, Drop]]:
+    """Give up nodes in ever smaller groups; what is left, and the drop without each."""
+    size = max(len(kept) // 2, 1)
+    without: dict[str, Drop] = {}
+    while True:
+        given_up = False
+        for start in reversed(range(0, len(kept), size)):
+            rest = kept[:start] + kept[start + size :]
+            left = start // size + (_passes(len(kept), size // 2) if size > 1 else 0) + 1
+            found = tried("fewer nodes", rest, left)
+            if found.within(bound):
+                kept, given_up = rest, True
+            elif size == 1:
+                without[kept[start]] = found
+        if size == 1 and not given_up:
+            return kept, without
+        size = max(size // 2, 1)
+
+
+class EvaluationCache:
+    """What was evaluated, kept in a file: a search that is interrupted goes on where it was.
+
+    Args:
+        file: None keeps nothing.
+        subject: what the evaluations are of; another subject's file is refused.
+    """
+
+    def __init__(self, file: Path | None, subject: Mapping[str, object]) -> None:
+        self._file = file
+        self._subject = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
+        self._drops: dict[str, Drop] = {}
+        if file is not None and file.exists():
+            try:
+                written = json.loads(file.read_text())
+                subject_then, drops = written["subject"], {k: Drop(**v) for k, v in written["drops"].items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+                raise InputError(f"{file} is not a search to go on with ({e}): delete it") from None
+            if subject_then != self._subject:
+                raise InputError(f"{file} is of another model, calibration or option: delete it, or name another file")
+            self._drops = drops
+
+    def remember(self, evaluate: Evaluate) -> Evaluate:
+        """`evaluate`, asked only for what is not known."""
+
+        def known(kept: frozenset[str]) -> Drop:
+            key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
+            if key not in self._drops:
+                self._drops[key] = evaluate(kept)
+                if self._file is not None:
+                    content = {"subject": self._subject, "drops": {k: asdict(v) for k, v in self._drops.items()}}
+                    write_atomically(self._file, json.dumps(content).encode())
+            return self._drops[key]
+
+        return known

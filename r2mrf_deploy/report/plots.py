@@ -1,0 +1,147 @@
+"""Pictures of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.files import refuse_unwritable, write_atomically
+from r2mrf_deploy.parity.compare import TOLERANCES
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.bench.protocol import Measurement
+    from r2mrf_deploy.evaluation import Evaluation
+    from r2mrf_deploy.parity.compare import Parity
+
+CURE = 'plots need matplotlib: pip install "r2mrf-deploy[plot]"'
+
+
+def latency(measurements: Sequence[Measurement], path: Path) -> Path:
+    """Draw how latencies are distributed, and, where batches were swept, latency against throughput; a PNG, SVG or PDF.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    swept = len({m.batch for m in measurements}) > 1
+    figure, axes = plt.subplots(1, 2 if swept else 1, figsize=(12 if swept else 7, 4.5), squeeze=False)
+    distribution = axes[0][0]
+    for m in measurements:
+        ordered = sorted(t.latency for turn in m.turns for t in turn)
+        shares = [(i + 1) / len(ordered) for i in range(len(ordered))]
+        distribution.step([ordered[0], *ordered], [0, *shares], where="post", label=m.title)
+    distribution.set(xlabel="latency, ms", ylabel="share of inferences at most this slow", ylim=(0, 1.02))
+    if max(m.latency.max for m in measurements) > 10 * min(m.latency.min for m in measurements):
+        distribution.set_xscale("log")
+    if swept:
+        _trade(axes[0][1], measurements)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def _trade(axis: Any, measurements: Sequence[Measurement]) -> None:
+    lines: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        lines.setdefault(f"{m.name} on {m.runtime}", []).append(m)
+    for title, points in lines.items():
+        axis.plot([p.latency.median for p in points], [p.images_per_second for p in points], "o-", label=title)
+        for p in points:
+            axis.annotate(
+                str(p.batch), (p.latency.median, p.images_per_second), textcoords="offset points", xytext=(5, 5)
+            )
+    axis.set(xlabel="median latency, ms", ylabel="images per second", title="batch sizes beside the points")
+
+
+def drift(results: Sequence[Parity], path: Path) -> Path:
+    """Draw the error of every step and branch, in the order they are computed, for each artifact that was compared so.
+
+    Raises:
+        UsageError: none was.
+        RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
+    """
+    compared = [r for r in results if r.steps]
+    if not compared:
+        raise UsageError("there are no steps to plot: export with --all-steps and give --per-step")
+    plt = _pyplot()
+    names = list(compared[0].steps)
+    figure, axis = plt.subplots(figsize=(max(7, 0.28 * len(names)), 4.8))
+    for number, r in enumerate(compared):
+        errors = [max(r.steps[name].relative, 1e-9) for name in r.steps]
+        (line,) = axis.plot(range(len(errors)), errors, "o-", ms=3, label=f"{r.artifact} ({r.precision}, {r.runtime})")
+        if r.precision not in {c.precision for c in compared[:number]}:
+            axis.axhline(TOLERANCES[r.precision].logits, color=line.get_color(), ls="--", lw=0.8)
+    axis.set_yscale("log")
+    axis.set_xticks(
+        range(len(names)), [name.replace("_branch", ".").replace("step", "") for name in names], rotation=90
+    )
+    axis.set(xlabel="step.branch, as computed", ylabel="largest error / standard deviation")
+    axis.set_title("dashed: the tolerance of the precision", fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    figure.tight_layout()
+    return save(figure, path)
+
+
+def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
+    """Draw precision against recall, and F against the threshold, as the papers do.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
+    """
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
+    for number, row in enumerate(rows):
+        style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
+        left.plot(*row.curves.precision_recall, label=f"{row.name} ({row.runtime})", **style)
+        f = row.curves.f
+        right.plot(range(len(f)), f, **style)
+        best = int(f.argmax())
+        right.plot(best, f[best], "o", ms=4, color=style["color"])
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    right.set(xlabel="threshold, of 255", ylabel="F, β² = 0.3", xlim=(0, 255), ylim=(0, 1.02))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.legend(loc="lower center", ncols=min(len(rows), 3), fontsize=8)
+    figure.tight_layout(rect=(0, 0.06 + 0.04 * ((len(rows) - 1) // 3), 1, 1))
+    return save(figure, path)
+
+
+def refuse(path: Path) -> None:
+    """Say that a picture cannot be written before what it shows is measured.
+
+    Raises:
+        UsageError: its suffix is none of SUFFIXES.
+        ArtifactError: it cannot be written there.
+        RuntimeUnavailable: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: a picture ends in {', '.join(SUFFIXES)}")
+    refuse_unwritable(path)
+    _pyplot()
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure, whole or not at all; see `refuse`."""
+    refuse(path)
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix.lower().lstrip("."), dpi=150)
+    return write_atomically(path, content.getvalue())
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise RuntimeUnavailable(CURE) from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

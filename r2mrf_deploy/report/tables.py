@@ -1,0 +1,315 @@
+"""Results as a person reads them: tables and lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.bench.profiling import Profile
+    from r2mrf_deploy.bench.protocol import Measurement
+    from r2mrf_deploy.budget import Budget, Prediction
+    from r2mrf_deploy.datasets import Dataset
+    from r2mrf_deploy.doctor import Row
+    from r2mrf_deploy.evaluation import Evaluation
+    from r2mrf_deploy.manifest import RewriteRecord
+    from r2mrf_deploy.parity.compare import Difference, Parity
+    from r2mrf_deploy.parity.node_search import Search
+
+VERDICTS = {"pass": "green", "emulated": "yellow", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
+
+
+def parity_table(results: Sequence[Parity]) -> Table:
+    table = _table("artifact", "runtime", "parity", numbers=("max Δmap", "MAE", "Δlogit/σ", "F", "map std"))
+    for r in results:
+        figures = [
+            f"{r.map.largest:.1e}",
+            f"{r.map.mean:.1e}",
+            f"{r.map.relative:.1e}",
+            f"{r.f_measure:.4f}",
+            f"{r.reference_spread:.3f}",
+        ]
+        table.add_row(r.artifact, r.runtime, verdict(r.verdict), *(figures if r.photographs else ["-"] * 5))
+    return table
+
+
+def steps_table(result: Parity) -> Table:
+    """The largest difference of each side output relative to the reference's spread, in the order of computation.
+
+    A name is read as row and column: `step2_branch5` is row step2, column branch 5; `l2h3` is row l2h, column 3.
+    """
+    grid: dict[str, dict[str, Difference]] = {}
+    for name, difference in result.steps.items():
+        row, column = _cell(name)
+        grid.setdefault(row, {})[column] = difference
+    columns = list(dict.fromkeys(c for row in grid.values() for c in row))
+    title = f"{result.artifact} on {result.runtime}: largest ΔO / σ(O)"
+    table = _table("", numbers=columns, title=title)
+    for row, cells in grid.items():
+        table.add_row(row, *(f"{cells[c].relative:.1e}" if c in cells else "" for c in columns))
+    return table
+
+
+def _cell(name: str) -> tuple[str, str]:
+    row, _, last = name.rpartition("_")
+    number = last[len(last.rstrip("0123456789")) :]
+    word = last.removesuffix(number)
+    return (row, f"{word} {number}".strip()) if row else (word, number or "-")
+
+
+def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
+    """The machine and the versions, in one line."""
+    gpu = (
+        [f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz"] if "gpu" in machine else []
+    )
+    versions = [", ".join(f"{k} {v}" for k, v in tools.items())] if tools else []
+    return "; ".join([f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}", *gpu, *versions])
+
+
+def bench_table(results: Sequence[Measurement]) -> Table:
+    swept = len({m.batch for m in results}) > 1
+    numbers = ("median ms", "p99", "qps", "CV %", "speed-up")
+    table = _table(
+        "artifact", "runtime", numbers=("batch", *numbers[:2], "images/s", *numbers[3:]) if swept else numbers
+    )
+    for m in results:
+        low, high = m.speed_up_range
+        figures = [
+            f"{m.latency.median:.1f}",
+            f"{list(m.latency.percentiles.values())[-1]:.1f}",
+            f"{m.images_per_second:.2f}" if swept else f"{m.summary.throughput:.2f}",
+            f"{m.summary.variation:.1f}",
+            "1.00" if m is results[0] else f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
+        ]
+        table.add_row(m.name, m.runtime, *([str(m.batch)] if swept else []), *figures)
+    return table
+
+
+def bench_lines(results: Sequence[Measurement]) -> list[str]:
+    """What a reader of the table must know: comparisons that noise swamps, and trtexec's warnings."""
+    baseline, lines = results[0].title, []
+    for m in results[1:]:
+        if m.differs is None:
+            lines.append(f"{m.title}: too few turns to tell it from {baseline}; give a longer --duration")
+        elif not m.differs:
+            lines.append(f"{m.title}: no difference from {baseline} that this run can tell from noise")
+    return lines + [f"{m.title}: {warning}" for m in results for warning in m.summary.warnings(m.on_gpu)]
+
+
+def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | float]]:
+    """A flat row for each measurement, for CSV."""
+    rows = []
+    for m in results:
+        row: dict[str, str | int | float] = {
+            "artifact": m.name,
+            "runtime": m.runtime,
+            "device": m.device,
+            "batch": m.batch,
+            "flags": " ".join(m.flags),
+            "inferences": m.summary.inferences,
+            "throughput_qps": m.summary.throughput,
+            "images_per_second": m.images_per_second,
+        }
+        for name in ("latency", "enqueue", "h2d", "compute", "d2h"):
+            s = getattr(m.summary, name)
+            row |= {f"{name}_{k}_ms": getattr(s, k) for k in ("min", "max", "mean", "median")}
+            row |= {f"{name}_p{p}_ms": value for p, value in s.percentiles.items()}
+        low, high = m.speed_up_range
+        rows.append(
+            row
+            | {
+                "variation_percent": m.summary.variation,
+                "speed_up": m.speed_up,
+                "speed_up_low": low,
+                "speed_up_high": high,
+            }
+            | {"differs": "" if m.differs is None else str(m.differs).lower()}
+        )
+    return rows
+
+
+def markdown(table: Table) -> str:
+    """A table as GitHub's Markdown."""
+    heads = [str(column.header) for column in table.columns]
+    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    lines = [heads, rules, *map(list, zip(*cells, strict=True))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def profile_title(result: Profile) -> str:
+    return (
+        f"{result.name} on {result.runtime}: {result.average:.2f} ms in {len(result.layers)} layers, one after another"
+    )
+
+
+def profile_tables(result: Profile) -> list[Table]:
+    """Where the time goes: by the network's words, then the costliest layers."""
+    words = _table("part", numbers=("ms", "%"))
+    for word, ms in result.words().items():
+        words.add_row(word, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
+    layers = _table("costliest layers", numbers=("average ms", "median ms", "%"))
+    for layer in sorted(result.layers, key=lambda layer: -layer.total)[:15]:
+        first, *others = layer.name.split(" + ")
+        name = f"{first} and {len(others)} more" if others else first
+        layers.add_row(name, f"{layer.average:.3f}", f"{layer.median:.3f}", f"{layer.percentage:.1f}")
+    return [words, layers]
+
+
+def budget_table(budget: Budget) -> Table:
+    numbers = ("G mul-adds", "MB moved", "kernels", "roof ms", "predicted ms", "headroom")
+    table = _table("graph", "GPU", numbers=numbers)
+    for p in budget.predictions:
+        left = p.headroom(budget.budget_ms)
+        table.add_row(
+            p.graph,
+            p.device,
+            f"{p.multiply_adds / 1e9:.1f}",
+            f"{p.bytes / 1e6:.0f}",
+            str(p.kernels),
+            f"{p.roof:.1f}",
+            f"{p.ms:.1f}",
+            Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red"),
+        )
+    return table
+
+
+def costliest_table(prediction: Prediction) -> Table:
+    table = _table("costliest kernels", "of", "bound by", numbers=("G mul-adds", "MB", "ms", "%"))
+    for c in prediction.costliest:
+        figures = (
+            f"{c.multiply_adds / 1e9:.2f}",
+            f"{c.bytes / 1e6:.1f}",
+            f"{c.ms:.2f}",
+            f"{100 * c.ms / prediction.ms:.1f}",
+        )
+        table.add_row(c.name, c.op, c.bound, *figures)
+    return table
+
+
+def budget_lines(budget: Budget) -> list[str]:
+    """How the predictions were made, and how far they can be trusted on the machine at hand."""
+    lines = list(budget.refused)
+    if budget.predictions:
+        p = budget.predictions[0]
+        lines.append(
+            f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs a kernel, "
+            f"and the copies to and from the GPU ({p.transfers:.2f} ms); headroom in {budget.budget_ms:g} ms"
+        )
+        lines.append(
+            "FP32 is TF32 where a card has it faster, as in TensorRT without --noTF32; other runtimes do not use it"
+        )
+    if (here := budget.here) is not None:
+        rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
+        lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")
+        for p, ms in zip(here.predictions, here.measured, strict=True):
+            lines.append(
+                f"  {p.graph}: roof {p.roof:.1f} ms, predicted {p.ms:.1f} ms, measured {ms:.1f} ms: "
+                f"{100 * p.roof / ms:.0f} % of the roof was reached"
+            )
+    return lines
+
+
+def kept_table(search: Search) -> Table:
+    table = _table("kept in higher precision", "part", numbers=("MAE without", "1 - F without"))
+    for kept in search.kept:
+        table.add_row(kept.node, kept.word, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
+    return table
+
+
+def evaluation_table(rows: Sequence[Evaluation]) -> Table:
+    figures = ("f_max", "f_adaptive", "f_half", "mae", "auc")
+    table = _table("map", "runtime", numbers=figures)
+    best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
+    for row in rows:
+        values = [getattr(row.scores, f) for f in figures]
+        bold = [len(rows) > 1 and value == best[f] for f, value in zip(figures, values, strict=True)]
+        cells = [Text(f"{v:.4f}", style="bold" if b else "") for v, b in zip(values, bold, strict=True)]
+        table.add_row(row.name, row.runtime, *cells)
+    return table
+
+
+def evaluation_line(dataset: Dataset, positive: str) -> str:
+    """What a table of an evaluation is of."""
+    others = (
+        f" ({dataset.left_out} more in its folder are left out, which do not belong to it)" if dataset.left_out else ""
+    )
+    what = "in focus" if positive == "sharp" else "blurred"
+    return f"{len(dataset)} photographs of {dataset.folder.name}{others}; positive: {what}; F with β² = 0.3"
+
+
+def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:
+    """One line a rewrite: what, how often, multiply-adds before and after."""
+    if not records:
+        return ["no rewrite applies"]
+    return [
+        f"{r.name}: {r.count} times, {r.multiply_adds_before / 1e9:.2f} -> {r.multiply_adds_after / 1e9:.2f} G multiply-adds"
+        for r in records
+    ]
+
+
+def demo_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = _table("artifact", "precision", "runtime", "parity", numbers=("size", "median ms", "speed-up"))
+    for row in rows:
+        figures = [
+            size(row["bytes"]),
+            "-" if row["median_ms"] is None else f"{row['median_ms']:.1f}",
+            "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
+        ]
+        table.add_row(row["artifact"], row["precision"], row["runtime"], verdict(row["parity"]), *figures)
+    return table
+
+
+def doctor_table(rows: Sequence[Row]) -> Table:
+    table = _table("what", "", "version", "does", "note")
+    for row in rows:
+        mark = Text("yes", "green") if row.ok else Text("no", "yellow")
+        table.add_row(row.name, mark, row.version or "-", row.does, row.note)
+    return table
+
+
+def facts_table(facts: dict[str, Any]) -> Table:
+    """Fields and values, nested ones indented."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _flat(facts):
+        table.add_row(name, Text(value))  # a free dimension in brackets is no markup
+    return table
+
+
+def verdict(text: str) -> Text:
+    return Text(text, VERDICTS.get(text, ""))
+
+
+def size(count: float) -> str:
+    """Bytes in MB."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def _flat(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines.append((indent + name, ""))
+            lines += _flat(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines.append((indent + name, f"{len(value)}"))
+            for item in value:
+                lines += [(indent + "  " + n, v) for n, v in _flat(item)]
+        else:
+            lines.append((indent + name, f"{value:,}" if type(value) is int else str(value)))
+    return lines
+
+
+def _table(*columns: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

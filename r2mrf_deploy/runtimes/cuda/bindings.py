@@ -1,0 +1,359 @@
+"""The little of CUDA that a runner needs: memory, streams, events and graphs.
+
+Two providers do the same: `cuda.bindings.runtime` (cuda-python) and, as the alternative, pycuda. Handles are opaque
+outside; addresses are ints; host memory is pinned, so that copies run beside the computation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from r2mrf_deploy import environment
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+
+Buffers = Literal["cuda-python", "pycuda"]
+
+# CUDA's error codes -> what to do about them.
+_CURES = {
+    2: "free device memory, or use a smaller shape",
+    35: "install an NVIDIA driver as new as the CUDA that was installed, or run where there is one",
+    46: "another program holds the device",
+    100: "run on a machine with an NVIDIA GPU, and make it visible (CUDA_VISIBLE_DEVICES)",
+    209: "the plan holds no code for this GPU: build it with --gpu for this one",
+    700: "the device is in an error state: open the artifact again in a new process",
+}
+_DOCTOR = "see `r2mrf doctor` for the driver and the versions"
+
+
+class CudaError(RuntimeUnavailable):
+    """CUDA, or what this package reaches it with, cannot be used."""
+
+    def __init__(self, reason: str, cure: str) -> None:
+        super().__init__(f"{reason}: {cure}")
+        self.reason = reason
+        self.cure = cure
+
+
+@dataclass(frozen=True)
+class Device:
+    """The GPU at hand."""
+
+    name: str
+    compute_capability: str
+
+
+class Cuda(ABC):
+    """A provider of device memory, streams, events and graphs on the current device.
+
+    Raises:
+        CudaError: from every verb, where the driver refuses.
+    """
+
+    name: ClassVar[Buffers]
+    graphs: ClassVar[bool]
+    """Whether it can capture CUDA graphs."""
+
+    @abstractmethod
+    def device(self) -> Device:
+        """The device that everything here is on."""
+
+    @abstractmethod
+    def malloc(self, size: int) -> int:
+        """Device memory of `size` bytes; its address."""
+
+    @abstractmethod
+    def free(self, address: int) -> None: ...
+
+    @abstractmethod
+    def pinned(self, size: int) -> np.ndarray:
+        """Pinned host memory: uint8 [size]."""
+
+    @abstractmethod
+    def unpin(self, memory: np.ndarray) -> None:
+        """Give back what `pinned` gave."""
+
+    @abstractmethod
+    def copy_in(self, address: int, memory: np.ndarray, stream: Any) -> None:
+        """Enqueue a copy of pinned memory (uint8) to the device."""
+
+    @abstractmethod
+    def copy_out(self, memory: np.ndarray, address: int, stream: Any) -> None:
+        """Enqueue a copy from the device into pinned memory (uint8)."""
+
+    @abstractmethod
+    def stream(self) -> Any:
+        """A new stream that does not wait for the default one."""
+
+    @abstractmethod
+    def handle(self, stream: Any) -> int:
+        """The stream as TensorRT wants it."""
+
+    @abstractmethod
+    def synchronize(self, stream: Any) -> None: ...
+
+    @abstractmethod
+    def destroy_stream(self, stream: Any) -> None: ...
+
+    @abstractmethod
+    def event(self, spin: bool = False) -> Any:
+        """A new event.
+
+        Args:
+            spin: wait for it by asking again and again, rather than asleep.
+        """
+
+    @abstractmethod
+    def wait(self, event: Any) -> None:
+        """Wait until a recorded event is past."""
+
+    @abstractmethod
+    def record(self, event: Any, stream: Any) -> None: ...
+
+    @abstractmethod
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Milliseconds between two recorded events that are past."""
+
+    @abstractmethod
+    def destroy_event(self, event: Any) -> None: ...
+
+    def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
+        """Capture what `work` enqueues as a graph; None where that cannot be captured."""
+        return None
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Enqueue a captured graph."""
+
+    def destroy_graph(self, graph: Any) -> None:
+        """Give back what `capture` gave."""
+
+
+class CudaPython(Cuda):
+    """NVIDIA's own bindings of the CUDA runtime."""
+
+    name = "cuda-python"
+    graphs = True
+
+    def __init__(self) -> None:
+        from cuda.bindings import runtime
+
+        self._rt = runtime
+
+    def _do(self, answer: tuple[Any, ...]) -> Any:
+        """The value of a call's (error, value ...), or the error as an exception."""
+        error, *values = answer
+        if int(error):
+            text = self._rt.cudaGetErrorString(error)[1]
+            raise failure(int(error), text.decode() if isinstance(text, bytes) else str(text))
+        return values[0] if values else None
+
+    def device(self) -> Device:
+        self._do(self._rt.cudaGetDeviceCount())
+        properties = self._do(self._rt.cudaGetDeviceProperties(self._do(self._rt.cudaGetDevice())))
+        title = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+        return Device(title.rstrip("\0"), f"{properties.major}.{properties.minor}")
+
+    def malloc(self, size: int) -> int:
+        return int(self._do(self._rt.cudaMalloc(max(size, 1))))
+
+    def free(self, address: int) -> None:
+        self._do(self._rt.cudaFree(address))
+
+    def pinned(self, size: int) -> np.ndarray:
+        address = int(self._do(self._rt.cudaHostAlloc(max(size, 1), self._rt.cudaHostAllocDefault)))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def unpin(self, memory: np.ndarray) -> None:
+        self._do(self._rt.cudaFreeHost(memory.ctypes.data))
+
+    def copy_in(self, address: int, memory: np.ndarray, stream: Any) -> None:
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._do(self._rt.cudaMemcpyAsync(address, memory.ctypes.data, memory.nbytes, kind, stream))
+
+    def copy_out(self, memory: np.ndarray, address: int, stream: Any) -> None:
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._do(self._rt.cudaMemcpyAsync(memory.ctypes.data, address, memory.nbytes, kind, stream))
+
+    def stream(self) -> Any:
+        return self._do(self._rt.cudaStreamCreateWithFlags(self._rt.cudaStreamNonBlocking))
+
+    def handle(self, stream: Any) -> int:
+        return int(stream)
+
+    def synchronize(self, stream: Any) -> None:
+        self._do(self._rt.cudaStreamSynchronize(stream))
+
+    def destroy_stream(self, stream: Any) -> None:
+        self._do(self._rt.cudaStreamDestroy(stream))
+
+    def event(self, spin: bool = False) -> Any:
+        return self._do(
+            self._rt.cudaEventCreateWithFlags(self._rt.cudaEventDefault if spin else self._rt.cudaEventBlockingSync)
+        )
+
+    def wait(self, event: Any) -> None:
+        self._do(self._rt.cudaEventSynchronize(event))
+
+    def record(self, event: Any, stream: Any) -> None:
+        self._do(self._rt.cudaEventRecord(event, stream))
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        return float(self._do(self._rt.cudaEventElapsedTime(start, end)))
+
+    def destroy_event(self, event: Any) -> None:
+        self._do(self._rt.cudaEventDestroy(event))
+
+    def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
+        # Thread-local: other threads may allocate on the device meanwhile.
+        self._do(
+            self._rt.cudaStreamBeginCapture(stream, self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
+        try:
+            done = work()
+        finally:
+            error, graph = self._rt.cudaStreamEndCapture(stream)
+        if not done or int(error):
+            self._rt.cudaGetLastError()  # a capture that failed must not fail the next call
+            return None
+        try:
+            return self._do(self._rt.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._do(self._rt.cudaGraphDestroy(graph))
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        self._do(self._rt.cudaGraphLaunch(graph, stream))
+
+    def destroy_graph(self, graph: Any) -> None:
+        self._do(self._rt.cudaGraphExecDestroy(graph))
+
+
+class PyCuda(Cuda):
+    """pycuda, on the primary context, which is the one that TensorRT uses. It has no graph capture."""
+
+    name = "pycuda"
+    graphs = False
+
+    def __init__(self) -> None:
+        import pycuda.driver
+
+        self._drv = pycuda.driver
+        self._memory: dict[int, Any] = {}
+        self._context = self._do(self._retain)
+
+    def _retain(self) -> Any:
+        self._drv.init()
+        if not self._drv.Device.count():
+            raise failure(100, "no CUDA-capable device is detected")
+        return self._drv.Device(0).retain_primary_context()
+
+    def _do(self, verb: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a verb with the context current in this thread, its error as an exception of ours."""
+        context = getattr(self, "_context", None)
+        if context is not None:
+            context.push()
+        try:
+            return verb(*arguments)
+        except self._drv.Error as e:
+            raise CudaError(f"CUDA: {e}", _cure_of(str(e))) from None
+        finally:
+            if context is not None:
+                context.pop()
+
+    def device(self) -> Device:
+        device = self._drv.Device(0)
+        return Device(device.name(), "{}.{}".format(*device.compute_capability()))
+
+    def malloc(self, size: int) -> int:
+        allocation = self._do(self._drv.mem_alloc, max(size, 1))
+        self._memory[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        self._do(self._memory.pop(address).free)
+
+    def pinned(self, size: int) -> np.ndarray:
+        return self._do(self._drv.pagelocked_empty, size, np.uint8)
+
+    def unpin(self, memory: np.ndarray) -> None:
+        allocation: Any = memory.base
+        self._do(allocation.free)
+
+    def copy_in(self, address: int, memory: np.ndarray, stream: Any) -> None:
+        self._do(self._drv.memcpy_htod_async, address, memory, stream)
+
+    def copy_out(self, memory: np.ndarray, address: int, stream: Any) -> None:
+        self._do(self._drv.memcpy_dtoh_async, memory, address, stream)
+
+    def stream(self) -> Any:
+        return self._do(self._drv.Stream, 1)  # CU_STREAM_NON_BLOCKING
+
+    def handle(self, stream: Any) -> int:
+        return stream.handle
+
+    def synchronize(self, stream: Any) -> None:
+        self._do(stream.synchronize)
+
+    def destroy_stream(self, stream: Any) -> None:
+        """pycuda destroys a stream with its object."""
+
+    def event(self, spin: bool = False) -> Any:
+        flags = self._drv.event_flags
+        return self._do(self._drv.Event, flags.DEFAULT if spin else flags.BLOCKING_SYNC)
+
+    def wait(self, event: Any) -> None:
+        self._do(event.synchronize)
+
+    def record(self, event: Any, stream: Any) -> None:
+        self._do(event.record, stream)
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        return self._do(start.time_till, end)
+
+    def destroy_event(self, event: Any) -> None:
+        """pycuda destroys an event with its object."""
+
+
+def failure(code: int, text: str) -> CudaError:
+    """CUDA's error as an exception that says what to do."""
+    return CudaError(f"CUDA error {code} ({text})", _CURES.get(code, _DOCTOR))
+
+
+def _cure_of(text: str) -> str:
+    return _CURES[2] if "out of memory" in text else _DOCTOR
+
+
+_PROVIDERS: dict[Buffers, Callable[[], Cuda]] = {"cuda-python": CudaPython, "pycuda": PyCuda}
+
+
+def provider(name: Buffers | None = None) -> Cuda:
+    """The provider called `name`, or the first that is installed.
+
+    Raises:
+        UsageError: no provider has that name.
+        CudaError: it is not installed, or none is.
+    """
+    if name is not None and name not in _PROVIDERS:
+        raise UsageError(f"--buffers {name}: choose from {', '.join(_PROVIDERS)}")
+    for candidate in [name] if name else _PROVIDERS:
+        try:
+            return _PROVIDERS[candidate]()
+        except ImportError:
+            continue
+    missing = name or "cuda-python"
+    raise CudaError(f"{missing} is not installed", f"pip install {missing}")
+
+
+def device() -> Device:
+    """The GPU at hand.
+
+    Raises:
+        CudaError: there is none, or no driver, or nothing to ask them with.
+    """
+    if reason := environment.cuda_driver():  # CUDA itself calls a machine without any driver one with an old driver
+        raise CudaError(reason, "run it on a machine with an NVIDIA GPU")
+    return provider().device()

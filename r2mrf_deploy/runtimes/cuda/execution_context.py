@@ -1,0 +1,297 @@
+"""One thread's way through a GPU: a stream with its buffers, events and CUDA graph, and a runner that gives each thread one.
+
+Execution contexts and streams are not to be shared between threads; engines and weights are. So each thread has a lane of
+its own, and no lane locks. What is enqueued on a lane is a runtime's own business: TensorRT's and PyTorch's are subclasses.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
+from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda
+
+IN_FLIGHT = 2
+"""Inferences enqueued at once: the device does one while the host prepares the next, as in trtexec."""
+
+_REBASE_MS = 10_000.0
+"""Events give their distance as float32 milliseconds: after 10 s that is still 1 µs fine."""
+_REBASE_WIDTH_MS = 0.1
+"""How well the base event must be placed on the host's clock, if that can be had."""
+
+
+class Buffer:
+    """The memory of one input or output: on the device, and pinned on the host once for each inference in flight. It grows
+    and never shrinks."""
+
+    def __init__(self, cuda: Cuda, spec: TensorSpec) -> None:
+        self.name = spec.name
+        self.dtype = numpy_dtype(spec.dtype)
+        self.shape: tuple[int, ...] = ()
+        self.address = 0
+        self._cuda = cuda
+        self._pinned: list[np.ndarray] = []
+
+    def resize(self, shape: Sequence[int]) -> None:
+        """Make room for `shape`; the address may change."""
+        self.shape = tuple(shape)
+        if self._pinned and self._size <= self._pinned[0].nbytes:
+            return
+        self.close()
+        self.address = self._cuda.malloc(self._size)
+        self._pinned = [self._cuda.pinned(max(self._size, 1)) for _ in range(IN_FLIGHT)]
+
+    @property
+    def _size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def host(self, slot: int) -> np.ndarray:
+        """The pinned bytes that hold the tensor: uint8 [size]."""
+        return self._pinned[slot][: self._size]
+
+    def fill(self, slot: int, array: np.ndarray) -> None:
+        np.copyto(self.host(slot), array.reshape(-1).view(np.uint8))
+
+    def value(self, slot: int) -> np.ndarray:
+        """A copy: the buffer is written again by a later inference."""
+        return self.host(slot).view(self.dtype).reshape(self.shape).copy()
+
+    def close(self) -> None:
+        if self.address:
+            self._cuda.free(self.address)
+            self.address = 0
+        while self._pinned:
+            self._cuda.unpin(self._pinned.pop())
+
+
+class Lane(ABC):
+    """A stream with everything that inferences on it need, for one thread.
+
+    Args:
+        cuda_graph: launch inferences as a CUDA graph where they can be captured.
+        spin_wait: wait for the device by asking it again and again.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        cuda_graph: bool,
+        spin_wait: bool = False,
+    ) -> None:
+        self._cuda = cuda
+        self._inputs = [Buffer(cuda, s) for s in inputs]
+        self._outputs = [Buffer(cuda, s) for s in outputs]
+        self._capturing = cuda_graph and cuda.graphs
+        self._shapes: list[tuple[int, ...]] | None = None
+        self._graph: Any | None = None
+        self._stream = cuda.stream()
+        self._base = cuda.event(spin_wait)
+        self._base_ms = -_REBASE_MS
+        self._marks = [[cuda.event(spin_wait) for _ in range(4)] for _ in range(IN_FLIGHT)]
+        self._waiting: list[int] = []  # slots, the oldest first
+
+    @abstractmethod
+    def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Make room for inputs of these shapes, and for the outputs that they give.
+
+        Raises:
+            InputError: they cannot be taken.
+        """
+
+    @abstractmethod
+    def _execute(self) -> bool:
+        """Enqueue one inference from the input buffers to the output buffers; False where the runtime refuses."""
+
+    @abstractmethod
+    def _why(self) -> str:
+        """What the runtime said when it refused."""
+
+    def _capturable(self) -> bool:
+        """Whether an inference may be captured at this shape."""
+        return True
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether the last inference was launched as a CUDA graph."""
+        return self._graph is not None
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        return self.submit(arrays)()[0]
+
+    def submit(self, arrays: Mapping[str, np.ndarray], transfers: bool = True) -> Pending:
+        """Enqueue an inference; what is returned waits for it, with what the device measured put on the host's clock."""
+        if len(self._waiting) == IN_FLIGHT:
+            raise RuntimeError(f"{IN_FLIGHT} inferences are in flight: wait for the first")
+        slot = next(s for s in range(IN_FLIGHT) if s not in self._waiting)
+        self._prepare(arrays, slot)
+        if not self._waiting:
+            self._rebase()
+        marks, record = self._marks[slot], self._cuda.record
+        record(marks[0], self._stream)
+        if transfers:
+            self._copy_in(slot)
+        record(marks[1], self._stream)
+        start = now_ms()
+        self._enqueue()
+        end = now_ms()
+        record(marks[2], self._stream)
+        if transfers:
+            self._copy_out(slot)
+        record(marks[3], self._stream)
+        self._waiting.append(slot)
+        return lambda: self._wait(slot, start, end, transfers)
+
+    def _wait(self, slot: int, start: float, end: float, transfers: bool) -> tuple[Arrays, Timing]:
+        marks = self._marks[slot]
+        self._cuda.wait(marks[-1])
+        self._waiting.remove(slot)
+        zero = self._base_ms + self._cuda.elapsed(self._base, marks[0])
+        h2d, compute, d2h = (self._cuda.elapsed(marks[0], mark) for mark in marks[1:])
+        timing = Timing(
+            start_enqueue=start,
+            end_enqueue=end,
+            start_h2d=zero,
+            end_h2d=zero + h2d,
+            start_compute=zero + h2d,
+            end_compute=zero + compute,
+            start_d2h=zero + compute,
+            end_d2h=zero + d2h,
+        )
+        return {b.name: b.value(slot) for b in self._outputs} if transfers else {}, timing
+
+    def close(self) -> None:
+        self._drop_graph()
+        for buffer in (*self._inputs, *self._outputs):
+            buffer.close()
+        for event in (self._base, *(mark for marks in self._marks for mark in marks)):
+            self._cuda.destroy_event(event)
+        self._marks = []
+        self._cuda.destroy_stream(self._stream)
+
+    def _prepare(self, arrays: Mapping[str, np.ndarray], slot: int) -> None:
+        """Put the inputs into pinned memory; where their shapes are new, make room and capture the graph again."""
+        shapes = [arrays[b.name].shape for b in self._inputs]
+        if shapes == self._shapes:
+            self._fill(arrays, slot)
+            return
+        if self._waiting:
+            raise RuntimeError("an inference of another shape is in flight: wait for it")
+        self._shapes = None  # should this fail half-way, the next call begins again
+        self._drop_graph()
+        self._set_shapes(shapes)
+        self._fill(arrays, slot)
+        # The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
+        self._copy_in(slot)
+        self._enqueue()
+        self._cuda.synchronize(self._stream)
+        if self._capturing and self._capturable():
+            self._graph = self._cuda.capture(self._stream, self._execute)
+        self._shapes = shapes
+
+    def _fill(self, arrays: Mapping[str, np.ndarray], slot: int) -> None:
+        for buffer in self._inputs:
+            buffer.fill(slot, arrays[buffer.name])
+
+    def _copy_in(self, slot: int) -> None:
+        for buffer in self._inputs:
+            self._cuda.copy_in(buffer.address, buffer.host(slot), self._stream)
+
+    def _copy_out(self, slot: int) -> None:
+        for buffer in self._outputs:
+            self._cuda.copy_out(buffer.host(slot), buffer.address, self._stream)
+
+    def _enqueue(self) -> None:
+        if self._graph is not None:
+            self._cuda.launch(self._graph, self._stream)
+        elif not self._execute():
+            raise RuntimeUnavailable(self._why())
+
+    def _rebase(self) -> None:
+        """Say again which moment of the host's clock the base event is, where the last time is long ago."""
+        if now_ms() - self._base_ms < _REBASE_MS:
+            return
+        for _ in range(5):  # again, where the machine was busy with something else meanwhile
+            before = now_ms()
+            self._cuda.record(self._base, self._stream)
+            self._cuda.synchronize(self._stream)
+            width = now_ms() - before
+            self._base_ms = before + width / 2
+            if width < _REBASE_WIDTH_MS:
+                break
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            graph, self._graph = self._graph, None
+            self._cuda.destroy_graph(graph)
+
+
+class LaneRunner(Runner):
+    """An artifact on the GPU, and one lane for every thread that runs it."""
+
+    on_gpu = True
+    in_flight = IN_FLIGHT
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lanes: list[Lane] = []
+        self._mine = threading.local()
+        self._closed = False
+
+    @abstractmethod
+    def _new_lane(self) -> Lane:
+        """A lane for one thread; one is made at a time."""
+
+    def _run(self, arrays: Arrays) -> Arrays:
+        return self._submit(arrays, True)()[0]
+
+    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
+        return self._submit(arrays, True)()
+
+    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
+        return self._lane().submit(arrays, transfers)
+
+    def close(self) -> None:
+        """Give back the device's memory. No thread may be running."""
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            lane.close()
+        self._mine = threading.local()
+        self._closed = True
+
+    def _lane(self) -> Any:
+        """This thread's lane, made at its first inference."""
+        lane = getattr(self._mine, "lane", None)
+        if lane is None:
+            if self._closed:
+                raise ArtifactError("this runner is closed: open the artifact again")
+            with self._lock:
+                lane = self._new_lane()
+                self._lanes.append(lane)
+            self._mine.lane = lane
+        return lane
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """numpy's dtype of that name; bfloat16 and the FP8 types come from ml_dtypes.
+
+    Raises:
+        RuntimeUnavailable: it is one of those, and ml_dtypes is not installed.
+    """
+    try:
+        return np.dtype(name)
+    except TypeError:
+        pass
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise RuntimeUnavailable(f"{name} arrays need ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(getattr(ml_dtypes, name))

@@ -1,0 +1,1 @@
+"""PyTorch as a runtime: eager on the CPU, and on a GPU."""

@@ -1,0 +1,289 @@
+"""PyTorch on a GPU as the other runtimes use one: its memory, streams, events and CUDA graphs, and a lane for a program.
+
+A program is anything that takes the input tensors and returns the output tensors on the current stream: a module, what
+`torch.compile` made of it, an AOTInductor package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Pending
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError, Device
+from r2mrf_deploy.runtimes.cuda.execution_context import Lane, LaneRunner
+
+Program = Callable[..., Sequence[Any]]
+"""(input tensors) -> output tensors."""
+
+_SWITCHES = threading.RLock()
+
+
+@contextlib.contextmanager
+def precision(tf32: bool | None, benchmark: bool = True) -> Iterator[None]:
+    """How FP32 convolutions and products are computed by what is enqueued inside.
+
+    PyTorch's switches are the process's, not the thread's: they are set here and put back as they were, and a lock keeps two
+    threads of ours from setting them at once (enqueueing holds Python's own lock anyway). A kernel is chosen when it is
+    enqueued, so what runs after the block has ended, or from a captured graph, keeps what it was enqueued with.
+    The switches are those of PyTorch 2.9, `fp32_precision` for convolutions and products apart. Setting and restoring them
+    leaves the older `allow_tf32` and `set_float32_matmul_precision` as the user had them; inside the block, reading the
+    older ones may raise, as PyTorch does wherever the two were mixed. Before 2.9 the older ones are set.
+
+    Args:
+        tf32: True for TF32, False for FP32 throughout, None to leave it (FP16 knows neither).
+        benchmark: let cuDNN time its algorithms at a shape's first inference.
+    """
+    import torch
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", benchmark)]
+    if tf32 is not None and hasattr(cudnn, "conv"):
+        name = "tf32" if tf32 else "ieee"
+        wanted += [(cudnn.conv, "fp32_precision", name), (matmul, "fp32_precision", name)]
+    elif tf32 is not None:
+        wanted += [(cudnn, "allow_tf32", tf32), (matmul, "allow_tf32", tf32)]
+    with _SWITCHES:
+        before = [getattr(where, name) for where, name, _ in wanted]
+        try:
+            for where, name, value in wanted:
+                setattr(where, name, value)
+            yield
+        finally:
+            for (where, name, _), value in zip(wanted, before, strict=True):
+                setattr(where, name, value)
+
+
+class TorchCuda(Cuda):
+    """PyTorch's own memory, streams, events and graphs, on its current device.
+
+    They are used instead of cuda-python's because a graph of PyTorch's kernels has to be captured by PyTorch: its allocator
+    must know of it.
+    """
+
+    graphs = True
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+        self._memory: dict[int, Any] = {}
+        self._pinned: dict[int, Any] = {}
+
+    def device(self) -> Device:
+        with _clear():
+            found = self._torch.cuda.get_device_properties(self._torch.cuda.current_device())
+        return Device(found.name, f"{found.major}.{found.minor}")
+
+    def on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
+        """Make `stream` the current one."""
+        return self._torch.cuda.stream(stream)
+
+    def tensor(self, address: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
+        """The memory at `address` as a tensor."""
+        torch_dtype = getattr(self._torch, dtype.name)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        return self._memory[address][:size].view(torch_dtype).view(*shape)
+
+    def malloc(self, size: int) -> int:
+        with _clear():
+            memory = self._torch.empty(max(size, 1), dtype=self._torch.uint8, device="cuda")
+            self._torch.cuda.current_stream().synchronize()  # it may come from work that is still enqueued there
+        self._memory[memory.data_ptr()] = memory
+        return memory.data_ptr()
+
+    def free(self, address: int) -> None:
+        del self._memory[address]
+
+    def pinned(self, size: int) -> np.ndarray:
+        with _clear():
+            memory = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
+        self._pinned[memory.data_ptr()] = memory
+        return memory.numpy()
+
+    def unpin(self, memory: np.ndarray) -> None:
+        del self._pinned[memory.ctypes.data]
+
+    def copy_in(self, address: int, memory: np.ndarray, stream: Any) -> None:
+        with self.on(stream):
+            host = self._pinned[memory.ctypes.data][: memory.nbytes]
+            self._memory[address][: memory.nbytes].copy_(host, non_blocking=True)
+
+    def copy_out(self, memory: np.ndarray, address: int, stream: Any) -> None:
+        with self.on(stream):
+            host = self._pinned[memory.ctypes.data][: memory.nbytes]
+            host.copy_(self._memory[address][: memory.nbytes], non_blocking=True)
+
+    def stream(self) -> Any:
+        with _clear():
+            return self._torch.cuda.Stream()
+
+    def handle(self, stream: Any) -> int:
+        return stream.cuda_stream
+
+    def synchronize(self, stream: Any) -> None:
+        with _clear():
+            stream.synchronize()
+
+    def destroy_stream(self, stream: Any) -> None:
+        """PyTorch keeps its streams for the next who asks."""
+
+    def event(self, spin: bool = False) -> Any:
+        return self._torch.cuda.Event(enable_timing=True, blocking=not spin)
+
+    def wait(self, event: Any) -> None:
+        with _clear():
+            event.synchronize()
+
+    def record(self, event: Any, stream: Any) -> None:
+        event.record(stream)
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end)
+
+    def destroy_event(self, event: Any) -> None:
+        """PyTorch destroys an event with its object."""
+
+    def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
+        graph = self._torch.cuda.CUDAGraph()
+        try:
+            # One at a time: PyTorch waits for the whole device before it captures, which another's capture does not survive.
+            # `on`, because a capture that fails may leave the stream the thread's current one.
+            with (
+                _SWITCHES,
+                self.on(stream),
+                self._torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
+                done = work()
+        except (RuntimeError, RuntimeUnavailable):  # an operation that waits, or that the capture does not allow
+            return None
+        return graph if done else None
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        with self.on(stream):
+            graph.replay()
+
+    def destroy_graph(self, graph: Any) -> None:
+        graph.reset()
+
+
+class TorchLane(Lane):
+    """A program on a stream, for one thread.
+
+    Args:
+        program: what is run.
+        tf32: as for `precision`.
+        cuda_graph, spin_wait: as for `Lane`.
+    """
+
+    def __init__(
+        self,
+        cuda: TorchCuda,
+        program: Program,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        tf32: bool | None,
+        cuda_graph: bool,
+        spin_wait: bool = False,
+    ) -> None:
+        super().__init__(cuda, inputs, outputs, cuda_graph, spin_wait)
+        self._torch_cuda = cuda
+        self._program = program
+        self._tf32 = tf32
+        self._feeds: list[Any] = []
+        self._results: list[Any] = []
+
+    def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        for buffer, shape in zip(self._inputs, shapes, strict=True):
+            buffer.resize(shape)
+        self._feeds = self._tensors(self._inputs)
+        with self._ready():
+            found = [tuple(output.shape) for output in self._program(*self._feeds)]
+        self._cuda.synchronize(self._stream)
+        for buffer, shape in zip(self._outputs, found, strict=True):
+            buffer.resize(shape)
+        self._results = self._tensors(self._outputs)
+
+    def _execute(self) -> bool:
+        with self._ready():
+            for result, output in zip(self._results, self._program(*self._feeds), strict=True):
+                result.copy_(output, non_blocking=True)
+        return True
+
+    def _why(self) -> str:
+        return "PyTorch failed on the device"
+
+    def _tensors(self, buffers: Sequence[Any]) -> list[Any]:
+        return [self._torch_cuda.tensor(b.address, b.shape, b.dtype) for b in buffers]
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        import torch
+
+        with _clear(), self._torch_cuda.on(self._stream), precision(self._tf32), torch.inference_mode():
+            yield
+
+
+class TorchRunner(LaneRunner):
+    """A program on the GPU, and one lane for every thread that runs it.
+
+    Args:
+        runtime, device: for `Runner`; the device's name goes before `device`.
+        tf32: as for `precision`.
+        cuda_graph: launch it as a CUDA graph; where that fails it runs without, and `device` says so.
+    """
+
+    def __init__(
+        self,
+        cuda: TorchCuda,
+        program: Program,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        *,
+        runtime: str,
+        device: str,
+        tf32: bool | None,
+        cuda_graph: bool,
+        options: OpenOptions,
+    ) -> None:
+        super().__init__()
+        self.runtime = runtime
+        self.inputs, self.outputs = inputs, outputs
+        self._title = f"{cuda.device().name}, {device}"
+        self.device = f"{self._title}, CUDA graph" if cuda_graph else self._title
+        self._cuda = cuda
+        self._program = program
+        self._tf32 = tf32
+        self._cuda_graph = cuda_graph
+        self._spin_wait = options.spin_wait
+
+    def _new_lane(self) -> TorchLane:
+        return TorchLane(
+            self._cuda, self._program, self.inputs, self.outputs, self._tf32, self._cuda_graph, self._spin_wait
+        )
+
+    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
+        lane = self._lane()
+        pending = lane.submit(arrays, transfers)
+        if self._cuda_graph:
+            launched = "CUDA graph" if lane.uses_graph else "without a CUDA graph: it could not be captured"
+            self.device = f"{self._title}, {launched}"
+        return pending
+
+
+@contextlib.contextmanager
+def _clear() -> Iterator[None]:
+    """PyTorch's errors of the device as ours, in one line."""
+    try:
+        yield
+    except RuntimeError as e:
+        text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        if "out of memory" in text:
+            raise CudaError(text, "free device memory, or use a smaller shape") from None
+        raise CudaError(f"PyTorch failed on the device: {text}", "see `r2mrf doctor`; --debug shows all of it") from e

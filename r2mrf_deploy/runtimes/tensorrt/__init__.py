@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: the builder, the plan and its runner."""

@@ -1,0 +1,369 @@
+"""ONNX to a TensorRT plan, with whichever TensorRT is installed.
+
+Written against names that are looked up when needed, so one builder serves `tensorrt` 8.6, 10 and 11 and `tensorrt_rtx`.
+The network is strongly typed wherever the version has that: precision is the graph's types and nothing else. TensorRT 8.6
+has not; there the graph's types become permissions (FP16, INT8), which is as near as it comes. TensorRT builds for the GPU
+at hand. TensorRT-RTX builds for a list of compute capabilities, with or without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.runtimes import specs
+from r2mrf_deploy.runtimes.tensorrt import plan_header
+from r2mrf_deploy.runtimes.tensorrt.api import Library, logger, record_errors
+from r2mrf_deploy.runtimes.tensorrt.options import POOLS, BuildOptions
+from r2mrf_deploy.runtimes.tensorrt.parser import describe
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, how many of its steps are done, and how many it has; from TensorRT's threads."""
+
+Profiles = dict[str, dict[str, list[int]]]
+
+# From the lowest: a graph is named after the lowest precision in it.
+_PRECISIONS = {"float8_e4m3fn": "fp8", "int8": "int8", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A plan that was built, and what is known of it."""
+
+    plan: bytes
+    header: plan_header.PlanHeader
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: Profiles
+    precisions: tuple[str, ...]
+    """The types in the graph, the lowest first."""
+
+
+class Build:
+    """One build: parse, look at the network, then build the engine.
+
+    Two steps, because what a GPU may be asked to run depends on what is in the network.
+    """
+
+    def __init__(self, library: Library, options: BuildOptions) -> None:
+        """
+        Raises:
+            BuildError: an option that this library cannot honour.
+        """
+        refuse_options(library, options)
+        self._library = library
+        self._options = options
+        self._builder = library.module.Builder(logger(library))
+        self._network = self._builder.create_network(_network_flags(library))
+        self._parser = library.module.OnnxParser(self._network, logger(library))
+
+    def __del__(self) -> None:
+        # The parser's end reaches into the builder, so the builder goes last. Left to Python it would go first.
+        for made in ("_parser", "_network", "_builder"):
+            self.__dict__.pop(made, None)
+
+    def parse(self, model: Path, content: bytes | None = None) -> None:
+        """Read an ONNX file into the network.
+
+        Args:
+            model: the file.
+            content: what to read in its stead; the file then only gives its name.
+
+        Raises:
+            GraphError: it is not an ONNX model.
+            BuildError: TensorRT cannot take it: the node, its operator, why, and what to do.
+        """
+        if not (self._parser.parse_from_file(str(model)) if content is None else self._parser.parse(content)):
+            raise describe(self._parser, model)
+        if not self._network.num_outputs:  # the parser is content with a text file: it finds an empty model in it
+            raise GraphError(f"{model} is not an ONNX model, or an empty one")
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        network = self._network
+        return tuple(_spec(self._library, network.get_input(i)) for i in range(network.num_inputs))
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        network = self._network
+        return tuple(_spec(self._library, network.get_output(i)) for i in range(network.num_outputs))
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that the network's layers compute in or store, the lowest first."""
+        network = self._network
+        layers = (network.get_layer(i) for i in range(network.num_layers))
+        types = {self._library.dtype(t.get_output(j).dtype) for t in layers for j in range(t.num_outputs)}
+        return tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
+
+    def check(self, manifest: Manifest) -> None:
+        """Compare the network with what the model's manifest says of it.
+
+        Raises:
+            BuildError: an input or output differs, or nothing in the graph has the precision that it is said to have.
+        """
+        for what, found, said in (
+            ("input", self.inputs, manifest.inputs),
+            ("output", self.outputs, manifest.outputs),
+        ):
+            if differs := specs.difference(found, said):
+                raise BuildError(f"{what} of the model: {differs}; export it again")
+        typed = self._library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
+        if typed and manifest.precision in _PRECISIONS.values() and manifest.precision not in self.precisions:
+            raise BuildError(
+                f"the manifest says {manifest.precision}, but the graph holds only {', '.join(self.precisions)}: "
+                "export it again"
+            )
+
+    def build(
+        self,
+        profiles: Profiles,
+        compute_capabilities: Sequence[int] = (),
+        progress: Progress | None = None,
+    ) -> Engine:
+        """Build the engine.
+
+        Args:
+            profiles: min, opt and max shape of each input with free dimensions (from `resolve_profiles`).
+            compute_capabilities: what TensorRT-RTX shall build for (86, 120); empty leaves it to the library.
+            progress: called as the build goes on, where this version reports progress. What it raises ends the build.
+
+        Raises:
+            BuildError: TensorRT refused or failed, with its own reason.
+        """
+        # not before: a parser whose network has an error recorder crashes at its end (TensorRT-RTX 1.7)
+        self._messages = record_errors(self._library, self._builder)
+        config = self._builder.create_builder_config()
+        _apply_options(self._library, config, self._options)
+        _allow_precisions(self._library, config, self.precisions)
+        self._add_profile(config, profiles)
+        self._set_targets(config, compute_capabilities)
+        cache = self._attach_timing_cache(config)
+        monitor = _monitor(self._library, progress) if progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
+        serialized = self._builder.build_serialized_network(self._network, config)
+        if monitor is not None and monitor.raised is not None:
+            raise monitor.raised
+        if serialized is None:
+            reason = self._messages.first()
+            cure = "; export with --precision fp16, or leave that GPU out" if "for Turing (SM75)" in reason else ""
+            raise BuildError(f"{self._library.title} {self._library.version} failed: {reason}{cure}")
+        plan = bytes(serialized)
+        if cache is not None and self._options.timing_cache_file is not None:
+            write_atomically(self._options.timing_cache_file, bytes(cache.serialize()))
+        header = plan_header.parse(plan[:64], len(plan))
+        return Engine(plan, header, self.inputs, self.outputs, profiles, self.precisions)
+
+    def _add_profile(self, config: Any, profiles: Profiles) -> None:
+        if not profiles:
+            return
+        profile = self._builder.create_optimization_profile()
+        for name, shapes in profiles.items():
+            profile.set_shape(name, shapes["min"], shapes["opt"], shapes["max"])
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(f"{self._library.title} refuses the profile {profiles}: {self._messages.first()}")
+
+    def _set_targets(self, config: Any, compute_capabilities: Sequence[int]) -> None:
+        if not compute_capabilities:
+            return
+        config.num_compute_capabilities = len(compute_capabilities)
+        for index, sm in enumerate(compute_capabilities):
+            member = self._library.member("ComputeCapability", f"SM{sm}")
+            if member is None or not config.set_compute_capability(member, index):
+                raise BuildError(f"{self._library.title} {self._library.version} does not build for SM {sm}")
+
+    def _attach_timing_cache(self, config: Any) -> Any | None:
+        file = self._options.timing_cache_file
+        if file is None:
+            return None
+        try:
+            content = file.read_bytes() if file.exists() else b""
+        except OSError as e:
+            raise UsageError(f"--timingCacheFile {file} cannot be read: {e.strerror or e}") from None
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise BuildError(f"--timingCacheFile {file} is not for this GPU and {self._library.title}: delete it")
+        return cache
+
+
+def refuse_options(library: Library, options: BuildOptions) -> None:
+    """Refuse what this library cannot honour, so that nothing is ignored in silence.
+
+    Raises:
+        BuildError: naming the option, and what to do instead.
+    """
+    trt, name = library.module, f"{library.title} {library.version}"
+    asked = {
+        "--timingCacheFile": (
+            options.timing_cache_file,
+            not library.is_rtx,
+            "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache",
+        ),
+        "--versionCompatible": (
+            options.version_compatible,
+            not library.is_rtx and library.member("BuilderFlag", "VERSION_COMPATIBLE") is not None,
+            "build again with each version",
+        ),
+        "--hardwareCompatibilityLevel": (
+            options.hardware_compatibility_level,
+            not library.is_rtx and hasattr(trt, "HardwareCompatibilityLevel"),
+            "name each GPU with --gpu: one plan serves them all" if library.is_rtx else "build on each GPU",
+        ),
+        "--stripWeights": (
+            options.strip_weights,
+            not library.is_rtx and library.member("BuilderFlag", "STRIP_PLAN") is not None,
+            "ship the plan with its weights",
+        ),
+        # TensorRT-RTX takes the level and writes the same plan for every one.
+        "--builderOptimizationLevel": (
+            options.builder_optimization_level is not None,
+            not library.is_rtx and hasattr(trt.IBuilderConfig, "builder_optimization_level"),
+            "it chooses its kernels on the GPU, not in the build" if library.is_rtx else "leave it out",
+        ),
+        "--maxAuxStreams": (
+            options.max_aux_streams is not None,
+            hasattr(trt.IBuilderConfig, "max_aux_streams"),
+            "leave it out",
+        ),
+    }
+    for option, (wanted, honoured, instead) in asked.items():
+        if wanted and not honoured:
+            raise BuildError(f"{name} cannot honour {option}: {instead}")
+    if (level := options.builder_optimization_level) is not None and not 0 <= level <= 5:
+        raise UsageError(f"--builderOptimizationLevel {level}: choose from 0 (quick build) to 5 (quick engine)")
+    if options.max_aux_streams is not None and options.max_aux_streams < 0:
+        raise UsageError(f"--maxAuxStreams {options.max_aux_streams}: it must be 0 or more")
+    for pool in options.mem_pool_size:
+        if pool not in POOLS:
+            raise UsageError(f"no memory pool {pool!r}: {did_you_mean(pool, POOLS)}")
+        if (library.is_rtx and pool.startswith("dla")) or library.member("MemoryPoolType", POOLS[pool]) is None:
+            raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it has no such pool")
+
+
+def _apply_options(library: Library, config: Any, options: BuildOptions) -> None:
+    for pool, size in options.mem_pool_size.items():
+        config.set_memory_pool_limit(library.member("MemoryPoolType", POOLS[pool]), size)
+    if options.builder_optimization_level is not None:
+        config.builder_optimization_level = options.builder_optimization_level
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
+    if options.version_compatible:
+        config.set_flag(library.module.BuilderFlag.VERSION_COMPATIBLE)
+    if options.strip_weights:
+        config.set_flag(library.module.BuilderFlag.STRIP_PLAN)
+    if options.no_tf32:
+        config.clear_flag(library.module.BuilderFlag.TF32)
+    if options.profiling_verbosity is not None:
+        config.profiling_verbosity = library.member("ProfilingVerbosity", options.profiling_verbosity.upper())
+    if options.hardware_compatibility_level is not None:
+        names = {"none": "NONE", "ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
+        level = library.member("HardwareCompatibilityLevel", names[options.hardware_compatibility_level])
+        if level is None:
+            raise BuildError(
+                f"{library.title} {library.version} cannot honour --hardwareCompatibilityLevel "
+                f"{options.hardware_compatibility_level}: it came with a later version"
+            )
+        config.hardware_compatibility_level = level
+    # Contexts of several threads share the one profile; since TensorRT 10 they always may.
+    if (sharing := library.member("PreviewFeature", "PROFILE_SHARING_0806")) is not None:
+        config.set_preview_feature(sharing, True)
+
+
+def _network_flags(library: Library) -> int:
+    names = ["STRONGLY_TYPED"] if library.major >= 10 or library.is_rtx else ["STRONGLY_TYPED", "EXPLICIT_BATCH"]
+    flags = (library.member("NetworkDefinitionCreationFlag", name) for name in names)
+    return sum(1 << int(flag) for flag in flags if flag is not None)
+
+
+def _allow_precisions(library: Library, config: Any, precisions: Sequence[str]) -> None:
+    """Where networks are not strongly typed (8.6), reduced precision is a permission, given for what the graph holds."""
+    if library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None:
+        return
+    for precision in precisions:
+        flag = library.member("BuilderFlag", precision.upper())
+        if flag is not None:
+            config.set_flag(flag)
+
+
+def _spec(library: Library, tensor: Any) -> TensorSpec:
+    names = [getattr(tensor, "get_dimension_name", lambda i: None)(i) for i in range(len(tensor.shape))]
+    shape: list[int | str] = [
+        int(d) if d >= 0 else names[i] or f"{tensor.name}_{i}" for i, d in enumerate(tensor.shape)
+    ]
+    return TensorSpec(name=tensor.name, dtype=library.dtype(tensor.dtype), shape=shape)
+
+
+def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manifest: Manifest | None) -> Profiles:
+    """The min, opt and max shape of each input with free dimensions.
+
+    The options come first, then the manifest's; a shape that neither gives is the nearest that is given.
+
+    Raises:
+        UsageError: a name or shape does not fit the model, min ≤ opt ≤ max does not hold, or nothing is given.
+    """
+    given = {"min": options.min_shapes, "opt": options.opt_shapes, "max": options.max_shapes}
+    free = {s.name: s for s in inputs if not s.static}
+    for kind, shapes in given.items():
+        for name in shapes:
+            if name not in free:
+                known = f"free are those of {sorted(free)}" if free else "this model's shapes are all fixed"
+                raise UsageError(f"--{kind} {name}: no input of that name has free dimensions; {known}")
+    return {name: _profile(spec, given, manifest) for name, spec in free.items()}
+
+
+def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Manifest | None) -> dict[str, list[int]]:
+    default = manifest.profiles.get(spec.name, {}) if manifest else {}
+    low, opt, high = (given[kind].get(spec.name) or default.get(kind) for kind in ("min", "opt", "max"))
+    opt = opt or high or low
+    if opt is None:
+        example = "x".join(str(d if isinstance(d, int) else 320 if axis else 1) for axis, d in enumerate(spec.shape))
+        raise UsageError(f"{spec} has free dimensions: give --opt {spec.name}:{example}, and --min and --max")
+    shapes = {"min": list(low or opt), "opt": list(opt), "max": list(high or opt)}
+    for kind in ("opt", "min", "max"):  # opt first, since the others may be taken from it
+        shape = shapes[kind]
+        if not spec.accepts(tuple(shape)):
+            raise UsageError(f"--{kind} {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
+    if not all(a <= b <= c for a, b, c in zip(*shapes.values(), strict=True)):
+        raise UsageError(f"the profile of {spec.name} is not min ≤ opt ≤ max: {shapes}")
+    return shapes
+
+
+def _monitor(library: Library, progress: Progress) -> Any | None:
+    """TensorRT's progress monitor (since 9) that calls `progress`; None where the version has none."""
+    base: Any = getattr(library.module, "IProgressMonitor", None)
+    if base is None:
+        return None
+
+    class Monitor(base):
+        """TensorRT's threads call this, so nothing may be raised through it: what is raised stops the build instead."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.raised: BaseException | None = None
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            self._tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self._tell(phase_name, step + 1)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._tell(phase_name, self._steps.get(phase_name, 0))
+
+        def _tell(self, phase: str, done: int) -> bool:
+            if self.raised is None:
+                try:
+                    progress(phase, done, self._steps.get(phase, done))
+                except BaseException as e:
+                    self.raised = e
+            return self.raised is None
+
+    return Monitor()

@@ -1,0 +1,123 @@
+"""What a training leaves in its folder: `last.ckpt` to resume from, `best.pth`, and the line it shows while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from r2mrf_deploy.checkpoint import Checkpoint as Weights
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.metrics import Scores
+
+Say = Callable[[int, float, Scores | None], None]
+LAST, BEST = "last.ckpt", "best.pth"
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, whole or not at all: a process killed while it writes leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+class Keeper(Checkpoint):
+    """After every so many iterations: the best weights so far, then everything that is needed to go on.
+
+    What was kept is never done again; what follows is, after a kill, with the same result. Everything here goes by the
+    number of the iteration, so that a resumed training judges when an uninterrupted one does.
+
+    Args:
+        folder: where.
+        family: the network's name in a checkpoint.
+        record: what a checkpoint says of its training, beside its scores.
+        every: iterations after which all is kept.
+        validate_every: iterations after which it is validated, a multiple of `every`, once all steps are trained; the last
+            one always is.
+        say: called on the first process with (iterations done, cross-entropy of the fused map, scores or None), after every
+            iteration and after every validation.
+        patience: validations without a better one after which the training stops; None for never.
+        deadline: `time.monotonic()` that it does not pass, where it can be told in advance.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        family: str,
+        record: Mapping[str, Any],
+        *,
+        every: int,
+        validate_every: int,
+        say: Say,
+        patience: int | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self._folder, self._family, self._record = folder, family, record
+        self._every, self._validate_every = every, validate_every
+        self._say, self._patience, self._deadline = say, patience, deadline
+        self._kept = time.monotonic()
+        self.best: float | None = None
+        self.since_best = 0
+        """Validations since the best one."""
+        self.stopped_early = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._kept = time.monotonic()
+        trainer.should_stop = trainer.should_stop or self.stopped_early
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        done, loss = trainer.global_step, trainer.callback_metrics["loss"]
+        last = done >= pl_module.recipe.iterations
+        if trainer.is_global_zero:
+            self._say(done, float(loss), None)
+        if last or (done % self._validate_every == 0 and not pl_module.runs_one_step(done)):
+            scores = pl_module.validate()
+            trainer.logger.log_metrics({f"val_{k}": v for k, v in scores.to_dict().items()}, step=done)
+            self._judge(trainer, pl_module, scores)
+            if trainer.is_global_zero:
+                self._say(done, float(loss), scores)
+        if last or done % self._every == 0:
+            trainer.save_checkpoint(self._folder / LAST)
+            late = trainer.strategy.broadcast(self._late())
+            trainer.should_stop = trainer.should_stop or late or self.stopped_early
+
+    def _late(self) -> bool:
+        """The next iterations, as many as are kept at once, would pass the deadline."""
+        now, before = time.monotonic(), self._kept
+        self._kept = now
+        return self._deadline is not None and now + (now - before) > self._deadline
+
+    def _judge(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
+        self.since_best += 1
+        if self.best is None or scores.mae < self.best:  # on composites, F is near 1 for good and bad weights alike
+            self.best, self.since_best = scores.mae, 0
+            if trainer.is_global_zero:
+                self._save(trainer, module, scores)
+        self.stopped_early = self._patience is not None and self.since_best >= self._patience
+
+    def _save(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
+        said = {**self._record, "iterations": trainer.global_step, "validation": scores.to_dict()}
+        kept = Weights.of(self._family, module.kept, said)
+        plain = {name: value.detach().cpu().contiguous() for name, value in kept.state_dict.items()}
+        replace(kept, state_dict=plain).save(self._folder / BEST)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A time limit may come before the first validation, or somebody may have deleted what was kept."""
+        if self.best is None or not (self._folder / BEST).is_file():
+            scores = pl_module.validate()
+            if trainer.is_global_zero:
+                self._save(trainer, pl_module, scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("best", "since_best", "stopped_early")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)

@@ -1,0 +1,1 @@
+"""Partially defocused photographs made of sharp ones."""

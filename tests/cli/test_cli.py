@@ -1,0 +1,264 @@
+"""The command line: exit codes, one-line errors, JSON alone on standard output, and no heavy imports."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from rich.console import Console
+
+from r2mrf_deploy import environment, sample_photographs
+from r2mrf_deploy.cli import common, main
+from r2mrf_deploy.images import png
+
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "numpy")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from r2mrf_deploy.cli import main; main(['--help']); "
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for verb in ("init", "export", "build", "parity", "bench", "predict", "inspect", "doctor", "demo"):
+        assert verb in done.stdout
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr()
+    assert main(["--help"]) == 0
+    assert alone.out == capsys.readouterr().out and not alone.err
+
+
+def test_the_commands_are_described_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if "..." in line or not line.endswith(".")] == []
+
+
+def test_a_plain_state_dict_is_used_with_what_its_messages_ask_for(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(Checkpoint.load(small).state_dict), "plain.pth")
+    for folder in ("data/image", "data/gt"):
+        Path(folder).mkdir(parents=True)
+    photograph = sample_photographs.sample("chelsea")
+    Path("data/image/cat.png").write_bytes(png(photograph))
+    Path("data/gt/cat.png").write_bytes(png((photograph[..., 0] > 128).astype("uint8") * 255))
+    quick = "--duration 0 --iterations 1 --size 64x64 --warmUp 0"
+    for command in (
+        "inspect plain.pth",
+        "predict plain.pth data/image/cat.png",
+        "eval plain.pth --data data --white sharp",
+        "eval plain.pth --data data --white sharp --steps",
+        f"bench plain.pth {quick}",
+    ):
+        assert main(command.split()) == 2
+        assert "give --set steps=..." in capsys.readouterr().err
+        assert main([*command.split(), "--set", "steps=2"]) == 0, command
+    capsys.readouterr()
+    assert main(["inspect", "plain.pth", "--set", "steps=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["steps"] == 2
+
+
+def test_every_option_of_build_is_explained() -> None:
+    command = typer.main.get_command(common.app).commands["build"]  # type: ignore[attr-defined]
+    assert [p.name for p in command.params if p.param_type_name == "option" and not p.help] == []
+
+
+def test_the_chain_by_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--set=width=4", "--set=amdf_channels=8", "--set=initial_channels=8", "--set=steps=2"]
+    Path("cat.png").write_bytes(png(sample_photographs.sample("chelsea")))
+    assert main(["init", "r2mrf-edge", "-o", "c.pth", *small, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["width"] == 4
+    assert main(["export", "c.pth", "--size", "96x128", "--all-steps"]) == 0
+    assert "parity with PyTorch: pass" in capsys.readouterr().out
+    assert main(["build", "c.onnx", "--gpu", "rtx3090"]) == 0
+    assert "compute capability 8.6" in capsys.readouterr().out
+    assert main(["build", "c.onnx", "-o", "c.xml"]) == 0
+    capsys.readouterr()
+    assert main(["parity", "c.pth", "c.onnx", "c.xml", "--per-step", "--json"]) == 0
+    assert [r["verdict"] for r in json.loads(capsys.readouterr().out)] == ["pass", "pass"]
+    assert main(["bench", "c.pth", "c.onnx", "c.xml", "--duration", "0", "--iterations", "2", "--size", "96x128"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in ("pytorch", "onnxruntime", "openvino", "over c.pth on pytorch"))
+    assert main(["predict", "c.onnx", "cat.png", "-o", "maps", "--json"]) == 0
+    (done,) = json.loads(capsys.readouterr().out)
+    assert Path(done["map"]).is_file() and Path(done["overlay"]).is_file()
+    for file, kind in (("c.pth", "checkpoint"), ("c.onnx", "onnx"), ("c.plan", "plan"), ("c.xml", "openvino")):
+        assert main(["inspect", file, "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["kind"] == kind
+        assert main(["inspect", file]) == 0
+        assert kind in capsys.readouterr().out
+    assert main(["inspect", "c.plan.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["target"]["compute_capabilities"] == ["8.6"]
+
+
+def test_a_plan_needs_a_gpu_to_run_and_says_so(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if environment.cuda_driver() is None:
+        pytest.skip("there is a GPU here")
+    plan = tmp_path / "x.plan"
+    assert main(["build", str(exported), "-o", str(plan)]) == 0
+    (tmp_path / "cat.png").write_bytes(png(sample_photographs.sample("chelsea")))
+    for command in (
+        ["predict", str(plan), str(tmp_path / "cat.png"), "-o", str(tmp_path / "maps")],
+        ["bench", str(plan)],
+        ["parity", str(exported.with_suffix(".pth")), str(plan)],
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("error: ")
+        assert str(environment.cuda_driver()) in error or "for want of a device" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("init r2mrf-edg -o x.pth", "did you mean 'r2mrf-edge'"),
+        ("init r2mrf-edge -o x.pth --set steps", "write it as name=value"),
+        ("init r2mrf-edge -o x.onnx", "a checkpoint ends in .pth or .pt"),
+        ("init r2mrf-edge -o x.pth --set steps=abc", "give a whole number"),
+        ("init r2mrf-edge -o x.pth --set steps=1000000000", "from 1 to 1024"),
+        ("export r2mrf-egde", "did you mean 'r2mrf-edge'"),
+        ("predict tex.onnx text.md", "did you mean 'text.onnx'"),
+        ("predict r2mrf-egde text.md", "did you mean 'r2mrf-edge'"),
+        ("inspect text.onnx --set steps=2", "--set say nothing of it"),
+        ("export absent.pth", "absent.pth: no such file"),
+        ("export .", ". is a folder, not a file"),
+        ("build .", ". is a folder, not a file"),
+        ("optimize . -o x.onnx", ". is a folder, not a file"),
+        ("inspect .", ". is a folder, not a file"),
+        ("export text.pth", "is not a PyTorch checkpoint"),
+        ("export text.pth --size 320", "write height x width"),
+        ("export text.pth --precision fp8", "fp8"),
+        ("build absent.onnx", "no such file"),
+        ("build r2mrf-edge", "export it first: r2mrf export r2mrf-edge"),
+        ("convert r2mrf-edge -o x.onnx", "export it first: r2mrf export r2mrf-edge"),
+        ("parity text.pth text.onnx --json out.json", "write --json > out.json"),
+        ("bench text.onnx --json out.json", "write --json > out.json"),
+        ("build text.onnx --gpu rtx3091", "did you mean 'rtx3090'"),
+        ("build text.onnx -o x.engine", ".plan"),
+        ("inspect text.onnx", "not a valid ONNX file"),
+        ("inspect text.plan", "is not a TensorRT plan"),
+        ("inspect text.md", "inspect reads"),
+        ("bench text.onnx", "cannot open"),
+        ("bench text.onnx --percentile many", "give numbers"),
+        ("predict text.onnx absent.jpg -o out", "no such file"),
+        ("explode", "explode"),
+        ("export", "CHECKPOINT"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("text.pth", "text.onnx", "text.plan", "text.md"):
+        Path(name).write_text("hello\n")
+    assert main(command.split()) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert message.lower() in said.err.lower()
+    assert {p.name for p in tmp_path.iterdir()} == {"text.md", "text.onnx", "text.pth", "text.plan"}
+
+
+def test_a_failed_check_is_exit_code_1(small: Path, exported: Path, tmp_path: Path) -> None:
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    read = Checkpoint.load(small)
+    changed = {k: v * 1.1 if k == "fusion.weight" else v for k, v in read.state_dict.items()}
+    other = Checkpoint(read.network, read.config, changed).save(tmp_path / "other.pth")
+    assert main(["parity", str(other), str(exported)]) == 1
+
+
+def test_a_flat_map_is_not_a_pass(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    read = Checkpoint.load(small)
+    flat = {k: v * 1e-3 if k.startswith("fusion") else v for k, v in read.state_dict.items()}
+    path = Checkpoint(read.network, read.config, flat).save(tmp_path / "flat.pth")
+    assert main(["export", str(path), "--size", "64x64"]) == 0
+    assert "nearly flat" in capsys.readouterr().err
+    assert main(["parity", str(path), str(path.with_suffix(".onnx"))]) == 1
+
+
+def test_one_bad_image_is_reported_after_the_others(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_text("x")
+    (tmp_path / "cat.png").write_bytes(png(sample_photographs.sample("chelsea")))
+    assert main(["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert "1 of 2 images were done" in capsys.readouterr().err
+    assert (tmp_path / "out" / "cat_map.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("calibrating 3/16", (3, 16)),
+        ("c.onnx on onnxruntime 40 %", (40, 100)),
+        ("search: 5/61 trials, step1.branch5, 7 of 20 kept: MAE 0.0010, F -0.0020", (5, 61)),
+        ("tracing", (0, None)),
+    ],
+)
+def test_progress_is_a_bar_where_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, text: str, found: tuple[float, float | None]
+) -> None:
+    assert common.share(text) == found
+    for terminal in (True, False):
+        shown = io.StringIO()
+        monkeypatch.setattr(common, "err", Console(file=shown, force_terminal=terminal, width=100))
+        with common.phases() as say:
+            say(text)
+        assert (text in shown.getvalue()) == terminal
+
+
+def test_bisect_says_where_there_is_nothing_to_explain(
+    small: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", str(small), str(exported), "--bisect"]) == 0
+    assert "small.onnx: --bisect has nothing to explain, its verdict is pass" in capsys.readouterr().out
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from r2mrf_deploy.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["export", str(tmp_path / "absent.pth"), "--debug"])
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["onnxruntime"]["ok"] and rows["pytorch"]["ok"]
+    assert main(["doctor"]) == 0
+    assert "tensorrt" in capsys.readouterr().out
+
+
+def test_the_scripts_are_the_commands(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for script in ("export/to_onnx.py", "engines/build_engine.py", "benchmarks/run.py"):
+        done = subprocess.run([sys.executable, root / script, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "Usage: r2mrf" in done.stdout

@@ -1,0 +1,69 @@
+"""The TensorRT runtime on a machine without a GPU: what it says of itself, and what it refuses to open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.runtimes.base import OpenOptions
+from r2mrf_deploy.runtimes.cuda import bindings
+from r2mrf_deploy.runtimes.tensorrt import api
+from r2mrf_deploy.runtimes.tensorrt.builder import Build
+from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
+from r2mrf_deploy.runtimes.tensorrt.runner import TensorRT
+
+pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+
+
+@pytest.fixture
+def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> bindings.Device:
+        raise bindings.failure(35, "CUDA driver version is insufficient for CUDA runtime version")
+
+    monkeypatch.setattr(bindings, "device", none)
+
+
+@pytest.fixture
+def plan(tiny_onnx: Callable[..., Path], tmp_path: Path) -> Path:
+    job = Build(api.load("tensorrt_rtx"), BuildOptions())
+    job.parse(tiny_onnx())
+    file = tmp_path / "tiny.plan"
+    file.write_bytes(job.build({}, [86]).plan)
+    return file
+
+
+def test_without_a_device_plans_are_built_and_not_run(no_device: None, plan: Path) -> None:
+    state = TensorRT().availability()
+    assert not state.ok
+    assert "tensorrt_rtx 1." in (state.version or "")
+    assert "can be built here, not run: CUDA error 35" in state.reason
+    assert "driver" in state.cure
+    with pytest.raises(RuntimeUnavailable, match=r"TensorRT cannot run tiny\.plan: .*CUDA error 35.*driver"):
+        TensorRT().open(plan, None)
+
+
+def test_without_any_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "installed", dict)
+    state = TensorRT().availability()
+    assert not state.ok and "neither" in state.reason and "pip install" in state.cure
+
+
+def test_a_plan_is_checked_before_the_driver_sees_it(no_device: None, plan: Path) -> None:
+    whole = plan.read_bytes()
+    for content, message in [
+        (whole[:-1], "damaged"),
+        (b"ftrt" + whole[4:], "TensorRT is not installed|built by tensorrt 1"),
+        (whole[:24] + bytes([1, 2, 0, 5]) + whole[28:], r"built by tensorrt_rtx 1\.2\.0\.5, but 1\."),
+    ]:
+        plan.write_bytes(content)
+        with pytest.raises(R2mrfError, match=message):
+            TensorRT().open(plan, None)
+
+
+def test_threads_are_not_an_option(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bindings, "device", lambda: bindings.Device("GeForce RTX 3090", "8.6"))
+    with pytest.raises(UsageError, match="TensorRT has nothing to do with --threads"):
+        TensorRT().open(plan, None, OpenOptions(threads=2))
