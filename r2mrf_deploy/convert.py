@@ -47,7 +47,7 @@ class PrecisionOptions:
     method: quantize.Method | None = None
     """How INT8 finds ranges; by default `METHOD`."""
     keep: tuple[str, ...] = ()
-    """Nodes, or parts by the network's words, that stay in higher precision."""
+    """Nodes, or parts by the network's scopes, that stay in higher precision."""
     quantize_ends: bool = False
     """INT8 for the first convolution and the last layers too."""
     max_drop: float | None = None

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.files import sha256, write_atomically
 
+DEFAULT_SIZE = (320, 320)
+"""Height and width in pixels where nothing else says them: the papers' test size."""
+
 _Deviation = Annotated[FiniteFloat, Field(gt=0)]
 """A standard deviation, by which values are divided."""
 
@@ -35,6 +38,11 @@ class TensorSpec(_Model):
     @property
     def static(self) -> bool:
         return all(isinstance(d, int) for d in self.shape)
+
+    @property
+    def spatial_axes(self) -> tuple[int, int]:
+        """Which dimensions are height and width."""
+        return (2, 3) if self.layout == "NCHW" else (1, 2)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         return len(shape) == len(self.shape) and all(

@@ -113,11 +113,11 @@ def test_export_reduces_too_and_keeps_parts(
     command = ["export", str(small), "-o", str(file), "--size", "96x128", "--precision", "int8"]
     assert main([*command, "--calibration", str(album), "--keep", "backbone", "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
-    assert manifest["precision"] == "int8" and {naming.word(n) for n in manifest["kept"]} == {"backbone", "fusion"}
+    assert manifest["precision"] == "int8" and {naming.scope(n) for n in manifest["kept"]} == {"backbone", "fusion"}
     graph = onnx.load(file)
     made = {output: node.op_type for node in graph.graph.node for output in node.output}
     quantised = [n for n in graph.graph.node if n.op_type == "Conv" and made.get(n.input[0]) == "DequantizeLinear"]
-    assert quantised and not {naming.word(n.name) for n in quantised} & {"backbone", "fusion"}
+    assert quantised and not {naming.scope(n.name) for n in quantised} & {"backbone", "fusion"}
 
 
 # what is left to quantise is little, so that a search is short

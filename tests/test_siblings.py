@@ -101,7 +101,7 @@ def use(artifact: Path, album: Path, folder: Path) -> None:
 )
 def test_a_network_and_its_words(preset: str, settings: dict[str, str], words: set[str], tmp_path: Path) -> None:
     artifact = check(preset, settings, ExportOptions(size=SMALLEST, all_steps=True), tmp_path)
-    found = {naming.word(node.name).split(".")[0] for node in onnx.load(artifact).graph.node}
+    found = {naming.scope(node.name).split(".")[0] for node in onnx.load(artifact).graph.node}
     assert words <= found and "other" not in found
 
 

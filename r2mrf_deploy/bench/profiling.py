@@ -1,4 +1,4 @@
-"""Where the time goes: a runtime's profile layer by layer, and summed in the network's own words."""
+"""Where the time goes: a runtime's profile layer by layer, and summed in the network's scopes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Layer:
     """One layer of a profile, with trtexec's figures; milliseconds."""
 
     name: str
-    word: str
+    scope: str
     """What it is in the network: backbone, amdf, step2.branch3, shared, ..."""
     total: float
     average: float
@@ -41,18 +41,19 @@ class Profile:
         """Milliseconds of one inference, all layers together."""
         return sum(layer.total for layer in self.layers) / self.count
 
-    def words(self) -> dict[str, float]:
-        """Milliseconds of one inference by the network's words; steps and branches are kept together."""
+    def scopes(self) -> dict[str, float]:
+        """Milliseconds of one inference by the network's scopes; steps and branches are kept together."""
         sums: dict[str, float] = {}
         for layer in self.layers:
-            sums[layer.word] = sums.get(layer.word, 0.0) + layer.total / self.count
+            sums[layer.scope] = sums.get(layer.scope, 0.0) + layer.total / self.count
         kinds = list(dict.fromkeys(map(_kind, sums)))
         return {
-            word: sums[word] for word in sorted(sums, key=lambda w: (w == "other", kinds.index(_kind(w)), _natural(w)))
+            scope: sums[scope]
+            for scope in sorted(sums, key=lambda w: (w == "other", kinds.index(_kind(w)), _natural(w)))
         }
 
     def to_trtexec(self) -> list[dict[str, Any]]:
-        """trtexec's --exportProfile: the number of inferences, then an object for each layer; and its word."""
+        """trtexec's --exportProfile: the number of inferences, then an object for each layer; and its scope."""
         return [
             {"count": self.count},
             *(
@@ -62,20 +63,20 @@ class Profile:
                     "averageMs": layer.average,
                     "medianMs": layer.median,
                     "percentage": layer.percentage,
-                    "word": layer.word,
+                    "scope": layer.scope,
                 }
                 for layer in self.layers
             ),
         ]
 
 
-def _kind(word: str) -> str:
-    """A word up to its first number: the steps are of one kind."""
-    return re.split(r"\d", word)[0]
+def _kind(scope: str) -> str:
+    """A scope up to its first number: the steps are of one kind."""
+    return re.split(r"\d", scope)[0]
 
 
-def _natural(word: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", word)]
+def _natural(scope: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", scope)]
 
 
 def profile(name: str, runner: Runner, feed: Mapping[str, np.ndarray], runs: int) -> Profile:
@@ -90,7 +91,7 @@ def profile(name: str, runner: Runner, feed: Mapping[str, np.ndarray], runs: int
     layers = tuple(
         Layer(
             name=row.name,
-            word=naming.word(row.name),
+            scope=naming.scope(row.name),
             total=sum(row.milliseconds),
             average=statistics.fmean(row.milliseconds),
             median=statistics.median(row.milliseconds),

@@ -140,7 +140,7 @@ class Bench:
         return {
             "measurements": [m.to_dict() for m in self.measurements],
             "skipped": self.skipped,
-            "profiles": [asdict(p) | {"words": p.words()} for p in self.profiles],
+            "profiles": [asdict(p) | {"scopes": p.scopes()} for p in self.profiles],
             "baseline": self.baseline,
             "protocol": asdict(self.protocol),
             "machine": self.machine,

@@ -1,7 +1,7 @@
-"""Name the nodes of a traced graph in the network's own words.
+"""Name the nodes of a traced graph in the network's scopes.
 
 `step3.branch5/second5/Conv` says what `node_conv2d_121` does not. The rewrites and the converters derive their names from
-it, and every runtime keeps names in its profile, so that what is measured can be read: `word` gives back the first part.
+it, and every runtime keeps names in its profile, so that what is measured can be read: `scope` gives back the first part.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from collections.abc import Callable
 
 import onnx
 
-Word = Callable[[str, int], str | None]
-"""A network's `word(path, call)`: what the module at `path` does when it is called for the `call`-th time (from 0), in one
-word, or None where that is no part of its own."""
+Scope = Callable[[str, int], str | None]
+"""A network's `scope(path, call)`: what the module at `path` does when it is called for the `call`-th time (from 0), in one
+scope, or None where that is no part of its own."""
 
 SHARED = "shared"
-"""The word of what several parts have in common, after a rewrite took it out of them."""
+"""The scope of what several parts have in common, after a rewrite took it out of them."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FOLLOWS = frozenset({"Concat", "Resize", "Shape", "Gather", "Slice", "Cast", "Unsqueeze", "Reshape"})
 """Operators between modules that prepare what comes next; others finish what came before."""
 
 
-def name_nodes(model: onnx.ModelProto, word: Word) -> None:
-    """Rename every node to `word/path/Operator` and what it makes to `.../out`; the graph's inputs and outputs keep theirs.
+def name_nodes(model: onnx.ModelProto, scope: Scope) -> None:
+    """Rename every node to `scope/path/Operator` and what it makes to `.../out`; the graph's inputs and outputs keep theirs.
 
     Args:
         model: as torch.onnx.export writes it, with the exporter's notes on its nodes, the network being `network`.
     """
-    words = _words(model.graph, word)
+    scopes = _scopes_of(model.graph, scope)
     taken: Counter[str] = Counter()
     fixed = {v.name for v in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
     renamed: dict[str, str] = {}
-    for node, (first, rest) in zip(model.graph.node, words, strict=True):
+    for node, (first, rest) in zip(model.graph.node, scopes, strict=True):
         name = "/".join(filter(None, (first, rest, node.op_type)))
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
@@ -49,10 +49,10 @@ def name_nodes(model: onnx.ModelProto, word: Word) -> None:
         info.name = renamed.get(info.name, info.name)
 
 
-def word(name: str) -> str:
-    """The network's word for a node, or for a layer of a runtime's profile; "other" where it has none.
+def scope(name: str) -> str:
+    """The network's scope for a node, or for a layer of a runtime's profile; "other" where it has none.
 
-    A layer that stands for several nodes counts as the first that has a word.
+    A layer that stands for several nodes counts as the first that has a scope.
     """
     for part in re.split(r"\s\+\s|,", name):
         first, slash, _ = part.strip().lstrip("/").partition("/")
@@ -62,38 +62,38 @@ def word(name: str) -> str:
 
 
 def common(names: list[str]) -> str:
-    """A name for what the nodes of these names share: the first one's, its word replaced where the words differ."""
+    """A name for what the nodes of these names share: the first one's, its scope replaced where the scopes differ."""
     _, slash, rest = names[0].partition("/")
     return names[0] if not slash or len({n.partition("/")[0] for n in names}) == 1 else f"{SHARED}/{rest}"
 
 
-def _words(graph: onnx.GraphProto, word: Word) -> list[tuple[str, str]]:
-    """For every node its word, and the path below the module that the word stands for."""
+def _scopes_of(graph: onnx.GraphProto, scope_of: Scope) -> list[tuple[str, str]]:
+    """For every node its scope, and the path below the module that the scope stands for."""
     calls: Counter[str] = Counter()
     inside: str | None = None
-    words: list[tuple[str, str]] = []
+    scopes: list[tuple[str, str]] = []
     for node in graph.node:
-        scope = next((s for s in _scopes(node) if word(s, 0) is not None), None)
-        if scope != inside and inside is not None:
+        module = next((s for s in _modules(node) if scope_of(s, 0) is not None), None)
+        if module != inside and inside is not None:
             calls[inside] += 1
-        inside = scope
-        if scope is None:
-            words.append(("", ""))
+        inside = module
+        if module is None:
+            scopes.append(("", ""))
         else:
-            path = _scopes(node)[-1]
-            words.append((word(scope, calls[scope]) or "", path.removeprefix(scope).lstrip(".")))
-    return _between(graph, words)
+            path = _modules(node)[-1]
+            scopes.append((scope_of(module, calls[module]) or "", path.removeprefix(module).lstrip(".")))
+    return _between(graph, scopes)
 
 
-def _scopes(node: onnx.NodeProto) -> list[str]:
+def _modules(node: onnx.NodeProto) -> list[str]:
     """The paths of the modules that a node is in, the outermost first, without the network's own."""
     notes = {p.key: p.value for p in node.metadata_props}
     scopes = ast.literal_eval(notes[_SCOPES])[:-1] if _SCOPES in notes else []
     return [s.removeprefix("network.") for s in scopes if s.startswith("network.")]
 
 
-def _between(graph: onnx.GraphProto, words: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Give the nodes between the modules their words: those of what they prepare, or of what they finish."""
+def _between(graph: onnx.GraphProto, scopes: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Give the nodes between the modules their scopes: those of what they prepare, or of what they finish."""
     nodes = graph.node
     makers = {output: i for i, node in enumerate(nodes) for output in node.output}
     users: dict[str, list[int]] = {}
@@ -101,15 +101,17 @@ def _between(graph: onnx.GraphProto, words: list[tuple[str, str]]) -> list[tuple
         for name in node.input:
             users.setdefault(name, []).append(i)
     inputs, outputs = {v.name for v in graph.input}, {v.name for v in graph.output}
-    for i, node in enumerate(nodes):  # in order: what came before has its word
-        if not words[i][0] and node.op_type not in _FOLLOWS:
-            before = [makers[name] for name in node.input if name in makers and words[makers[name]][0]]
+    for i, node in enumerate(nodes):  # in order: what came before has its scope
+        if not scopes[i][0] and node.op_type not in _FOLLOWS:
+            before = [makers[name] for name in node.input if name in makers and scopes[makers[name]][0]]
             if before:
-                words[i] = words[max(before)]
+                scopes[i] = scopes[max(before)]
             elif inputs & set(node.input):
-                words[i] = ("input", "")
+                scopes[i] = ("input", "")
     for i in reversed(range(len(nodes))):
-        if not words[i][0]:
-            after = [u for output in nodes[i].output for u in users.get(output, []) if words[u][0]]
-            words[i] = (words[min(after)][0], "") if after else ("output" if outputs & set(nodes[i].output) else "", "")
-    return [(first or "input", rest) for first, rest in words]
+        if not scopes[i][0]:
+            after = [u for output in nodes[i].output for u in users.get(output, []) if scopes[u][0]]
+            scopes[i] = (
+                (scopes[min(after)][0], "") if after else ("output" if outputs & set(nodes[i].output) else "", "")
+            )
+    return [(first or "input", rest) for first, rest in scopes]

@@ -1,6 +1,6 @@
 """FP16 and BF16 graphs: precision as the types in the graph, which every runtime reads alike and TensorRT 11 asks for.
 
-Built on ONNX Runtime's float16 converter. What it leaves to do: the order of the nodes, the network's words in the names of
+Built on ONNX Runtime's float16 converter. What it leaves to do: the order of the nodes, the network's scopes in the names of
 its casts, BF16 (the same graph with the other 16-bit type, from the original weights), and which nodes stay in FP32.
 """
 

@@ -67,7 +67,7 @@ def trace(
         model = program.model_proto
         if model.ByteSize() > MAX_BYTES:
             raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB; an ONNX file of one part holds 2.1 GB")
-        naming.name_nodes(model, deployed.network.word)
+        naming.name_nodes(model, deployed.network.scope)
         _drop_notes(model)
         model, _ = onnxsim.simplify(model)
     if opset < opsets.LOWEST_TRACED:

@@ -168,8 +168,8 @@ class BR2Net(nn.Module):
         """The names of the side outputs, in the order they are computed."""
         return [f"{pathway}{k}" for pathway in ("l2h", "h2l") for k in range(steps)]
 
-    def word(self, path: str, call: int) -> str | None:
-        """What the module at `path` does, in one word; each is called once."""
+    def scope(self, path: str, call: int) -> str | None:
+        """What the module at `path` does; each is called once."""
         first, *rest = path.split(".")
         if first in ("backbone", "attention", "fusion"):
             return first

@@ -147,8 +147,8 @@ class BTBCRL(nn.Module):
         """The names of the side outputs, in the order they are computed."""
         return [*stream_names(self.scales), *(f"crl{step}" for step in range(1, steps + 1))]
 
-    def word(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0), in one word."""
+    def scope(self, path: str, call: int) -> str | None:
+        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         parts = path.split(".")
         if parts == ["first"]:
             return "crl.step1"

@@ -164,8 +164,8 @@ class BTBNet(nn.Module):
         frr = [f"frr{step}" for step in range(steps + 1)] if self.config.refine == "frr" else []
         return [*stream_names(self.scales), *frr]
 
-    def word(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0), in one word."""
+    def scope(self, path: str, call: int) -> str | None:
+        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         if path in ("fuse", "recur"):
             return "frr.fuse" if path == "fuse" else f"frr.step{call + 1}"
         return stream_word(path, self.scales)
@@ -206,7 +206,7 @@ def stream_names(scales: Sequence[int]) -> list[str]:
 
 
 def stream_word(path: str, scales: Sequence[int]) -> str | None:
-    """The word of a module of a stream: `stream80.block3`, `stream80.step2`; None where it is none."""
+    """The scope of a module of a stream: `stream80.block3`, `stream80.step2`; None where it is none."""
     parts = path.split(".")
     if parts[0] != "streams" or len(parts) != 4:
         return None

@@ -168,8 +168,8 @@ class DeFusionNet(nn.Module):
         """The names of the side outputs of `steps` steps, in the order they are computed."""
         return [f"step{j}_layer{i}" for j in (range(1, steps + 1) if steps else (0,)) for i in range(1, LAYERS + 1)]
 
-    def word(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0), in one word."""
+    def scope(self, path: str, call: int) -> str | None:
+        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         first, *rest = path.split(".")
         if first in ("backbone", "fusion"):
             return first

@@ -181,8 +181,8 @@ class R2MRF(nn.Module):
         """The names of the side outputs of `steps` steps, in the order they are computed."""
         return [f"step{t}_branch{branch}" for t in range(1, steps + 1) for branch in range(BRANCHES, 0, -1)]
 
-    def word(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0), in one word."""
+    def scope(self, path: str, call: int) -> str | None:
+        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         first, *rest = path.split(".")
         if first in ("backbone", "amdf", "initial", "fusion"):
             return first

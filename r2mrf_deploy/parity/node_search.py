@@ -1,7 +1,7 @@
 """What reduced precision costs, and the fewest nodes that must keep theirs for it to cost no more than a bound.
 
 The search assumes that keeping more nodes in floating point makes a map no worse. First whole parts of the network are
-tried, by its own words; then, of the parts that are needed, nodes are given up in ever smaller groups, until no single one
+tried, by its scopes; then, of the parts that are needed, nodes are given up in ever smaller groups, until no single one
 of those left can be given up (delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
 """
 
@@ -47,7 +47,7 @@ class Kept:
     """A node that keeps its precision, and why."""
 
     node: str
-    word: str
+    scope: str
     without: Drop
     """What would be lost if only this one of those kept were given up."""
 
@@ -117,7 +117,7 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
 
     parts: dict[str, list[str]] = {}
     for node in nodes:
-        parts.setdefault(naming.word(node), []).append(node)
+        parts.setdefault(naming.scope(node), []).append(node)
     later = _bisections(len(parts)) + _passes(len(nodes)) + 1
     before = tried("nothing", (), 1 + len(parts) + later)
     if before.within(bound):
@@ -127,12 +127,12 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
             f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
         )
     helps = {
-        word: tried(word, members, len(parts) - number + later).sum
-        for number, (word, members) in enumerate(parts.items(), 1)
+        scope: tried(scope, members, len(parts) - number + later).sum
+        for number, (scope, members) in enumerate(parts.items(), 1)
     }
-    kept = _enough([parts[word] for word in sorted(parts, key=helps.__getitem__)], tried, bound)
+    kept = _enough([parts[scope] for scope in sorted(parts, key=helps.__getitem__)], tried, bound)
     kept, without = _fewest(kept, tried, bound)
-    found = tuple(Kept(node, naming.word(node), without[node]) for node in kept)
+    found = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
     return Search(found, before, tried("the rest", kept, 0), count)
 
 

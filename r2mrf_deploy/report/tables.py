@@ -148,9 +148,9 @@ def profile_title(result: Profile) -> str:
 
 
 def profile_tables(result: Profile) -> list[Table]:
-    """Where the time goes: by the network's words, then the costliest layers."""
+    """Where the time goes: by the network's scopes, then the costliest layers."""
     words = _table("part", numbers=("ms", "%"))
-    for word, ms in result.words().items():
+    for word, ms in result.scopes().items():
         words.add_row(word, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
     layers = _table("costliest layers", numbers=("average ms", "median ms", "%"))
     for layer in sorted(result.layers, key=lambda layer: -layer.total)[:15]:
@@ -217,7 +217,7 @@ def budget_lines(budget: Budget) -> list[str]:
 def kept_table(search: Search) -> Table:
     table = _table("kept in higher precision", "part", numbers=("MAE without", "1 - F without"))
     for kept in search.kept:
-        table.add_row(kept.node, kept.word, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
+        table.add_row(kept.node, kept.scope, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
     return table
 
 

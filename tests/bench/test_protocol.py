@@ -264,7 +264,7 @@ def test_a_profile_is_in_the_network_s_words(exported: Path, tmp_path: Path, run
     pytest.importorskip(runtime)
     done = bench_artifacts([exported], [runtime], Protocol(50, 0.2, 10, 10), profiles=True)
     (profile,) = done.profiles
-    words = profile.words()
+    words = profile.scopes()
     assert {"backbone", "shared", "step1.branch5", "step2.branch1", "fusion", "output"} <= set(words)
     assert list(words).index("step1.branch1") + 1 == list(words).index("step1.branch2")
     assert sum(words.values()) == pytest.approx(profile.average)

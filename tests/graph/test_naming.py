@@ -1,4 +1,4 @@
-"""The names of nodes are the network's words, through tracing, simplification and the rewrites."""
+"""The names of nodes are the network's scopes, through tracing, simplification and the rewrites."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.conftest import SMALL
 STEPS = {f"step{t}.branch{b}" for t in (1, 2) for b in range(1, 6)}
 
 
-def words(model: onnx.ModelProto) -> Counter[str]:
-    return Counter(naming.word(node.name) for node in model.graph.node)
+def scopes(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(naming.scope(node.name) for node in model.graph.node)
 
 
 @pytest.mark.parametrize("share", ["true", "false"])
 def test_every_node_of_a_traced_network_has_a_word(tmp_path: Path, share: str) -> None:
     file = Checkpoint.init("r2mrf-edge", SMALL | {"share": share}).save(tmp_path / "c.pth")
     model = onnx.load(to_onnx(file, options=ExportOptions(size=(64, 64), optimize=False)).path)
-    found = words(model)
+    found = scopes(model)
     assert set(found) <= STEPS | {"input", "backbone", "amdf", "initial", "fusion", "output"}
     # an RRM has 5 convolutions, 4 activations, 2 concatenations; before it comes one more, after it the sum of Eq. 4
     for step in STEPS - {"step1.branch5"}:
-        own = [n for n in model.graph.node if naming.word(n.name) == step]
+        own = [n for n in model.graph.node if naming.scope(n.name) == step]
         assert Counter(n.op_type for n in own)["Conv"] == 5
         assert ("Add" in {n.op_type for n in own}) == step.startswith("step2")
     assert "step2.branch3/second5/Conv" in {n.name for n in model.graph.node}
@@ -38,9 +38,9 @@ def test_every_node_of_a_traced_network_has_a_word(tmp_path: Path, share: str) -
 
 def test_rewrites_keep_the_words_and_name_what_is_shared(exported: Path) -> None:
     model = onnx.load(exported)
-    found = words(model)
+    found = scopes(model)
     assert not found["other"] and found["shared"]
-    shared = [n for n in model.graph.node if naming.word(n.name) == naming.SHARED]
+    shared = [n for n in model.graph.node if naming.scope(n.name) == naming.SHARED]
     assert any(n.op_type == "Conv" for n in shared)
     assert len({n.name for n in model.graph.node}) == len(model.graph.node)
 
@@ -62,7 +62,7 @@ def test_names_reveal_no_file_of_this_machine(exported: Path) -> None:
     ],
 )
 def test_a_layers_word(layer: str, said: str) -> None:
-    assert naming.word(layer) == said
+    assert naming.scope(layer) == said
 
 
 def test_what_several_words_share() -> None:
@@ -80,5 +80,5 @@ def test_a_step_s_word_is_its_rrm(share: bool) -> None:
     for t in (1, 2, 3):
         for branch in range(5, 0, -1):
             path = paths[id(network.rrm(t, branch))]
-            assert network.word(path, calls[path]) == f"step{t}.branch{branch}"
+            assert network.scope(path, calls[path]) == f"step{t}.branch{branch}"
             calls[path] += 1

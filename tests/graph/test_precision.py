@@ -47,9 +47,9 @@ def test_every_convolution_is_in_the_type_and_the_ends_are_not(exported: Path, p
     by_name = {n.name: n for n in half.graph.node}
     for name in kept:
         assert types.get(by_name[name].output[0], TensorProto.FLOAT) == TensorProto.FLOAT, name
-    # the converter's casts have the network's words too, and nothing is rounded and widened again between kept nodes
+    # the converter's casts have the network's scopes too, and nothing is rounded and widened again between kept nodes
     casts = [n for n in half.graph.node if n.op_type == "Cast"]
-    assert all(naming.word(n.name) != "other" for n in half.graph.node)
+    assert all(naming.scope(n.name) != "other" for n in half.graph.node)
     assert len(casts) == 3 + sum(1 for o in half.graph.output if o.name != "map")
 
 
@@ -74,7 +74,7 @@ def test_weights_of_bf16_are_rounded_once(exported: Path) -> None:
 
 def test_kept_nodes_read_and_write_fp32(exported: Path) -> None:
     plain = onnx.load(exported)
-    (name, *_) = [n.name for n in plain.graph.node if naming.word(n.name) == "step2.branch3" and n.op_type == "Conv"]
+    (name, *_) = [n.name for n in plain.graph.node if naming.scope(n.name) == "step2.branch3" and n.op_type == "Conv"]
     half = to_half(plain, "fp16", [name])
     types = {v.name: v.type.tensor_type.elem_type for v in half.graph.value_info}
     types |= {i.name: i.data_type for i in half.graph.initializer}
@@ -88,7 +88,7 @@ def test_kept_nodes_read_and_write_fp32(exported: Path) -> None:
 def test_names_may_be_parts(exported: Path) -> None:
     plain = onnx.load(exported)
     part = nodes_of(plain, ["step2.branch3"])
-    assert len(part) > 8 and {naming.word(n) for n in part} == {"step2.branch3"}
+    assert len(part) > 8 and {naming.scope(n) for n in part} == {"step2.branch3"}
     assert nodes_of(plain, ["fusion/Conv", "fusion"])[0] == "fusion/Conv"
     with pytest.raises(UsageError, match=r"no node 'fusion/Cov'.*did you mean"):
         nodes_of(plain, ["fusion/Cov"])

@@ -158,7 +158,7 @@ def test_a_step_s_word_is_its_module() -> None:
     net = network()
     paths = {module: path for path, module in net.named_modules()}
     for pathway, word in ((net.l2h, "low_to_high"), (net.h2l, "high_to_low")):
-        assert net.word(paths[pathway.first], 0) == f"{word}.step1"
-        assert [net.word(paths[m], 0) for m in pathway.later] == [f"{word}.step{t}" for t in (2, 3, 4, 5)]
-        assert net.word(paths[pathway.later], 0) is None and net.word(paths[pathway], 0) is None
-    assert net.word("attention.3.squeeze", 0) == "attention"
+        assert net.scope(paths[pathway.first], 0) == f"{word}.step1"
+        assert [net.scope(paths[m], 0) for m in pathway.later] == [f"{word}.step{t}" for t in (2, 3, 4, 5)]
+        assert net.scope(paths[pathway.later], 0) is None and net.scope(paths[pathway], 0) is None
+    assert net.scope("attention.3.squeeze", 0) == "attention"

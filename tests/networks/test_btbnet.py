@@ -213,12 +213,16 @@ def test_a_btbcrl_that_means_nothing_is_refused(field: str, value: Any) -> None:
 
 def test_words() -> None:
     net, crl = btbnet(), btbcrl()
-    assert net.word("streams.1.blocks.2", 0) == "stream80.block3" and net.word("streams.1", 0) is None
-    assert net.word("streams.0.across.0", 0) == "stream100.step1" == net.word("streams.0.predict.0", 0)
-    assert net.word("streams.0.down.0", 0) == "stream100.step2" and net.word("streams.0.blocks", 0) is None
-    assert [net.word("fuse", 0), net.word("recur", 0), net.word("recur", 2)] == ["frr.fuse", "frr.step1", "frr.step3"]
-    assert crl.word("streams.0.pointwise.1", 0) == "stream60.step2"
-    assert [crl.word("first", 0), crl.word("later.0", 0), crl.word("later.0", 1)] == [
+    assert net.scope("streams.1.blocks.2", 0) == "stream80.block3" and net.scope("streams.1", 0) is None
+    assert net.scope("streams.0.across.0", 0) == "stream100.step1" == net.scope("streams.0.predict.0", 0)
+    assert net.scope("streams.0.down.0", 0) == "stream100.step2" and net.scope("streams.0.blocks", 0) is None
+    assert [net.scope("fuse", 0), net.scope("recur", 0), net.scope("recur", 2)] == [
+        "frr.fuse",
+        "frr.step1",
+        "frr.step3",
+    ]
+    assert crl.scope("streams.0.pointwise.1", 0) == "stream60.step2"
+    assert [crl.scope("first", 0), crl.scope("later.0", 0), crl.scope("later.0", 1)] == [
         "crl.step1",
         "crl.step2",
         "crl.step3",

@@ -125,6 +125,6 @@ def test_a_step_s_word_is_its_module(share: bool) -> None:
     net = network(share=share)
     for step in range(3):
         path = f"steps.{0 if share else step}"
-        assert net.word(path, step if share else 0) == f"step{step + 1}"
-    assert net.word("layers.3", 0) == "layer4" and net.word("layers", 0) is None and net.word("steps", 0) is None
-    assert net.word("score.0.2", 0) == "score.step1" and net.word("score.0", 0) is None
+        assert net.scope(path, step if share else 0) == f"step{step + 1}"
+    assert net.scope("layers.3", 0) == "layer4" and net.scope("layers", 0) is None and net.scope("steps", 0) is None
+    assert net.scope("score.0.2", 0) == "score.step1" and net.scope("score.0", 0) is None

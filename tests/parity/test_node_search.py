@@ -40,7 +40,7 @@ def test_exactly_the_costly_nodes_are_kept() -> None:
     assert found.after.mae == pytest.approx(0.001) and found.before.mae == pytest.approx(0.057)
     reasons = {k.node: k.without.mae for k in found.kept}
     assert reasons[NODES[3]] == pytest.approx(0.031) and reasons[NODES[18]] == pytest.approx(0.007)
-    assert found.kept[0].word == "step1.branch1"
+    assert found.kept[0].scope == "step1.branch1"
 
 
 @pytest.mark.parametrize("seed", range(8))
