@@ -66,11 +66,12 @@ def export(network: str, precision: str, folder: Path) -> Path:
     # not above: with PyTorch, Python's process would need far more memory
     from r2mrf_deploy import images, sample_photographs
     from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
-    from r2mrf_deploy.export import ExportOptions, to_onnx
+    from r2mrf_deploy.export.chain import export_artifact
+    from r2mrf_deploy.export.convert import convert_artifact
+    from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 
     checkpoint = Checkpoint.init(network).save(folder / f"{network}.pth")
-    fp32 = to_onnx(checkpoint, options=ExportOptions(size=SIZE)).path
+    fp32 = export_artifact(checkpoint, options=ExportOptions(size=SIZE)).path
     if precision == "fp32":
         return fp32
     album = folder / "album"

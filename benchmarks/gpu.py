@@ -16,14 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.aotinductor import to_aotinductor
+
+from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.bench.protocol import Bench, Protocol, bench_artifacts
-from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.errors import R2mrfError
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.report import tables
 
 SIZES = ((320, 320), (427, 640))
@@ -64,17 +66,19 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
             missing.append(f"{what}: {e}")
 
     for name, optimize in (("traced", False), ("rewritten", True)):
-        onnx = to_onnx(checkpoint, folder / f"{name}.onnx", ExportOptions(size, optimize=optimize)).path
+        onnx = export_artifact(checkpoint, folder / f"{name}.onnx", ExportOptions(size, optimize=optimize)).path
         half = convert_artifact(onnx, folder / f"{name}-fp16.onnx", PrecisionOptions("fp16")).path
         artifacts += [onnx, half]
         for graph in (onnx, half):
-            attempt(f"{graph.stem}.plan", lambda graph=graph: build_engine(graph))
+            attempt(f"{graph.stem}.plan", lambda graph=graph: build_artifact(graph))
     attempt(
         "aotinductor",
         lambda: to_aotinductor(checkpoint, folder / "aotinductor.pt2", ExportOptions(size), device="cuda"),
     )
     able = {r.name for a in artifacts for r in runtimes.suitable(a)}
-    return bench_artifacts(artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, phase=print), missing
+    return bench_artifacts(
+        artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, progress=lambda p: print(p.description)
+    ), missing
 
 
 def _page(size: str, bench: Bench, missing: list[str]) -> str:

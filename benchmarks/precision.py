@@ -19,11 +19,11 @@ from typing import Any
 from r2mrf_deploy import environment, images, runtimes, sample_photographs
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
 from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
-from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.evaluation import Method, evaluate
-from r2mrf_deploy.export import ExportOptions, to_onnx
-from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.predict import Predictor
 
 SIZE = (320, 320)
@@ -56,12 +56,16 @@ def main() -> None:
 
 def speed(network: str, calibration: Path, duration: float, folder: Path) -> dict[str, Any]:
     checkpoint = Checkpoint.init(network).save(folder / f"{network}.pth")
-    traced = to_onnx(checkpoint, folder / "traced.onnx", ExportOptions(SIZE, optimize=False)).path
-    fp32 = to_onnx(checkpoint, folder / "fp32.onnx", ExportOptions(SIZE)).path
+    traced = export_artifact(checkpoint, folder / "traced.onnx", ExportOptions(SIZE, optimize=False)).path
+    fp32 = export_artifact(checkpoint, folder / "fp32.onnx", ExportOptions(SIZE)).path
     low = [_reduced(fp32, kind, calibration, None) for kind in ("bf16", "int8")]
     protocol = Protocol(duration=duration, avg_runs=5)
     done = bench_artifacts(
-        [checkpoint, traced, fp32, *low], ["pytorch", "onnxruntime", "openvino"], protocol, size=SIZE, phase=print
+        [checkpoint, traced, fp32, *low],
+        ["pytorch", "onnxruntime", "openvino"],
+        protocol,
+        size=SIZE,
+        progress=lambda p: print(p.description),
     )
     rows = [
         {
@@ -90,13 +94,14 @@ def speed(network: str, calibration: Path, duration: float, folder: Path) -> dic
 
 
 def accuracy(checkpoint: Path, data: Path, calibration: Path, max_drop: float | None, folder: Path) -> dict[str, Any]:
-    fp32 = to_onnx(checkpoint, folder / "fp32.onnx", ExportOptions(SIZE)).path
+    fp32 = export_artifact(checkpoint, folder / "fp32.onnx", ExportOptions(SIZE)).path
     scores: dict[str, Any] = {}
     for kind in ("fp32", "fp16", "bf16", "int8"):
         file = fp32 if kind == "fp32" else _reduced(fp32, kind, calibration, max_drop)
-        manifest = Manifest.beside(file)
+        artifact = Artifact.open(file)
+        manifest = artifact.contract
         assert manifest is not None
-        with runtimes.open_nearest(file, manifest) as runner:
+        with runtimes.nearest(artifact.precision).open(artifact) as runner:
             found = _scored(Predictor(runner, manifest.preprocess or IMAGENET), data)
             scores[kind] = found | {"runtime": runner.runtime, "emulated": runner.emulates}
         scores[kind]["kept"] = manifest.kept
@@ -111,7 +116,7 @@ def _reduced(fp32: Path, kind: str, calibration: Path, max_drop: float | None) -
         calibration if kind == "int8" else None,
         max_drop=max_drop if kind == "int8" else None,
     )
-    return convert_artifact(fp32, fp32.with_name(f"{kind}.onnx"), options, phase=print).path
+    return convert_artifact(fp32, fp32.with_name(f"{kind}.onnx"), options, progress=lambda p: print(p.description)).path
 
 
 def _album(folder: Path) -> Path:

@@ -9,48 +9,57 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from r2mrf_deploy.aotinductor import to_aotinductor
+    from r2mrf_deploy.artifact import Artifact
     from r2mrf_deploy.bench.protocol import bench_artifacts
-    from r2mrf_deploy.build import BuildOptions, build_engine
     from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
     from r2mrf_deploy.errors import R2mrfError
-    from r2mrf_deploy.export import ExportOptions, to_onnx
+    from r2mrf_deploy.export.build import build_artifact
+    from r2mrf_deploy.export.chain import export_artifact, export_artifacts
+    from r2mrf_deploy.export.convert import convert_artifact
+    from r2mrf_deploy.export.optimize import optimize_artifact
+    from r2mrf_deploy.export.options import ExportOptions, FormatOptions, PrecisionOptions
     from r2mrf_deploy.manifest import Manifest
     from r2mrf_deploy.parity.compare import compare_artifacts
     from r2mrf_deploy.predict import Predictor
+    from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
 # name -> the module that has it; no name is also a module's
 _WHERE = {
-    "BuildOptions": "build",
+    "Artifact": "artifact",
+    "BuildOptions": "runtimes.tensorrt.options",
     "Checkpoint": "checkpoint",
-    "ExportOptions": "export",
+    "ExportOptions": "export.options",
+    "FormatOptions": "export.options",
     "Manifest": "manifest",
-    "PrecisionOptions": "convert",
+    "PrecisionOptions": "export.options",
     "Predictor": "predict",
     "R2mrfError": "errors",
-    "bench_artifacts": "benchmark",
-    "build_engine": "build",
-    "compare_artifacts": "parity",
-    "convert_artifact": "convert",
-    "to_aotinductor": "aotinductor",
-    "to_onnx": "export",
+    "bench_artifacts": "bench.protocol",
+    "build_artifact": "export.build",
+    "compare_artifacts": "parity.compare",
+    "convert_artifact": "export.convert",
+    "export_artifact": "export.chain",
+    "export_artifacts": "export.chain",
+    "optimize_artifact": "export.optimize",
 }
 
 __all__ = [
+    "Artifact",
     "BuildOptions",
     "Checkpoint",
     "ExportOptions",
+    "FormatOptions",
     "Manifest",
     "PrecisionOptions",
     "Predictor",
     "R2mrfError",
     "bench_artifacts",
-    "build_engine",
+    "build_artifact",
     "compare_artifacts",
     "convert_artifact",
-    "to_aotinductor",
-    "to_onnx",
+    "export_artifact",
+    "export_artifacts",
+    "optimize_artifact",
 ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from r2mrf_deploy import environment, gpus
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
 from r2mrf_deploy.errors import UsageError
@@ -28,6 +29,8 @@ from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.cost import Shapes, infer
 from r2mrf_deploy.graph.kernels import Kernel, Precision, kernels
+from r2mrf_deploy.manifest import DEFAULT_SIZE
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import Runner, Runtime
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
 
@@ -222,12 +225,12 @@ def calibrate(runtime: Runtime) -> Roof:
         while precision not in tflops:
             channels, side = (512, 256) if on_gpu else (256, 96)
             onnx.save(_convolution(channels, side, precision), file)
-            with runtime.open(file, None) as runner:
+            with runtime.open(Artifact(file)) as runner:
                 on_gpu, device = runner.on_gpu, runner.device
                 tflops[precision] = 2 * 9 * channels**2 * side**2 / _best(runner) / 1e9
             precision = "fp16" if on_gpu else "fp32"
         onnx.save(_copy(COPIED), file)
-        with runtime.open(file, None) as runner:
+        with runtime.open(Artifact(file)) as runner:
             bandwidth = 2 * COPIED * 4 / _best(runner) / 1e6
     title = device if on_gpu else environment.cpu()
     return Roof("here", title, tflops, bandwidth, *((LAUNCH_MS, TRANSFER) if on_gpu else (0.0, None)))
@@ -320,7 +323,7 @@ def draw_up(
     efficiency: float = EFFICIENCY,
     settings: Mapping[str, str] | None = None,
     check: bool = True,
-    phase: Callable[[str], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> Budget:
     """Predict a graph's latency on GPU classes, and compare the model with a measurement on the machine at hand.
 
@@ -331,18 +334,16 @@ def draw_up(
         size: height and width; by default those of the file, else 320×320.
         settings: of a preset or a plain state dict, as for `Checkpoint.load`.
         check: also run the graphs here.
-        phase: called with what is being done.
 
     Raises:
         UsageError, InputError, GraphError, CheckpointError: something given is wrong.
     """
-    say = phase or (lambda _: None)
-    models = _models(source, size, settings or {}, say)
-    say("counting")
+    models = _models(source, size, settings or {}, progress)
+    progress(Progress("counting"))
     graphs = [Graph.of(name, model, shapes) for name, model, shapes in models]
     found, refused = able(gpu_names or gpus.GPUS, graphs[-1:])
     predictions = [predict(g, Roof.of(gpu), efficiency) for g in graphs for gpu in found]
-    here = _here(models, graphs, efficiency, say) if check else None
+    here = _here(models, graphs, efficiency, progress) if check else None
     return Budget(budget_ms, tuple(predictions), tuple(refused) if gpu_names else (), here)
 
 
@@ -350,7 +351,7 @@ Model = tuple[str, onnx.ModelProto, Shapes | None]
 
 
 def _models(
-    source: str, size: tuple[int, int] | None, settings: Mapping[str, str], say: Callable[[str], None]
+    source: str, size: tuple[int, int] | None, settings: Mapping[str, str], progress: ProgressCallback
 ) -> list[Model]:
     path = Path(source)
     if path.suffix == ".onnx":
@@ -359,7 +360,7 @@ def _models(
         dims = [d.dim_value for d in spec.type.tensor_type.shape.dim]
         nhwc = dims[-1:] == [3]
         if not all(dims):
-            height, width = size or (320, 320)
+            height, width = size or DEFAULT_SIZE
             shapes = {spec.name: (1, height, width, 3) if nhwc else (1, 3, height, width)}
         elif size and tuple(dims[1:3] if nhwc else dims[2:4]) != size:
             raise UsageError(f"{path} has a fixed size: leave --size out, or give the checkpoint or a --dynamic graph")
@@ -377,29 +378,29 @@ def _models(
         raise UsageError(f"{source} holds no graph to count: give the ONNX file, the checkpoint or a preset's name")
     else:
         module, preprocess = networks.create(*networks.preset(source, settings)), IMAGENET
-    say("tracing")
-    traced = trace(Deployed(module.eval(), preprocess), size or (320, 320))
-    say("rewriting")
+    progress(Progress("tracing"))
+    traced = trace(Deployed(module.eval(), preprocess), size or DEFAULT_SIZE)
+    progress(Progress("rewriting"))
     return [(f"{path.stem} as traced", traced, None), (f"{path.stem} rewritten", optimize(traced).model, None)]
 
 
 def _here(
-    models: Sequence[Model], graphs: Sequence[Graph], efficiency: float, say: Callable[[str], None]
+    models: Sequence[Model], graphs: Sequence[Graph], efficiency: float, progress: ProgressCallback
 ) -> Here | None:
     """Measure the device's peak, its bandwidth and the graphs; None where the graphs' precision cannot be calibrated."""
     cuda = OnnxRuntimeCUDA()
     runtime = cuda if cuda.availability().ok else OnnxRuntimeCPU()
-    say("calibrating")
+    progress(Progress("calibrating"))
     roof = calibrate(runtime)
     if any(p not in roof.tflops for g in graphs for p in g.precisions):
         return None
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         candidates = []
         for number, (name, model, shapes) in enumerate(models):
-            say(f"timing {name}")
+            progress(Progress(f"timing {name}", number, len(models)))
             file = Path(folder) / f"{number}.onnx"
             onnx.save(model, file)
-            runner = stack.enter_context(runtime.open(file, None))
+            runner = stack.enter_context(runtime.open(Artifact(file)))
             candidates.append(Candidate(name, runner, feeds.random(runner.inputs, shapes=shapes)))
         measured = measure(candidates, Protocol(duration=1.0, iterations=3, avg_runs=3))
     return Here(

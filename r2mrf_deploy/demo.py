@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from r2mrf_deploy import environment, images, sample_photographs, weights
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Measurement, bench_artifacts
-from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.export import to_onnx
+from r2mrf_deploy.export.chain import export_artifacts
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.parity import compare
 from r2mrf_deploy.predict import Predictor, predict
+from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.report import tables
 
 
@@ -61,15 +61,16 @@ def run(output: Path, *, console: Console | None = None) -> Demo:
     assert shipped is not None
     checkpoint = write_atomically(output / shipped.name, shipped.read_bytes())
     with console.status("exporting") as status:
-        onnx = to_onnx(checkpoint, phase=lambda text: status.update(f"export: {text}")).path
-        status.update("building a TensorRT plan")
-        plan = build_engine(onnx).path
-        status.update("converting to OpenVINO")
-        xml = build_engine(onnx, onnx.with_suffix(".xml")).path
-        artifacts = [onnx, xml, plan]
-        status.update("comparing with PyTorch")
-        compared = {r.artifact: r for r in compare.compare_artifacts(checkpoint, artifacts)}
-        timed = bench_artifacts([checkpoint, *artifacts], phase=lambda text: status.update(f"timing: {text}"))
+
+        def progress(p: Progress) -> None:
+            status.update(p.description)
+
+        names = [checkpoint.with_suffix(suffix) for suffix in (".onnx", ".xml", ".plan")]
+        artifacts = [made.path for made in export_artifacts(checkpoint, names, progress=progress)]
+        onnx, xml, _ = artifacts
+        results = compare.compare_artifacts(checkpoint, artifacts, record=True, progress=progress)
+        compared = {r.artifact: r for r in results}
+        timed = bench_artifacts([checkpoint, *artifacts], record=True, progress=progress)
         status.update("looking at a photograph")
         photograph = output / "photograph.png"
         write_atomically(photograph, images.png(sample_photographs.sample(sample_photographs.DEMO)))
@@ -80,13 +81,12 @@ def run(output: Path, *, console: Console | None = None) -> Demo:
     measured = {m.name: m for m in timed.measurements}
     rows = [_row(path, compared.get(path.name), measured.get(path.name)) for path in (checkpoint, *artifacts)]
     result = Demo(output, overlay, seen.in_focus or 0.0, rows, environment.describe(), timed.tools)
-    _record(artifacts, compared, measured)
     write_atomically(output / "report.json", (json.dumps(result.to_dict(), indent=2, default=str) + "\n").encode())
     return result
 
 
 def _row(path: Path, compared: compare.Parity | None, measured: Measurement | None) -> dict[str, Any]:
-    manifest = Manifest.beside(path) if path.suffix != ".pth" else None
+    manifest = Artifact.open(path).manifest if path.suffix != ".pth" else None
     return {
         "artifact": path.name,
         "bytes": manifest.bytes if manifest else path.stat().st_size,
@@ -98,16 +98,3 @@ def _row(path: Path, compared: compare.Parity | None, measured: Measurement | No
         "speed_up": measured.speed_up if measured else None,
         "note": compared.reason if compared else "",
     }
-
-
-def _record(artifacts: list[Path], compared: dict[str, compare.Parity], measured: dict[str, Measurement]) -> None:
-    """Write what was found into each artifact's manifest."""
-    for artifact in artifacts:
-        manifest = Manifest.beside(artifact)
-        if manifest is None:
-            continue
-        found = {
-            "parity": [compared[artifact.name].to_dict()] if artifact.name in compared else [],
-            "latency": [measured[artifact.name].to_dict()] if artifact.name in measured else [],
-        }
-        manifest.model_copy(update=found).save(artifact)

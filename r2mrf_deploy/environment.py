@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def cores() -> int:
 def cxx() -> str | None:
     """The C++ compiler that PyTorch would use, or None where there is none."""
     return shutil.which(os.environ.get("CXX", "clang++" if platform.system() == "Darwin" else "g++"))
+
+
+def now() -> str:
+    """The date and time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def describe() -> dict[str, str | int]:

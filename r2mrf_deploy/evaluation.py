@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from r2mrf_deploy import images
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.datasets import Dataset
+from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.metrics import Curves, Judged, Scores, average, judge
 from r2mrf_deploy.predict import LONGEST, Predictor
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Method:
 
     maps: Maps
     runtime: str
+    artifact: Path | None = None
+    """The file whose own map it is, where that can keep the figures."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def evaluate(
     dataset: Dataset,
     *,
     positive: Positive = "sharp",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> list[Evaluation]:
     """Score every map of every method.
 
@@ -78,7 +83,6 @@ def evaluate(
         methods: at least one.
         dataset: photographs and masks.
         positive: the class that precision and recall are of; MAE does not depend on it.
-        progress: called with (photographs done, photographs).
 
     Raises:
         UsageError: there is no method.
@@ -94,12 +98,26 @@ def evaluate(
             for title, found in method.maps(image).items():
                 judged = judge(found, truth) if positive == "sharp" else judge(1 - found, ~truth)
                 rows.setdefault((index, title), {})[pair.name] = judged
-        if progress is not None:
-            progress(number + 1, len(dataset))
+        progress(Progress("evaluating photographs", number + 1, len(dataset)))
     return [
         Evaluation(title, index, methods[index].runtime, *average(list(judged.values())), judged)
         for (index, title), judged in rows.items()
     ]
+
+
+def record(rows: Sequence[Evaluation], methods: Sequence[Method], dataset: Dataset, positive: Positive) -> list[str]:
+    """Keep the figures in the manifests of the artifacts.
+
+    Returns:
+        Why some were not recorded.
+    """
+    data = {"dataset": dataset.folder.name, "photographs": len(dataset), "white": dataset.white, "positive": positive}
+    reasons = []
+    for row in rows:
+        if (file := methods[row.method].artifact) is not None:
+            found = data | {"runtime": row.runtime, "scores": row.scores.to_dict(), "date": now()}
+            reasons.append(Artifact.open(file).record(accuracy=[found]))
+    return list(filter(None, reasons))
 
 
 @contextmanager
@@ -130,7 +148,7 @@ def opened(
     """
     chosen = OpenOptions(network=network, settings=tuple((settings or {}).items()))
     if chosen != OpenOptions() and not any(map(_is_checkpoint, sources)):
-        raise UsageError("--network and --set are for checkpoints, and there is none: leave them out")
+        raise UsageError("`network` and `settings` are for checkpoints, and there is none: leave them out")
     with ExitStack() as stack:
         methods = []
         for source in sources:
@@ -139,7 +157,8 @@ def opened(
                 methods += _ablations(stack, source, name, runtime, steps, branches, trust, chosen)
             else:
                 predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
-                methods.append(Method(_alone(name, predictor), predictor.runner.runtime))
+                file = None if _is_checkpoint(source) else source
+                methods.append(Method(_alone(name, predictor), predictor.runner.runtime, file))
         if baselines:
             from r2mrf_deploy import baselines as registry
 
@@ -171,10 +190,10 @@ def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool,
     if not _is_checkpoint(source):
         return Predictor.open(source, runtime, trust=trust)
     if runtime in ("onnxruntime", "openvino"):
-        from r2mrf_deploy.export import to_onnx
+        from r2mrf_deploy.export.chain import export_artifact
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        exported = to_onnx(
+        exported = export_artifact(
             source, folder / f"{source.stem}.onnx", network=chosen.network, settings=dict(chosen.settings)
         )
         return Predictor.open(exported.path, runtime, trust=trust)
@@ -197,7 +216,7 @@ def _ablations(
         made = [Method(_alone(name, predictor), ran)]
         if branches:
             if not {o.name for o in predictor.runner.outputs} - {"map", "logits"}:
-                raise UsageError(f"{source} gives no side outputs: export it with --all-steps, or give the checkpoint")
+                raise UsageError(f"{source} gives no side outputs: export it with `all_steps`, or give the checkpoint")
             made.append(Method(_sides(name, predictor, _of_last_step(predictor)), ran))
         return made
     from r2mrf_deploy.checkpoint import Checkpoint

@@ -1,15 +1,22 @@
-"""Files written whole or not at all, and known by their SHA-256."""
+"""Files that are written whole or not at all, and identified by their SHA-256."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import ArtifactError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks on folders: there, two processes must not write the same file
+    fcntl = None  # type: ignore[assignment]
 
 
 def sha256(path: Path) -> str:
@@ -26,7 +33,7 @@ def _sha256(f: Any) -> str:  # Python 3.10 has no hashlib.file_digest
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Say that a file cannot be written before there is anything to write.
+    """Refuse a path that cannot be written, before there is anything to write.
 
     Raises:
         ArtifactError: it is a folder, or its folder cannot be written or made.
@@ -37,35 +44,71 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:
-    """Write a file whole or not at all: to a temporary file beside it, then rename.
+    """Write a file whole or not at all.
 
     Args:
-        path: where the file shall be; missing folders are made.
-        content: the bytes, or a function that writes them to the path it is given.
+        path: the file. Missing folders are made.
+        content: its bytes, or a function that writes them to the path that it is given.
 
     Raises:
-        ArtifactError: the folder cannot be written, or the disk is full; an existing file at `path` is left as it was.
+        ArtifactError: the folder cannot be written, or the disk is full; a file at `path` is left as it was.
     """
+    with staging(path) as folder:
+        temporary = folder / "content"
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            content(temporary)
+        flush(temporary)
+        temporary.replace(path)
+    return path
+
+
+@contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, to prepare files in that are then moved to their place.
+
+    The folder is removed in the end. A killed process leaves one behind: the next staging of the same path removes it.
+
+    Raises:
+        ArtifactError: the file system refused something that was done with files inside the block.
+    """
+    prefix = f".r2mrf-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short, however long the name is
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        with locked(path.parent):
+            for left in path.parent.glob(f"{prefix}*"):
+                with suppress(BlockingIOError, FileNotFoundError), locked(left, wait=False):
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+            alive = locked(folder)
+            alive.__enter__()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            alive.__exit__(None, None, None)
     except OSError as e:
         raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
-    temporary = Path(name)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder's lock: only one process at a time does. The kernel frees it when the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it, with `wait=False`.
+    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        with os.fdopen(handle, "wb") as f:
-            if isinstance(content, bytes):
-                f.write(content)
-        if not isinstance(content, bytes):
-            content(temporary)
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as e:
-        raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        os.close(handle)
+
+
+def flush(path: Path) -> None:
+    """Have a file on the disk before it is moved to its place."""
+    with path.open("rb") as f:
+        os.fsync(f.fileno())

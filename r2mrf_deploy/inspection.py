@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError, no_file
+from r2mrf_deploy import formats
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.errors import GraphError, InputError, UsageError, no_file
 from r2mrf_deploy.files import sha256
+from r2mrf_deploy.formats import openvino
 from r2mrf_deploy.manifest import Manifest
 
 
@@ -28,27 +30,27 @@ def inspect(
     path = Path(path)
     if not path.is_file():
         raise no_file(path)
-    checkpoint = partial(_checkpoint, network=network, settings=settings)
-    readers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        ".pth": checkpoint,
-        ".pt": checkpoint,
-        ".onnx": _onnx,
-        ".plan": _plan,
-        ".pt2": _package,
-        ".xml": _openvino,
-    }
-    if (network or settings) and path.suffix.lower() not in (".pth", ".pt"):
-        raise UsageError(f"{path} is no checkpoint: --network and --set say nothing of it")
+    suffix = path.suffix.lower()
     if path.name.endswith(".json"):
         return Manifest.read(path).model_dump(exclude_none=True)
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: inspect reads {' '.join(readers)} and manifests (.json)")
-    facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-    facts |= readers[path.suffix.lower()](path)
-    if path.suffix.lower() not in (".pth", ".pt"):
-        manifest = Manifest.beside(path)
-        facts["manifest"] = manifest.model_dump(exclude_none=True) if manifest else "none"
+    if suffix in (".pth", ".pt"):
+        return _file(path) | _checkpoint(path, network, settings)
+    if network or settings:
+        raise UsageError(f"{path} is not a checkpoint: `network` and `settings` do not apply to it")
+    if suffix not in formats.KINDS:
+        raise InputError(f"{path}: inspect reads .pth .pt {' '.join(formats.KINDS)} and manifests (.json)")
+    artifact = Artifact.open(path)
+    facts = _file(path) | {"kind": formats.KINDS[suffix]} | _DETAILS[suffix](artifact)
+    if artifact.manifest:
+        return facts | {"manifest": artifact.manifest.model_dump(exclude_none=True)}
+    facts["manifest"] = f"none: {path.name}.json is missing, and with it the evidence of parity, latency and accuracy"
+    if artifact.contract:
+        facts["contract inside the file"] = artifact.contract.model_dump(exclude_none=True, exclude_defaults=True)
     return facts
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | None) -> dict[str, Any]:
@@ -65,20 +67,20 @@ def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | N
     }
 
 
-def _onnx(path: Path) -> dict[str, Any]:
+def _onnx(artifact: Artifact) -> dict[str, Any]:
     from collections import Counter
 
     import onnx
 
     from r2mrf_deploy.graph import cost
 
+    path = artifact.path
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as e:  # protobuf's and onnx's exceptions share no base class
         raise GraphError(f"{path} is not a valid ONNX file: {str(e).splitlines()[0]}") from None
     facts: dict[str, Any] = {
-        "kind": "onnx",
         "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "inputs": [_value(v) for v in model.graph.input],
@@ -88,7 +90,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "parameters": cost.parameters(model),
     }
     try:
-        facts["multiply_adds"] = cost.multiply_adds(model)
+        facts["multiply_adds"] = cost.multiply_adds_per_image(model)
     except GraphError:
         facts["multiply_adds"] = "depends on the input's size"
     return facts
@@ -102,32 +104,22 @@ def _value(value: Any) -> str:
     return f"{value.name}: {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{dims}]"
 
 
-def _plan(path: Path) -> dict[str, Any]:
-    from r2mrf_deploy.runtimes.tensorrt import plan_header
-
-    return {"kind": "plan"} | asdict(plan_header.read(path))
+def _plan(artifact: Artifact) -> dict[str, Any]:
+    return asdict(artifact.header)
 
 
-def _package(path: Path) -> dict[str, Any]:
-    from r2mrf_deploy.runtimes.aotinductor import Package
-
-    package = Package.read(path)
-    return {
-        "kind": "pt2",
-        "device": package.device,
-        "target": package.target.model_dump(exclude_none=True) if package.target else "unknown",
-        "inputs": [str(s) for s in package.inputs],
-        "outputs": [str(s) for s in package.outputs],
-    }
+def _package(artifact: Artifact) -> dict[str, Any]:
+    return asdict(artifact.header)
 
 
-def _openvino(path: Path) -> dict[str, Any]:
-    from xml.etree import ElementTree
+def _openvino(artifact: Artifact) -> dict[str, Any]:
+    root = openvino.root(artifact.path)
+    return {"ir_version": root.get("version"), "layers": len(root.findall("layers/layer"))}
 
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as e:
-        raise ArtifactError(f"{path} is not an OpenVINO model: {e}") from None
-    if root.tag != "net":
-        raise ArtifactError(f"{path} is not an OpenVINO model: its root is <{root.tag}>, not <net>")
-    return {"kind": "openvino", "ir_version": root.get("version"), "layers": len(root.findall("layers/layer"))}
+
+_DETAILS: dict[str, Callable[[Artifact], dict[str, Any]]] = {
+    ".onnx": _onnx,
+    ".plan": _plan,
+    ".pt2": _package,
+    ".xml": _openvino,
+}

@@ -6,20 +6,24 @@ loader, a person or a program embedding it has to know stands in the manifest.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import ArtifactError
-from r2mrf_deploy.files import sha256, write_atomically
+from r2mrf_deploy.files import flush, sha256
 
 DEFAULT_SIZE = (320, 320)
 """Height and width in pixels where nothing else says them: the papers' test size."""
 
 _Deviation = Annotated[FiniteFloat, Field(gt=0)]
 """A standard deviation, by which values are divided."""
+
+
+_C = TypeVar("_C", bound="Contract")
 
 
 class _Model(BaseModel):
@@ -91,19 +95,19 @@ class Target(_Model):
     achieved_precision: str = "not verified: no device to ask"
 
 
-class Manifest(_Model):
+class Contract(_Model):
+    """What a program has to know to run a model file, and how the file was made.
+
+    The contract lies inside the file where its format has a place for it, so that a file that was moved alone still runs.
+    """
+
     format: Literal["r2mrf-artifact/1"] = "r2mrf-artifact/1"
-    file: str
-    sha256: str
-    bytes: int
-    companions: dict[str, str] = Field(default_factory=dict)
-    """Further files of the artifact (OpenVINO's .bin) and their SHA-256."""
-    kind: Literal["onnx", "plan", "openvino", "pt2"]
-    checkpoint_sha256: str | None = None
-    source_sha256: str | None = None
-    """SHA-256 of the ONNX file that a plan or an OpenVINO model was made from."""
+    kind: str
+    """The format: onnx, openvino, plan, pt2."""
     network: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
+    export: dict[str, Any] = Field(default_factory=dict)
+    """The export options that the graph was traced with."""
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     profiles: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
@@ -113,7 +117,7 @@ class Manifest(_Model):
     kept: list[str] = Field(default_factory=list)
     """Nodes that stay in higher precision, beside those that always do."""
     calibration: dict[str, Any] = Field(default_factory=dict)
-    """How ranges were found: the method, how many photographs, and what a search for nodes to keep came to."""
+    """How ranges were found: the method, the number of photographs, and the result of a search for nodes to keep."""
     opset: int | None = None
     rewrites: list[RewriteRecord] = Field(default_factory=list)
     parameters: int | None = None
@@ -121,17 +125,64 @@ class Manifest(_Model):
     """Of one image at the static size, or at the optimum of the profile."""
     target: Target | None = None
     tools: dict[str, str] = Field(default_factory=dict)
+    checkpoint_sha256: str | None = None
+    source_sha256: str | None = None
+    """SHA-256 of the ONNX file that the file was made from."""
+
+    def limit(self, name: str) -> list[int]:
+        """The largest shape of an input with free dimensions; empty where nothing limits it."""
+        return self.profiles.get(name, {}).get("max", [])
+
+    def embedded(self) -> str:
+        """The contract as the text that is put inside a file."""
+        return self.model_dump_json(include=set(Contract.model_fields), exclude_defaults=True)
+
+    @classmethod
+    def parse(cls: type[_C], text: str | bytes, name: str) -> _C:
+        """Read a contract or a manifest from JSON.
+
+        Args:
+            name: what the text was found in, for the message.
+
+        Raises:
+            ArtifactError: the text is something else.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the document"
+            raise ArtifactError(f"{name} is not a {cls.__name__.lower()}: {where}: {first['msg']}") from None
+
+
+class Manifest(Contract):
+    """A contract that is bound to its file by SHA-256, and the evidence of what the file computes and how fast."""
+
+    file: str
+    sha256: str
+    bytes: int
+    companions: dict[str, str] = Field(default_factory=dict)
+    """Further files of the artifact (OpenVINO's .bin) and their SHA-256."""
     parity: list[dict[str, Any]] = Field(default_factory=list)
     latency: list[dict[str, Any]] = Field(default_factory=list)
-    created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    accuracy: list[dict[str, Any]] = Field(default_factory=list)
+    created: str = Field(default_factory=now)
 
     @staticmethod
-    def path_for(artifact: Path) -> Path:
-        return artifact.with_name(artifact.name + ".json")
+    def path_for(model: Path) -> Path:
+        return model.with_name(model.name + ".json")
 
-    def save(self, artifact: Path) -> Path:
-        """Write the manifest beside `artifact`, atomically."""
-        return write_atomically(self.path_for(artifact), (self.model_dump_json(indent=2) + "\n").encode())
+    @classmethod
+    def bind(cls, contract: Contract, file: Path, companions: Sequence[Path] = (), **evidence: Any) -> Manifest:
+        """The manifest of files that are written."""
+        return cls(
+            **contract.model_dump(include=set(Contract.model_fields)),
+            file=file.name,
+            sha256=sha256(file),
+            bytes=sum(f.stat().st_size for f in (file, *companions)),
+            companions={f.name: sha256(f) for f in companions},
+            **evidence,
+        )
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -141,50 +192,13 @@ class Manifest(_Model):
             ArtifactError: it does not exist, is not JSON, or is not a manifest.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            return cls.parse(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise ArtifactError(f"{path} is missing: an artifact needs its manifest beside it") from None
-        except (OSError, UnicodeDecodeError) as e:
-            raise ArtifactError(f"{path} cannot be read as a manifest: {e}") from None
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the document"
-            raise ArtifactError(f"{path} is not a manifest: {where}: {first['msg']}") from None
+        except OSError as e:
+            raise ArtifactError(f"{path} cannot be read as a manifest: {e.strerror or e}") from None
 
-    @classmethod
-    def beside(cls, artifact: Path) -> Manifest | None:
-        """The manifest of `artifact`, checked against it; None where there is no manifest.
-
-        Raises:
-            ArtifactError: the manifest is damaged, or is not this file's.
-        """
-        path = cls.path_for(artifact)
-        if not path.exists():
-            return None
-        manifest = cls.read(path)
-        # OpenVINO reads the .bin beside an .xml, whatever the manifest says
-        weights = artifact.with_suffix(".bin").name
-        if manifest.kind == "openvino" and weights not in manifest.companions:
-            raise ArtifactError(
-                f"{path} is not a manifest: its companions leave out {weights}; make the artifact again"
-            )
-        for name in manifest.companions:
-            if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
-                raise ArtifactError(f"{path} is not a manifest: companion {name!r} is not beside it")
-        expected = manifest.companions | {artifact.name: manifest.sha256}
-        for name, digest in expected.items():
-            file = artifact.with_name(name)
-            try:
-                found = sha256(file) if file.is_file() else None
-            except OSError as e:
-                raise ArtifactError(f"{file} cannot be read: {e.strerror or e}") from None
-            if found is None:
-                raise ArtifactError(f"{file} is missing: it belongs to {artifact.name}")
-            if found != digest:
-                raise ArtifactError(
-                    f"{file} does not match {path.name} (SHA-256 differs): it was changed or only half written; "
-                    "make the artifact again"
-                )
-        return manifest
+    def write(self, path: Path) -> None:
+        """Write the document to a file, not atomically."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        flush(path)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 LONGEST = 640
@@ -53,23 +54,21 @@ class Predictor:
     @classmethod
     def open(
         cls,
-        artifact: Path | str,
+        artifact: Artifact | Path | str,
         runtime: str | None = None,
         *,
         trust: bool = False,
         options: OpenOptions | None = None,
     ) -> Predictor:
         """Open an artifact for photographs. Raises as `runtimes.open`; InputError where it takes no image."""
-        artifact = Path(artifact)
+        artifact = Artifact.open(artifact)
         runner = runtimes.open(artifact, runtime, trust=trust, options=options)
-        manifest = Manifest.beside(artifact)
-        spec = runner.inputs[0]
+        contract, spec = artifact.contract, runner.inputs[0]
         if len(runner.inputs) != 1 or spec.layout is None:
-            raise InputError(f"{artifact} has no manifest that says how its input takes a photograph")
+            raise InputError(f"{artifact.path} has no contract that says how its input takes a photograph")
         default = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # unused by an artifact that takes bytes
-        limit = manifest.profiles.get(spec.name, {}).get("max", []) if manifest else []
-        limit = limit or [LONGEST] * len(spec.shape)
-        return cls(runner, manifest.preprocess or default if manifest else default, limit)
+        limit = (contract.limit(spec.name) if contract else []) or [LONGEST] * len(spec.shape)
+        return cls(runner, (contract.preprocess if contract else None) or default, limit)
 
     def __enter__(self) -> Predictor:
         return self
@@ -128,7 +127,7 @@ def predict(
     """
     names = _names(sources)
     if output.exists() and not output.is_dir():
-        raise UsageError(f"-o {output} is a file: name a folder for the maps")
+        raise UsageError(f"`output` {output} is a file: name a folder for the maps")
     kinds = ("map", "overlay") if overlays else ("map",)
     planned = {output / f"{n}_{kind}.png": s for s, n in zip(sources, names, strict=True) for kind in kinds}
     _refuse_overwriting(sources, planned)
@@ -152,7 +151,7 @@ def _refuse_overwriting(sources: Sequence[Path], planned: Mapping[Path, Path]) -
     resolved = {source.resolve(): source for source in sources}
     for path, source in planned.items():
         if victim := resolved.get(path.resolve()):
-            raise UsageError(f"what is made from {source} would overwrite {victim}: choose another folder with -o")
+            raise UsageError(f"what is made from {source} would overwrite {victim}: choose another `output` folder")
 
 
 def _names(sources: Sequence[Path]) -> list[str]:

@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+
+
+def manifest_of(path: Path) -> Manifest | None:
+    """The manifest of an artifact, which must match it."""
+    return Artifact.open(path).manifest
+
+
+def forge(manifest: Manifest, model: Path) -> None:
+    """Write a manifest beside a file, whether it is the file's or not."""
+    manifest.write(Manifest.path_for(model))
+
 
 TinyOnnx = Callable[..., Path]
 
@@ -42,9 +54,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(small: Path) -> Path:
     """The same as an ONNX artifact, 96x128, with every step's outputs."""
-    from r2mrf_deploy.export import ExportOptions, to_onnx
+    from r2mrf_deploy.export.chain import export_artifact
+    from r2mrf_deploy.export.options import ExportOptions
 
-    return to_onnx(small, options=ExportOptions(size=(96, 128), all_steps=True)).path
+    return export_artifact(small, options=ExportOptions(size=(96, 128), all_steps=True)).path
 
 
 @pytest.fixture
@@ -58,7 +71,7 @@ def tiny_onnx(tmp_path: Path) -> TinyOnnx:
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(_tiny(precision, dynamic).SerializeToString())
         if manifest:
-            _manifest(path, precision, dynamic).save(path)
+            forge(_manifest(path, precision, dynamic), path)
         return path
 
     return make

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from r2mrf_deploy.aotinductor import max_pool, to_aotinductor
 from torch.nn import functional as F
 
 from r2mrf_deploy import aotinductor as module
 from r2mrf_deploy import environment, runtimes, sample_photographs
-from r2mrf_deploy.aotinductor import max_pool, to_aotinductor
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.export import ExportOptions
+from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+from tests.conftest import manifest_of
 
 CAT = sample_photographs.sample("chelsea")
 compiles = pytest.mark.skipif(environment.cxx() is None, reason="needs a C++ compiler")
@@ -58,7 +59,7 @@ def test_the_package_computes_what_pytorch_computes(small: Path, package: Path) 
 @compiles
 @pytest.mark.slow
 def test_package_and_manifest(small: Path, package: Path) -> None:
-    manifest = Manifest.beside(package)
+    manifest = manifest_of(package)
     assert manifest is not None and manifest.target is not None
     assert manifest.checkpoint_sha256 == sha256(small)
     assert (manifest.kind, manifest.config["steps"], manifest.rewrites) == ("pt2", 2, [])
@@ -78,10 +79,10 @@ def test_package_and_manifest(small: Path, package: Path) -> None:
 @compiles
 @pytest.mark.slow
 def test_the_multiply_adds_are_those_of_the_graph_as_traced(package: Path, small: Path, tmp_path: Path) -> None:
-    from r2mrf_deploy.export import to_onnx
+    from r2mrf_deploy.export.chain import export_artifact
 
-    manifest = Manifest.beside(package)
-    traced = to_onnx(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).manifest
+    manifest = manifest_of(package)
+    traced = export_artifact(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).manifest
     assert manifest is not None and manifest.multiply_adds == traced.multiply_adds
 
 

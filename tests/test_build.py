@@ -13,13 +13,15 @@ import pytest
 
 from r2mrf_deploy import build as build_module
 from r2mrf_deploy import gpus
-from r2mrf_deploy.build import BuildOptions, build_engine
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import Manifest, Preprocess
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.tensorrt import api, plan_header, targets
 from r2mrf_deploy.runtimes.tensorrt.api import Library
+from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
+from tests.conftest import forge, manifest_of
 
 needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in api.installed(), reason="needs tensorrt-rtx")
 pytest.importorskip("onnx", reason="needs onnx")
@@ -47,7 +49,7 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.parametrize("capability", gpus.RTX_COMPUTE_CAPABILITIES)
 def test_a_plan_for_each_compute_capability(tiny_onnx: TinyOnnx, capability: str) -> None:
     name = next(g.name for g in gpus.GPUS.values() if g.compute_capability == capability)
-    built = build_engine(tiny_onnx(), gpus=[name])
+    built = build_artifact(tiny_onnx(), gpus=[name])
     header = plan_header.read(built.path)
     assert header.flavour == "tensorrt_rtx"
     assert header.compute_capabilities == (capability,)
@@ -60,11 +62,11 @@ def test_a_plan_for_each_compute_capability(tiny_onnx: TinyOnnx, capability: str
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_plan_and_its_manifest(tiny_onnx: TinyOnnx, precision: str, dynamic: bool) -> None:
     model = tiny_onnx(precision=precision, dynamic=dynamic)
-    source = Manifest.beside(model)
+    source = manifest_of(model)
     assert source is not None
-    built = build_engine(model)
+    built = build_artifact(model)
     assert built.path == model.with_suffix(".plan")
-    manifest = Manifest.beside(built.path)  # checks the SHA-256
+    manifest = manifest_of(built.path)  # checks the SHA-256
     assert manifest == built.manifest
     plan_header.check_manifest(plan_header.read(built.path), manifest)
     assert manifest.bytes == built.path.stat().st_size
@@ -80,21 +82,21 @@ def test_a_plan_and_its_manifest(tiny_onnx: TinyOnnx, precision: str, dynamic: b
 
 @needs_rtx
 def test_without_a_name_the_plan_is_for_ampere_and_later(tiny_onnx: TinyOnnx) -> None:
-    built = build_engine(tiny_onnx())
+    built = build_artifact(tiny_onnx())
     assert plan_header.read(built.path).compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 @needs_rtx
 def test_several_names_make_one_plan(tiny_onnx: TinyOnnx) -> None:
-    built = build_engine(tiny_onnx(), gpus=["rtx5090", "rtx2080ti", "T4"])
+    built = build_artifact(tiny_onnx(), gpus=["rtx5090", "rtx2080ti", "T4"])
     assert plan_header.read(built.path).compute_capabilities == ("7.5", "12.0")
 
 
 @needs_rtx
 def test_a_model_without_a_manifest_is_described_from_its_network(tiny_onnx: TinyOnnx) -> None:
-    with_manifest = build_engine(tiny_onnx("a", precision="fp16", dynamic=True)).manifest
+    with_manifest = build_artifact(tiny_onnx("a", precision="fp16", dynamic=True)).manifest
     shapes = {"image": (1, 64, 64, 3)}
-    alone = build_engine(
+    alone = build_artifact(
         tiny_onnx("b", precision="fp16", dynamic=True, manifest=False), options=BuildOptions(opt_shapes=shapes)
     ).manifest
     assert alone.precision == with_manifest.precision == "fp16"
@@ -106,7 +108,7 @@ def test_a_model_without_a_manifest_is_described_from_its_network(tiny_onnx: Tin
 @needs_rtx
 def test_shapes_given_go_before_the_manifests(tiny_onnx: TinyOnnx) -> None:
     options = BuildOptions(opt_shapes={"image": (1, 96, 96, 3)}, no_tf32=True)
-    manifest = build_engine(tiny_onnx(dynamic=True), options=options).manifest
+    manifest = build_artifact(tiny_onnx(dynamic=True), options=options).manifest
     assert manifest.profiles["image"] == {"min": [1, 32, 32, 3], "opt": [1, 96, 96, 3], "max": [2, 128, 128, 3]}
     assert manifest.target is not None and manifest.target.options == {"noTF32": "true"}
 
@@ -114,7 +116,7 @@ def test_shapes_given_go_before_the_manifests(tiny_onnx: TinyOnnx) -> None:
 @needs_rtx
 def test_progress(tiny_onnx: TinyOnnx) -> None:
     phases: list[str] = []
-    build_engine(tiny_onnx(), progress=lambda phase, done, total: phases.append(phase))
+    build_artifact(tiny_onnx(), progress=lambda phase, done, total: phases.append(phase))
     assert phases[0] == phases[-1]
 
 
@@ -135,7 +137,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_rtx
 def test_a_network_builds(edge: Path) -> None:
-    built = build_engine(edge, gpus=["rtx3090"])
+    built = build_artifact(edge, gpus=["rtx3090"])
     assert [str(s) for s in built.manifest.inputs] == ["image: uint8 [1×320×320×3]"]
     assert [str(s) for s in built.manifest.outputs] == ["map: float32 [1×1×320×320]"]
     assert built.path.stat().st_size > 0.9 * edge.stat().st_size  # the weights are in it
@@ -144,8 +146,8 @@ def test_a_network_builds(edge: Path) -> None:
 @needs_rtx
 def test_turing_is_left_out_because_it_would_bloat_the_plan(edge: Path, tmp_path: Path) -> None:
     """The grounds of the default: should a later version do better, this test says so."""
-    usual = build_engine(edge, tmp_path / "a.plan").path.stat().st_size
-    turing = build_engine(edge, tmp_path / "b.plan", gpus=["rtx2080ti", "rtx3090"]).path.stat().st_size
+    usual = build_artifact(edge, tmp_path / "a.plan").path.stat().st_size
+    turing = build_artifact(edge, tmp_path / "b.plan", gpus=["rtx2080ti", "rtx3090"]).path.stat().st_size
     assert turing > 2 * usual
 
 
@@ -173,7 +175,7 @@ def test_what_a_gpu_cannot_do_is_refused(
         message = "does not support Pascal"  # the library is ruled out before the graph is read
     before = files(model.parent)
     with pytest.raises(BuildError, match=message):
-        build_engine(model, gpus=["rtx3090", gpu])
+        build_artifact(model, gpus=["rtx3090", gpu])
     assert files(model.parent) == before
 
 
@@ -197,7 +199,7 @@ def test_wrong_use(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
     before = files(tmp_path)
     for error, message, path, options in cases:
         with pytest.raises(error, match=message):
-            build_engine(path, **options)
+            build_artifact(path, **options)
     assert files(tmp_path) == before
 
 
@@ -206,7 +208,7 @@ def test_a_model_that_is_not_its_manifests_is_refused(tiny_onnx: TinyOnnx) -> No
     model = tiny_onnx()
     model.write_bytes(model.read_bytes() + b"\0")
     with pytest.raises(ArtifactError, match="SHA-256"):
-        build_engine(model)
+        build_artifact(model)
 
 
 @needs_rtx
@@ -228,25 +230,25 @@ def test_a_manifest_that_says_something_else_is_refused(
     model = tiny_onnx()
     manifest = Manifest.read(Manifest.path_for(model))
     (spec,) = getattr(manifest, which)
-    manifest.model_copy(update={which: [spec.model_copy(update=change)]}).save(model)
+    forge(manifest.model_copy(update={which: [spec.model_copy(update=change)]}), model)
     before = files(model.parent)
     with pytest.raises(BuildError, match=message):
-        build_engine(model, model.with_suffix(suffix))
+        build_artifact(model, model.with_suffix(suffix))
     assert files(model.parent) == before
 
 
 @needs_rtx
 def test_a_graph_that_is_not_of_the_precision_it_is_said_to_be(tiny_onnx: TinyOnnx) -> None:
     model = tiny_onnx(precision="fp32")
-    Manifest.read(Manifest.path_for(model)).model_copy(update={"precision": "fp16"}).save(model)
+    forge(Manifest.read(Manifest.path_for(model)).model_copy(update={"precision": "fp16"}), model)
     with pytest.raises(BuildError, match="the manifest says fp16, but the graph holds only fp32"):
-        build_engine(model)
+        build_artifact(model)
 
 
 def test_no_builder_at_all(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "installed", dict)
     with pytest.raises(RuntimeUnavailable, match=r"pip install \"r2mrf-deploy\[tensorrt-rtx\]\""):
-        build_engine(tiny_onnx())
+        build_artifact(tiny_onnx())
 
 
 @needs_rtx
@@ -264,7 +266,7 @@ def test_tensorrt_8_6_is_not_given_an_opset_it_cannot_read() -> None:
 @needs_rtx
 def test_a_failure_while_writing_leaves_what_was_there(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_onnx()
-    built = build_engine(model, gpus=["rtx3090"])
+    built = build_artifact(model, gpus=["rtx3090"])
     before, content = files(model.parent), built.path.read_bytes()
 
     def full(*_: object) -> Path:
@@ -272,23 +274,23 @@ def test_a_failure_while_writing_leaves_what_was_there(tiny_onnx: TinyOnnx, monk
 
     monkeypatch.setattr(Manifest, "save", full)
     with pytest.raises(ArtifactError, match="no space"):
-        build_engine(model, gpus=["rtx4090"])
+        build_artifact(model, gpus=["rtx4090"])
     assert files(model.parent) == before
     assert built.path.read_bytes() == content
     monkeypatch.undo()
-    assert Manifest.beside(built.path) == built.manifest
+    assert manifest_of(built.path) == built.manifest
 
 
 @needs_rtx
 def test_a_folder_that_cannot_be_made(tiny_onnx: TinyOnnx) -> None:
     model = tiny_onnx()
     with pytest.raises(ArtifactError, match="cannot write"):
-        build_engine(model, model / "folder" / "x.plan")
+        build_artifact(model, model / "folder" / "x.plan")
 
 
 @needs_rtx
 def test_folders_are_made(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
-    built = build_engine(tiny_onnx(), tmp_path / "a" / "b" / "x.plan")
+    built = build_artifact(tiny_onnx(), tmp_path / "a" / "b" / "x.plan")
     assert files(built.path.parent) == {"x.plan", "x.plan.json"}
 
 
@@ -299,24 +301,24 @@ def test_folders_are_made(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
 def test_an_openvino_model_and_its_manifest(tiny_onnx: TinyOnnx, dynamic: bool) -> None:
     pytest.importorskip("openvino", reason="needs openvino")
     model = tiny_onnx(dynamic=dynamic)
-    source = Manifest.beside(model)
+    source = manifest_of(model)
     assert source is not None
-    built = build_engine(model, model.with_suffix(".xml"))
-    manifest = Manifest.beside(built.path)
+    built = build_artifact(model, model.with_suffix(".xml"))
+    manifest = manifest_of(built.path)
     assert manifest == built.manifest
     assert set(manifest.companions) == {"tiny.bin"}
     assert (manifest.inputs, manifest.outputs, manifest.profiles) == (source.inputs, source.outputs, source.profiles)
     assert manifest.source_sha256 == sha256(model)
     built.path.with_suffix(".bin").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"tiny\.bin does not match"):
-        Manifest.beside(built.path)
+        manifest_of(built.path)
 
 
 def test_openvino_computes_what_onnxruntime_computes(tiny_onnx: TinyOnnx) -> None:
     openvino = pytest.importorskip("openvino", reason="needs openvino")
     ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     model = tiny_onnx(manifest=False)
-    built = build_engine(model, model.with_suffix(".xml"))
+    built = build_artifact(model, model.with_suffix(".xml"))
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     found = openvino.Core().compile_model(built.path, "CPU", settings)(image)[0]
@@ -331,7 +333,7 @@ def test_a_damaged_model_is_refused_by_openvino(tiny_onnx: TinyOnnx, tmp_path: P
     model = tiny_onnx(manifest=False)
     model.write_bytes(model.read_bytes()[:-200])
     with pytest.raises(GraphError, match=r"OpenVINO cannot take tiny\.onnx") as e:
-        build_engine(model, tmp_path / "x.xml")
+        build_artifact(model, tmp_path / "x.xml")
     assert "\n" not in str(e.value)
     assert files(tmp_path) == {"tiny.onnx"}
 
@@ -342,7 +344,7 @@ def test_openvino_that_is_not_installed(tiny_onnx: TinyOnnx, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "openvino", None)
     model = tiny_onnx()
     with pytest.raises(RuntimeUnavailable, match=r"pip install \"r2mrf-deploy\[openvino\]\""):
-        build_engine(model, model.with_suffix(".xml"))
+        build_artifact(model, model.with_suffix(".xml"))
 
 
 # ---- with a device, as far as it can be said without one
@@ -361,20 +363,20 @@ def test_a_product_that_no_rewrite_takes_out_of_a_turing_s_way_is_refused_with_a
     model = tmp_path / "m.onnx"
     onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'), model)
     with pytest.raises(BuildError, match=r"FP32 GEMM is not supported; export with --precision fp16"):
-        build_engine(model, gpus=["rtx2080ti"])
-    assert build_engine(model, gpus=["rtx3090"]).path.exists()
+        build_artifact(model, gpus=["rtx2080ti"])
+    assert build_artifact(model, gpus=["rtx3090"]).path.exists()
 
 
 @needs_rtx
 def test_a_turing_at_hand_is_built_for(tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, "rtx2080ti")
     monkeypatch.setattr(targets, "achieved_precision", lambda library, plan: "fp32 in 9 layers")
-    built = build_engine(tiny_onnx())
+    built = build_artifact(tiny_onnx())
     target = built.manifest.target
     assert target is not None and target.compute_capabilities == ["7.5"]
     assert not target.built_without_gpu and target.achieved_precision == "fp32 in 9 layers"
     assert target.options == {"profilingVerbosity": "detailed"}  # without it an engine tells no precision
-    terse = build_engine(tiny_onnx(), options=BuildOptions(profiling_verbosity="none")).manifest.target
+    terse = build_artifact(tiny_onnx(), options=BuildOptions(profiling_verbosity="none")).manifest.target
     assert terse is not None and terse.options == {"profilingVerbosity": "none"}
 
 
@@ -384,7 +386,7 @@ def test_a_graph_that_the_turing_at_hand_cannot_run_is_refused(
 ) -> None:
     at_hand(monkeypatch, "t4")
     with pytest.raises(BuildError, match=r"^the Tesla T4 \(Turing\) has no BF16"):
-        build_engine(tiny_onnx(precision="bf16"))
+        build_artifact(tiny_onnx(precision="bf16"))
 
 
 @needs_rtx
@@ -392,7 +394,7 @@ def test_a_plan_for_another_gpu_than_the_one_at_hand_says_so(
     tiny_onnx: TinyOnnx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_hand(monkeypatch, "h200")
-    built = build_engine(tiny_onnx(), gpus=["rtx4090"])
+    built = build_artifact(tiny_onnx(), gpus=["rtx4090"])
     target = built.manifest.target
     assert target is not None and target.achieved_precision.startswith("not verified: the H200")
     assert "not for the GPU at hand, a H200" in built.note
@@ -400,6 +402,6 @@ def test_a_plan_for_another_gpu_than_the_one_at_hand_says_so(
 
 def test_the_model_is_found_again_after_the_folder_moves(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs openvino")
-    built = build_engine(tiny_onnx(), tmp_path / "a" / "x.xml")
+    built = build_artifact(tiny_onnx(), tmp_path / "a" / "x.xml")
     shutil.move(built.path.parent, tmp_path / "b")
-    assert Manifest.beside(tmp_path / "b" / "x.xml") == built.manifest
+    assert manifest_of(tmp_path / "b" / "x.xml") == built.manifest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy import images, sample_photographs
-from r2mrf_deploy.build import build_engine
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.graph import precision, quantize
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.manifest import Preprocess
@@ -38,7 +38,7 @@ def test_a_precision_builds(preset: str, kind: Literal["fp16", "bf16", "int8"], 
         graph = precision.to_half(graph, kind)
     model = tmp_path / "m.onnx"
     model.write_bytes(graph.SerializeToString())
-    built = build_engine(model)
+    built = build_artifact(model)
     assert built.manifest.precision == kind
     (found,), (map_,) = built.manifest.inputs, built.manifest.outputs
     assert (found.name, found.dtype, found.shape) == ("image", "uint8", [1, 64, 96, 3])

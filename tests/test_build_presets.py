@@ -8,10 +8,11 @@ from typing import Literal
 import pytest
 
 from r2mrf_deploy import gpus
-from r2mrf_deploy.build import BuildOptions, build_engine
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.runtimes.tensorrt import api, plan_header
+from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
 pytest.importorskip("torch", reason="needs torch")
 from r2mrf_deploy import networks
@@ -44,7 +45,7 @@ def test_a_preset_builds(preset: str, io: Literal["image", "tensor"], dynamic: b
     refused = ("7.5",) if dynamic and preset in RESAMPLING else ()
     capabilities = tuple(c for c in gpus.RTX_COMPUTE_CAPABILITIES if c not in refused)
     names = [ONE_FOR_EACH[c] for c in capabilities]
-    built = build_engine(model, gpus=names, options=options if dynamic else None)
+    built = build_artifact(model, gpus=names, options=options if dynamic else None)
 
     assert plan_header.read(built.path).compute_capabilities == capabilities
     (found,), (map_,) = built.manifest.inputs, built.manifest.outputs

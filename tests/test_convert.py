@@ -13,13 +13,14 @@ import onnx
 import pytest
 
 from r2mrf_deploy import images, runtimes, sample_photographs
-from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.cli import main
-from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.options import PrecisionOptions
 from r2mrf_deploy.graph import naming, precision, quantize
-from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.parity.compare import compare_artifacts
+from tests.conftest import manifest_of
 
 REDUCED = ("fp16", "bf16", "int8")
 
@@ -50,7 +51,7 @@ def converted(exported: Path, album: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("kind", REDUCED)
 def test_the_artifact_says_what_it_is(converted: Callable[[str], Path], exported: Path, kind: str) -> None:
     file = converted(kind)
-    manifest, source = Manifest.beside(file), Manifest.beside(exported)
+    manifest, source = manifest_of(file), manifest_of(exported)
     assert manifest is not None and source is not None
     assert manifest.precision == kind and precision.precisions(onnx.load(file)) == [kind]
     assert manifest.source_sha256 == source.sha256 and manifest.checkpoint_sha256 == source.checkpoint_sha256
@@ -67,8 +68,8 @@ def test_a_plan_is_built_from_it_with_the_same_inputs_and_outputs(
     converted: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
-    built = build_engine(converted(kind), tmp_path / "x.plan")
-    source = Manifest.beside(converted(kind))
+    built = build_artifact(converted(kind), tmp_path / "x.plan")
+    source = manifest_of(converted(kind))
     assert source is not None and built.manifest.precision == kind
     assert (built.manifest.inputs, built.manifest.outputs) == (source.inputs, source.outputs)
 
@@ -79,7 +80,7 @@ def test_what_it_was_computed_in_is_said(converted: Callable[[str], Path], small
     pytest.importorskip("openvino", reason="needs openvino")
     (by_default,) = compare_artifacts(small, [converted(kind)])
     assert by_default.runtime == ("onnxruntime" if kind == "fp16" else "openvino")
-    manifest = Manifest.beside(converted(kind))
+    manifest = manifest_of(converted(kind))
     assert manifest is not None and manifest.parity[0]["runtime"] == by_default.runtime  # who converts hears the same
     if kind == "int8":
         assert re.search(r"int8 in [1-9]\d* of \d+ convolutions, the rest f32", by_default.device)
@@ -99,7 +100,7 @@ def test_what_it_was_computed_in_is_said(converted: Callable[[str], Path], small
 
 def test_openvino_converts_it_and_still_computes_so(converted: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs openvino")
-    built = build_engine(converted("int8"), tmp_path / "x.xml")
+    built = build_artifact(converted("int8"), tmp_path / "x.xml")
     assert built.manifest.precision == "int8"
     image = images.resize(sample_photographs.sample("coffee"), (96, 128))[None].copy()
     with runtimes.open(built.path) as a, runtimes.open(converted("int8"), "openvino") as b:

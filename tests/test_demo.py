@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from r2mrf_deploy import demo
-from r2mrf_deploy.manifest import Manifest
+from tests.conftest import manifest_of
 
 
 def test_demo(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_demo(tmp_path: Path) -> None:
     for name in ("r2mrf-edge.onnx", "r2mrf-edge.xml"):
         assert rows[name]["parity"] == "pass"
         assert rows[name]["median_ms"] > 0 and rows[name]["speed_up"] > 0
-        manifest = Manifest.beside(tmp_path / "demo" / name)
+        manifest = manifest_of(tmp_path / "demo" / name)
         assert manifest and manifest.parity and manifest.latency
     with Image.open(result.overlay) as overlay:
         assert overlay.size == (451, 300) and np.asarray(overlay).std() > 5

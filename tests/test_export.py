@@ -8,16 +8,17 @@ import onnx
 import pytest
 import torch
 
-from r2mrf_deploy import export as module
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, CheckpointError, UsageError
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export import chain as module
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.files import sha256
-from r2mrf_deploy.manifest import Manifest
+from tests.conftest import manifest_of
 
 
 def test_artifact_and_manifest(small: Path, exported: Path) -> None:
-    manifest = Manifest.beside(exported)
+    manifest = manifest_of(exported)
     assert manifest is not None
     assert exported == small.with_suffix(".onnx")
     assert manifest.checkpoint_sha256 == sha256(small)
@@ -30,7 +31,9 @@ def test_artifact_and_manifest(small: Path, exported: Path) -> None:
 
 
 def test_a_dynamic_artifact_has_a_profile(small: Path, tmp_path: Path) -> None:
-    done = to_onnx(small, tmp_path / "d.onnx", ExportOptions(size=(96, 128), dynamic=True, io="tensor", steps=3))
+    done = export_artifact(
+        small, tmp_path / "d.onnx", ExportOptions(size=(96, 128), dynamic=True, io="tensor", steps=3)
+    )
     assert done.manifest.profiles == {
         "tensor": {"min": [1, 3, 64, 64], "opt": [1, 3, 96, 128], "max": [4, 3, 1280, 1280]}
     }
@@ -44,8 +47,8 @@ def test_steps_settle_a_plain_state_dict(small: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.pth"
     torch.save(dict(Checkpoint.load(small).state_dict), plain)
     with pytest.raises(CheckpointError, match="--set steps="):
-        to_onnx(plain)
-    assert to_onnx(plain, options=ExportOptions(size=(64, 64), steps=2)).manifest.config["steps"] == 2
+        export_artifact(plain)
+    assert export_artifact(plain, options=ExportOptions(size=(64, 64), steps=2)).manifest.config["steps"] == 2
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
@@ -61,14 +64,14 @@ def test_a_graph_that_computes_something_else_is_not_written(
 
     monkeypatch.setattr(module, "trace", wrong)
     with pytest.raises(ArtifactError, match="was not written: it does not compute what PyTorch computes"):
-        to_onnx(small, tmp_path / "wrong.onnx", ExportOptions(size=(64, 64)))
+        export_artifact(small, tmp_path / "wrong.onnx", ExportOptions(size=(64, 64)))
     assert not list(tmp_path.iterdir())
 
 
 def test_wrong_use(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"ends in \.onnx"):
-        to_onnx(small, tmp_path / "x.plan")
+        export_artifact(small, tmp_path / "x.plan")
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ArtifactError, match="cannot write"):
-        to_onnx(small, blocked / "x.onnx", ExportOptions(size=(64, 64)))
+        export_artifact(small, blocked / "x.onnx", ExportOptions(size=(64, 64)))

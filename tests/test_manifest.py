@@ -12,14 +12,15 @@ import pytest
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.manifest import Manifest, TensorSpec
+from tests.conftest import manifest_of
 
 
 def test_round_trip(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
     path = tiny_onnx()
-    manifest = Manifest.beside(path)
+    manifest = manifest_of(path)
     assert manifest is not None
     manifest.save(path)
-    assert Manifest.beside(path) == manifest
+    assert manifest_of(path) == manifest
 
 
 def test_a_changed_file_is_refused(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
@@ -28,16 +29,16 @@ def test_a_changed_file_is_refused(tiny_onnx) -> None:  # type: ignore[no-untype
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="SHA-256 differs"):
-        Manifest.beside(path)
+        manifest_of(path)
 
 
 def test_a_missing_companion_is_named(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
     path = tiny_onnx()
-    manifest = Manifest.beside(path)
+    manifest = manifest_of(path)
     assert manifest is not None
     manifest.model_copy(update={"companions": {"x.bin": "0" * 64}}).save(path)
     with pytest.raises(ArtifactError, match=r"x\.bin is missing"):
-        Manifest.beside(path)
+        manifest_of(path)
 
 
 @pytest.mark.parametrize(
@@ -46,22 +47,22 @@ def test_a_missing_companion_is_named(tiny_onnx) -> None:  # type: ignore[no-unt
 def test_hostile_companions_are_refused_in_one_line(tiny_onnx, name: str) -> None:  # type: ignore[no-untyped-def]
     path = tiny_onnx()
     path.with_name("folder").mkdir()
-    manifest = Manifest.beside(path)
+    manifest = manifest_of(path)
     assert manifest is not None
     manifest.model_copy(update={"companions": {name: "0" * 64}}).save(path)
     with pytest.raises(ArtifactError) as refusal:
-        Manifest.beside(path)
+        manifest_of(path)
     assert len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("companions", [{}, {"other.bin": "0" * 64}])
 def test_openvino_s_weights_must_be_listed(tiny_onnx, companions: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
     path = tiny_onnx()
-    manifest = Manifest.beside(path)
+    manifest = manifest_of(path)
     assert manifest is not None
     manifest.model_copy(update={"kind": "openvino", "companions": companions}).save(path)
     with pytest.raises(ArtifactError, match=r"companions leave out tiny\.bin"):
-        Manifest.beside(path)
+        manifest_of(path)
 
 
 @pytest.mark.parametrize(

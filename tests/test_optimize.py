@@ -9,32 +9,34 @@ import numpy as np
 import onnx
 import pytest
 
-from r2mrf_deploy import optimize as optimize_module
 from r2mrf_deploy import runtimes, sample_photographs
 from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export import optimize as optimize_module
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.optimize import optimize_artifact
+from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.files import serialized
 from r2mrf_deploy.graph.rewrites import Optimized
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
-from r2mrf_deploy.optimize import optimize_file
+from tests.conftest import manifest_of
 
 
 @pytest.mark.parametrize("all_steps", [False, True])
 @pytest.mark.parametrize(("io", "dynamic"), [("image", False), ("tensor", False), ("image", True), ("tensor", True)])
 def test_export_rewrites_and_keeps_parity(small: Path, tmp_path: Path, io: str, dynamic: bool, all_steps: bool) -> None:
     options = ExportOptions(size=(96, 128), io=io, dynamic=dynamic, all_steps=all_steps, steps=4)  # type: ignore[arg-type]
-    done = to_onnx(small, tmp_path / "x.onnx", options)
+    done = export_artifact(small, tmp_path / "x.onnx", options)
     assert done.parity.passed  # against PyTorch, every step where there are steps
     assert {"split concat", "cse", "commute"} <= {r.name for r in done.manifest.rewrites}
     assert all(r.count > 0 and r.multiply_adds_after <= r.multiply_adds_before for r in done.manifest.rewrites)
 
 
 def test_rewriting_can_be_left_out_and_made_up_for(small: Path, tmp_path: Path) -> None:
-    plain = to_onnx(small, tmp_path / "plain.onnx", ExportOptions(size=(96, 128), steps=4, optimize=False))
+    plain = export_artifact(small, tmp_path / "plain.onnx", ExportOptions(size=(96, 128), steps=4, optimize=False))
     assert plain.manifest.rewrites == []
-    done = optimize_file(plain.path, tmp_path / "new.onnx")
+    done = optimize_artifact(plain.path, tmp_path / "new.onnx")
     assert done.manifest and done.manifest.rewrites == done.optimized.records
     assert (done.manifest.multiply_adds or 0) < 0.9 * (plain.manifest.multiply_adds or 0)
     assert done.manifest.multiply_adds == cost.multiply_adds(onnx.load(done.path))
@@ -44,12 +46,12 @@ def test_rewriting_can_be_left_out_and_made_up_for(small: Path, tmp_path: Path) 
         a, b = before.run(feed)["map"], after.run(feed)["map"]
     assert a.std() > 0.05
     np.testing.assert_allclose(b, a, atol=1e-5)  # sums in another order
-    again = optimize_file(done.path, tmp_path / "again.onnx")
+    again = optimize_artifact(done.path, tmp_path / "again.onnx")
     assert again.optimized.records == []
 
 
 def test_a_file_without_a_manifest_stays_without(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    done = optimize_file(tiny_onnx(manifest=False), tmp_path / "out.onnx")
+    done = optimize_artifact(tiny_onnx(manifest=False), tmp_path / "out.onnx")
     assert done.manifest is None and not Manifest.path_for(done.path).exists()
     onnx.checker.check_model(onnx.load(done.path), full_check=True)
 
@@ -57,25 +59,25 @@ def test_a_file_without_a_manifest_stays_without(tiny_onnx, tmp_path: Path) -> N
 def test_what_is_refused(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = tiny_onnx()
     with pytest.raises(InputError, match="no such file"):
-        optimize_file(tmp_path / "absent.onnx", tmp_path / "out.onnx")
+        optimize_artifact(tmp_path / "absent.onnx", tmp_path / "out.onnx")
     with pytest.raises(UsageError, match=r"ends in \.onnx"):
-        optimize_file(model, tmp_path / "out.plan")
+        optimize_artifact(model, tmp_path / "out.plan")
     with model.open("ab") as f:
         f.write(b"\0")
     with pytest.raises(ArtifactError, match="SHA-256"):
-        optimize_file(model, tmp_path / "out.onnx")
+        optimize_artifact(model, tmp_path / "out.onnx")
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(GraphError, match=r"text\.onnx is not an ONNX file"):
-        optimize_file(tmp_path / "text.onnx", tmp_path / "out.onnx")
+        optimize_artifact(tmp_path / "text.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_a_model_can_be_rewritten_in_its_place(small: Path, tmp_path: Path) -> None:
-    plain = to_onnx(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).path
-    apart = optimize_file(plain, tmp_path / "y.onnx").path
-    optimize_file(plain, plain)
+    plain = export_artifact(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).path
+    apart = optimize_artifact(plain, tmp_path / "y.onnx").path
+    optimize_artifact(plain, plain)
     assert plain.read_bytes() == apart.read_bytes()
-    assert Manifest.beside(plain).rewrites == Manifest.beside(apart).rewrites != []  # type: ignore[union-attr]
+    assert manifest_of(plain).rewrites == manifest_of(apart).rewrites != []  # type: ignore[union-attr]
     assert {p.name for p in tmp_path.iterdir()} == {"x.onnx", "x.onnx.json", "y.onnx", "y.onnx.json"}
 
 
@@ -88,7 +90,7 @@ def test_an_invalid_result_is_not_written(
 
     monkeypatch.setattr(optimize_module, "optimize", spoil)
     with pytest.raises(GraphError, match="would not be valid ONNX, so it is not written"):
-        optimize_file(tiny_onnx(), tmp_path / "out.onnx")
+        optimize_artifact(tiny_onnx(), tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
 
 

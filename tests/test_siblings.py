@@ -10,10 +10,11 @@ import pytest
 
 from r2mrf_deploy import budget, images, sample_photographs
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
-from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.parity.compare import compare_artifacts
 from r2mrf_deploy.report.tables import steps_table
@@ -56,8 +57,8 @@ def named(case: tuple[str, dict[str, str]]) -> str:
 def check(preset: str, settings: dict[str, str], options: ExportOptions, folder: Path) -> Path:
     """Export, and compare in both CPU runtimes."""
     checkpoint = Checkpoint.init(preset, settings).save(folder / "c.pth")
-    artifact = to_onnx(checkpoint, options=options).path
-    xml = build_engine(artifact, folder / "c.xml").path
+    artifact = export_artifact(checkpoint, options=options).path
+    xml = build_artifact(artifact, folder / "c.xml").path
     results = compare_artifacts(checkpoint, [artifact, xml], per_step=True)
     names = Checkpoint.load(checkpoint).module()
     for result in results:
@@ -87,7 +88,7 @@ def use(artifact: Path, album: Path, folder: Path) -> None:
         options = PrecisionOptions(precision, calibration=album)
         files.append(convert_artifact(artifact, folder / f"{precision}.onnx", options).path)
     if "tensorrt_rtx" in api.installed():
-        plans = [build_engine(file, folder / f"{file.stem}.plan", gpus=["rtx3090"]) for file in files]
+        plans = [build_artifact(file, folder / f"{file.stem}.plan", gpus=["rtx3090"]) for file in files]
         assert all(plan.manifest.outputs == plans[0].manifest.outputs for plan in plans)
     bench = bench_artifacts([artifact, folder / "c.pth"], protocol=Protocol(0, 0, 1))
     assert all(m.summary.inferences >= 1 for m in bench.measurements) and len(bench.measurements) == 2
@@ -135,7 +136,7 @@ def test_it_as_published(preset: str, tmp_path: Path) -> None:
 )
 def test_what_is_done_with_it(preset: str, settings: dict[str, str], album: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.init(preset, settings).save(tmp_path / "c.pth")
-    use(to_onnx(checkpoint, options=ExportOptions(size=SMALLEST)).path, album, tmp_path)
+    use(export_artifact(checkpoint, options=ExportOptions(size=SMALLEST)).path, album, tmp_path)
 
 
 @pytest.mark.slow

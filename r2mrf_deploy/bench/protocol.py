@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,20 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import environment, runtimes
+from r2mrf_deploy import environment, formats, runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.profiling import Profile, profile
 from r2mrf_deploy.bench.summary import Statistics, Summary
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.manifest import DEFAULT_SIZE
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
-from r2mrf_deploy.runtimes.base import FLAGS, Pending, changed
+from r2mrf_deploy.runtimes.base import Pending, changed
 
 PAUSE = 0.05
 """Seconds between turns."""
 TURN = 0.5
 """Seconds after which a turn ends early."""
-SIZE = (320, 320)
+SIZE = DEFAULT_SIZE
 """Height and width where an input leaves them free."""
 CONFIDENCE = 0.95
 """Of the interval that decides whether a ratio differs from 1."""
@@ -104,6 +106,8 @@ class Measurement:
     """Whether the 95 % confidence interval of the speed-up leaves out 1; None where there are too few turns to say, and
     for the baseline itself."""
     turns: tuple[tuple[Timing, ...], ...]
+    shape: list[int]
+    """Of the first input."""
 
     @property
     def title(self) -> str:
@@ -116,6 +120,15 @@ class Measurement:
     @property
     def images_per_second(self) -> float:
         return self.summary.throughput * self.batch
+
+    def evidence(self, protocol: Protocol) -> dict[str, Any]:
+        """What a manifest keeps of it."""
+        m = environment.describe()
+        return {
+            "runtime": self.runtime, "device": self.device, "batch": self.batch, "shape": self.shape,
+            "options": list(self.flags), "protocol": asdict(protocol), "machine": m, "latency": asdict(self.latency),
+            "images_per_second": self.images_per_second, "date": environment.now(),
+        }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single inferences."""
@@ -135,6 +148,8 @@ class Bench:
     protocol: Protocol
     machine: dict[str, str | int]
     tools: dict[str, str]
+    not_recorded: list[str] = field(default_factory=list)
+    """Why results were not recorded in a manifest."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -159,8 +174,9 @@ def bench_artifacts(
     inputs: Mapping[str, Path] | None = None,
     options: OpenOptions | None = None,
     profiles: bool = False,
+    record: bool = False,
     trust: bool = False,
-    phase: Callable[[str], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> Bench:
     """Time artifacts and checkpoints side by side.
 
@@ -171,8 +187,8 @@ def bench_artifacts(
         shapes: input name -> shape, over `size` and `batches`.
         inputs: input name -> file with its values, as `feeds.load` reads it; random values otherwise.
         options: each runtime is given those that mean something to it.
+        record: keep the results in the artifacts' manifests.
         profiles: profile each candidate too, after the timing, where its runtime can.
-        phase: called with how far each is.
 
     Returns:
         The first that could be run is the baseline.
@@ -181,7 +197,6 @@ def bench_artifacts(
         RuntimeUnavailable: none of them can be run here.
         InputError, ArtifactError, CheckpointError, UsageError: something given is wrong.
     """
-    say = phase or (lambda _: None)
     pairs = _pairs(artifacts, runtime_names)
     called = [a.name for a in artifacts]
     names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
@@ -191,7 +206,7 @@ def bench_artifacts(
     skipped: list[tuple[str, str]] = []
     try:
         for artifact, runtime in pairs:
-            say(f"opening {artifact.name}")
+            progress(Progress(f"opening {artifact.name}"))
             chosen = _supported(options or OpenOptions(), runtime)
             try:
                 runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
@@ -199,7 +214,7 @@ def bench_artifacts(
                 skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
             opened.append((runner, artifact, runtime))
-            flags = tuple(FLAGS[f] for f in changed(chosen))
+            flags = tuple(changed(chosen))
             if size:
                 feeds.refuse_size(artifact.name, runner.inputs, size, shapes or {})
             fed = feeds.sweep(runner.inputs, batches, size or SIZE, shapes or {}, inputs or {})
@@ -212,14 +227,14 @@ def bench_artifacts(
             raise UsageError("--noDataTransfers means nothing on a CPU, where nothing is copied: leave it out")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes or {}, inputs or {})
         titles = [c.title + (f", batch {c.batch}" if c.batch > 1 else "") for c in candidates]
-        measured = measure(candidates, protocol, progress=lambda i, share: say(f"{titles[i]} {100 * share:.0f} %"))
+        measured = measure(candidates, protocol, progress=progress)
         tables = []
         if profiles:
             for runner, artifact, runtime in opened:
                 if "profile" not in runtime.supported_options:
                     skipped.append((f"the profile of {artifact.name} on {runtime.name}", f"{runtime.title} gives none"))
                     continue
-                say(f"profiling {artifact.name} on {runtime.name}")
+                progress(Progress(f"profiling {artifact.name} on {runtime.name}"))
                 chosen = replace(_supported(options or OpenOptions(), runtime), profile=True, cuda_graph=None)
                 feed = next(c.feed for c in candidates if c.runner is runner)
                 with runtimes.open(artifact, runtime.name, trust=trust, options=chosen) as profiled:
@@ -227,8 +242,9 @@ def bench_artifacts(
     finally:
         for runner, _, _ in opened:
             runner.close()
+    why = _record(measured, {names[a]: a for a in artifacts}, protocol or Protocol()) if record else []
     tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-    return Bench(measured, skipped, tables, titles[0], protocol or Protocol(), environment.describe(), tools)
+    return Bench(measured, skipped, tables, titles[0], protocol or Protocol(), environment.describe(), tools, why)
 
 
 def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
@@ -239,7 +255,7 @@ def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, 
         able = {r.name for r in runtimes.suitable(artifact)}
         if not able or not artifact.is_file():
             runtimes.open(artifact)  # says what is wrong with it
-        chosen = [r for r in asked if r.name in able] or [runtimes.default(artifact, Manifest.beside(artifact))]
+        chosen = [r for r in asked if r.name in able] or [runtimes.default(Artifact.open(artifact))]
         pairs += [(artifact, r) for r in chosen]
     for runtime in asked:
         if not any(a.suffix.lower() in runtime.suffixes for a in artifacts):
@@ -259,6 +275,17 @@ _MADE_BY = {
 }
 
 
+def _record(measured: Sequence[Measurement], files: Mapping[str, Path], protocol: Protocol) -> list[str]:
+    reasons = []
+    for name, file in files.items():
+        if file.suffix.lower() not in formats.KINDS:
+            continue  # a checkpoint has no manifest
+        found = [m.evidence(protocol) for m in measured if m.name == name]
+        if found and (why := Artifact.open(file).record(latency=found)):
+            reasons.append(why)
+    return reasons
+
+
 def _supported(options: OpenOptions, runtime: Runtime) -> OpenOptions:
     return OpenOptions(**{f: getattr(options, f) for f in changed(options) if f in runtime.supported_options})
 
@@ -267,20 +294,20 @@ def _refuse_unheard(options: OpenOptions, asked: Sequence[Runtime]) -> None:
     for name in changed(options):
         if not any(name in r.supported_options for r in asked):
             titles = ", ".join(dict.fromkeys(r.title for r in asked))
-            raise UsageError(f"{FLAGS[name]} means nothing to {titles}: leave it out")
+            raise UsageError(f"`{name}` means nothing to {titles}: leave it out")
 
 
 def measure(
     candidates: Sequence[Candidate],
     protocol: Protocol | None = None,
     *,
-    progress: Callable[[int, float], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> list[Measurement]:
     """Time candidates side by side.
 
     Args:
         candidates: opened, with their inputs; the others are compared with the first. Their turns are filled in.
-        progress: called after each turn with a candidate's number and the share of its run that is done.
+        progress: called after each turn, in percent of the candidate's run.
     """
     protocol = protocol or Protocol()
     spent = [0.0] * len(candidates)
@@ -299,8 +326,7 @@ def measure(
                 share = min(candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9))
                 if share >= 1:
                     running.discard(number)
-                if progress:
-                    progress(number, min(share, 1.0))
+                progress(Progress(f"timing {candidate.title}", round(100 * min(share, 1.0)), 100))
     return [_summarise(c, protocol, candidates[0]) for c in candidates]
 
 
@@ -367,6 +393,7 @@ def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) ->
         speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
         differs=None if candidate is baseline or interval is None else not interval[0] <= 1 <= interval[1],
         turns=tuple(map(tuple, candidate.turns)),
+        shape=list(next(iter(candidate.feed.values())).shape),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-import re
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 
 from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.progress import ProgressCallback
 
 app = typer.Typer(
     name="r2mrf",
@@ -37,6 +37,9 @@ Images = Annotated[
     Path | None,
     typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
 ]
+Record = Annotated[
+    bool, typer.Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
 Buffers = Annotated[
     Literal["cuda-python", "pycuda"] | None, typer.Option("--buffers", help="What allocates on the GPU and copies.")
@@ -52,7 +55,7 @@ Precision = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="The types in the graph.")
 ]
 Calibration = Annotated[
-    Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are well.")
+    Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are recommended.")
 ]
 Method = Annotated[
     Literal["minmax", "entropy", "percentile"] | None,
@@ -66,7 +69,7 @@ MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="Keep the fewest nodes for which MAE and F drop no more than this.")
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, to go on with.")]
-Gpu = Annotated[list[str] | None, typer.Option("--gpu", help="GPU class that it is for, e.g. rtx3090.")]
+Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
 
 
 def model_file(text: str) -> Path:
@@ -115,8 +118,8 @@ def graph_file(text: str) -> Path:
     return path
 
 
-def away_from_package(checkpoint: Path) -> Path | None:
-    """Where an export of shipped weights goes by default, which are not to have anything written beside them."""
+def default_output(checkpoint: Path) -> Path | None:
+    """Where an export of shipped weights goes by default: nothing is written beside those."""
     from r2mrf_deploy import weights
 
     return Path(f"{checkpoint.stem}.onnx") if checkpoint == weights.find(checkpoint.stem) else None
@@ -155,26 +158,16 @@ def parse_duration(option: str, text: str) -> float:
 
 
 @contextmanager
-def phases() -> Iterator[Any]:
-    """A line on the terminal that says what is going on, with a bar of how far; nothing where there is no terminal."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def shown_progress() -> Iterator[ProgressCallback]:
+    """A line on the terminal that says what is being done, with a bar; nothing where there is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
-    columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def say(text: str) -> None:
-            done, total = share(text)
-            progress.update(task, description=text, completed=done, total=total)
-
-        yield say
-
-
-def share(text: str) -> tuple[float, float | None]:
-    """How much is done of how much, where a line says it: 3/16, or 40 %."""
-    if found := re.search(r"\b(\d+)/(\d+)\b", text):
-        return float(found[1]), float(found[2])
-    return (float(found[1]), 100.0) if (found := re.search(r"\b(\d+) %", text)) else (0.0, None)
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), text)
+    with Bar(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda p: bar.update(task, description=p.description, completed=p.done, total=p.total)
 
 
 def print_json(value: Any) -> None:

@@ -1,15 +1,15 @@
-"""Commands that make artifacts: init, export, convert, optimize, build."""
+"""Commands that make checkpoints and artifacts: init, export, convert, optimize, build."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from r2mrf_deploy.cli.common import (
     Calibration,
-    Gpu,
+    Gpus,
     Images,
     Json,
     Keep,
@@ -21,17 +21,21 @@ from r2mrf_deploy.cli.common import (
     Resume,
     Set,
     app,
-    away_from_package,
+    default_output,
     err,
     graph_file,
     model_file,
     out,
     parse_settings,
     parse_size,
-    phases,
     print_json,
+    shown_progress,
 )
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.progress import Progress
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.export.base import Exported
 
 
 @app.command()
@@ -48,8 +52,8 @@ def init(
 
     if output.suffix not in (".pth", ".pt"):
         raise UsageError(f"-o {output}: a checkpoint ends in .pth or .pt")
-    with phases() as say:
-        say("taking statistics from photographs")
+    with shown_progress() as progress:
+        progress(Progress("taking statistics from photographs"))
         checkpoint = Checkpoint.init(network, parse_settings(settings), folder=images, seed=seed)
         checkpoint.save(output)
     if as_json:
@@ -62,12 +66,19 @@ def init(
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help=".onnx (default, beside the checkpoint), or .pt2 for AOTInductor."),
+        Path | None, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
     ] = None,
+    outputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="A file to write; its suffix is the format. Repeat it for several. "
+            "By default an .onnx beside the checkpoint.",
+        ),
+    ] = None,
+    formats: Annotated[bool, typer.Option("--formats", help="List the formats and leave.")] = False,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Input size in pixels.")] = "320x320",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch, height and width free.")] = False,
@@ -79,62 +90,56 @@ def export(
     quantize_ends: QuantizeEnds = False,
     max_drop: MaxDrop = None,
     resume: Resume = None,
-    gpu: Gpu = None,
+    gpus: Gpus = None,
     io: Annotated[
         Literal["image", "tensor"], typer.Option("--io", help="uint8 NHWC RGB, or normalised NCHW.")
     ] = "image",
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 17 to 23.")] = 17,
-    optimize: Annotated[bool, typer.Option("--optimize/--no-optimize", help="The exact rewrites.")] = True,
+    optimize: Annotated[bool, typer.Option("--optimize/--no-optimize", help="Apply the exact rewrites.")] = True,
     all_steps: Annotated[bool, typer.Option("--all-steps", help="Output every step of every branch too.")] = False,
     device: Annotated[
         Literal["cpu", "cuda"] | None,
-        typer.Option("--device", help="Of a .pt2 package; by default the GPU where there is one."),
+        typer.Option("--device", help="What a .pt2 package is compiled for; by default the GPU where there is one."),
     ] = None,
     network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """A checkpoint becomes ONNX, or an AOTInductor package. It is checked against PyTorch."""
-    from r2mrf_deploy.convert import PrecisionOptions
-    from r2mrf_deploy.export import ExportOptions, to_onnx
-
-    reduce = PrecisionOptions(
-        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
-    )
-    options = ExportOptions(parse_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce)
-    chosen = parse_settings(settings)
-    output = output or away_from_package(checkpoint)
-    if output is not None and output.suffix == ".pt2":
-        from r2mrf_deploy.aotinductor import to_aotinductor
-
-        with phases() as say:
-            done = to_aotinductor(
-                checkpoint, output, options, device=device, network=network, settings=chosen, phase=say
-            )
-    elif device is not None:
-        raise UsageError("--device means nothing for an ONNX artifact, which runs on any; with -o FILE.pt2 it does")
-    else:
-        with phases() as say:
-            done = to_onnx(checkpoint, output, options, network=network, settings=chosen, phase=say)
-    m = done.manifest
-    if as_json:
-        print_json(m.model_dump())
-        return
+    """Export a checkpoint to checked files of any format."""
+    from r2mrf_deploy.export import exporter, exporters
+    from r2mrf_deploy.export.options import ExportOptions, FormatOptions, PrecisionOptions
     from r2mrf_deploy.report import tables
 
-    for r in m.rewrites:
-        before, after = r.multiply_adds_before / 1e9, r.multiply_adds_after / 1e9
-        out.print(
-            f"{r.name}: {r.count} times, {before:.2f} -> {after:.2f} G multiply-adds", highlight=False, soft_wrap=True
-        )
-    work = f"{(m.multiply_adds or 0) / 1e9:.2f} G multiply-adds"
-    out.print(
-        f"{done.path}: {tables.size(m.bytes)}, {precision}, {m.inputs[0]}, {work}",
-        highlight=False,
-        markup=False,  # a free dimension's name in brackets is no markup
-        soft_wrap=True,
+    if formats:
+        rows = tables.format_rows(exporters())
+        print_json(rows) if as_json else out.print(tables.format_table(rows))
+        return
+    if checkpoint is None:
+        raise UsageError("name a CHECKPOINT to export")
+    paths = outputs or [default_output(checkpoint) or checkpoint.with_suffix(".onnx")]
+    builds = any("gpus" in exporter(path).options for path in paths)
+    reduce = PrecisionOptions(
+        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpus or ())
     )
-    _print_converted("PyTorch" if precision == "fp32" else "FP32", done.parity, done.search, done.warnings)
+    options = ExportOptions(
+        parse_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce,
+        FormatOptions(tuple(gpus or ()) if builds else (), device),
+    )  # fmt: skip
+    from r2mrf_deploy.export.chain import export_artifacts
+
+    with shown_progress() as progress:
+        done = export_artifacts(
+            checkpoint, paths, options, network=network, settings=parse_settings(settings), progress=progress
+        )
+    if as_json:
+        found = [made.manifest.model_dump() | {"warnings": made.warnings} for made in done]
+        print_json(found if len(found) > 1 else found[0])
+        return
+    rewrites = done[0].manifest.rewrites
+    for line in tables.rewrite_lines(rewrites) if rewrites else []:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    for made in done:
+        _print_exported(made)
 
 
 @app.command()
@@ -148,23 +153,22 @@ def convert(
     quantize_ends: QuantizeEnds = False,
     max_drop: MaxDrop = None,
     resume: Resume = None,
-    gpu: Gpu = None,
+    gpus: Gpus = None,
     as_json: Json = False,
 ) -> None:
-    """An FP32 graph becomes an FP16, BF16 or INT8 one. Every runtime takes it."""
-    from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
-    from r2mrf_deploy.report import tables
+    """Convert an FP32 graph to FP16, BF16 or INT8. Every runtime takes the result."""
+    from r2mrf_deploy.export.convert import convert_artifact
+    from r2mrf_deploy.export.options import PrecisionOptions
 
     options = PrecisionOptions(
-        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpu or ())
+        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpus or ())
     )
-    with phases() as say:
-        done = convert_artifact(model, output, options, phase=say)
+    with shown_progress() as progress:
+        done = convert_artifact(model, output, options, progress=progress)
     if as_json:
         print_json(done.manifest.model_dump() | {"warnings": done.warnings})
         return
-    out.print(f"{done.path}: {tables.size(done.manifest.bytes)}, {precision}", highlight=False, soft_wrap=True)
-    _print_converted("FP32", done.parity, done.search, done.warnings)
+    _print_exported(done)
 
 
 @app.command()
@@ -174,20 +178,19 @@ def optimize(
     explain: Annotated[bool, typer.Option("--explain", help="Say why rewrites left things alone.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The exact rewrites on any ONNX model. The same function with less work."""
-    from r2mrf_deploy.optimize import optimize_file
+    """Apply the exact rewrites to any ONNX model: the same function with less work."""
+    from r2mrf_deploy.export.optimize import optimize_artifact
     from r2mrf_deploy.report import tables
 
-    with phases() as say:
-        say("rewriting")
-        done = optimize_file(model, output, explain=explain)
+    with shown_progress() as progress:
+        done = optimize_artifact(model, output, explain=explain, progress=progress)
     if as_json:
         records = [r.model_dump() for r in done.optimized.records]
         print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
         return
     for line in (*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
-    out.print(f"{done.path}: {tables.size(done.path.stat().st_size)}", highlight=False, soft_wrap=True)
+    _print_exported(done)
 
 
 @app.command()
@@ -195,9 +198,13 @@ def build(
     model: Annotated[Path, typer.Argument(parser=graph_file, metavar="MODEL", help="An ONNX artifact.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help=".plan for TensorRT (default, beside the model), .xml for OpenVINO."),
+        typer.Option(
+            "-o",
+            "--output",
+            help=".plan for TensorRT (default, beside the model), .xml for OpenVINO, .pt2 for AOTInductor.",
+        ),
     ] = None,
-    gpu: Annotated[list[str] | None, typer.Option("--gpu", help="GPU class to build for, e.g. rtx3090.")] = None,
+    gpus: Gpus = None,
     min_shapes: Annotated[str, typer.Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
     opt_shapes: Annotated[str, typer.Option("--opt", help="Shapes to be fastest at.")] = "",
     max_shapes: Annotated[str, typer.Option("--max", help="Largest shapes.")] = "",
@@ -238,37 +245,31 @@ def build(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """An ONNX artifact becomes a TensorRT plan or an OpenVINO model."""
-    from r2mrf_deploy.build import BuildOptions, parse_pool_sizes, parse_shapes
-    from r2mrf_deploy.build import build_engine as verb
-    from r2mrf_deploy.report import tables
+    """Build a TensorRT plan, an OpenVINO model or an AOTInductor package from an ONNX file."""
+    from r2mrf_deploy.export.build import build_artifact
+    from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions, parse_pool_sizes, parse_shapes
 
     options = BuildOptions(
         parse_shapes(min_shapes), parse_shapes(opt_shapes), parse_shapes(max_shapes), parse_pool_sizes(memory), level,
         timing_cache, version_compatible, hardware, strip, no_tf32, aux_streams, verbosity, library,
     )  # fmt: skip
-    with phases() as say:
-        say("building")
-        done = verb(model, output, gpus=gpu or [], options=options, progress=lambda p, n, of: say(f"{p} {n}/{of}"))
+    with shown_progress() as progress:
+        done = build_artifact(model, output, gpus=gpus or [], options=options, progress=progress)
     if as_json:
         print_json(done.manifest.model_dump())
         return
-    out.print(f"{done.path}: {tables.size(done.manifest.bytes)}, {done.note}", highlight=False, soft_wrap=True)
+    _print_exported(done)
 
 
-def _print_converted(reference: str, parity: Any, search: Any, warnings: tuple[str, ...]) -> None:
+def _print_exported(done: Exported) -> None:
+    """What was made, how it compares with what it was made from, and what its user has to know."""
     from r2mrf_deploy.report import tables
 
-    if search is not None:
-        out.print(f"{search.before} with nothing kept, {search.after} now", highlight=False, soft_wrap=True)
-        if search.kept:
-            out.print(tables.kept_table(search))
-    if parity is not None:
-        found = f"{parity.verdict}, map within {parity.map.largest:.1e}, {parity.map.mean:.1e} on average"
-        out.print(
-            f"parity with {reference}: {found} ({parity.runtime}, {parity.device})", highlight=False, soft_wrap=True
-        )
-    if parity is not None and parity.verdict == "emulated":
-        warnings = (*warnings, parity.reason)
-    for warning in dict.fromkeys(warnings):
+    if done.search is not None:
+        out.print(f"{done.search.before} with nothing kept, {done.search.after} now", highlight=False, soft_wrap=True)
+        if done.search.kept:
+            out.print(tables.kept_table(done.search))
+    for line in tables.exported_lines(done):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    for warning in done.warnings:
         err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from r2mrf_deploy.cli.common import (
     Images,
     Json,
     Network,
+    Record,
     Runtime,
     RuntimeCache,
     Set,
@@ -25,10 +25,11 @@ from r2mrf_deploy.cli.common import (
     parse_numbers,
     parse_settings,
     parse_size,
-    phases,
     print_json,
+    shown_progress,
 )
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
+from r2mrf_deploy.progress import Progress
 
 if TYPE_CHECKING:
     from r2mrf_deploy.bench.protocol import Bench
@@ -47,6 +48,7 @@ def parity(
         bool, typer.Option("--bisect", help="Of one that fails: the fewest nodes whose precision explains it.")
     ] = False,
     runtime: Runtime = None,
+    record: Record = True,
     trust: Trust = False,
     network: Network = None,
     settings: Set = None,
@@ -60,42 +62,25 @@ def parity(
         from r2mrf_deploy.report import plots
 
         plots.refuse(plot)
-    with phases() as say:
+    with shown_progress() as progress:
         results = compare_artifacts(
-            checkpoint, artifacts, images, per_step=per_step, runtime=runtime, trust=trust,
-            network=network, settings=parse_settings(settings), phase=say,
+            checkpoint, artifacts, images, per_step=per_step, bisect=bisect, record=record, runtime=runtime, trust=trust,
+            network=network, settings=parse_settings(settings), progress=progress,
         )  # fmt: skip
-        if plot is not None:
-            plots.drift(results, plot)
-        explained = {}
-        for artifact, r in zip(artifacts, results, strict=True):
-            if bisect and r.verdict == "fail":
-                from r2mrf_deploy.parity.bisect import bisect as explain
-
-                explained[r.artifact] = explain(
-                    checkpoint, artifact, images, network=network, settings=parse_settings(settings), phase=say
-                )
+    if plot is not None:
+        plots.drift(results, plot)
     if as_json:
-        print_json(
-            [
-                r.to_dict() | {"bisect": asdict(explained[r.artifact]) if r.artifact in explained else None}
-                for r in results
-            ]
-        )
+        print_json([r.to_dict() for r in results])
     else:
         for r in results:
             if r.steps:
                 out.print(tables.steps_table(r))
         out.print(tables.parity_table(results))
         for r in results:
-            if r.reason:
-                out.print(f"{r.artifact}: {r.reason}", highlight=False, soft_wrap=True)
-            if bisect and r.artifact not in explained:
-                out.print(f"{r.artifact}: --bisect has nothing to explain, its verdict is {r.verdict}", highlight=False)
-        for name, search in explained.items():
-            nodes = f"{len(search.kept)} nodes in FP32 bring {name} from {search.before} to {search.after}:"
-            out.print(nodes, highlight=False, soft_wrap=True)
-            out.print(tables.kept_table(search))
+            for line in tables.parity_lines(r, bisect):
+                out.print(line, highlight=False, markup=False, soft_wrap=True)
+            if r.bisect is not None:
+                out.print(tables.kept_table(r.bisect))
     if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
         raise CheckFailed(f"no parity: {', '.join(failed)}")
     if absent := [r.artifact for r in results if r.verdict == "not run"]:
@@ -126,6 +111,7 @@ def evaluate(
     branches: Annotated[bool, typer.Option("--branches", help="Each branch of the last step alone.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     runtime: Runtime = None,
+    record: Record = True,
     trust: Trust = False,
     network: Network = None,
     settings: Set = None,
@@ -145,20 +131,23 @@ def evaluate(
         sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust,
         network=network, settings=parse_settings(settings),
     )  # fmt: skip
-    with phases() as say, opening as methods:
-        rows = evaluation.evaluate(
-            methods, photographs, positive=positive, progress=lambda n, of: say(f"{n}/{of} photographs")
-        )
+    with shown_progress() as progress, opening as methods:
+        rows = evaluation.evaluate(methods, photographs, positive=positive, progress=progress)
+        unrecorded = evaluation.record(rows, methods, photographs, positive) if record else []
         facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
         if as_json:
             alone = rows[0].to_dict() if len(rows) == 1 else {}
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
         else:
             out.print(tables.evaluation_table(rows))
-            out.print(tables.evaluation_line(photographs, positive), highlight=False, soft_wrap=True)
+            for line in (
+                tables.evaluation_line(photographs, positive),
+                *(f"not recorded: {why}" for why in unrecorded),
+            ):
+                out.print(line, highlight=False, soft_wrap=True)
         if output is None:  # what follows may fail, and the figures are out
             return
-        say("drawing")
+        progress(Progress("drawing"))
         written = evaluation_files.write(rows, facts, methods, photographs, output)
     for file in written if not as_json else []:
         out.print(str(file), highlight=False, soft_wrap=True)
@@ -202,6 +191,7 @@ def bench(
     markdown: Annotated[Path | None, typer.Option("--markdown", help="The table.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
+    record: Record = True,
     trust: Trust = False,
     network: Network = None,
     settings: Set = None,
@@ -223,11 +213,11 @@ def bench(
     chosen = tuple(parse_settings(settings).items())
     options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
     writers.refuse(plot, export_times, export_profile, csv, markdown)
-    with phases() as say:
+    with shown_progress() as progress:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=parse_size(size) if size else None, batches=batches,
             shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
-            profiles=dump_profile or export_profile is not None, trust=trust, phase=say,
+            profiles=dump_profile or export_profile is not None, record=record, trust=trust, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())
@@ -261,7 +251,12 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
         out.print(tables.profile_title(p), highlight=False, soft_wrap=True)
         for table in tables.profile_tables(p):
             out.print(table)
-    for line in (*tables.bench_lines(done.measurements), *(f"{name} was not run: {why}" for name, why in done.skipped)):
+    absent = (f"{name} was not run: {why}" for name, why in done.skipped)
+    for line in (
+        *tables.bench_lines(done.measurements),
+        *absent,
+        *(f"not recorded: {why}" for why in done.not_recorded),
+    ):
         out.print(line, highlight=False, soft_wrap=True)
 
 
@@ -282,10 +277,10 @@ def budget(
     from r2mrf_deploy.budget import draw_up
     from r2mrf_deploy.report import tables
 
-    with phases() as say:
+    with shown_progress() as progress:
         done = draw_up(
             source, gpu or (), budget_ms=ms, size=parse_size(size) if size else None, efficiency=efficiency,
-            settings=parse_settings(settings), check=measure, phase=say,
+            settings=parse_settings(settings), check=measure, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())

@@ -21,10 +21,11 @@ from r2mrf_deploy.cli.common import (
     model_file,
     out,
     parse_settings,
-    phases,
     print_json,
+    shown_progress,
 )
 from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.progress import Progress
 
 
 @app.command()
@@ -72,7 +73,7 @@ def predict(
 
     artifact, photographs = _artifact_first(inputs)
     sources = images.find(photographs)
-    with phases() as say:
+    with shown_progress() as progress:
         options = OpenOptions(
             threads, buffers=buffers, runtime_cache=runtime_cache,
             network=network, settings=tuple(parse_settings(settings).items()),
@@ -81,7 +82,7 @@ def predict(
         results = []
         for r in verb(predictor, sources, output, overlays=overlays):
             results.append(r)
-            say(f"{len(results)}/{len(sources)} {r.source.name}")
+            progress(Progress(r.source.name, len(results), len(sources)))
             if not as_json and not r.error:
                 out.print(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus", highlight=False, soft_wrap=True)
     if as_json:

@@ -130,6 +130,13 @@ def multiply_adds(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:
     return cost(model, shapes).multiply_adds
 
 
+def multiply_adds_per_image(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:
+    """`multiply_adds` over the batch of the first input."""
+    image = model.graph.input[0]
+    shape = (shapes or {}).get(image.name) or [d.dim_value for d in image.type.tensor_type.shape.dim]
+    return multiply_adds(model, shapes) // max(shape[0] if shape else 1, 1)
+
+
 def parameters(model: onnx.ModelProto) -> int:
     """Elements of the initialisers that are weights: of convolutions, matrix products and normalisations.
 

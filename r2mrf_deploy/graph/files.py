@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from r2mrf_deploy.errors import GraphError, no_file
@@ -45,3 +46,17 @@ def read(path: Path | str) -> onnx.ModelProto:
     if not model.graph.output:  # protobuf is content with a text file: it finds an empty model in it
         raise GraphError(f"{path} is not an ONNX model, or an empty one")
     return model
+
+
+def refuse_not_finite(model: onnx.ModelProto) -> None:
+    """Refuse weights that are not finite: some runtimes turn NaN into a map that looks right.
+
+    Raises:
+        GraphError: a tensor has such values.
+    """
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise GraphError(
+                f"{tensor.name} has values that are not finite: the training diverged, or the file is damaged"
+            )

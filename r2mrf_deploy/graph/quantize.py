@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph.precision import refuse_unknown, refuse_unless_fp32
 from r2mrf_deploy.graph.trace import checked
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
@@ -40,7 +41,7 @@ def calibrate(
     model: onnx.ModelProto,
     feeds: Sequence[Feed],
     method: Method = "minmax",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> Ranges:
     """Find the range of every tensor that will be quantised.
 
@@ -48,7 +49,6 @@ def calibrate(
         model: an FP32 graph.
         feeds: its inputs, one photograph each.
         method: "minmax", or by histogram "entropy" (least divergence) or "percentile" (99.999 % of the values).
-        progress: called after each photograph with how many are done and how many there are.
 
     Raises:
         UsageError: the graph is not FP32, there is no such method, or nothing to calibrate on.
@@ -72,7 +72,7 @@ def observe(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, tuple[fl
     """The least and the largest value of every floating-point tensor that a node computes."""
     from onnxruntime.quantization import CalibrationMethod
 
-    found = _collect(model, feeds, None, CalibrationMethod.MinMax, None)
+    found = _collect(model, feeds, None, CalibrationMethod.MinMax, silent)
     return {name: (float(np.min(r.range_value[0])), float(np.max(r.range_value[1]))) for name, r in found.items()}
 
 
@@ -81,7 +81,7 @@ def _collect(
     feeds: Sequence[Feed],
     operators: list[str] | None,
     method: Any,
-    progress: Callable[[int, int], None] | None,
+    progress: ProgressCallback,
 ) -> Ranges:
     from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -100,8 +100,7 @@ def _collect(
         )
         for number, feed in enumerate(feeds, 1):
             calibrator.collect_data(_Reader(feed))
-            if progress:
-                progress(number, len(feeds))
+            progress(Progress("calibrating", number, len(feeds)))
         return calibrator.compute_data()
 
 

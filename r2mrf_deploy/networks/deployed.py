@@ -76,6 +76,9 @@ class Deployed(nn.Module):
             return torch.zeros(batch, height, width, 3, dtype=torch.uint8, device=device)
         return torch.zeros(batch, 3, height, width, device=device)
 
+    def input_shape(self, batch: int, height: int, width: int) -> list[int]:
+        return [batch, height, width, 3] if self.io == "image" else [batch, 3, height, width]
+
     def input_spec(self, batch: int | str, height: int | str, width: int | str) -> TensorSpec:
         if self.io == "image":
             return TensorSpec(name="image", dtype="uint8", shape=[batch, height, width, 3], layout="NHWC")

@@ -7,13 +7,14 @@ back into FP32, as few as can be, until the maps agree as well as the precision'
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from r2mrf_deploy import runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.graph import files, precision, quantize
 from r2mrf_deploy.graph.rewrites import optimize
@@ -23,6 +24,7 @@ from r2mrf_deploy.networks.deployed import Deployed
 from r2mrf_deploy.parity import node_search
 from r2mrf_deploy.parity.compare import TOLERANCES, photographs_for, sample_inputs
 from r2mrf_deploy.parity.node_search import Drop, Search
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 
 def bisect(
@@ -32,7 +34,7 @@ def bisect(
     *,
     network: str | None = None,
     settings: Mapping[str, str] | None = None,
-    phase: Callable[[str], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> Search:
     """Find the fewest nodes whose reduced precision explains a difference; none where the artifact is within its tolerance.
 
@@ -41,26 +43,26 @@ def bisect(
         artifact: an ONNX artifact of reduced precision, with its manifest.
         folder: of photographs; by default three of scikit-image's.
         network, settings: as for `Checkpoint.load`.
-        phase: called with what is being tried.
 
     Raises:
         UsageError: the artifact is no ONNX file of reduced precision.
         ArtifactError: it does not match its manifest, or was not made from this checkpoint.
         CheckFailed: the difference is not the precision's: it stays in FP32.
     """
-    say = phase or (lambda _: None)
-    manifest = Manifest.beside(artifact) if artifact.suffix == ".onnx" else None
+    manifest = Artifact.open(artifact).manifest if artifact.suffix == ".onnx" else None
     if manifest is None or manifest.precision not in ("fp16", "bf16", "int8"):
-        raise UsageError(f"{artifact}: --bisect looks into an FP16, BF16 or INT8 .onnx file that has its manifest")
-    say("tracing")
+        raise UsageError(f"{artifact}: `bisect` looks into an FP16, BF16 or INT8 .onnx file that has its manifest")
+    progress(Progress("tracing"))
     original = _original(checkpoint, manifest, network, settings)
     lowered = files.read(artifact)
     nodes = _reduced(original, lowered, manifest)
     with tempfile.TemporaryDirectory() as name:
         plain = Path(name) / "fp32.onnx"
         onnx.save(original, plain)
-        with runtimes.get("onnxruntime").open(plain, manifest.model_copy(update={"precision": "fp32"})) as reference:
-            limit = manifest.profiles.get(reference.inputs[0].name, {}).get("max", [])
+        with runtimes.get("onnxruntime").open(
+            Artifact(plain, contract=manifest.model_copy(update={"precision": "fp32"}))
+        ) as reference:
+            limit = manifest.limit(reference.inputs[0].name)
             assert manifest.preprocess is not None
             inputs = sample_inputs(reference, manifest.preprocess, photographs_for(folder), limit)
             feeds = [{reference.inputs[0].name: array} for array in inputs]
@@ -79,7 +81,7 @@ def bisect(
             nodes,
             evaluate,
             Drop(tolerance.mean, tolerance.f),
-            lambda s: say(f"{s.done}/{s.total} trials, {s.what}: {s.kept} of {len(nodes)} nodes in FP32: {s.found}"),
+            progress,
         )
 
 
@@ -96,14 +98,15 @@ def _original(
         raise ArtifactError(
             f"{manifest.file} was not made from {checkpoint} (SHA-256 differs): give the one it was made from"
         )
-    (spec,) = manifest.inputs
-    io = "image" if spec.name == "image" else "tensor"
-    shape = manifest.profiles.get(spec.name, {}).get("opt") or [int(d) for d in spec.shape]
-    size = (shape[1], shape[2]) if io == "image" else (shape[2], shape[3])
-    all_steps = len(manifest.outputs) > 1
-    deployed = Deployed(loaded.module(), loaded.preprocess, io=io, steps=steps, all_steps=all_steps)  # type: ignore[arg-type]
-    traced = trace(deployed, size, batch=shape[0], dynamic=not spec.static)
-    return checked(optimize(traced).model) if manifest.rewrites else traced
+    asked = manifest.export
+    if not asked:
+        raise ArtifactError(f"{manifest.file} does not record how it was exported: export it again")
+    deployed = Deployed(
+        loaded.module(), loaded.preprocess, io=asked["io"], steps=asked["steps"], all_steps=asked["all_steps"]
+    )
+    height, width = asked["size"]
+    traced = trace(deployed, (height, width), batch=asked["batch"], dynamic=asked["dynamic"], opset=asked["opset"])
+    return checked(optimize(traced).model) if asked["optimize"] else traced
 
 
 def _reduced(original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Manifest) -> list[str]:
@@ -127,5 +130,5 @@ def _with(
 
 
 def _drop(file: Path, manifest: Manifest, feeds: Sequence[dict[str, np.ndarray]], wanted: Sequence[np.ndarray]) -> Drop:
-    with runtimes.open_nearest(file, manifest) as runner:
+    with runtimes.nearest(manifest.precision).open(Artifact(file, contract=manifest)) as runner:
         return node_search.drop([runner.run(feed)["map"] for feed in feeds], wanted)

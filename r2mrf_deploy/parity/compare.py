@@ -7,7 +7,7 @@ nothing, and is reported as such instead of a pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.metrics import agreement
+from r2mrf_deploy.parity.node_search import Search
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import Runner
 
 FLAT = 0.02
@@ -89,15 +93,26 @@ class Parity:
     """For each side output, of the logits."""
     emulates: str = ""
     """How the precision is not the one that was computed in."""
+    reference: str = "PyTorch"
+    """What the artifact was compared with."""
+    bisect: Search | None = None
+    """The nodes whose precision explains a failure, where they were looked for."""
     drift: str | None = None
     """The first side output, in the order of computation, whose relative difference leaves the tolerance."""
+
+    not_recorded: str = ""
+    """Why it was not recorded in the manifest."""
 
     @property
     def passed(self) -> bool:
         return self.verdict in ("pass", "emulated")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"bisect": asdict(self.bisect) if self.bisect else None}
+
+    def evidence(self) -> dict[str, Any]:
+        """What a manifest keeps of it."""
+        return {k: v for k, v in asdict(self).items() if k not in ("artifact", "bisect")} | {"date": now()}
 
 
 def compare_artifacts(
@@ -106,18 +121,21 @@ def compare_artifacts(
     folder: Path | None = None,
     *,
     per_step: bool = False,
+    bisect: bool = False,
+    record: bool = False,
     runtime: str | None = None,
     trust: bool = False,
     network: str | None = None,
     settings: Mapping[str, str] | None = None,
-    phase: Callable[[str], None] | None = None,
+    progress: ProgressCallback = silent,
 ) -> list[Parity]:
     """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
 
     Args:
         folder: of photographs; by default three of scikit-image's.
+        bisect: of an artifact that fails, look for the fewest nodes whose precision explains it.
+        record: keep the results in the artifacts' manifests.
         runtime: what runs the artifacts; by default what comes nearest to computing in the precision of each.
-        phase: called with what is being compared.
 
     Returns:
         One result for each artifact. What no runtime here can run is "not run".
@@ -128,44 +146,50 @@ def compare_artifacts(
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
-    manifests = [Manifest.beside(a) if a.is_file() else None for a in artifacts]
-    steps = next((str(m.config["steps"]) for m in manifests if m and "steps" in m.config), None)
+    opened = [Artifact.open(a) for a in artifacts]
+    steps = next((str(a.contract.config["steps"]) for a in opened if a.contract and "steps" in a.contract.config), None)
     loaded = Checkpoint.load(
         checkpoint, network=network, settings=settings, defaults={"steps": steps} if steps else None
     )
     photographs = photographs_for(folder)
     results = []
-    for artifact, manifest in zip(artifacts, manifests, strict=True):
-        precision = manifest.precision if manifest else "fp32"
-        chosen = runtime or _judge_of(artifact, precision)
+    for artifact in opened:
+        precision, contract, name = artifact.precision, artifact.contract, artifact.path.name
+        chosen = runtime or _judge_of(artifact)
         try:
             runner = runtimes.open(artifact, chosen, trust=trust)
         except RuntimeUnavailable as e:
-            name = chosen or runtimes.default(artifact, manifest).name
-            results.append(Parity(artifact.name, name, "", precision, "not run", str(e), 0))
+            asked = chosen or runtimes.default(artifact).name
+            results.append(Parity(name, asked, "", precision, "not run", str(e), 0))
             continue
         with runner:
             names = [s.name for s in runner.outputs]
             reference = PyTorchRunner(
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
-                steps=manifest.config.get("steps") if manifest else None,
+                steps=contract.config.get("steps") if contract else None,
                 all_steps=bool(_sides(names)),
             )
-            limit = manifest.profiles.get(runner.inputs[0].name, {}).get("max", []) if manifest else []
+            limit = contract.limit(runner.inputs[0].name) if contract else []
             inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
-            say = phase or (lambda _: None)
-            say(f"{artifact.name} on {runner.runtime}")
-            results.append(
-                compare(reference, runner, inputs, artifact=artifact.name, precision=precision, per_step=per_step)
+            progress(Progress(f"comparing {name} on {runner.runtime}"))
+            found = compare(reference, runner, inputs, artifact=name, precision=precision, per_step=per_step)
+        if bisect and found.verdict == "fail":
+            from r2mrf_deploy.parity.bisect import bisect as explain
+
+            found.bisect = explain(
+                checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress
             )
+        if record:
+            found.not_recorded = artifact.record(parity=[found.evidence()])
+        results.append(found)
     return results
 
 
-def _judge_of(artifact: Path, precision: str) -> str | None:
+def _judge_of(artifact: Artifact) -> str | None:
     """What runs an artifact to be judged: of reduced precision, what `convert` judged it with; None leaves the choice."""
-    reduced = precision != "fp32" and artifact.suffix == ".onnx"
-    return runtimes.nearest(precision).name if reduced else None
+    reduced = artifact.precision != "fp32" and artifact.path.suffix == ".onnx"
+    return runtimes.nearest(artifact.precision).name if reduced else None
 
 
 def compare(

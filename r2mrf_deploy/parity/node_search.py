@@ -19,6 +19,7 @@ from r2mrf_deploy.errors import CheckFailed, InputError
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.metrics import agreement
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 
 @dataclass(frozen=True)
@@ -67,25 +68,6 @@ Evaluate = Callable[[frozenset[str]], Drop]
 """The drop of the graph in which these nodes keep their precision."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One evaluation of a search."""
-
-    what: str
-    """What was tried."""
-    kept: int
-    """How many nodes were kept."""
-    found: Drop
-    done: int
-    """Evaluations so far."""
-    total: int
-    """Evaluations in all, if nothing more has to be tried again: a search may take more."""
-
-
-Progress = Callable[[Step], None]
-"""Called after each evaluation."""
-
-
 def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
     """Compare maps, float [..., H, W], with the FP32 ones."""
     mae = [float(np.abs(a.astype(np.float64) - b).mean()) for a, b in zip(found, wanted, strict=True)]
@@ -93,7 +75,7 @@ def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
     return Drop(float(np.mean(mae)), 1 - float(np.mean(f)))
 
 
-def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: Progress | None = None) -> Search:
+def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: ProgressCallback = silent) -> Search:
     """Find nodes to keep, as few as can be, so that the drop is within a bound.
 
     Args:
@@ -111,8 +93,8 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
         nonlocal count
         count += 1
         found = evaluate(frozenset(kept))
-        if progress:
-            progress(Step(what, len(kept), found, count, count + left))
+        kept_of = f"{len(kept)} of {len(nodes)} nodes kept"
+        progress(Progress(f"searching ({what}): {kept_of}, {found}", count, count + left))
         return found
 
     parts: dict[str, list[str]] = {}

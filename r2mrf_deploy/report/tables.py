@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.datasets import Dataset
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.evaluation import Evaluation
+    from r2mrf_deploy.export.base import Exported, Exporter
     from r2mrf_deploy.manifest import RewriteRecord
     from r2mrf_deploy.parity.compare import Difference, Parity
     from r2mrf_deploy.parity.node_search import Search
@@ -35,6 +36,19 @@ def parity_table(results: Sequence[Parity]) -> Table:
         ]
         table.add_row(r.artifact, r.runtime, verdict(r.verdict), *(figures if r.photographs else ["-"] * 5))
     return table
+
+
+def parity_lines(r: Parity, bisect: bool) -> list[str]:
+    """What the table does not say of one result."""
+    lines = [f"{r.artifact}: {r.reason}"] if r.reason else []
+    if r.not_recorded:
+        lines.append(f"not recorded: {r.not_recorded}")
+    if r.bisect is not None:
+        found = f"from {r.bisect.before} to {r.bisect.after}"
+        lines.append(f"{len(r.bisect.kept)} nodes in FP32 bring {r.artifact} {found}:")
+    elif bisect:
+        lines.append(f"{r.artifact}: there is nothing to bisect, its verdict is {r.verdict}")
+    return lines
 
 
 def steps_table(result: Parity) -> Table:
@@ -313,3 +327,42 @@ def _table(*columns: str, numbers: Sequence[str] = (), title: str | None = None)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def format_rows(exporters: Sequence[Exporter]) -> list[dict[str, Any]]:
+    """What can be exported: suffix, title, precisions, options, and why not here."""
+    return [
+        {
+            "suffix": e.suffix,
+            "format": e.title,
+            "precisions": list(e.precisions),
+            "options": sorted(e.options),
+            "available": (state := e.availability()).ok,
+            "reason": f"{state.reason}; {state.cure}" if not state.ok else "",
+        }
+        for e in exporters
+    ]
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("suffix", "format", "precisions", "options", "here")
+    for row in rows:
+        here = "yes" if row["available"] else row["reason"]
+        table.add_row(row["suffix"], row["format"], " ".join(row["precisions"]), " ".join(row["options"]), here)
+    return table
+
+
+def exported_lines(done: Exported) -> list[str]:
+    """A new artifact in words."""
+    m = done.manifest
+    facts = [size(m.bytes), m.precision, *map(str, m.inputs)]
+    if m.multiply_adds:
+        facts.append(f"{m.multiply_adds / 1e9:.2f} G multiply-adds")
+    lines = [f"{done.path}: {', '.join(filter(None, [*facts, done.note]))}"]
+    p = done.parity
+    if p is not None and p.photographs:
+        found = f"{p.verdict}, map within {p.map.largest:.1e}, {p.map.mean:.1e} on average"
+        lines.append(f"parity with {p.reference}: {found} ({p.runtime}, {p.device})")
+    if p is not None and p.verdict == "emulated":
+        lines.append(p.reason)
+    return lines

@@ -8,78 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import platform
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from r2mrf_deploy import environment
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
-from r2mrf_deploy.runtimes import specs
+from r2mrf_deploy.manifest import Contract, Target, TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime, changed
 from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorch
 from r2mrf_deploy.runtimes.pytorch.execution_context import TorchCuda, TorchRunner
 
 Profiles = dict[str, dict[str, list[int]]]
-METADATA = "r2mrf"
-"""Where the inputs, the outputs and the target stand in a package's own metadata, for those who open it by themselves."""
 _AGAIN = "export it again here with `r2mrf export CKPT -o FILE.pt2`"
 
 
-@dataclass(frozen=True)
-class Package:
-    """What a package says of itself."""
-
-    device: str
-    """PyTorch's name: cpu, cuda."""
-    target: Target | None
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    """Known of packages of ours only."""
-    profiles: Profiles
-
-    @classmethod
-    def read(cls, path: Path) -> Package:
-        """Read a package without running it.
-
-        Raises:
-            ArtifactError: it is damaged, or is no AOTInductor package.
-        """
-        try:
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-                names = [n for n in archive.namelist() if n.endswith(".wrapper_metadata.json")]
-                found: dict[str, str] = json.loads(archive.read(names[0])) if names else {}
-        except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as e:
-            raise ArtifactError(f"{path} is not an AOTInductor package, or is damaged: {e}") from None
-        if broken:
-            raise ArtifactError(f"{path} is damaged: {Path(broken).name}; {_AGAIN}")
-        if "AOTI_DEVICE_KEY" not in found:
-            raise ArtifactError(f"{path} is not an AOTInductor package")
-        try:
-            ours = json.loads(found.get(METADATA, "{}"))
-            target = Target.model_validate(ours["target"]) if "target" in ours else None
-            inputs, outputs = (tuple(map(TensorSpec.model_validate, ours.get(k, []))) for k in ("inputs", "outputs"))
-        except (ValueError, ValidationError, AttributeError) as e:
-            raise ArtifactError(f"{path} is damaged: {str(e).splitlines()[0]}") from None
-        return cls(found["AOTI_DEVICE_KEY"], target, inputs, outputs, ours.get("profiles", {}))
-
-    @staticmethod
-    def metadata(manifest: Manifest) -> dict[str, str]:
-        """What `read` reads, from the manifest of a package to be made."""
-        return {METADATA: manifest.model_dump_json(include={"target", "inputs", "outputs", "profiles"})}
-
-
-def target_here(device: str) -> Target:
+def target_here(device: str, precision: str = "fp32") -> Target:
     """What a package made here for `device` ("cpu" or "cuda") runs on."""
     import torch
 
@@ -92,7 +41,7 @@ def target_here(device: str) -> Target:
         gpus=[torch.cuda.get_device_name()] if gpu else [],
         cpu=None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         built_without_gpu=not gpu,
-        achieved_precision="fp32",
+        achieved_precision=precision,
     )
 
 
@@ -110,41 +59,29 @@ class AOTInductor(Runtime):
             True, state.version, "packages run here, but none can be made: no C++ compiler", environment.CXX
         )
 
-    def open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions | None = None) -> Runner:
-        """Open a package that is already checked against its manifest's SHA-256.
+    def _check(self, artifact: Artifact, options: OpenOptions) -> None:
+        device = artifact.header.device
+        unsupported = {"cuda_graph", "spin_wait"} if device == "cpu" else {"threads"}
+        if refused := [f for f in changed(options) if f in unsupported]:
+            raise UsageError(f"{artifact.path.name} runs on the {device}, which does not support `{refused[0]}`")
 
-        Raises:
-            ArtifactError: it is damaged, not what its manifest says, or made for another PyTorch, device or processor.
-            RuntimeUnavailable: PyTorch is not installed, or there is no device.
-            UsageError: an option that means nothing on the package's device.
-        """
-        package = Package.read(artifact)
-        if manifest is not None:
-            _check_manifest(package, manifest, artifact)
-        meaningless = {"cuda_graph", "spin_wait"} if package.device == "cpu" else {"threads"}
-        for field in changed(options or OpenOptions()):
-            if field in meaningless:
-                flag = {"threads": "--threads", "cuda_graph": "--useCudaGraph", "spin_wait": "--useSpinWait"}[field]
-                raise UsageError(f"{artifact.name} runs on the {package.device}, which has nothing to do with {flag}")
-        return super().open(artifact, manifest, options)
-
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
-        package = Package.read(artifact)
-        _check_target(package, manifest, artifact.name)
-        if not package.inputs:
-            raise ArtifactError(f"{artifact} does not say what its inputs are: only packages of r2mrf can be opened")
-        inputs, outputs = (manifest.inputs, manifest.outputs) if manifest else (package.inputs, package.outputs)
-        single = package.device == "cuda"  # its enqueueing is locked by the runner; its own locks prevent CUDA graphs
-        program = _Program(_load(artifact, single), package.profiles)
-        if package.device == "cpu":
-            return AOTInductorRunner(program, tuple(inputs), tuple(outputs), options.threads)
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
+        device, contract = artifact.header.device, artifact.contract
+        if contract is None or not contract.inputs:
+            raise ArtifactError(f"{artifact.path} does not say what its inputs are: only packages of r2mrf open here")
+        _check_target(device, contract, artifact.path.name)
+        inputs, outputs = tuple(contract.inputs), tuple(contract.outputs)
+        single = device == "cuda"  # its enqueueing is locked by the runner; its own locks prevent CUDA graphs
+        program = _Program(_load(artifact.path, single), contract.profiles)
+        if device == "cpu":
+            return AOTInductorRunner(program, inputs, outputs, options.threads, contract.precision)
         return TorchRunner(
             TorchCuda(),
             program,
-            tuple(inputs),
-            tuple(outputs),
+            inputs,
+            outputs,
             runtime=self.name,
-            device="AOTInductor FP32",
+            device=f"AOTInductor {contract.precision.upper()}",
             tf32=False,
             cuda_graph=bool(options.cuda_graph),
             options=options,
@@ -161,13 +98,18 @@ class AOTInductorRunner(Runner):
     runtime = "aotinductor"
 
     def __init__(
-        self, program: _Program, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int | None
+        self,
+        program: _Program,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        threads: int | None,
+        precision: str,
     ) -> None:
         import torch
 
         if threads:
             torch.set_num_threads(threads)
-        self.device = f"CPU, {torch.get_num_threads()} threads, AOTInductor FP32"
+        self.device = f"CPU, {torch.get_num_threads()} threads, AOTInductor {precision.upper()}"
         self._program = program
         self.inputs, self.outputs = inputs, outputs
 
@@ -224,28 +166,18 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_manifest(package: Package, manifest: Manifest, artifact: Path) -> None:
-    if manifest.kind != "pt2":
-        raise ArtifactError(f"{artifact}: its manifest is of a file of kind {manifest.kind!r}, not of a .pt2 package")
-    for found, said in ((package.inputs, manifest.inputs), (package.outputs, manifest.outputs)):
-        if differs := specs.difference(found, said):
-            raise ArtifactError(f"{artifact}: the package has {differs}; {_AGAIN}")
-
-
-def _check_target(package: Package, manifest: Manifest | None, name: str) -> None:
+def _check_target(device: str, contract: Contract, name: str) -> None:
     """Refuse what was made for something else than what is here."""
-    target = manifest.target if manifest and manifest.target else package.target
-    if package.device not in ("cpu", "cuda"):
-        raise ArtifactError(f"{name} was made for {package.device!r}; known are cpu and cuda")
-    if package.device == "cuda" and not (state := cuda_availability()).ok:
-        raise RuntimeUnavailable(
-            f"{name} was made for a GPU: {state.reason}; {state.cure}, or export with --device cpu"
-        )
+    target = contract.target
+    if device not in ("cpu", "cuda"):
+        raise ArtifactError(f"{name} was made for {device!r}; known are cpu and cuda")
+    if device == "cuda" and not (state := cuda_availability()).ok:
+        raise RuntimeUnavailable(f"{name} was made for a GPU: {state.reason}; {state.cure}, or export it for the CPU")
     if target is None:
         return
-    here = target_here(package.device)
-    if target.device != package.device:
-        raise ArtifactError(f"{name} was made for {package.device}, its manifest says {target.device}; {_AGAIN}")
+    here = target_here(device)
+    if target.device != device:
+        raise ArtifactError(f"{name} was made for {device}, its manifest says {target.device}; {_AGAIN}")
     for what, made, found in (
         ("PyTorch", target.runtime_version, here.runtime_version),
         ("compute capability", " ".join(target.compute_capabilities), " ".join(here.compute_capabilities)),

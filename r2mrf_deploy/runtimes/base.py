@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.manifest import TensorSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -91,7 +92,7 @@ class LayerTimes:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open an artifact. A runtime refuses what it cannot honour; the defaults leave a choice to it."""
+    """How to open an artifact. A runtime refuses what it does not support; the defaults leave a choice to it."""
 
     threads: int | None = None
     """CPU threads of one inference."""
@@ -110,17 +111,6 @@ class OpenOptions:
     settings: tuple[tuple[str, str], ...] = ()
     """Fields of a checkpoint's config to set, likewise."""
 
-
-FLAGS = {
-    "threads": "--threads",
-    "cuda_graph": "--useCudaGraph",
-    "spin_wait": "--useSpinWait",
-    "buffers": "--buffers",
-    "runtime_cache": "--runtimeCache",
-    "profile": "--dumpProfile",
-    "network": "--network",
-    "settings": "--set",
-}
 
 Pending = Callable[[], tuple[Arrays, Timing]]
 """Waits for an inference that was submitted, and gives its outputs."""
@@ -221,35 +211,39 @@ class Runtime(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     """The artifacts it opens, by file suffix; it is the default for the first runtime registered with a suffix."""
     supported_options: ClassVar[frozenset[str]] = frozenset()
-    """The fields of OpenOptions that mean something to it."""
-    cannot: ClassVar[frozenset[str]] = frozenset()
+    """The fields of OpenOptions that it supports."""
+    unsupported_precisions: ClassVar[frozenset[str]] = frozenset()
     """Precisions that it has no kernels for."""
 
     @abstractmethod
     def availability(self) -> Availability: ...
 
     @abstractmethod
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner: ...
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner: ...
 
-    def open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions | None = None) -> Runner:
-        """Open an artifact that is already checked against its manifest.
+    def _check(self, artifact: Artifact, options: OpenOptions) -> None:
+        """Refuse an artifact that this runtime cannot open on any device."""
+
+    def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Runner:
+        """Open an artifact.
 
         Raises:
-            UsageError: an option that this runtime cannot honour.
-            RuntimeUnavailable: the runtime is not installed or has no device here.
+            UsageError: this runtime does not support an option.
+            RuntimeUnavailable: the runtime is not installed or has no device here, or has no kernels of the precision.
             ArtifactError: the file is damaged or was made for another version or device.
         """
         chosen = options or OpenOptions()
         if refused := [f for f in changed(chosen) if f not in self.supported_options]:
-            raise UsageError(f"{self.title} has nothing to do with {FLAGS[refused[0]]}: leave it out")
-        if manifest is not None and manifest.precision in self.cannot:
+            raise UsageError(f"{self.title} does not support `{refused[0]}`: leave it out")
+        if artifact.precision in self.unsupported_precisions:
             raise RuntimeUnavailable(
-                f"{self.title} has no {manifest.precision.upper()} kernels: choose another --runtime"
+                f"{self.title} has no {artifact.precision.upper()} kernels: choose another `runtime`"
             )
+        self._check(artifact, chosen)
         state = self.availability()
         if not state.ok:
-            raise RuntimeUnavailable(f"{self.title} cannot run {artifact.name}: {state.reason}; {state.cure}")
-        return self._open(artifact, manifest, chosen)
+            raise RuntimeUnavailable(f"{self.title} cannot run {artifact.path.name}: {state.reason}; {state.cure}")
+        return self._open(artifact, chosen)
 
 
 def changed(options: OpenOptions) -> list[str]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from r2mrf_deploy import environment
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import Lane, LaneRunner
@@ -42,19 +44,19 @@ class OnnxRuntimeCPU(Runtime):
     suffixes = (".onnx",)
     supported_options = frozenset({"threads", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
-    cannot = frozenset({"bf16"})
+    unsupported_precisions = frozenset({"bf16"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("onnxruntime") is None:
             return Availability(False, reason="onnxruntime is not installed", cure="pip install onnxruntime-gpu")
         return Availability(True, environment.version("onnxruntime-gpu") or environment.version("onnxruntime"))
 
-    def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+    def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
         """What the session is to use, the first before the others: names, or (name, its options)."""
         return [self.provider]
 
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
-        return OnnxRuntimeRunner(self, artifact, manifest, options)
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
+        return OnnxRuntimeRunner(self, artifact, options)
 
 
 class OnnxRuntimeCUDA(OnnxRuntimeCPU):
@@ -64,7 +66,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
     title = "ONNX Runtime CUDA"
     supported_options = frozenset({"threads", "profile", "cuda_graph", "buffers"})
     provider = "CUDAExecutionProvider"
-    cannot: ClassVar[frozenset[str]] = frozenset()
+    unsupported_precisions: ClassVar[frozenset[str]] = frozenset()
 
     def availability(self) -> Availability:
         state = super().availability()
@@ -81,11 +83,11 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         return state
 
-    def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+    def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
         graph = {"enable_cuda_graph": "1"} if options.cuda_graph else {}
         return [(self.provider, {"device_id": "0", "use_tf32": "0"} | graph), "CPUExecutionProvider"]
 
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         if options.cuda_graph and options.profile:
             raise UsageError("--useCudaGraph and --dumpProfile exclude each other: a graph does not tell its layers")
         _preload()
@@ -94,10 +96,10 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
         except bindings.CudaError as e:
             if options.buffers or options.cuda_graph:
                 raise
-            runner = OnnxRuntimeRunner(self, artifact, manifest, options)
+            runner = OnnxRuntimeRunner(self, artifact, options)
             runner.device += f", copies not timed apart: {e}"
             return runner
-        return OnnxRuntimeDeviceRunner(self, artifact, manifest, options, device)
+        return OnnxRuntimeDeviceRunner(self, artifact, options, device)
 
 
 class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
@@ -116,26 +118,24 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
             return Availability(False, state.version, f"{missing} does not load", cure)
         return state
 
-    def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+    def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
         chosen = {"device_id": "0"}
         if options.cuda_graph:
             chosen["trt_cuda_graph_enable"] = "1"
         if options.runtime_cache:
             chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_folder(options.runtime_cache))}
-        profiles = manifest.profiles if manifest else {}
+        profiles = artifact.contract.profiles if artifact.contract else {}
         for bound in ("min", "opt", "max") if profiles else ():
             shapes = (f"{name}:{'x'.join(map(str, profile[bound]))}" for name, profile in profiles.items())
             chosen[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
-        further = OnnxRuntimeCUDA().providers(manifest, OpenOptions())
+        further = OnnxRuntimeCUDA().providers(artifact, OpenOptions())
         return [(self.provider, chosen), *further]
 
 
 class OnnxRuntimeRunner(Runner):
     """A session that takes and gives arrays in the host's memory."""
 
-    def __init__(
-        self, runtime: OnnxRuntimeCPU, artifact: Path, manifest: Manifest | None, options: OpenOptions
-    ) -> None:
+    def __init__(self, runtime: OnnxRuntimeCPU, artifact: Artifact, options: OpenOptions) -> None:
         import onnxruntime
 
         self.runtime = runtime.name
@@ -152,17 +152,17 @@ class OnnxRuntimeRunner(Runner):
         onnxruntime.set_default_logger_severity(3)
         try:
             self.session = onnxruntime.InferenceSession(
-                str(artifact), settings, providers=runtime.providers(manifest, options), enable_fallback=0
+                str(artifact.path), settings, providers=runtime.providers(artifact, options), enable_fallback=0
             )
         except Exception as e:  # its exceptions share no base class
-            raise ArtifactError(f"ONNX Runtime cannot open {artifact}: {str(e).splitlines()[0]}") from None
+            raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {str(e).splitlines()[0]}") from None
         _check_provider(self.session, runtime.provider)
-        if runtime.provider == "CPUExecutionProvider" and manifest is not None and manifest.precision == "fp16":
+        if runtime.provider == "CPUExecutionProvider" and artifact.precision == "fp16":
             self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
         threads = options.threads or environment.cores()
         what = runtime.provider.removesuffix("ExecutionProvider")
         self.device = f"CPU, {threads} threads" if what == "CPU" else what + _elsewhere(self.session, runtime.provider)
-        layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
+        layouts = specs.layouts(artifact)
         self.inputs = tuple(_spec(v, layouts) for v in self.session.get_inputs())
         self.outputs = tuple(_spec(v, layouts) for v in self.session.get_outputs())
 
@@ -202,13 +202,12 @@ class OnnxRuntimeDeviceRunner(LaneRunner):
     def __init__(
         self,
         runtime: OnnxRuntimeCPU,
-        artifact: Path,
-        manifest: Manifest | None,
+        artifact: Artifact,
         options: OpenOptions,
         device: bindings.Cuda,
     ) -> None:
         super().__init__()
-        self._source = (runtime, artifact, manifest, options)
+        self._source = (runtime, artifact, options)
         self._cuda = device
         self._cuda_graph = bool(options.cuda_graph)
         self._first = OnnxRuntimeRunner(*self._source)
@@ -216,7 +215,7 @@ class OnnxRuntimeDeviceRunner(LaneRunner):
         self.inputs, self.outputs = self._first.inputs, self._first.outputs
         if self._cuda_graph and not all(s.static for s in (*self.inputs, *self.outputs)):
             raise UsageError(
-                f"{artifact.name} has free sizes, and ONNX Runtime captures static ones: no --useCudaGraph"
+                f"{artifact.path.name} has free sizes, and ONNX Runtime captures static ones: no --useCudaGraph"
             )
         self.device = f"{device.device().name}, {self._first.device}" + (", CUDA graph" if self._cuda_graph else "")
 

@@ -6,14 +6,15 @@ import importlib.util
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from r2mrf_deploy import environment
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 
 # What the CPU plugin shall compute in. Left alone it takes BF16 for an FP32 graph on CPUs that have it.
@@ -32,35 +33,35 @@ class OpenVINO(Runtime):
             return Availability(False, reason="openvino is not installed", cure='pip install "r2mrf-deploy[openvino]"')
         return Availability(True, environment.version("openvino"))
 
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
-        return OpenVINORunner(artifact, manifest, options)
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
+        return OpenVINORunner(artifact, options)
 
 
 class OpenVINORunner(Runner):
     runtime = "openvino"
 
-    def __init__(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> None:
+    def __init__(self, artifact: Artifact, options: OpenOptions) -> None:
         import openvino
 
-        precision = _COMPUTE.get(manifest.precision if manifest else "fp32", "f32")
+        precision = _COMPUTE.get(artifact.precision, "f32")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.profile:
             settings["PERF_COUNT"] = True
         core = openvino.Core()
-        self.emulates = _emulated(manifest, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        self.emulates = _emulated(artifact, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
-            model = core.compile_model(str(artifact), "CPU", settings)
+            model = core.compile_model(str(artifact.path), "CPU", settings)
         except RuntimeError as e:
             line = str(e).strip().splitlines()[-1]
-            raise ArtifactError(f"OpenVINO cannot open {artifact}: {line}") from None
+            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {line}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
         self._own = threading.local()
         self._profiled = options.profile
-        layouts = {s.name: s.layout for s in (*manifest.inputs, *manifest.outputs)} if manifest else {}
+        layouts = specs.layouts(artifact)
         self.inputs = tuple(spec(port, layouts) for port in model.inputs)
         self.outputs = tuple(spec(port, layouts) for port in model.outputs)
 
@@ -93,14 +94,14 @@ class OpenVINORunner(Runner):
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
 
 
-def _emulated(manifest: Manifest | None, capabilities: Collection[str]) -> str:
+def _emulated(artifact: Artifact, capabilities: Collection[str]) -> str:
     """Why the artifact's precision is not what this CPU computes in; empty where it is."""
-    precision = manifest.precision if manifest else "fp32"
+    precision = artifact.precision
     if precision == "fp16":
         return "OpenVINO computes FP16 in FP32 on a CPU"
     if precision in ("bf16", "int8") and precision.upper() not in capabilities:
         return f"this CPU has no {precision.upper()} instructions, so OpenVINO computes it in FP32"
-    if precision == "bf16" and manifest and manifest.kept:
+    if precision == "bf16" and artifact.contract and artifact.contract.kept:
         return "OpenVINO computes all of a BF16 graph in BF16, the nodes kept in FP32 too"
     return ""
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.manifest import TensorSpec
+
+
+def layouts(artifact: Artifact) -> dict[str, Any]:
+    """Tensor name -> layout, which model files do not say."""
+    contract = artifact.contract
+    return {s.name: s.layout for s in (*contract.inputs, *contract.outputs)} if contract else {}
 
 
 def difference(found: Sequence[TensorSpec], said: Sequence[TensorSpec]) -> str | None:

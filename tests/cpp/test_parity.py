@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import images, sample_photographs
-from r2mrf_deploy.build import build_engine
-from r2mrf_deploy.convert import PrecisionOptions, convert_artifact
 from r2mrf_deploy.datasets import read_dataset
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.predict import Predictor
 
 from .conftest import OpenEngine
@@ -37,9 +38,9 @@ def artifact(small: Path, exported: Path, tmp_path_factory: pytest.TempPathFacto
         if kind == "fp32":
             return exported
         if kind == "xml":
-            return build_engine(exported, folder / "x.xml").path
+            return build_artifact(exported, folder / "x.xml").path
         if kind in exports:
-            return to_onnx(small, path, exports[kind]).path
+            return export_artifact(small, path, exports[kind]).path
         if not path.exists():
             options = PrecisionOptions(kind, calibration=_album(folder) if kind == "int8" else None)  # type: ignore[arg-type]
             convert_artifact(exported, path, options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from r2mrf_deploy import environment
-from r2mrf_deploy.build import build_engine
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import Manifest
 
@@ -19,7 +19,7 @@ from .conftest import OpenEngine, TinyOnnx
 @pytest.fixture
 def plan(tiny_onnx: TinyOnnx, tmp_path: Path) -> Path:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
-    return build_engine(tiny_onnx(), tmp_path / "x.plan").path
+    return build_artifact(tiny_onnx(), tmp_path / "x.plan").path
 
 
 @pytest.fixture

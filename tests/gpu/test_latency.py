@@ -8,14 +8,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from r2mrf_deploy.aotinductor import to_aotinductor
 
 from r2mrf_deploy import budget, environment, gpus, runtimes
-from r2mrf_deploy.aotinductor import to_aotinductor
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
-from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import R2mrfError
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.parity.compare import compare_artifacts
 from r2mrf_deploy.runtimes.cuda import bindings
@@ -96,10 +97,10 @@ def artifact(folder: Path):  # type: ignore[no-untyped-def]
         if suffix == ".pt2":
             return to_aotinductor(checkpoint, path, ExportOptions(size), device="cuda").path
         if suffix == ".traced.onnx":
-            return to_onnx(checkpoint, path, ExportOptions(size, optimize=False)).path
+            return export_artifact(checkpoint, path, ExportOptions(size, optimize=False)).path
         if suffix == ".plan":
-            return build_engine(make(".onnx", size), path).path
-        return to_onnx(checkpoint, path, ExportOptions(size)).path
+            return build_artifact(make(".onnx", size), path).path
+        return export_artifact(checkpoint, path, ExportOptions(size)).path
 
     return make
 

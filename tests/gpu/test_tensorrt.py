@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy import gpus
-from r2mrf_deploy.build import BuildOptions, build_engine
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.tensorrt import api
+from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 from r2mrf_deploy.runtimes.tensorrt.runner import TensorRT, TensorRTRunner
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +40,7 @@ def device() -> bindings.Device:
 
 
 def opened(plan: Path, options: OpenOptions | None = None) -> TensorRTRunner:
-    runner = TensorRT().open(plan, Manifest.beside(plan), options)
+    runner = TensorRT().open(Artifact.open(plan), options)
     assert isinstance(runner, TensorRTRunner)
     return runner
 
@@ -61,7 +63,7 @@ def reference(model: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
 )
 def test_the_map_is_the_same(tiny_onnx: TinyOnnx, precision: str, no_tf32: bool, tolerance: float) -> None:
     expected = reference(tiny_onnx("reference"))
-    plan = build_engine(tiny_onnx(precision=precision), options=BuildOptions(no_tf32=no_tf32)).path
+    plan = build_artifact(tiny_onnx(precision=precision), options=BuildOptions(no_tf32=no_tf32)).path
     with opened(plan) as runner:
         for seed in range(3):
             found = runner.run(picture(seed))["map"]
@@ -80,7 +82,7 @@ def test_shapes_change_from_one_inference_to_the_next(
         pytest.skip(f"needs {buffers}: {e}")
     model = tiny_onnx(dynamic=True)
     expected = reference(model)
-    plan = build_engine(model, options=BuildOptions(no_tf32=True)).path
+    plan = build_artifact(model, options=BuildOptions(no_tf32=True)).path
     with opened(plan, OpenOptions(buffers=buffers, cuda_graph=cuda_graph)) as runner:
         for seed, size in enumerate([(1, 64, 64), (2, 128, 96), (2, 128, 96), (1, 32, 32), (1, 64, 64)]):
             arrays = picture(seed, *size)
@@ -91,7 +93,7 @@ def test_shapes_change_from_one_inference_to_the_next(
 
 
 def test_threads_run_beside_each_other(tiny_onnx: TinyOnnx) -> None:
-    plan = build_engine(tiny_onnx()).path
+    plan = build_artifact(tiny_onnx()).path
     with opened(plan) as runner:
         alone = {seed: runner.run(picture(seed))["map"] for seed in range(8)}
         wrong: list[int] = []
@@ -111,7 +113,7 @@ def test_threads_run_beside_each_other(tiny_onnx: TinyOnnx) -> None:
 
 
 def test_timing_is_in_order_and_on_the_hosts_clock(tiny_onnx: TinyOnnx) -> None:
-    with opened(build_engine(tiny_onnx()).path) as runner:
+    with opened(build_artifact(tiny_onnx()).path) as runner:
         for seed in range(5):
             before = now_ms()
             _, t = runner.run_timed(picture(seed))
@@ -123,7 +125,7 @@ def test_timing_is_in_order_and_on_the_hosts_clock(tiny_onnx: TinyOnnx) -> None:
 
 
 def test_the_runtime_cache_is_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
-    plan = build_engine(tiny_onnx()).path
+    plan = build_artifact(tiny_onnx()).path
     if (target := Manifest.read(Manifest.path_for(plan)).target) is None or target.runtime != "tensorrt_rtx":
         pytest.skip("needs TensorRT-RTX: TensorRT compiles when it builds")
     options = OpenOptions(runtime_cache=tmp_path / "jit.cache")
@@ -136,7 +138,7 @@ def test_the_runtime_cache_is_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
 
 
 def test_the_precision_is_read_back(tiny_onnx: TinyOnnx) -> None:
-    built = build_engine(tiny_onnx(precision="fp16"), options=BuildOptions(profiling_verbosity="detailed"))
+    built = build_artifact(tiny_onnx(precision="fp16"), options=BuildOptions(profiling_verbosity="detailed"))
     assert built.manifest.target is not None
     assert not built.manifest.target.built_without_gpu
     assert "fp16" in built.manifest.target.achieved_precision

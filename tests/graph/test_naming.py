@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.export import ExportOptions, to_onnx
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.networks.r2mrf import PRESETS, R2MRF, R2MRFConfig
 from tests.conftest import SMALL
@@ -24,7 +25,7 @@ def scopes(model: onnx.ModelProto) -> Counter[str]:
 @pytest.mark.parametrize("share", ["true", "false"])
 def test_every_node_of_a_traced_network_has_a_word(tmp_path: Path, share: str) -> None:
     file = Checkpoint.init("r2mrf-edge", SMALL | {"share": share}).save(tmp_path / "c.pth")
-    model = onnx.load(to_onnx(file, options=ExportOptions(size=(64, 64), optimize=False)).path)
+    model = onnx.load(export_artifact(file, options=ExportOptions(size=(64, 64), optimize=False)).path)
     found = scopes(model)
     assert set(found) <= STEPS | {"input", "backbone", "amdf", "initial", "fusion", "output"}
     # an RRM has 5 convolutions, 4 activations, 2 concatenations; before it comes one more, after it the sum of Eq. 4

@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
-from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.parity.compare import compare, compare_artifacts
 from r2mrf_deploy.runtimes.base import Arrays, Runner
+from tests.conftest import forge, manifest_of
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=[1, 4, 4, 3], layout="NHWC")
 RAMP = np.linspace(0.1, 0.9, 16, dtype=np.float32).reshape(1, 1, 4, 4)
@@ -114,7 +115,7 @@ def test_drift_is_named_by_its_first_step() -> None:
 
 
 def test_artifacts_on_photographs_step_by_step(small: Path, exported: Path, tmp_path: Path) -> None:
-    xml = build_engine(exported, tmp_path / "x.xml").path
+    xml = build_artifact(exported, tmp_path / "x.xml").path
     for result in compare_artifacts(small, [exported, xml], per_step=True):
         assert result.passed, result.reason
         assert result.photographs == 3 and result.reference_spread > 0.05
@@ -126,7 +127,7 @@ def test_a_plan_without_a_gpu_is_not_called_compared(small: Path, exported: Path
 
     if environment.cuda_driver() is None:
         pytest.skip("there is a GPU here")
-    plan = build_engine(exported, tmp_path / "x.plan").path
+    plan = build_artifact(exported, tmp_path / "x.plan").path
     (result,) = compare_artifacts(small, [plan])
     assert result.verdict == "not run" and not result.passed and "not run" in result.reason
 
@@ -138,9 +139,9 @@ def test_an_artifact_of_other_weights_fails(small: Path, exported: Path, tmp_pat
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     path = tmp_path / "other.onnx"
     onnx.save(model, path)
-    manifest = Manifest.beside(exported)
+    manifest = manifest_of(exported)
     assert manifest is not None
-    manifest.model_copy(update={"file": path.name, "sha256": sha256(path)}).save(path)
+    forge(manifest.model_copy(update={"file": path.name, "sha256": sha256(path)}), path)
     (result,) = compare_artifacts(small, [path])
     assert result.verdict == "fail" and result.drift is None
 

@@ -19,6 +19,7 @@ from r2mrf_deploy.inspection import inspect
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
 from r2mrf_deploy.runtimes import OpenOptions, aotinductor
 from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, target_here
+from tests.conftest import forge
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=[1, 64, 64, 3], layout="NHWC")
 OUTPUT = TensorSpec(name="map", dtype="float32", shape=[1, 1, 64, 64], layout="NCHW")
@@ -39,7 +40,7 @@ def package(tmp_path: Path) -> Make:
             archive.writestr("x/data/aotinductor/model/a.wrapper.so", b"not code" * 1000)
         if manifest:
             known = {"sha256": sha256(path), "bytes": path.stat().st_size}
-            said.model_copy(update=known | changes).save(path)
+            forge(said.model_copy(update=known | changes), path)
         return path
 
     return make

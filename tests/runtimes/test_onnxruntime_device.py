@@ -30,6 +30,7 @@ from r2mrf_deploy.runtimes.onnxruntime import (
     OnnxRuntimeRunner,
     OnnxRuntimeTensorRT,
 )
+from tests.conftest import manifest_of
 
 TinyOnnx = Callable[..., Path]
 
@@ -72,7 +73,7 @@ class Session:
 
 def opened(model: Path, options: OpenOptions | None = None) -> tuple[OnnxRuntimeDeviceRunner, HostCuda]:
     cuda = HostCuda()
-    runner = OnnxRuntimeDeviceRunner(OnnxRuntimeCPU(), model, Manifest.beside(model), options or OpenOptions(), cuda)
+    runner = OnnxRuntimeDeviceRunner(OnnxRuntimeCPU(), model, manifest_of(model), options or OpenOptions(), cuda)
     runner._first.session = Session(runner._first.session)
     return runner, cuda
 
@@ -188,7 +189,7 @@ def test_fp32_is_fp32_and_a_graph_is_asked_for() -> None:
 
 
 def test_tensorrt_is_told_the_profile_and_where_its_engines_are_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
-    manifest = Manifest.beside(tiny_onnx(dynamic=True))
+    manifest = manifest_of(tiny_onnx(dynamic=True))
     cache = OpenOptions(runtime_cache=tmp_path / "engines", cuda_graph=True)
     (name, options), cuda, last = OnnxRuntimeTensorRT().providers(manifest, cache)
     assert (name, cuda[0], last) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy import environment, runtimes, sample_photographs
-from r2mrf_deploy.build import build_engine
 from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
 
@@ -43,7 +43,7 @@ def test_an_output_outlives_the_next_inference(exported: Path, runtime: str) -> 
 
 
 def test_openvino_reads_its_own_format(exported: Path, tmp_path: Path) -> None:
-    xml = build_engine(exported, tmp_path / "x.xml").path
+    xml = build_artifact(exported, tmp_path / "x.xml").path
     with runtimes.open(xml) as converted, runtimes.open(exported, "openvino") as direct:
         assert converted.runtime == "openvino"
         a, b = converted.run({"image": IMAGE})["map"], direct.run({"image": IMAGE})["map"]

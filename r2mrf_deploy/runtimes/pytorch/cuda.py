@@ -6,12 +6,11 @@ Each is a runtime of its own, so that a benchmark finds a GPU's best and does no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from r2mrf_deploy import environment
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorch, specs_of
 from r2mrf_deploy.runtimes.pytorch.execution_context import Program, TorchCuda, TorchRunner
@@ -56,12 +55,12 @@ class PyTorchCUDA(Runtime):
     def availability(self) -> Availability:
         return cuda_availability()
 
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         from r2mrf_deploy.checkpoint import Checkpoint
 
         if self.variant.cuda_graph and options.cuda_graph is False:
             raise UsageError(f"{self.name} is the one that uses a CUDA graph: without it, it is {ChannelsLast.name}")
-        loaded = Checkpoint.load(artifact, network=options.network, settings=dict(options.settings))
+        loaded = Checkpoint.load(artifact.path, network=options.network, settings=dict(options.settings))
         module, program = make_program(loaded, self.variant, "cuda")
         inputs, outputs = specs_of(module)
         return TorchRunner(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from r2mrf_deploy import environment
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ class PyTorch(Runtime):
             return Availability(False, reason="PyTorch is not installed", cure='pip install "r2mrf-deploy[export]"')
         return Availability(True, environment.version("torch"))
 
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         from r2mrf_deploy.checkpoint import Checkpoint
 
-        loaded = Checkpoint.load(artifact, network=options.network, settings=dict(options.settings))
+        loaded = Checkpoint.load(artifact.path, network=options.network, settings=dict(options.settings))
         return PyTorchRunner(loaded, threads=options.threads)
 
 

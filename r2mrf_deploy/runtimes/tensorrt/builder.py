@@ -8,22 +8,20 @@ at hand. TensorRT-RTX builds for a list of compute capabilities, with or without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.formats import plan as plan_header
+from r2mrf_deploy.manifest import Contract, TensorSpec
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import specs
-from r2mrf_deploy.runtimes.tensorrt import plan_header
 from r2mrf_deploy.runtimes.tensorrt.api import Library, logger, record_errors
 from r2mrf_deploy.runtimes.tensorrt.options import POOLS, BuildOptions
 from r2mrf_deploy.runtimes.tensorrt.parser import describe
-
-Progress = Callable[[str, int, int], None]
-"""Called with a phase's name, how many of its steps are done, and how many it has; from TensorRT's threads."""
 
 Profiles = dict[str, dict[str, list[int]]]
 
@@ -101,7 +99,7 @@ class Build:
         types = {self._library.dtype(t.get_output(j).dtype) for t in layers for j in range(t.num_outputs)}
         return tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
 
-    def check(self, manifest: Manifest) -> None:
+    def check(self, manifest: Contract) -> None:
         """Compare the network with what the model's manifest says of it.
 
         Raises:
@@ -124,7 +122,7 @@ class Build:
         self,
         profiles: Profiles,
         compute_capabilities: Sequence[int] = (),
-        progress: Progress | None = None,
+        progress: ProgressCallback = silent,
     ) -> Engine:
         """Build the engine.
 
@@ -144,7 +142,7 @@ class Build:
         self._add_profile(config, profiles)
         self._set_targets(config, compute_capabilities)
         cache = self._attach_timing_cache(config)
-        monitor = _monitor(self._library, progress) if progress else None
+        monitor = _monitor(self._library, progress)
         if monitor is not None:
             config.progress_monitor = monitor
         serialized = self._builder.build_serialized_network(self._network, config)
@@ -299,7 +297,7 @@ def _spec(library: Library, tensor: Any) -> TensorSpec:
     return TensorSpec(name=tensor.name, dtype=library.dtype(tensor.dtype), shape=shape)
 
 
-def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manifest: Manifest | None) -> Profiles:
+def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manifest: Contract | None) -> Profiles:
     """The min, opt and max shape of each input with free dimensions.
 
     The options come first, then the manifest's; a shape that neither gives is the nearest that is given.
@@ -317,7 +315,7 @@ def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manife
     return {name: _profile(spec, given, manifest) for name, spec in free.items()}
 
 
-def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Manifest | None) -> dict[str, list[int]]:
+def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Contract | None) -> dict[str, list[int]]:
     default = manifest.profiles.get(spec.name, {}) if manifest else {}
     low, opt, high = (given[kind].get(spec.name) or default.get(kind) for kind in ("min", "opt", "max"))
     opt = opt or high or low
@@ -334,7 +332,7 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Manifest | None)
     return shapes
 
 
-def _monitor(library: Library, progress: Progress) -> Any | None:
+def _monitor(library: Library, progress: ProgressCallback) -> Any | None:
     """TensorRT's progress monitor (since 9) that calls `progress`; None where the version has none."""
     base: Any = getattr(library.module, "IProgressMonitor", None)
     if base is None:
@@ -361,7 +359,7 @@ def _monitor(library: Library, progress: Progress) -> Any | None:
         def _tell(self, phase: str, done: int) -> bool:
             if self.raised is None:
                 try:
-                    progress(phase, done, self._steps.get(phase, done))
+                    progress(Progress(phase, done, self._steps.get(phase, done)))
                 except BaseException as e:
                     self.raised = e
             return self.raised is None

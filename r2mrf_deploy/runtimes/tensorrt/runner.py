@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.manifest import Manifest, TensorSpec
+from r2mrf_deploy.formats import plan
+from r2mrf_deploy.formats.plan import PlanHeader
+from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import LaneRunner
-from r2mrf_deploy.runtimes.tensorrt import api, plan_header
+from r2mrf_deploy.runtimes.tensorrt import api
 from r2mrf_deploy.runtimes.tensorrt.api import Library, Messages
 from r2mrf_deploy.runtimes.tensorrt.execution_context import TensorRTLane
 
@@ -42,26 +45,18 @@ class TensorRT(Runtime):
         details = {"builds": True, "device": device.name, "compute_capability": device.compute_capability}
         return Availability(True, version, details=details)
 
-    def open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions | None = None) -> Runner:
-        """Open a plan that is already checked against its manifest's SHA-256.
-
-        Raises:
-            ArtifactError: it is damaged, of another version, or not what its manifest says.
-            RuntimeUnavailable: the library that built it is not installed, or there is no device.
-            UsageError: an option that TensorRT does not have.
-        """
-        header = plan_header.read(artifact)
-        if manifest is not None:
-            plan_header.check_manifest(header, manifest, artifact.name)
+    def _check(self, artifact: Artifact, options: OpenOptions) -> None:
+        header: PlanHeader = artifact.header
+        if artifact.contract is not None:
+            plan.check_manifest(header, artifact.contract, artifact.path.name)
         library = api.load(header.flavour)
-        plan_header.check_version(header, library.version, artifact.name, _version_compatible(manifest))
-        return super().open(artifact, manifest, options)
-
-    def _open(self, artifact: Path, manifest: Manifest | None, options: OpenOptions) -> Runner:
-        library = api.load(plan_header.read(artifact).flavour)
+        plan.check_version(header, library.version, artifact.path.name, _version_compatible(artifact.contract))
         if options.runtime_cache and not library.is_rtx:
-            raise UsageError("only TensorRT-RTX has a runtime cache: this plan is TensorRT's and is compiled already")
-        return TensorRTRunner(library, artifact, manifest, options, bindings.provider(options.buffers))
+            raise UsageError("only TensorRT-RTX has a `runtime_cache`: this plan is TensorRT's and is compiled already")
+
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
+        library = api.load(artifact.header.flavour)
+        return TensorRTRunner(library, artifact, options, bindings.provider(options.buffers))
 
 
 class TensorRTRunner(LaneRunner):
@@ -72,8 +67,7 @@ class TensorRTRunner(LaneRunner):
     def __init__(
         self,
         library: Library,
-        artifact: Path,
-        manifest: Manifest | None,
+        artifact: Artifact,
         options: OpenOptions,
         provider: bindings.Cuda,
     ) -> None:
@@ -86,14 +80,14 @@ class TensorRTRunner(LaneRunner):
         self._cuda = provider
         self._runtime = library.module.Runtime(api.logger(library))
         self._messages = api.record_errors(library, self._runtime)
-        if _version_compatible(manifest):  # such a plan brings its own runtime, which is host code
+        if _version_compatible(artifact.contract):  # such a plan brings its own runtime, which is host code
             self._runtime.engine_host_code_allowed = True
-        self._engine = _deserialize(library, self._runtime, artifact, device, self._messages)
+        self._engine = _deserialize(library, self._runtime, artifact.path, device, self._messages)
         self._context_options = ContextOptions(library, self._engine, self._cuda_graph, options.runtime_cache)
         self.inputs, self.outputs = _specs(library, self._engine)
-        if manifest is not None:
-            self.inputs = _agreed(self.inputs, manifest.inputs, artifact)
-            self.outputs = _agreed(self.outputs, manifest.outputs, artifact)
+        if artifact.contract is not None:
+            self.inputs = _agreed(self.inputs, artifact.contract.inputs, artifact.path)
+            self.outputs = _agreed(self.outputs, artifact.contract.outputs, artifact.path)
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         if not self._options.profile:
@@ -116,8 +110,8 @@ class TensorRTRunner(LaneRunner):
         return TensorRTLane(self._cuda, context, self.inputs, self.outputs, self._messages, capture, spin)
 
 
-def _version_compatible(manifest: Manifest | None) -> bool:
-    return manifest is not None and manifest.target is not None and "versionCompatible" in manifest.target.options
+def _version_compatible(contract: Contract | None) -> bool:
+    return contract is not None and contract.target is not None and "versionCompatible" in contract.target.options
 
 
 class ContextOptions:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.formats import Content
 from r2mrf_deploy.gpus import RTX_COMPUTE_CAPABILITIES, Flavour
-from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.manifest import Contract
 
 _LENGTH = 64
 _FLAVOURS: dict[bytes, Flavour] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
@@ -30,8 +31,8 @@ class PlanHeader:
     """Those that a TensorRT-RTX plan was built for; empty for TensorRT's plans, which do not say."""
 
 
-def read(plan: Path) -> PlanHeader:
-    """Read the header of a plan.
+def read(plan: Path) -> Content:
+    """Read the header of a plan. A plan has no place for a contract.
 
     Raises:
         ArtifactError: the file cannot be read, is not a plan, or is truncated.
@@ -42,7 +43,7 @@ def read(plan: Path) -> PlanHeader:
         size = plan.stat().st_size
     except OSError as e:
         raise ArtifactError(f"{plan} cannot be read: {e.strerror or e}") from None
-    return parse(head, size, plan.name)
+    return Content(header=parse(head, size, plan.name))
 
 
 def parse(head: bytes, size: int, name: str = "plan") -> PlanHeader:
@@ -69,7 +70,7 @@ def parse(head: bytes, size: int, name: str = "plan") -> PlanHeader:
     )
 
 
-def check_manifest(header: PlanHeader, manifest: Manifest, name: str = "plan") -> None:
+def check_manifest(header: PlanHeader, manifest: Contract, name: str = "plan") -> None:
     """Compare a plan's header with its manifest.
 
     Raises:

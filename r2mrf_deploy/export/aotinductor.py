@@ -1,0 +1,143 @@
+"""AOTInductor packages, `.pt2`: the rewritten graph compiled ahead of time by PyTorch, for this PyTorch and one device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r2mrf_deploy import environment, formats
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.errors import BuildError, RuntimeUnavailable
+from r2mrf_deploy.export.base import Exporter, derived
+from r2mrf_deploy.export.options import FormatOptions
+from r2mrf_deploy.graph import files
+from r2mrf_deploy.graph.torch_module import to_module
+from r2mrf_deploy.manifest import Contract, TensorSpec
+from r2mrf_deploy.progress import Progress, ProgressCallback
+from r2mrf_deploy.runtimes.aotinductor import AOTInductor, quiet, target_here
+from r2mrf_deploy.runtimes.base import Availability
+from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
+from r2mrf_deploy.runtimes.pytorch.execution_context import precision
+
+
+class AOTInductorExporter(Exporter):
+    """`device` is what a package is compiled for: "cuda" or "cpu", by default the GPU where there is one."""
+
+    suffix = ".pt2"
+    title = "AOTInductor"
+    precisions = ("fp32", "fp16", "bf16")
+    options = frozenset({"device"})
+
+    def availability(self) -> Availability:
+        state = AOTInductor().availability()
+        return state if environment.cxx() else Availability(False, state.version, "no C++ compiler", environment.CXX)
+
+    def write(
+        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
+    ) -> tuple[Contract, str]:
+        device = _device(options.device)
+        progress(Progress("turning the graph into a PyTorch module"))
+        model = files.read(source.path)
+        program = _trace(to_module(model).to(device), source, device)
+        (spec,) = source.contract.inputs if source.contract else (None,)
+        contract = derived(
+            source, "pt2", [spec] if spec else [], [], target=target_here(device, source.precision),
+            tools=environment.tool_versions("r2mrf-deploy", "torch"),
+        )  # fmt: skip
+        progress(Progress("compiling"))
+        settings: dict[str, Any] = {
+            "aot_inductor.metadata": {formats.KEY: contract.embedded()},
+            "cpp.dynamic_threads": True,  # as many as the process that runs it wants
+        }
+        with quiet(), torch.no_grad(), precision(tf32=False if device == "cuda" else None):
+            try:
+                torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
+            except Exception as e:  # its exceptions share no base class
+                raise BuildError(f"PyTorch cannot compile the graph: {_first_line(e)}; --debug shows the rest") from e
+        return contract, f"compiled by PyTorch {torch.__version__} for the {device}"
+
+
+def _device(name: str | None) -> str:
+    """The device to compile for.
+
+    Raises:
+        RuntimeUnavailable: it is not here.
+    """
+    gpu = cuda_availability()
+    if name == "cuda" and not gpu.ok:
+        raise RuntimeUnavailable(f"`device` cuda: {gpu.reason}; {gpu.cure}, or use cpu")
+    return name or ("cuda" if gpu.ok else "cpu")
+
+
+def _trace(module: torch.nn.Module, source: Artifact, device: str) -> Any:
+    """The module as PyTorch's own operators, an ExportedProgram."""
+    contract = source.contract
+    if contract is None or len(contract.inputs) != 1:
+        raise BuildError(
+            f"{source.path.name} has no contract that says what its input is: export it with `r2mrf export`"
+        )
+    (spec,) = contract.inputs
+    further: dict[str, Any] = {}
+    shape = [d if isinstance(d, int) else 1 for d in spec.shape]
+    if not spec.static:
+        if "prefer_deferred_runtime_asserts_over_guards" not in inspect.signature(torch.export.export).parameters:
+            raise RuntimeUnavailable(
+                "this PyTorch cannot export free sizes: pip install -U torch, or export one `size`"
+            )
+        profile = contract.profiles[spec.name]
+        free = [axis for axis, d in enumerate(spec.shape) if not isinstance(d, int)]
+        dims = {a: torch.export.Dim(str(spec.shape[a]), min=profile["min"][a], max=profile["max"][a]) for a in free}
+        further = {"dynamic_shapes": ((dims,),), "prefer_deferred_runtime_asserts_over_guards": True}
+        shape = _example(spec, profile)
+    with quiet(), torch.no_grad():
+        try:
+            example = torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
+            return torch.export.export(module.eval(), (example,), strict=False, **further).run_decompositions(
+                {torch.ops.aten.max_pool2d.default: max_pool}
+            )
+        except Exception as e:  # its exceptions share no base class
+            raise BuildError(f"PyTorch cannot trace the graph: {_first_line(e)}") from None
+
+
+def _example(spec: TensorSpec, profile: dict[str, list[int]]) -> list[int]:
+    """A shape whose free sizes are odd and differ from each other and from 1: none is taken for a constant or a multiple."""
+    shape, (y, x) = list(profile["opt"]), spec.spatial_axes
+    shape[0] = 2
+    for axis in (y, x):
+        shape[axis] = min(shape[axis] | 1, profile["max"][axis] - 1)
+    if shape[x] == shape[y]:
+        shape[x] += 2 if shape[x] + 2 <= profile["max"][x] else -2
+    return shape
+
+
+def max_pool(
+    x: torch.Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> torch.Tensor:
+    """Max-pooling whose rounding up is written out as padding: [N, C, H, W] to [N, C, h, w], of any dtype of floats.
+
+    PyTorch's compiler settles by the example's size whether rounding up changes anything, and leaves it out where it does
+    not. An ahead-of-time package cannot check that at another size: it writes past the end of its memory.
+
+    Raises:
+        NotImplementedError: rounding up with a stride that is not the kernel's size, or with padding.
+    """
+    if ceil_mode:
+        steps = list(stride) or list(kernel)
+        if steps != list(kernel) or any(padding) or any(d != 1 for d in dilation):
+            raise NotImplementedError("max_pool2d that rounds up and overlaps cannot be compiled for free sizes")
+        down, right = (-size % step for size, step in zip(x.shape[-2:], (steps[0], steps[-1]), strict=True))
+        x = torch.nn.functional.pad(x, (0, right, 0, down), value=-torch.inf)
+    return torch.ops.aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, False)[0]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,164 @@
+"""`r2mrf export`: a checkpoint becomes checked artifacts of any format.
+
+The network is traced once into an FP32 ONNX artifact, which is compared with PyTorch. Its precision is reduced where that is
+asked for, and each file is made from what results.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy import environment
+from r2mrf_deploy.artifact import Artifact, publish
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.errors import no_file
+from r2mrf_deploy.export import exporter, onnx
+from r2mrf_deploy.export.base import Exported, Exporter, refuse_unsupported
+from r2mrf_deploy.export.check import Check
+from r2mrf_deploy.export.convert import reduce_precision
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions
+from r2mrf_deploy.files import refuse_unwritable
+from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.rewrites import optimize
+from r2mrf_deploy.graph.trace import checked, trace
+from r2mrf_deploy.manifest import Contract, RewriteRecord
+from r2mrf_deploy.networks.deployed import Deployed
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+
+SMALLEST, LARGEST = 64, 1280
+"""Sides of a dynamic graph's profile, in pixels."""
+LARGEST_BATCH = 4
+
+
+def export_artifact(
+    checkpoint: Path | str, output: Path | str | None = None, options: ExportOptions | None = None, **further: Any
+) -> Exported:
+    """Export a checkpoint to one file. See `export_artifacts`."""
+    return export_artifacts(checkpoint, [output] if output else [], options, **further)[0]
+
+
+def export_artifacts(
+    checkpoint: Path | str,
+    outputs: Sequence[Path | str] = (),
+    options: ExportOptions | None = None,
+    *,
+    network: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    progress: ProgressCallback = silent,
+) -> list[Exported]:
+    """Export a checkpoint to files, each of the format that its suffix says. They share one trace.
+
+    Args:
+        checkpoint: a checkpoint or a plain state dict.
+        outputs: by default one `.onnx` beside the checkpoint.
+        network, settings: as for `Checkpoint.load`.
+
+    Returns:
+        One result for each output. What no runtime here can run is written and says so.
+
+    Raises:
+        InputError, CheckpointError, UsageError: the checkpoint or an option is wrong.
+        RuntimeUnavailable: what a format needs is not installed.
+        GraphError, BuildError: a file cannot be made this way.
+        ArtifactError: a file does not compute what PyTorch does, or cannot be written; that file is not written.
+    """
+    options = options or ExportOptions()
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_file():
+        raise no_file(checkpoint)
+    paths = [Path(o) for o in outputs] or [checkpoint.with_suffix(".onnx")]
+    writers = [exporter(path) for path in paths]
+    refuse_unsupported(writers, options.precision.precision, options.format)
+    for path in paths:
+        refuse_unwritable(path)
+    progress(Progress("reading the checkpoint"))
+    defaults = {"steps": str(options.steps)} if options.steps else {}
+    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    reference = partial(
+        PyTorchRunner, loaded, io=options.io, steps=options.steps, all_steps=options.all_steps
+    )  # not opened before it is needed
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = options.precision.precision == "fp32"
+        name = paths[0].with_suffix(".onnx").name
+        # the first ONNX file is written where it belongs, and the others are made from it
+        place = next((p for p in paths if p.suffix == ".onnx"), Path(scratch) / name)
+        fp32 = _export_onnx(loaded, place if plain else Path(scratch) / "fp32" / name, options, reference, progress)
+        graph = fp32 if plain else reduce_precision(fp32.artifact, place, options.precision, progress)
+        check = Check(reference, "PyTorch", progress, per_step=options.all_steps and plain)
+        return [
+            graph if path == place else export_graph(graph.artifact, path, writer, options.format, check, progress)
+            for path, writer in zip(paths, writers, strict=True)
+        ]
+
+
+def export_graph(
+    source: Artifact, path: Path, writer: Exporter, options: FormatOptions, check: Check, progress: ProgressCallback
+) -> Exported:
+    """Write an ONNX artifact in another format, checked."""
+    notes: list[str] = []
+
+    def write(file: Path) -> Contract:
+        contract, note = writer.write(source, file, options, progress)
+        notes.append(note)
+        return contract
+
+    made = publish(path, write, check)
+    return Exported(made, check.parity, notes[0], check.warnings)
+
+
+def _export_onnx(
+    checkpoint: Checkpoint,
+    path: Path,
+    options: ExportOptions,
+    reference: Callable[[], PyTorchRunner],
+    progress: ProgressCallback,
+) -> Exported:
+    """Trace a checkpoint into an FP32 ONNX artifact."""
+    deployed = Deployed(
+        checkpoint.module(), checkpoint.preprocess, io=options.io, steps=options.steps, all_steps=options.all_steps
+    )
+    progress(Progress("tracing"))
+    model = trace(deployed, options.size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
+    rewrites: list[RewriteRecord] = []
+    if options.optimize:
+        progress(Progress("rewriting"))
+        optimized = optimize(model)
+        model, rewrites = checked(optimized.model), optimized.records
+    contract = _describe(model, checkpoint, deployed, options, rewrites)
+    check = Check(reference, "PyTorch", progress, per_step=options.all_steps)
+    made = publish(path, lambda file: onnx.write(model, contract, file), check)
+    return Exported(made, check.parity, "", check.warnings)
+
+
+def _describe(
+    model: Any, checkpoint: Checkpoint, deployed: Deployed, options: ExportOptions, rewrites: list[RewriteRecord]
+) -> Contract:
+    free: tuple[int | str, ...] = ("batch", "height", "width")
+    spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *options.size)))
+    largest = [max(LARGEST, side) for side in options.size]
+    profile = {
+        "min": deployed.input_shape(1, SMALLEST, SMALLEST),
+        "opt": deployed.input_shape(1, *options.size),
+        "max": deployed.input_shape(LARGEST_BATCH, *largest),
+    }
+    return Contract(
+        kind="onnx",
+        checkpoint_sha256=checkpoint.sha256,
+        network=checkpoint.network,
+        config=checkpoint.config.to_dict() | {"steps": deployed.steps},
+        export=options.record(deployed.steps),
+        inputs=[spec],
+        outputs=[onnx.spec(value, "NCHW") for value in model.graph.output],
+        profiles={spec.name: profile} if options.dynamic else {},
+        preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image"}),
+        opset=options.opset,
+        rewrites=rewrites,
+        parameters=checkpoint.parameters,
+        multiply_adds=cost.multiply_adds_per_image(model, {spec.name: profile["opt"]} if options.dynamic else None),
+        tools=environment.tool_versions("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim"),
+    )

@@ -1,0 +1,76 @@
+"""ONNX files: the graph with its contract inside."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from r2mrf_deploy import formats
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.errors import GraphError
+from r2mrf_deploy.export.base import Exporter
+from r2mrf_deploy.export.options import FormatOptions
+from r2mrf_deploy.graph import cost, files
+from r2mrf_deploy.manifest import Contract, TensorSpec
+from r2mrf_deploy.progress import ProgressCallback
+from r2mrf_deploy.runtimes.base import Availability
+
+
+class OnnxExporter(Exporter):
+    suffix = ".onnx"
+    title = "ONNX"
+
+    def availability(self) -> Availability:
+        return Availability(True, onnx.__version__)
+
+    def write(
+        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
+    ) -> tuple[Contract, str]:
+        shutil.copyfile(source.path, file)
+        return source.contract or describe(files.read(file)), ""
+
+
+def write(model: onnx.ModelProto, contract: Contract, file: Path) -> Contract:
+    """Write a graph with its contract inside.
+
+    Raises:
+        GraphError: the graph is not valid, or over 2 GB.
+    """
+    entries = {p.key: p.value for p in model.metadata_props} | {formats.KEY: contract.embedded()}
+    onnx.helper.set_model_props(model, entries)
+    file.write_bytes(files.serialized(model))
+    return contract
+
+
+def describe(model: onnx.ModelProto) -> Contract:
+    """What a graph says of itself, for one that has no contract."""
+    constants = {t.name for t in model.graph.initializer}
+    try:
+        work = cost.multiply_adds(model)
+    except GraphError:  # it depends on the input's size
+        work = None
+    return Contract(
+        kind="onnx",
+        inputs=[spec(v) for v in model.graph.input if v.name not in constants],
+        outputs=[spec(v) for v in model.graph.output],
+        opset=opset(model),
+        parameters=cost.parameters(model),
+        multiply_adds=work,
+    )
+
+
+def spec(value: Any, layout: Any = None) -> TensorSpec:
+    """An input or output of a graph. A dimension without a name is called by its tensor and axis."""
+    tensor = value.type.tensor_type
+    known = value.type.WhichOneof("value") == "tensor_type"
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if known else value.type.WhichOneof("value")
+    dims = enumerate(tensor.shape.dim) if known else ()
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}" for i, d in dims]
+    return TensorSpec(name=value.name, dtype=str(dtype), shape=shape, layout=layout)
+
+
+def opset(model: onnx.ModelProto) -> int | None:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)

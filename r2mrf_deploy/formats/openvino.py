@@ -1,0 +1,36 @@
+"""OpenVINO models: an `.xml` with its weights in a `.bin`. The contract lies in `rt_info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.formats import KEY, Content
+from r2mrf_deploy.manifest import Contract
+
+
+def read(path: Path) -> Content:
+    """Read the contract of an OpenVINO model.
+
+    Raises:
+        ArtifactError: the file is not an OpenVINO model, or its contract is damaged.
+    """
+    found = root(path).find(f"rt_info/{KEY}")
+    text = found.get("value") if found is not None else None
+    return Content(Contract.parse(text, f"the contract inside {path}") if text else None)
+
+
+def root(path: Path) -> ElementTree.Element:
+    """The document's root.
+
+    Raises:
+        ArtifactError: the file is not an OpenVINO model.
+    """
+    try:
+        found = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError, ValueError) as e:
+        raise ArtifactError(f"{path} is not an OpenVINO model: {e}") from None
+    if found.tag != "net":
+        raise ArtifactError(f"{path} is not an OpenVINO model: its root is <{found.tag}>, not <net>")
+    return found
