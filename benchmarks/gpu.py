@@ -77,7 +77,7 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
     )
     able = {r.name for a in artifacts for r in runtimes.suitable(a)}
     return bench_artifacts(
-        artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, progress=lambda p: print(p.description)
+        artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, progress=print
     ), missing
 
 

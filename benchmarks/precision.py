@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy import environment, images, runtimes, sample_photographs
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
 from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
 from r2mrf_deploy.datasets import read_dataset
@@ -65,7 +66,7 @@ def speed(network: str, calibration: Path, duration: float, folder: Path) -> dic
         ["pytorch", "onnxruntime", "openvino"],
         protocol,
         size=SIZE,
-        progress=lambda p: print(p.description),
+        progress=print,
     )
     rows = [
         {
@@ -116,7 +117,7 @@ def _reduced(fp32: Path, kind: str, calibration: Path, max_drop: float | None) -
         calibration if kind == "int8" else None,
         max_drop=max_drop if kind == "int8" else None,
     )
-    return convert_artifact(fp32, fp32.with_name(f"{kind}.onnx"), options, progress=lambda p: print(p.description)).path
+    return convert_artifact(fp32, fp32.with_name(f"{kind}.onnx"), options, progress=print).path
 
 
 def _album(folder: Path) -> Path:

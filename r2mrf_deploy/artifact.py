@@ -65,9 +65,17 @@ class Artifact:
         path = Path(path)
         if not path.is_file():
             raise no_file(path)
-        manifest = _manifest_of(path)
-        content = formats.read(path)
-        return cls(path, manifest, manifest or content.contract, content.header)
+        while True:
+            before = _state(path)
+            try:
+                manifest, content = _manifest_of(path), formats.read(path)
+                _refuse_contradiction(path, manifest, content.contract)
+                return cls(path, manifest, manifest or content.contract, content.header)
+            except ArtifactError:
+                if _state(path) == before:  # else another process replaced the artifact meanwhile
+                    if not path.is_file():
+                        raise no_file(path) from None
+                    raise
 
     def record(
         self,
@@ -159,27 +167,33 @@ def _next(path: Path) -> Path:
     return document.with_name(f"{document.name}.next")
 
 
+def _refuse_contradiction(path: Path, manifest: Manifest | None, inside: Contract | None) -> None:
+    if manifest is None or inside is None:
+        return
+    for said, found in ((manifest.inputs, inside.inputs), (manifest.outputs, inside.outputs)):
+        if said != found:
+            names = ("; ".join(map(str, specs)) for specs in (found, said))
+            raise ArtifactError("{}: the file has {}, its manifest says {}: make it again".format(path, *names))
+
+
+def _state(path: Path) -> list[tuple[int, int] | None]:
+    found: list[tuple[int, int] | None] = []
+    for file in (path, path.with_suffix(".bin"), Manifest.path_for(path), _next(path)):
+        try:
+            stat = file.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_ino, stat.st_mtime_ns))
+    return found
+
+
 def _manifest_of(path: Path) -> Manifest | None:
     """The manifest that matches a file; None where there is none.
 
     Raises:
         ArtifactError: those that there are do not match.
     """
-    while True:
-        before = _state(path)
-        try:
-            return _matching(path)
-        except ArtifactError:
-            if _state(path) == before:  # else another process replaced the artifact meanwhile
-                raise
-
-
-def _state(path: Path) -> list[tuple[int, int] | None]:
-    files = (path, Manifest.path_for(path), _next(path))
-    return [(f.stat().st_ino, f.stat().st_mtime_ns) if f.exists() else None for f in files]
-
-
-def _matching(path: Path) -> Manifest | None:
     documents = [d for d in (Manifest.path_for(path), _next(path)) if d.exists()]
     for number, document in enumerate(documents, 1):
         try:

@@ -161,7 +161,7 @@ def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Predict
         UsageError: the device does not compute in the graph's precision, or the efficiency is not in (0, 1].
     """
     if not 0 < efficiency <= 1:
-        raise UsageError(f"--efficiency {efficiency:g} must be over 0 and at most 1")
+        raise UsageError(f"`efficiency` {efficiency:g} must be over 0 and at most 1")
     costs = [
         Cost(k.name, k.op, k.precision, k.multiply_adds, k.bytes, roof.ms(k) / efficiency, roof.bound(k))
         for k in graph.kernels
@@ -363,7 +363,7 @@ def _models(
             height, width = size or DEFAULT_SIZE
             shapes = {spec.name: (1, height, width, 3) if nhwc else (1, 3, height, width)}
         elif size and tuple(dims[1:3] if nhwc else dims[2:4]) != size:
-            raise UsageError(f"{path} has a fixed size: leave --size out, or give the checkpoint or a --dynamic graph")
+            raise UsageError(f"{path} has a fixed size: leave `size` out, or give the checkpoint or a `dynamic` graph")
         return [(path.name, model, shapes)]
     from r2mrf_deploy import networks
     from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint

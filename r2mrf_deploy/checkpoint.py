@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from r2mrf_deploy import images, networks, sample_photographs
 from r2mrf_deploy.errors import CheckpointError, UsageError, no_file
 from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
-from r2mrf_deploy.networks.config import NetworkConfig
+from r2mrf_deploy.networks.base import Detector, NetworkConfig
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
@@ -43,7 +43,7 @@ class Checkpoint:
     """Of the file it was read from."""
 
     @classmethod
-    def of(cls, family: str, module: nn.Module, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
+    def of(cls, family: str, module: Detector, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         """The checkpoint of a network in memory."""
         return cls(family, module.config, module.state_dict(), metrics=metrics or {})
 
@@ -139,7 +139,7 @@ class Checkpoint:
         }
         return write_atomically(Path(path), lambda temporary: torch.save(content, temporary))
 
-    def module(self) -> nn.Module:
+    def module(self) -> Detector:
         """The network with these weights, in evaluation mode."""
         with torch.device("meta"):
             module = networks.create(self.network, self.config)
@@ -219,7 +219,7 @@ def _refuse_contradiction(
     differing = [f"{k}={v}" for k, v in found.items() if family == checkpoint.network and v != said[k]]
     if family != checkpoint.network or differing:
         held = " with ".join([checkpoint.network, *differing[:1]])
-        raise UsageError(f"--network {network}: {path} says of itself that it holds {held}; leave --network out")
+        raise UsageError(f"`network` {network}: {path} says of itself that it holds {held}; leave `network` out")
 
 
 def _from_plain(
@@ -240,22 +240,21 @@ def _from_plain(
         if missing := [f for f in open_fields if f not in settings]:
             raise CheckpointError(
                 f"{path}: a plain state dict of {family}, which does not say its {', '.join(missing)}: "
-                f"give {' '.join(f'--set {m}=...' for m in missing)}"
+                f"give `settings` {' '.join(f'{m}=...' for m in missing)}"
             )
         config = networks.get(family).config_class.from_dict(known).with_settings(settings)
         return Checkpoint(family, config, state)
     first = ", ".join(f"{k} {list(v)}" for k, v in list(shapes.items())[:2])
     raise CheckpointError(
         f"{path}: its {len(shapes)} tensors ({first}, ...) fit none of {', '.join(families)}; "
-        "name the preset with --network to see what differs"
+        "name the preset with `network` to see what differs"
     )
 
 
 def _in_our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of authors' own code as the network here calls its parts; any other as it is."""
     for family in networks.families():
-        adopt = getattr(networks.get(family), "adopt", None)
-        adopted = adopt(state) if adopt is not None else None
+        adopted = networks.get(family).adopt(state)
         if adopted is not None:
             return adopted
     return state

@@ -153,13 +153,13 @@ def polarity(dataset: str | None, white: White | None) -> White:
     """
     if dataset is None:
         if white is None:
-            raise UsageError("say what is white in the masks: --white sharp or --white blurred")
+            raise UsageError("say what is white in the masks: `white` sharp or `white` blurred")
         return white
     if dataset not in KNOWN:
         raise UsageError(f"no dataset {dataset!r}: {did_you_mean(dataset, KNOWN)}")
     known = KNOWN[dataset].white
     if white not in (None, known):
-        raise UsageError(f"in {dataset} white is {known}, not {white}; leave --dataset out if your copy differs")
+        raise UsageError(f"in {dataset} white is {known}, not {white}; leave `dataset` out if your copy differs")
     return known
 
 

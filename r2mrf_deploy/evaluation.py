@@ -21,6 +21,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.manifest import side_outputs
 from r2mrf_deploy.metrics import Curves, Judged, Scores, average, judge
 from r2mrf_deploy.predict import LONGEST, Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
@@ -89,7 +90,7 @@ def evaluate(
         InputError: a photograph or a mask cannot be read, or their sizes differ.
     """
     if not methods:
-        raise UsageError("nothing to evaluate: give an artifact, a checkpoint or a --baseline")
+        raise UsageError("nothing to evaluate: give an artifact, a checkpoint or a `baselines`")
     dataset.check_sizes()
     rows: dict[tuple[int, str], dict[str, Judged]] = {}
     for number, pair in enumerate(dataset.pairs):
@@ -142,7 +143,7 @@ def opened(
         steps: of checkpoints, in place of the map, that after each recurrent step 1 .. T: the last is the map. Where a
             network cannot stop earlier, the map and each step's side output. An artifact has its steps, and gives its map.
         branches: beside the map, each side output of the last step; from a checkpoint, or an artifact exported with
-            `--all-steps`.
+            `all_steps`.
         trust: see `runtimes.open`.
         network, settings: of the checkpoints among the sources, as for `Checkpoint.load`.
     """
@@ -215,7 +216,7 @@ def _ablations(
         ran = predictor.runner.runtime
         made = [Method(_alone(name, predictor), ran)]
         if branches:
-            if not {o.name for o in predictor.runner.outputs} - {"map", "logits"}:
+            if not side_outputs(o.name for o in predictor.runner.outputs):
                 raise UsageError(f"{source} gives no side outputs: export it with `all_steps`, or give the checkpoint")
             made.append(Method(_sides(name, predictor, _of_last_step(predictor)), ran))
         return made
@@ -223,7 +224,7 @@ def _ablations(
     from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     if runtime not in (None, "pytorch"):
-        raise UsageError(f"--steps and --branches of a checkpoint are run by PyTorch, not by {runtime}")
+        raise UsageError(f"`steps` and `branches` of a checkpoint are run by PyTorch, not by {runtime}")
     checkpoint = Checkpoint.load(source, network=chosen.network, settings=dict(chosen.settings))
     predictor = Predictor(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)), checkpoint.preprocess)
     made, sides = [], []
@@ -244,16 +245,12 @@ def _ablations(
 def _cuts(checkpoint: Checkpoint) -> range:
     """The numbers of recurrent steps that a network's weights can be run with; none where it always runs all."""
     network = checkpoint.module()
-    try:
-        network.check_steps(1)
-    except UsageError:
-        return range(0)
-    return range(1, network.check_steps(None) + 1)
+    return range(1, network.default_steps + 1) if 1 in network.steps_range else range(0)
 
 
 def _of_last_step(predictor: Predictor) -> list[str]:
     """The side outputs of the last recurrent step, or all where they are not numbered by steps."""
-    names = [o.name for o in predictor.runner.outputs if o.name not in ("map", "logits")]
+    names = side_outputs(o.name for o in predictor.runner.outputs)
     last = max((int(m[1]) for n in names if (m := re.match(r"step(\d+)_", n))), default=None)
     return [n for n in names if last is None or n.startswith(f"step{last}_")]
 

@@ -148,13 +148,13 @@ def precision_refusal(gpu: GPU, precision: str) -> str | None:
         share = round(gpu.tflops["fp32"] / gpu.tflops["fp16"])
         return (
             f"the {gpu.title} ({gpu.generation}) computes FP16 at 1/{share} of its FP32 rate: "
-            "export with --precision fp32, or int8 after an accuracy check"
+            "export with `precision` fp32, or int8 after an accuracy check"
         )
     if precision not in gpu.tflops:
         instead = "fp32" if gpu.tflops["fp16"] < gpu.tflops["fp32"] else "fp16"
         return (
             f"the {gpu.title} ({gpu.generation}) has no {precision.upper()}, which came with {_SINCE[precision]}: "
-            f"export with --precision {instead}"
+            f"export with `precision` {instead}"
         )
     return None
 

@@ -6,7 +6,7 @@ loader, a person or a program embedding it has to know stands in the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -58,6 +58,11 @@ class TensorSpec(_Model):
         return f"{self.name}: {self.dtype} [{dims}]" + (f" {self.layout}" if self.layout else "")
 
 
+def side_outputs(names: Iterable[str]) -> list[str]:
+    """Of the names of outputs those that are not the network's result, in their order."""
+    return [name for name in names if name not in ("map", "logits")]
+
+
 class Preprocess(_Model):
     """How a camera's RGB bytes become the network's input: (x / 255 - mean) / std, per channel."""
 
@@ -67,7 +72,7 @@ class Preprocess(_Model):
     std: tuple[_Deviation, _Deviation, _Deviation]
     color: Literal["RGB"] = "RGB"
     inside: bool = True
-    """Whether the graph does this itself (`--io image`) or expects it done (`--io tensor`)."""
+    """Whether the graph does this itself (`io` image) or expects it done (`io` tensor)."""
 
 
 class RewriteRecord(_Model):

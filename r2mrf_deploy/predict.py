@@ -13,7 +13,7 @@ from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.manifest import Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 LONGEST = 640
@@ -97,7 +97,8 @@ class Predictor:
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The same of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
-        logits = {name: array for name, array in self._run(image).items() if name not in ("map", "logits")}
+        outputs = self._run(image)
+        logits = {name: array for name, array in outputs.items() if name in side_outputs(outputs)}
         size = (image.shape[0], image.shape[1])
         return {name: 1 / (1 + np.exp(-np.clip(images.resize(x, size), -50, 50))) for name, x in logits.items()}
 

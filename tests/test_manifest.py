@@ -12,14 +12,14 @@ import pytest
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.manifest import Manifest, TensorSpec
-from tests.conftest import manifest_of
+from tests.conftest import forge, manifest_of
 
 
 def test_round_trip(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
     path = tiny_onnx()
     manifest = manifest_of(path)
     assert manifest is not None
-    manifest.save(path)
+    forge(manifest, path)
     assert manifest_of(path) == manifest
 
 
@@ -36,7 +36,7 @@ def test_a_missing_companion_is_named(tiny_onnx) -> None:  # type: ignore[no-unt
     path = tiny_onnx()
     manifest = manifest_of(path)
     assert manifest is not None
-    manifest.model_copy(update={"companions": {"x.bin": "0" * 64}}).save(path)
+    forge(manifest.model_copy(update={"companions": {"x.bin": "0" * 64}}), path)
     with pytest.raises(ArtifactError, match=r"x\.bin is missing"):
         manifest_of(path)
 
@@ -49,7 +49,7 @@ def test_hostile_companions_are_refused_in_one_line(tiny_onnx, name: str) -> Non
     path.with_name("folder").mkdir()
     manifest = manifest_of(path)
     assert manifest is not None
-    manifest.model_copy(update={"companions": {name: "0" * 64}}).save(path)
+    forge(manifest.model_copy(update={"companions": {name: "0" * 64}}), path)
     with pytest.raises(ArtifactError) as refusal:
         manifest_of(path)
     assert len(str(refusal.value).splitlines()) == 1
@@ -57,10 +57,10 @@ def test_hostile_companions_are_refused_in_one_line(tiny_onnx, name: str) -> Non
 
 @pytest.mark.parametrize("companions", [{}, {"other.bin": "0" * 64}])
 def test_openvino_s_weights_must_be_listed(tiny_onnx, companions: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
-    path = tiny_onnx()
-    manifest = manifest_of(path)
+    manifest = manifest_of(tiny_onnx())
     assert manifest is not None
-    manifest.model_copy(update={"kind": "openvino", "companions": companions}).save(path)
+    path = tiny_onnx().rename(tiny_onnx().with_suffix(".xml"))
+    forge(manifest.model_copy(update={"kind": "openvino", "companions": companions}), path)
     with pytest.raises(ArtifactError, match=r"companions leave out tiny\.bin"):
         manifest_of(path)
 
@@ -88,7 +88,7 @@ def test_a_normalisation_that_is_none_is_refused(tiny_onnx, mean: list[float], s
     ("text", "message"),
     [
         ("", "is not a manifest"),
-        ("{}", "format|file"),
+        ("{}", "kind|file"),
         ('{"format": "r2mrf-artifact/9"}', "is not a manifest"),
         ("\xff\xfe", "is not a manifest"),
     ],

@@ -36,7 +36,7 @@ def sweep(
     fixed = [batch for s in specs if (batch := _batch(s, shapes)) is not None]
     if fixed and fixed[0] not in batches and list(batches) != [1]:
         asked = ",".join(map(str, batches))
-        raise UsageError(f"--batch {asked}: the batch is {fixed[0]} here; export with --dynamic or --batch")
+        raise UsageError(f"`batch` {asked}: the batch is {fixed[0]} here; export with `dynamic` or `batch`")
     found = []
     for batch in fixed[:1] if fixed else batches:
         feed = random(specs, (batch, *size), shapes)
@@ -56,8 +56,8 @@ def refuse_size(
         height, width = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
         if spec.name not in shapes and isinstance(height, int) and isinstance(width, int) and (height, width) != size:
             raise UsageError(
-                f"--size {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: leave --size out, "
-                "or export with that size or --dynamic"
+                f"`size` {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: leave `size` out, "
+                "or export with that size or `dynamic`"
             )
 
 
@@ -91,7 +91,7 @@ def random(
         if shapes and spec.name in shapes:
             shape = list(shapes[spec.name])
             if not spec.accepts(tuple(shape)):
-                raise UsageError(f"--shapes {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
+                raise UsageError(f"`shapes` {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
         if spec.dtype == "uint8":
             feed[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
         else:
@@ -135,7 +135,7 @@ def parse_files(text: str) -> dict[str, Path]:
     for item in filter(None, text.split(",")):
         name, colon, file = item.partition(":")
         if not (name and colon and file):
-            raise UsageError(f"--loadInputs {item}: write it as name:file, with commas between inputs")
+            raise UsageError(f"`inputs` {item}: write it as name:file, with commas between inputs")
         files[name.strip()] = Path(file.strip())
     return files
 

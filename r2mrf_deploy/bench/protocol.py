@@ -59,11 +59,11 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.warm_up < 0 or self.duration < 0 or self.iterations < 1 or self.avg_runs < 1:
-            raise UsageError("--warmUp and --duration must not be negative, --iterations and --avgRuns at least 1")
+            raise UsageError("`warm_up` and `duration` must not be negative, `iterations` and `avg_runs` at least 1")
         if not all(0 < p < 100 for p in self.percentiles):
-            raise UsageError("--percentile must be between 0 and 100")
+            raise UsageError("`percentiles` must be between 0 and 100")
         if self.streams < 1:
-            raise UsageError("--infStreams must be at least 1")
+            raise UsageError("`streams` must be at least 1")
 
 
 @dataclass
@@ -200,7 +200,7 @@ def bench_artifacts(
     pairs = _pairs(artifacts, runtime_names)
     called = [a.name for a in artifacts]
     names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
-    _refuse_unheard(options or OpenOptions(), [runtime for _, runtime in pairs])
+    _refuse_unsupported(options or OpenOptions(), [runtime for _, runtime in pairs])
     opened: list[tuple[Runner, Path, Runtime]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
@@ -224,7 +224,7 @@ def bench_artifacts(
         if not candidates:
             raise RuntimeUnavailable(skipped[0][1])
         if not (protocol or Protocol()).transfers and not any(c.runner.on_gpu for c in candidates):
-            raise UsageError("--noDataTransfers means nothing on a CPU, where nothing is copied: leave it out")
+            raise UsageError("`transfers` cannot be left out on a CPU, where nothing is copied")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes or {}, inputs or {})
         titles = [c.title + (f", batch {c.batch}" if c.batch > 1 else "") for c in candidates]
         measured = measure(candidates, protocol, progress=progress)
@@ -261,7 +261,7 @@ def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, 
         if not any(a.suffix.lower() in runtime.suffixes for a in artifacts):
             suffix = runtime.suffixes[0]
             raise UsageError(
-                f"--runtime {runtime.name} opens none of the files given: make a {suffix} file with {_MADE_BY[suffix]}"
+                f"`runtime` {runtime.name} opens none of the files given: make a {suffix} file with {_MADE_BY[suffix]}"
             )
     return pairs
 
@@ -290,11 +290,11 @@ def _supported(options: OpenOptions, runtime: Runtime) -> OpenOptions:
     return OpenOptions(**{f: getattr(options, f) for f in changed(options) if f in runtime.supported_options})
 
 
-def _refuse_unheard(options: OpenOptions, asked: Sequence[Runtime]) -> None:
+def _refuse_unsupported(options: OpenOptions, asked: Sequence[Runtime]) -> None:
     for name in changed(options):
         if not any(name in r.supported_options for r in asked):
             titles = ", ".join(dict.fromkeys(r.title for r in asked))
-            raise UsageError(f"`{name}` means nothing to {titles}: leave it out")
+            raise UsageError(f"`{name}` is not supported by {titles}: leave it out")
 
 
 def measure(

@@ -119,16 +119,16 @@ class Summary:
         if on_gpu and self.enqueue.median > ENQUEUE_BOUND * self.compute.median:
             found.append(
                 "the host enqueues hardly faster than the GPU computes, so the throughput may be the host's: "
-                "try --useCudaGraph"
+                "try `cuda_graph`"
             )
         for name, transfer in (("host to device", self.h2d), ("device to host", self.d2h)):
             if on_gpu and transfer.median >= self.compute.median:
                 found.append(
                     f"copying from {name} takes as long as computing, so the throughput may be the bus's: "
-                    "--noDataTransfers leaves the copies out"
+                    "`transfers` leaves the copies out"
                 )
         if self.variation > UNSTABLE:
-            cure = "lock the GPU's clocks, or try --useSpinWait" if on_gpu else "give the machine nothing else to do"
+            cure = "lock the GPU's clocks, or try `spin_wait`" if on_gpu else "give the machine nothing else to do"
             found.append(f"the compute time is unstable, coefficient of variation {self.variation:.1f} %: {cure}")
         return found
 

@@ -48,7 +48,7 @@ def with_flags(message: str, command: list[str]) -> str:
     """A message of the library with its parameters as the command's flags: `max_drop` becomes --max-drop."""
     found = getattr(typer.main.get_command(app), "commands", {}).get(*command) if command else None
     flags = (
-        {p.name: max(p.opts, key=len) if p.opts[0].startswith("-") else p.human_readable_name for p in found.params}
+        {p.name: max(p.opts, key=len) if p.opts[0].startswith("-") else (p.metavar or p.name) for p in found.params}
         if found
         else {}
     )

@@ -32,17 +32,18 @@ White = Literal["sharp", "blurred"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
-Network = Annotated[str | None, typer.Option("--network", help="Of a plain state dict.")]
+Network = Annotated[str | None, typer.Option("--network", help="What a plain state dict is.")]
 Images = Annotated[
     Path | None,
-    typer.Option("--images", help="Folder of photographs; by default scikit-image's."),
+    typer.Option("--images", help="Folder of photographs; by default those of scikit-image."),
 ]
 Record = Annotated[
     bool, typer.Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
 Buffers = Annotated[
-    Literal["cuda-python", "pycuda"] | None, typer.Option("--buffers", help="What allocates on the GPU and copies.")
+    Literal["cuda-python", "pycuda"] | None,
+    typer.Option("--buffers", help="Package that allocates and copies on the GPU."),
 ]
 RuntimeCache = Annotated[
     Path | None, typer.Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")
@@ -68,7 +69,7 @@ QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="INT8 for th
 MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="Keep the fewest nodes for which MAE and F drop no more than this.")
 ]
-Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, to go on with.")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, so that it can be resumed.")]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
 
 

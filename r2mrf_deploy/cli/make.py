@@ -208,32 +208,34 @@ def build(
     min_shapes: Annotated[str, typer.Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
     opt_shapes: Annotated[str, typer.Option("--opt", help="Shapes to be fastest at.")] = "",
     max_shapes: Annotated[str, typer.Option("--max", help="Largest shapes.")] = "",
-    memory: Annotated[
+    mem_pool_size: Annotated[
         str,
         typer.Option(
             "--memPoolSize", metavar="workspace:1G", help="What the builder may use: workspace, tacticSharedMem, ..."
         ),
     ] = "",
-    level: Annotated[
+    builder_optimization_level: Annotated[
         int | None, typer.Option("--builderOptimizationLevel", min=0, max=5, help="0 builds fastest, 5 runs fastest.")
     ] = None,
-    timing_cache: Annotated[
+    timing_cache_file: Annotated[
         Path | None,
         typer.Option("--timingCacheFile", help="Kernels' times, read and written back: later builds are faster."),
     ] = None,
     version_compatible: Annotated[
         bool, typer.Option("--versionCompatible", help="Later minor versions open the plan too.")
     ] = False,
-    hardware: Annotated[
+    hardware_compatibility_level: Annotated[
         Literal["none", "ampere+", "sameComputeCapability"] | None,
         typer.Option("--hardwareCompatibilityLevel", help="Other GPUs that the plan runs on."),
     ] = None,
-    strip: Annotated[bool, typer.Option("--stripWeights", help="Leave the weights out, to be refitted.")] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--stripWeights", help="Leave the weights out, to be refitted.")
+    ] = False,
     no_tf32: Annotated[bool, typer.Option("--noTF32", help="Full FP32 where TF32 would be faster.")] = False,
-    aux_streams: Annotated[
+    max_aux_streams: Annotated[
         int | None, typer.Option("--maxAuxStreams", min=0, help="Streams beside the main one.")
     ] = None,
-    verbosity: Annotated[
+    profiling_verbosity: Annotated[
         Literal["layer_names_only", "detailed", "none"] | None,
         typer.Option(
             "--profilingVerbosity", help="What the plan tells of its layers; detailed where a GPU is at hand."
@@ -250,8 +252,9 @@ def build(
     from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions, parse_pool_sizes, parse_shapes
 
     options = BuildOptions(
-        parse_shapes(min_shapes), parse_shapes(opt_shapes), parse_shapes(max_shapes), parse_pool_sizes(memory), level,
-        timing_cache, version_compatible, hardware, strip, no_tf32, aux_streams, verbosity, library,
+        parse_shapes(min_shapes), parse_shapes(opt_shapes), parse_shapes(max_shapes), parse_pool_sizes(mem_pool_size),
+        builder_optimization_level, timing_cache_file, version_compatible, hardware_compatibility_level, strip_weights,
+        no_tf32, max_aux_streams, profiling_verbosity, library,
     )  # fmt: skip
     with shown_progress() as progress:
         done = build_artifact(model, output, gpus=gpus or [], options=options, progress=progress)

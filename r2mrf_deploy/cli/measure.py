@@ -101,10 +101,10 @@ def evaluate(
         str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
     ] = None,
     split: Annotated[Path | None, typer.Option("--split", help="File with the names to evaluate, one a line.")] = None,
-    images: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
+    image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
     masks: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
     positive: Annotated[White, typer.Option("--positive", help="Class of precision and recall.")] = "sharp",
-    baseline: Annotated[
+    baselines: Annotated[
         list[str] | None, typer.Option("--baseline", help="One that needs no training: lbp, svd, hifst, spectrum.")
     ] = None,
     steps: Annotated[bool, typer.Option("--steps", help="The map after each recurrent step, of checkpoints.")] = False,
@@ -123,12 +123,12 @@ def evaluate(
     from r2mrf_deploy.report import evaluation_files, tables
 
     photographs = read_dataset(
-        data, white=polarity(dataset, white), split=split, image_folder=images, mask_folder=masks, dataset=dataset
+        data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=masks, dataset=dataset
     )
     if output is not None:
         evaluation_files.check(output)
     opening = evaluation.opened(
-        sources or [], runtime=runtime, baselines=baseline or [], steps=steps, branches=branches, trust=trust,
+        sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
         network=network, settings=parse_settings(settings),
     )  # fmt: skip
     with shown_progress() as progress, opening as methods:
@@ -176,16 +176,18 @@ def bench(
     avg_runs: Annotated[
         int | None, typer.Option("--avgRuns", help="Inferences in a turn (10); prints the averages of so many.")
     ] = None,
-    percentile: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
+    percentiles: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
     streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Inferences side by side.")] = 1,
     cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
-    no_transfers: Annotated[bool, typer.Option("--noDataTransfers", help="Leave the copies out.")] = False,
-    spin_wait: Annotated[bool, typer.Option("--useSpinWait", help="Wait for the GPU awake.")] = False,
+    transfers: Annotated[
+        bool, typer.Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
+    ] = True,
+    spin_wait: Annotated[bool, typer.Option("--useSpinWait", help="Poll the GPU instead of sleeping.")] = False,
     buffers: Buffers = None,
     runtime_cache: RuntimeCache = None,
     threads: Threads = None,
     export_times: Annotated[Path | None, typer.Option("--exportTimes", help="JSON of every inference.")] = None,
-    dump_profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
+    profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
     export_profile: Annotated[Path | None, typer.Option("--exportProfile", help="JSON of every layer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="The figures.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="The table.")] = None,
@@ -203,13 +205,11 @@ def bench(
     from r2mrf_deploy.runtimes import OpenOptions
     from r2mrf_deploy.runtimes.tensorrt.options import parse_shapes
 
-    percentiles = parse_numbers("--percentile", percentile, "90,95,99")
+    shares = parse_numbers("--percentile", percentiles, "90,95,99")
     batches = [int(b) for b in parse_numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]
     if not batches:
         raise UsageError(f"--batch {batch}: give whole numbers from 1, as 1,2,4")
-    protocol = Protocol(
-        warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, percentiles, streams, not no_transfers
-    )
+    protocol = Protocol(warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, shares, streams, transfers)
     chosen = tuple(parse_settings(settings).items())
     options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
     writers.refuse(plot, export_times, export_profile, csv, markdown)
@@ -217,12 +217,12 @@ def bench(
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=parse_size(size) if size else None, batches=batches,
             shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
-            profiles=dump_profile or export_profile is not None, record=record, trust=trust, progress=progress,
+            profiles=profile or export_profile is not None, record=record, trust=trust, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())
     else:
-        _print_bench(done, summary=summary, averages=avg_runs, profiles=dump_profile)
+        _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
     # printed first: a full disk must not lose what was measured
     for file in writers.write(done, export_times, export_profile, csv, markdown, plot):
         if not as_json:
@@ -263,7 +263,7 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
 @app.command()
 def budget(
     source: Annotated[str, typer.Argument(help="An ONNX file, a checkpoint or a preset's name.")],
-    gpu: Annotated[
+    gpus: Annotated[
         list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exit 1 if over budget.")
     ] = None,
     ms: Annotated[float, typer.Option("--ms", min=0.001, help="The budget for one image.")] = 100,
@@ -279,19 +279,19 @@ def budget(
 
     with shown_progress() as progress:
         done = draw_up(
-            source, gpu or (), budget_ms=ms, size=parse_size(size) if size else None, efficiency=efficiency,
+            source, gpus or (), budget_ms=ms, size=parse_size(size) if size else None, efficiency=efficiency,
             settings=parse_settings(settings), check=measure, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())
     else:
         out.print(tables.budget_table(done))
-        for p in done.predictions[-1:] if gpu else []:
+        for p in done.predictions[-1:] if gpus else []:
             out.print(f"{p.graph} on {p.title}:", highlight=False, soft_wrap=True)
             out.print(tables.costliest_table(p))
         for line in tables.budget_lines(done):
             out.print(line, highlight=False, soft_wrap=True)
-    if gpu and done.refused:
+    if gpus and done.refused:
         raise UsageError(done.refused[0])
-    if gpu and (over := [f"{p.device} {p.ms:.1f} ms" for p in done.over]):
+    if gpus and (over := [f"{p.device} {p.ms:.1f} ms" for p in done.over]):
         raise CheckFailed(f"over the budget of {ms:g} ms: {', '.join(over)}")

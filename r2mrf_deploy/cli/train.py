@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from r2mrf_deploy.cli.common import Json, Set, White, app, err, out, parse_duration, parse_settings, print_json
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.progress import Progress
 
 if TYPE_CHECKING:
-    from r2mrf_deploy.metrics import Scores
     from r2mrf_deploy.training.recipe import Recipe
 
 
@@ -32,7 +33,7 @@ def train(
         str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
     ] = None,
     split: Annotated[Path | None, typer.Option("--split", help="File with the names to train on, one a line.")] = None,
-    images: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
+    image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
     sharp: Annotated[Path | None, typer.Option("--sharp", help="Sharp photographs, to make composites of.")] = None,
     masks: Annotated[
         Path | None,
@@ -53,7 +54,7 @@ def train(
     average: Annotated[
         float | None, typer.Option("--average", help="Decay of the average of the weights; 0 for none.")
     ] = None,
-    backbone_weights: Annotated[
+    backbone: Annotated[
         str | None, typer.Option("--backbone-weights", metavar="FILE|imagenet", help="Of a trained backbone.")
     ] = None,
     precision: Annotated[Literal["32", "bf16-mixed", "16-mixed"], typer.Option("--precision")] = "32",
@@ -87,27 +88,27 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.datasets import polarity
     from r2mrf_deploy.training.recipe import choose
-    from r2mrf_deploy.training.run import Machine, Order, train
+    from r2mrf_deploy.training.run import Hardware, TrainingConfig, train
 
     changed: dict[str, Any] = {
         "iterations": iterations, "batch": batch, "size": size, "learning_rate": learning_rate, "average": average,
     }  # fmt: skip
-    of_paper, why = choose(preset, recipe, backbone=backbone_weights is not None)
+    of_paper, why = choose(preset, recipe, backbone=backbone is not None)
     chosen = dataclasses.replace(of_paper, **{k: v for k, v in changed.items() if v is not None})
     drawn = masks if data is None else None
-    order = Order(
-        preset, chosen, parse_settings(settings), data=data, split=split, dataset=dataset, image_folder=images,
+    config = TrainingConfig(
+        preset, chosen, parse_settings(settings), data=data, split=split, dataset=dataset, image_folder=image_folder,
         white=_polarity("--data", data, "--white", white) if dataset is None else polarity(dataset, white),
         mask_folder=None if data is None or masks is None else str(masks),
         sharp=sharp, masks=drawn, masks_white=_polarity("--masks", drawn, "--masks-white", masks_white),
         val=val, val_white=_polarity("--val", val, "--val-white", val_white), val_split=val_split,
-        backbone=backbone_weights, seed=seed, precision=precision, processes=devices * nodes, patience=early_stop,
+        backbone=backbone, seed=seed, precision=precision, processes=devices * nodes, patience=early_stop,
         every=every, validate_every=validate_every,
     )  # fmt: skip
-    machine = Machine(devices, nodes, accelerator, logger, None if limit is None else parse_duration("--time", limit))
-    with _told(chosen.iterations, as_json) as told:
-        told.note(_described(chosen, why))
-        done = train(order, output, machine, resume=resume, phase=told.phase, note=told.note, say=told)
+    hardware = Hardware(devices, nodes, accelerator, logger, None if limit is None else parse_duration("--time", limit))
+    with _shown(as_json) as shown:
+        shown.line(_described(chosen, why))
+        done = train(config, output, hardware, resume=resume, progress=shown)
     if done.rank:
         return
     if as_json:
@@ -143,48 +144,51 @@ LINES = 100
 
 
 @contextmanager
-def _told(total: int, silent: bool) -> Iterator[_Told]:
+def _shown(silent: bool) -> Iterator[_Shown]:
     """How a training is shown: a bar on a terminal, elsewhere a line now and then; and a line for each validation."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine
-    with Progress(*columns, console=err, transient=True, disable=not (first and err.is_terminal)) as progress:
-        yield _Told(total, silent, progress)
+    with Bar(*columns, console=err, transient=True, disable=not (first and err.is_terminal)) as bar:
+        yield _Shown(silent, bar)
 
 
-class _Told:
-    """What `train` tells, as lines and as a bar."""
+class _Shown:
+    """The progress of `train` as lines and as a bar."""
 
-    def __init__(self, total: int, silent: bool, bar: Progress) -> None:
-        self._total, self._silent, self._bar = total, silent, bar
+    def __init__(self, silent: bool, bar: Bar) -> None:
+        self._silent, self._bar = silent, bar
         self._task = bar.add_task("starting", total=None, rate="")
         self._loss = float("nan")
         self._since: tuple[int, float] | None = None
         """Iteration and time of the last line, or of the first iteration."""
 
-    def phase(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
-
-    def note(self, text: str) -> None:
+    def line(self, text: str) -> None:
         if not self._silent:
             err.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def __call__(self, done: int, loss: float, scores: Scores | None) -> None:
+    def __call__(self, progress: Progress) -> None:
+        from r2mrf_deploy.training.recipe import Iteration
+
+        if not isinstance(progress, Iteration):
+            self._bar.update(self._task, description=progress.description)
+            return
+        done, total, loss = progress.done, progress.total or 0, progress.loss
         self._loss = loss if self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
-        if scores is not None:
+        if (scores := progress.scores) is not None:
             judged = f"f_max {scores.f_max:.3f}, MAE {scores.mae:.3f}, AUC {scores.auc:.3f}"
-            self.note(f"{done}/{self._total}: loss {self._loss:.3f}, {judged}")
+            self.line(f"{done}/{total}: loss {self._loss:.3f}, {judged}")
             return
         now = time.monotonic()
         if self._since is None:  # what came before it was not an iteration's work alone
             self._since = done, now
-        elif done - self._since[0] >= max(1, self._total // LINES):
+        elif done - self._since[0] >= max(1, total // LINES):
             rate = (done - self._since[0]) / max(now - self._since[1], 1e-9)
             self._since = done, now
-            left = timedelta(seconds=round((self._total - done) / rate))
+            left = timedelta(seconds=round((total - done) / rate))
             if not err.is_terminal:
-                self.note(f"{done}/{self._total}: loss {self._loss:.3f}, {rate:.2f} it/s, {left} left")
+                self.line(f"{done}/{total}: loss {self._loss:.3f}, {rate:.2f} it/s, {left} left")
             self._bar.update(self._task, rate=f"{rate:.2f} it/s")
-        self._bar.update(self._task, description=f"loss {self._loss:.3f}", completed=done, total=self._total)
+        self._bar.update(self._task, description=f"loss {self._loss:.3f}", completed=done, total=total)

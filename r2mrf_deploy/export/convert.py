@@ -1,4 +1,4 @@
-"""`r2mrf convert`, and `r2mrf export --precision`: an FP32 ONNX artifact becomes an FP16, BF16 or INT8 one."""
+"""`r2mrf convert`, and `r2mrf export `precision``: an FP32 ONNX artifact becomes an FP16, BF16 or INT8 one."""
 
 from __future__ import annotations
 

@@ -104,6 +104,21 @@ def _conv(
     return F.conv2d(x, w, b, list(strides), padding, list(dilations), group)
 
 
+def _conv_transpose(
+    x: Tensor, w: Tensor, b: Tensor | None = None, *, group: int = 1, dilations: Sequence[int] = (1, 1),
+    strides: Sequence[int] = (1, 1), pads: Sequence[int] = (0, 0, 0, 0), output_padding: Sequence[int] = (0, 0),
+    kernel_shape: Any = None, auto_pad: str = "NOTSET",
+) -> Tensor:  # fmt: skip
+    _known(auto_pad in ("NOTSET", "") and tuple(pads[:2]) == tuple(pads[2:]), "pads")
+    return F.conv_transpose2d(x, w, b, list(strides), list(pads[:2]), list(output_padding), group, list(dilations))
+
+
+def _batch_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5, **unused: Any
+) -> Tensor:
+    return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
+
+
 def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor, list[int]]:
     """The same padding on both sides is left to the operator."""
     top, left, bottom, right = pads
@@ -236,10 +251,12 @@ def _arithmetic(integers: Callable[[Any, Any], Any], tensors: Callable[[Any, Any
 OPERATORS: dict[str, Callable[..., Value]] = {
     "Add": _arithmetic(add, torch.add),
     "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": lambda x, low=None, high=None: torch.clamp(x, low, high),
     "Concat": _concat,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Div": _arithmetic(floordiv, torch.div),
     "Gather": _gather,
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),

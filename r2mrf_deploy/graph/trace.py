@@ -14,6 +14,7 @@ import onnx
 from r2mrf_deploy.errors import GraphError, UsageError
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph import opset as opsets
+from r2mrf_deploy.manifest import side_outputs
 
 if TYPE_CHECKING:
     from r2mrf_deploy.networks.deployed import Deployed
@@ -127,7 +128,7 @@ def _name_free_dimensions(model: onnx.ModelProto, deployed: Deployed, dynamic: b
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim
         dims[0].dim_param = "batch"
-        if output.name in ("map", "logits"):
+        if not side_outputs([output.name]):
             dims[2].dim_param, dims[3].dim_param = "height", "width"
 
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
-from r2mrf_deploy.networks.config import NetworkConfig
+from r2mrf_deploy.networks.base import Detector, NetworkConfig
 
 _REGISTRY = {
     "r2mrf": "r2mrf_deploy.networks.r2mrf:R2MRF",
@@ -28,8 +25,8 @@ def families() -> list[str]:
     return list(_REGISTRY)
 
 
-def get(family: str) -> Any:
-    """The module class of a network: it has `config_class`, `presets` and `infer`.
+def get(family: str) -> type[Detector]:
+    """The class of a network.
 
     Raises:
         UsageError: there is no such network.
@@ -46,7 +43,7 @@ def presets() -> dict[str, tuple[str, NetworkConfig]]:
 
 
 def preset(name: str, settings: Mapping[str, str] | None = None) -> tuple[str, NetworkConfig]:
-    """A preset's network and config, with `--set` fields replaced.
+    """A preset's network and config, with `settings` fields replaced.
 
     Raises:
         UsageError: no such preset, or a setting is wrong.
@@ -58,6 +55,6 @@ def preset(name: str, settings: Mapping[str, str] | None = None) -> tuple[str, N
     return family, config.with_settings(settings or {})
 
 
-def create(family: str, config: NetworkConfig) -> nn.Module:
+def create(family: str, config: NetworkConfig) -> Detector:
     """The network with PyTorch's default initial weights."""
     return get(family)(config)

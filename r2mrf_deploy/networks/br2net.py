@@ -17,10 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks import backbone
+from r2mrf_deploy.networks.base import Detector, NetworkConfig
 from r2mrf_deploy.networks.br2net_checkpoint import adopt
-from r2mrf_deploy.networks.config import NetworkConfig
 from r2mrf_deploy.networks.upsample import upsample
 
 STEPS = 5
@@ -112,7 +111,7 @@ class Pathway(nn.Module):
         return outputs
 
 
-class BR2Net(nn.Module):
+class BR2Net(Detector):
     """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
 
     With `all_steps=True` it returns (logits, side outputs): `l2h0` .. `l2h4` at F_1's size and `h2l0` .. `h2l4` at F_5's,
@@ -121,7 +120,10 @@ class BR2Net(nn.Module):
 
     config_class = BR2NetConfig
     presets = PRESETS
-    adopt = staticmethod(adopt)
+
+    @classmethod
+    def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        return adopt(state)
 
     def __init__(self, config: BR2NetConfig) -> None:
         super().__init__()
@@ -154,14 +156,12 @@ class BR2Net(nn.Module):
         low, high = upsample(low, size), upsample(high, size)
         return self.fusion(torch.cat((low, high), 1)) if self.config.fusion == "conv" else (low + high) / 2
 
-    def check_steps(self, steps: int | None) -> int:
-        """The number of steps to run, which is that of the feature maps.
+    @property
+    def steps_range(self) -> range:
+        return range(STEPS, STEPS + 1)  # one for each feature map
 
-        Raises:
-            UsageError: another one is asked for.
-        """
-        if steps not in (None, STEPS):
-            raise UsageError(f"BR²Net has {STEPS} steps, one for each feature map; {steps} cannot be run")
+    @property
+    def default_steps(self) -> int:
         return STEPS
 
     def side_names(self, steps: int) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.networks.base import Detector, NetworkConfig
 from r2mrf_deploy.networks.btbnet import (
     REFINED,
     SCALES,
@@ -30,7 +30,6 @@ from r2mrf_deploy.networks.btbnet import (
     stream_names,
     stream_word,
 )
-from r2mrf_deploy.networks.config import NetworkConfig
 from r2mrf_deploy.networks.upsample import resample
 
 POINTWISE = 3
@@ -84,7 +83,7 @@ class RLNet(nn.Module):
         return self.predict(x), x
 
 
-class BTBCRL(nn.Module):
+class BTBCRL(Detector):
     """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
 
     With `all_steps=True` it returns (logits, side outputs): `stream{scale}_step{k}`, then the outputs of the RLNets `crl1`
@@ -133,15 +132,9 @@ class BTBCRL(nn.Module):
     def _rlnet(self, step: int) -> RLNet:
         return self.first if step == 0 else self.later[0 if self.config.share else step - 1]
 
-    def check_steps(self, steps: int | None) -> int:
-        """The number of RLNets, which is that of the scales.
-
-        Raises:
-            UsageError: another one is asked for.
-        """
-        if steps not in (None, self.config.steps):
-            raise UsageError(f"these weights hold {self.config.steps} steps; {steps} cannot be run")
-        return self.config.steps
+    @property
+    def steps_range(self) -> range:
+        return range(self.config.steps, self.config.steps + 1)  # an RLNet for each scale
 
     def side_names(self, steps: int) -> list[str]:
         """The names of the side outputs, in the order they are computed."""

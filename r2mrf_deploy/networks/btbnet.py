@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.networks.config import NetworkConfig
+from r2mrf_deploy.networks.base import MOST, Detector, NetworkConfig
 from r2mrf_deploy.networks.upsample import resample
 
 SCALES = (100, 80, 60)
@@ -109,7 +108,7 @@ class Refiner(nn.Module):
         return self.predict(self.series(x))
 
 
-class BTBNet(nn.Module):
+class BTBNet(Detector):
     """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
 
     With `all_steps=True` it returns (logits, side outputs): `stream{scale}_step{k}` at each stream's own size, k = 1 at the
@@ -144,20 +143,13 @@ class BTBNet(nn.Module):
                 logits = outputs[f"frr{step}"] = self.recur(torch.cat((image, logits), 1))
         return (logits, outputs) if all_steps else logits
 
-    def check_steps(self, steps: int | None) -> int:
-        """The number of recursions to run: the config's, or any other, since they share their weights; 0 without FRRNet.
+    @property
+    def steps_range(self) -> range:
+        return range(1, MOST + 1) if self.default_steps else range(1)  # recursions share their weights
 
-        Raises:
-            UsageError: fewer than one, or there is no FRRNet.
-        """
-        held = 0 if self.config.refine == "none" else self.config.steps
-        if steps is None or steps == held:
-            return held
-        if not held:
-            raise UsageError(f"there is no FRRNet in this network (refine=none); {steps} steps cannot be run")
-        if steps < 1:
-            raise UsageError(f"steps must be at least 1, not {steps}")
-        return steps
+    @property
+    def default_steps(self) -> int:
+        return 0 if self.config.refine == "none" else self.config.steps
 
     def side_names(self, steps: int) -> list[str]:
         """The names of the side outputs, in the order they are computed."""

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks.backbone import VGG16_OWN_STRIDES, Backbone, identify
-from r2mrf_deploy.networks.config import NetworkConfig
+from r2mrf_deploy.networks.base import MOST, Detector, NetworkConfig
 from r2mrf_deploy.networks.crop import crop
 
 LAYERS = 6
@@ -94,7 +93,7 @@ class FFRM(nn.Module):
         return [F.relu(refine(torch.cat((known, fused), 1))) for refine, known, fused in pairs]
 
 
-class DeFusionNet(nn.Module):
+class DeFusionNet(Detector):
     """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
 
     With `all_steps=True` it returns (logits, side outputs): the predictions of every layer at every step, each
@@ -147,22 +146,15 @@ class DeFusionNet(nn.Module):
         score = self.score[0 if self.config.share else step]
         return [predict(f) for predict, f in zip(score, features, strict=True)]
 
-    def check_steps(self, steps: int | None) -> int:
-        """The number of steps to run: the config's, or another where the weights allow it; 0 without FFRM.
+    @property
+    def steps_range(self) -> range:
+        if not self.default_steps:
+            return range(1)
+        return range(1, (MOST if self.config.share else self.config.steps) + 1)
 
-        Raises:
-            UsageError: they do not.
-        """
-        held = 0 if self.config.refine == "none" else self.config.steps
-        if steps is None or steps == held:
-            return held
-        if not held:
-            raise UsageError(f"these weights refine nothing (refine=none); {steps} steps cannot be run")
-        if steps < 1:
-            raise UsageError(f"steps must be at least 1, not {steps}")
-        if steps > held and not self.config.share:
-            raise UsageError(f"these weights hold {held} steps, each its own; {steps} cannot be run")
-        return steps
+    @property
+    def default_steps(self) -> int:
+        return 0 if self.config.refine == "none" else self.config.steps
 
     def side_names(self, steps: int) -> list[str]:
         """The names of the side outputs of `steps` steps, in the order they are computed."""

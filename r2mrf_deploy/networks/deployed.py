@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
+from r2mrf_deploy.networks.base import Detector
 
 Io = Literal["image", "tensor"]
 
@@ -29,7 +30,7 @@ class Deployed(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Detector,
         preprocess: Preprocess,
         *,
         io: Io = "image",

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks import backbone
-from r2mrf_deploy.networks.config import NetworkConfig
+from r2mrf_deploy.networks.base import MOST, Detector, NetworkConfig
 from r2mrf_deploy.networks.upsample import upsample
 
 BRANCHES = 5
@@ -87,7 +86,7 @@ class RRM(nn.Module):
         return self.residual(torch.cat((F.relu(self.second3(y)), F.relu(self.second5(y))), 1))
 
 
-class R2MRF(nn.Module):
+class R2MRF(Detector):
     """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
 
     With `all_steps=True` it returns (logits, side outputs): each O_t^l [N, 1, h, w] at F_1's size, named
@@ -161,21 +160,10 @@ class R2MRF(nn.Module):
             return self.first[branch - 1]
         return self.later[0 if self.config.share else t - 2][branch - 1]
 
-    def check_steps(self, steps: int | None) -> int:
-        """The number of steps to run: the config's, or another where the weights allow it.
-
-        Raises:
-            UsageError: they do not.
-        """
-        if steps is None or steps == self.config.steps:
-            return self.config.steps
-        if steps < 1:
-            raise UsageError(f"steps must be at least 1, not {steps}")
-        if steps > self.config.steps and not self.config.share:
-            raise UsageError(f"these weights hold {self.config.steps} steps, each its own; {steps} cannot be run")
-        if steps > 1 and not len(self.later):
-            raise UsageError(f"these weights were trained with one step; {steps} cannot be run")
-        return steps
+    @property
+    def steps_range(self) -> range:
+        most = MOST if self.config.share and len(self.later) else self.config.steps
+        return range(1, most + 1)
 
     def side_names(self, steps: int) -> list[str]:
         """The names of the side outputs of `steps` steps, in the order they are computed."""

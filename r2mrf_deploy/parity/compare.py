@@ -1,6 +1,6 @@
 """Parity: does an artifact compute what PyTorch FP32 computes?
 
-Runners are compared on photographs, output by output, and with `--per-step` side output by side output. Names come first,
+Runners are compared on photographs, output by output, and with `per_step` side output by side output. Names come first,
 then dtypes, ranks and shapes, then values: the first difference is the message. A reference map that is nearly flat proves
 nothing, and is reported as such instead of a pass.
 """
@@ -18,7 +18,7 @@ from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.manifest import Preprocess, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
@@ -28,8 +28,6 @@ FLAT = 0.02
 """Standard deviation of a reference map under which it is called flat."""
 LOGIT_LIMIT = float(np.log(999))
 """Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many of their digits."""
-_MAPS = ("map", "logits")
-"""The outputs that are the network's result; all others are side outputs."""
 
 Verdict = Literal["pass", "emulated", "fail", "uninformative", "not run"]
 """emulated: in tolerance, but computed in another precision than the artifact's, which proves little."""
@@ -168,7 +166,7 @@ def compare_artifacts(
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
                 steps=contract.config.get("steps") if contract else None,
-                all_steps=bool(_sides(names)),
+                all_steps=bool(side_outputs(names)),
             )
             limit = contract.limit(runner.inputs[0].name) if contract else []
             inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
@@ -217,8 +215,8 @@ def compare(
     if not len(inputs):
         raise UsageError("parity needs at least one photograph")
     names = [s.name for s in candidate.outputs]
-    if per_step and not _sides(names):
-        raise UsageError(f"{artifact} holds only {', '.join(names)}; export it with --all-steps to compare steps")
+    if per_step and not side_outputs(names):
+        raise UsageError(f"{artifact} holds only {', '.join(names)}; export it with `all_steps` to compare steps")
     result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
     result.emulates = candidate.emulates
     if reason := _structure(reference, candidate):
@@ -236,15 +234,11 @@ def compare(
         _add_map(result, wanted["map"], got["map"], len(inputs))
         spreads.append(float(wanted["map"].std()))
         if per_step:
-            for name in _sides(names):
+            for name in side_outputs(names):
                 _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
     result.reference_spread = min(spreads)
     _judge(result)
     return result
-
-
-def _sides(names: Iterable[str]) -> list[str]:
-    return [n for n in names if n not in _MAPS]
 
 
 def _structure(reference: Runner, candidate: Runner) -> str:

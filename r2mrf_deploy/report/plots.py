@@ -69,7 +69,7 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
     """
     compared = [r for r in results if r.steps]
     if not compared:
-        raise UsageError("there are no steps to plot: export with --all-steps and give --per-step")
+        raise UsageError("there are no steps to plot: export with `all_steps` and give `per_step`")
     plt = _pyplot()
     names = list(compared[0].steps)
     figure, axis = plt.subplots(figsize=(max(7, 0.28 * len(names)), 4.8))

@@ -108,7 +108,7 @@ def bench_lines(results: Sequence[Measurement]) -> list[str]:
     baseline, lines = results[0].title, []
     for m in results[1:]:
         if m.differs is None:
-            lines.append(f"{m.title}: too few turns to tell it from {baseline}; give a longer --duration")
+            lines.append(f"{m.title}: too few turns to tell it from {baseline}; give a longer `duration`")
         elif not m.differs:
             lines.append(f"{m.title}: no difference from {baseline} that this run can tell from noise")
     return lines + [f"{m.title}: {warning}" for m in results for warning in m.summary.warnings(m.on_gpu)]

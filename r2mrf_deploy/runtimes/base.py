@@ -150,7 +150,7 @@ class Runner(ABC):
 
         Args:
             transfers: False leaves inputs and outputs on the device as they are and computes only (trtexec's
-                --noDataTransfers); there must have been an inference of these shapes. Nothing changes on a CPU.
+                `transfers`); there must have been an inference of these shapes. Nothing changes on a CPU.
         """
         return self._submit(self._checked(arrays), transfers)
 

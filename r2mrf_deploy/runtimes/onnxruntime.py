@@ -89,7 +89,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         if options.cuda_graph and options.profile:
-            raise UsageError("--useCudaGraph and --dumpProfile exclude each other: a graph does not tell its layers")
+            raise UsageError("`cuda_graph` and `profile` exclude each other: a graph does not tell its layers")
         _preload()
         try:
             device = bindings.provider(options.buffers)
@@ -215,7 +215,7 @@ class OnnxRuntimeDeviceRunner(LaneRunner):
         self.inputs, self.outputs = self._first.inputs, self._first.outputs
         if self._cuda_graph and not all(s.static for s in (*self.inputs, *self.outputs)):
             raise UsageError(
-                f"{artifact.path.name} has free sizes, and ONNX Runtime captures static ones: no --useCudaGraph"
+                f"{artifact.path.name} has free sizes, and ONNX Runtime captures static ones: no `cuda_graph`"
             )
         self.device = f"{device.device().name}, {self._first.device}" + (", CUDA graph" if self._cuda_graph else "")
 
@@ -293,7 +293,7 @@ def _check_provider(session: Any, wanted: str) -> None:
     if got[0] != wanted:
         raise RuntimeUnavailable(
             f"ONNX Runtime could not use {wanted} and offered {got[0]} instead; "
-            "see its log for the missing library, or choose --runtime onnxruntime"
+            "see its log for the missing library, or choose `runtime` onnxruntime"
         )
 
 
@@ -353,7 +353,7 @@ def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UsageError(f"--runtimeCache {path}: ONNX Runtime keeps its engines in a folder; {e.strerror}") from None
+        raise UsageError(f"`runtime_cache` {path}: ONNX Runtime keeps its engines in a folder; {e.strerror}") from None
     return path
 
 

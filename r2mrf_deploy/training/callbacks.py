@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from r2mrf_deploy.checkpoint import Checkpoint as Weights
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.metrics import Scores
+from r2mrf_deploy.progress import ProgressCallback
+from r2mrf_deploy.training.recipe import Iteration
 
-Say = Callable[[int, float, Scores | None], None]
 LAST, BEST = "last.ckpt", "best.pth"
 
 
@@ -28,7 +29,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
 
-class Keeper(Checkpoint):
+class BestCheckpoint(Checkpoint):
     """After every so many iterations: the best weights so far, then everything that is needed to go on.
 
     What was kept is never done again; what follows is, after a kill, with the same result. Everything here goes by the
@@ -41,8 +42,7 @@ class Keeper(Checkpoint):
         every: iterations after which all is kept.
         validate_every: iterations after which it is validated, a multiple of `every`, once all steps are trained; the last
             one always is.
-        say: called on the first process with (iterations done, cross-entropy of the fused map, scores or None), after every
-            iteration and after every validation.
+        progress: called on the first process with an `Iteration`, after every iteration and after every validation.
         patience: validations without a better one after which the training stops; None for never.
         deadline: `time.monotonic()` that it does not pass, where it can be told in advance.
     """
@@ -55,13 +55,13 @@ class Keeper(Checkpoint):
         *,
         every: int,
         validate_every: int,
-        say: Say,
+        progress: ProgressCallback,
         patience: int | None = None,
         deadline: float | None = None,
     ) -> None:
         self._folder, self._family, self._record = folder, family, record
         self._every, self._validate_every = every, validate_every
-        self._say, self._patience, self._deadline = say, patience, deadline
+        self._progress, self._patience, self._deadline = progress, patience, deadline
         self._kept = time.monotonic()
         self.best: float | None = None
         self.since_best = 0
@@ -76,13 +76,13 @@ class Keeper(Checkpoint):
         done, loss = trainer.global_step, trainer.callback_metrics["loss"]
         last = done >= pl_module.recipe.iterations
         if trainer.is_global_zero:
-            self._say(done, float(loss), None)
+            self._progress(Iteration("training", done, pl_module.recipe.iterations, float(loss)))
         if last or (done % self._validate_every == 0 and not pl_module.runs_one_step(done)):
             scores = pl_module.validate()
             trainer.logger.log_metrics({f"val_{k}": v for k, v in scores.to_dict().items()}, step=done)
             self._judge(trainer, pl_module, scores)
             if trainer.is_global_zero:
-                self._say(done, float(loss), scores)
+                self._progress(Iteration("training", done, pl_module.recipe.iterations, float(loss), scores))
         if last or done % self._every == 0:
             trainer.save_checkpoint(self._folder / LAST)
             late = trainer.strategy.broadcast(self._late())
@@ -114,6 +114,10 @@ class Keeper(Checkpoint):
             scores = pl_module.validate()
             if trainer.is_global_zero:
                 self._save(trainer, pl_module, scores)
+
+    @property
+    def state_key(self) -> str:
+        return "Keeper"  # as runs on the disk call it
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("best", "since_best", "stopped_early")}

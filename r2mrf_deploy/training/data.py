@@ -25,7 +25,7 @@ from r2mrf_deploy.datasets import Dataset as Files
 from r2mrf_deploy.datasets import White, read_mask
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
-from r2mrf_deploy.training.synthesis.rng import Draws
+from r2mrf_deploy.training.synthesis.rng import Rng
 
 T = TypeVar("T")
 HELD_OUT = 16
@@ -61,7 +61,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What was read: sharp photographs and drawn masks (uint8, 255 = in focus), or a dataset; and what to validate on."""
 
     validation: Pictures
@@ -96,19 +96,19 @@ class Dataset:
             raise InputError("the dataset is empty: give at least one photograph with its mask")
         self._stacked = [_stack(i, m, size) for i, m in zip(pictures.images, pictures.masks, strict=True)]
         self._size, self._rotation, self._seed = size, rotation, seed
-        self._draws = Draws(device)
+        self._rng = Rng(device)
         self._place = (0, 0, 1)
         self.seek(0)
 
     def seek(self, iteration: int, rank: int = 0, ranks: int = 1, /) -> None:
         self._place = iteration, rank, ranks
-        self._draws.seek(self._seed, iteration, rank, ranks)
+        self._rng.seek(self._seed, iteration, rank, ranks)
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         iteration, rank, ranks = self._place
         first = (iteration * ranks + rank) * count
         crops = torch.stack([self._crop(self._at(place)) for place in range(first, first + count)])
-        both = self._turn(crops.to(self._draws.device).float() / 255)
+        both = self._turn(crops.to(self._rng.device).float() / 255)
         self.seek(iteration + 1, rank, ranks)
         return both[:, :3], both[:, 3:]
 
@@ -119,15 +119,15 @@ class Dataset:
 
     def _crop(self, picture: Tensor) -> Tensor:
         size = self._size
-        top, left = (self._draws.integer(length - size + 1) for length in picture.shape[1:])
+        top, left = (self._rng.integer(length - size + 1) for length in picture.shape[1:])
         crop = picture[:, top : top + size, left : left + size]
-        return crop.flip(2) if self._draws.integer(2) else crop
+        return crop.flip(2) if self._rng.integer(2) else crop
 
     def _turn(self, pictures: Tensor) -> Tensor:
         limit = math.radians(self._rotation)
         if not limit:
             return pictures
-        angle = self._draws.uniform(len(pictures), (-limit, limit)).flatten()
+        angle = self._rng.uniform(len(pictures), (-limit, limit)).flatten()
         theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
         theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
         theta[:, 0, 1], theta[:, 1, 0] = -angle.sin(), angle.sin()
@@ -151,7 +151,7 @@ def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
     read = [_reduced(images.read(path), LARGEST * size) for path in paths]
     large = [photograph for photograph in read if min(photograph.shape[:2]) >= size]
     if not large:
-        raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; give --size less")
+        raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; give `size` less")
     return large
 
 

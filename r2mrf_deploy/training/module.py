@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from r2mrf_deploy import metrics
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.networks.base import Detector
 from r2mrf_deploy.training import ema
 from r2mrf_deploy.training.data import Pictures, Source, normalise
 from r2mrf_deploy.training.losses import deep_supervision
@@ -43,7 +43,7 @@ class Training(LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Detector,
         recipe: Recipe,
         source: Callable[[torch.device], Source],
         validation: Pictures,
@@ -61,7 +61,7 @@ class Training(LightningModule):
         self._seed = seed
 
     @property
-    def kept(self) -> nn.Module:
+    def kept(self) -> Detector:
         """The network that is evaluated and kept: the averaged one, where the recipe averages."""
         return self.network if self.averaged is None else self.averaged
 
@@ -125,7 +125,7 @@ class _Endless(IterableDataset):
         return itertools.repeat(0)
 
 
-def evaluate(network: nn.Module, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:
+def evaluate(network: Detector, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:
     """Score a network's maps of pictures, each at its own size; the network is left in the mode it was in."""
     training = network.training
     network.eval()
@@ -135,18 +135,15 @@ def evaluate(network: nn.Module, pictures: Pictures, device: torch.device) -> tu
     return metrics.score(zip(found, [mask >= 0.5 for mask in pictures.masks], strict=True))
 
 
-def _focus(network: nn.Module, image: np.ndarray, device: torch.device) -> np.ndarray:
+def _focus(network: Detector, image: np.ndarray, device: torch.device) -> np.ndarray:
     pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
     logits = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
     return torch.sigmoid(logits)[0, 0].float().cpu().numpy()
 
 
-def _runs_one_step(network: nn.Module) -> bool:
+def _runs_one_step(network: Detector) -> bool:
     """Whether a network has several recurrent steps and can be run with one."""
-    try:
-        return bool(network.check_steps(None) > network.check_steps(1))
-    except UsageError:
-        return False
+    return 1 in network.steps_range and network.default_steps > 1
 
 
 @contextmanager

@@ -64,9 +64,9 @@ def _looked_at(pictures: Pictures) -> Tensor:
 def _load(network: nn.Module, preset: str, weights: str) -> None:
     found = [module for module in network.modules() if isinstance(module, Backbone | Stream)]
     if not found:
-        raise UsageError(f"{preset} has no backbone that ImageNet weights would fit; leave --backbone-weights out")
+        raise UsageError(f"{preset} has no backbone that ImageNet weights would fit; leave `backbone` out")
     if weights != "imagenet" and not Path(weights).is_file():
-        raise InputError(f"--backbone-weights {weights}: no such file; give one, or imagenet to download torchvision's")
+        raise InputError(f"`backbone` {weights}: no such file; give one, or imagenet to download torchvision's")
     try:
         state = None if weights == "imagenet" else read_file(Path(weights))
         for module in found:
@@ -75,10 +75,10 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
             else:
                 _load_stream(module, state)
     except CheckpointError as e:
-        raise CheckpointError(f"--backbone-weights: {e}") from None
+        raise CheckpointError(f"`backbone`: {e}") from None
     except (URLError, TimeoutError, ConnectionError) as e:
         raise RuntimeUnavailable(
-            f"torchvision's weights cannot be downloaded ({e}); give a file: --backbone-weights FILE"
+            f"torchvision's weights cannot be downloaded ({e}); give a file: `backbone` FILE"
         ) from None
 
 
@@ -88,14 +88,14 @@ def _load_stream(stream: Stream, given: Mapping[str, Tensor] | None) -> None:
     if own[0].out_channels != BLOCKS[0][0]:
         share = own[0].out_channels / BLOCKS[0][0]
         raise UsageError(
-            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; --set width=1, or leave "
-            "--backbone-weights out"
+            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; `settings` width=1, or leave "
+            "`backbone` out"
         )
     state = imagenet("vgg16") if given is None else given
     numbers = sorted(int(m[1]) for name in state if (m := re.fullmatch(r"features\.(\d+)\.weight", name)))
     names = [f"features.{number}" for number in numbers]
     shapes = [tuple(state[f"{name}.weight"].shape) for name in names]
     if shapes != [tuple(convolution.weight.shape) for convolution in own]:
-        raise UsageError("--backbone-weights: these are not VGG-16's, whose thirteen convolutions a stream begins with")
+        raise UsageError("`backbone`: these are not VGG-16's, whose thirteen convolutions a stream begins with")
     for convolution, name in zip(own, names, strict=True):
         convolution.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})

@@ -11,6 +11,18 @@ from torch import nn
 
 from r2mrf_deploy import networks
 from r2mrf_deploy.errors import UsageError, did_you_mean
+from r2mrf_deploy.metrics import Scores
+from r2mrf_deploy.progress import Progress
+
+
+@dataclass(frozen=True)
+class Iteration(Progress):
+    """The progress of a training after an iteration or a validation."""
+
+    loss: float = math.nan
+    """Cross-entropy of the fused map."""
+    scores: Scores | None = None
+    """Of a validation."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from r2mrf_deploy.runtimes.tensorrt.plan_header import PlanHeader
 
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.formats import plan as plan_header
+from r2mrf_deploy.formats.plan import PlanHeader
 from r2mrf_deploy.manifest import Manifest, Target
 
 

@@ -12,8 +12,9 @@ import torch
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.predict import Predictor
-from r2mrf_deploy.training.recipe import SCRATCH
-from r2mrf_deploy.training.run import Machine, Order, train
+from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.training.recipe import SCRATCH, Iteration
+from r2mrf_deploy.training.run import Hardware, TrainingConfig, train
 from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
 from tests.conftest import SMALL
 
@@ -51,16 +52,15 @@ def test_a_training_is_stopped_resumed_and_used(
     for n, photograph in enumerate(sample_photographs.sharp()[:4]):
         (tmp_path / "sharp" / f"{n}.png").write_bytes(images.png(photograph))
     recipe = replace(SCRATCH, iterations=20, batch=4, size=96)
-    order = Order(
+    order = TrainingConfig(
         "r2mrf-edge", recipe, SMALL, sharp=tmp_path / "sharp", every=5, validate_every=10,
         precision=precision,  # type: ignore[arg-type]
     )  # fmt: skip
-    stopped = train(order, tmp_path / "run", Machine(accelerator="gpu", limit=0.0))
+    stopped = train(order, tmp_path / "run", Hardware(accelerator="gpu", limit=0.0))
     assert not stopped.finished
-    losses: list[float] = []
-    done = train(
-        order, tmp_path / "run", Machine(accelerator="gpu"), resume=True, say=lambda _, loss, __: losses.append(loss)
-    )
+    told: list[Progress] = []
+    done = train(order, tmp_path / "run", Hardware(accelerator="gpu"), resume=True, progress=told.append)
+    losses = [p.loss for p in told if isinstance(p, Iteration)]
     assert done.finished and np.isfinite(losses).all() and done.validation["mae"] < 1
     assert all(v.device.type == "cpu" for v in Checkpoint.load(done.path).state_dict.values())
     with Predictor.open(done.path) as predictor:

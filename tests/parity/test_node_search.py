@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy.errors import CheckFailed, InputError
-from r2mrf_deploy.parity.node_search import Drop, EvaluationCache, Step, drop, keep_fewest
+from r2mrf_deploy.parity.node_search import Drop, EvaluationCache, drop, keep_fewest
+from r2mrf_deploy.progress import Progress
 
 NODES = [
     f"step{t}.branch{b}/{op}" for t in (1, 2) for b in range(1, 6) for op in ("Conv", "Conv_2", "Conv_3", "Conv_4")
@@ -57,11 +58,12 @@ def test_none_of_those_kept_is_spare(seed: int) -> None:
 
 def test_a_search_says_how_far_it_is() -> None:
     costly = {NODES[3]: 0.03, NODES[17]: 0.02, NODES[18]: 0.006, NODES[30]: 0.001}
-    steps: list[Step] = []
+    steps: list[Progress] = []
     found = keep_fewest(NODES, costing(costly), BOUND, steps.append)
     assert [s.done for s in steps] == list(range(1, found.evaluations + 1))
-    assert all(s.done < s.total for s in steps[:-1]) and steps[-1].done == steps[-1].total
-    assert steps[0].total < 3 * found.evaluations
+    totals = [s.total or 0 for s in steps]
+    assert all(s.done < total for s, total in zip(steps[:-1], totals, strict=False)) and steps[-1].done == totals[-1]
+    assert totals[0] < 3 * found.evaluations
 
 
 def test_both_figures_are_bounded() -> None:

@@ -18,7 +18,7 @@ from r2mrf_deploy.files import sha256
 from r2mrf_deploy.inspection import inspect
 from r2mrf_deploy.manifest import Manifest, Target, TensorSpec
 from r2mrf_deploy.runtimes import OpenOptions, aotinductor
-from r2mrf_deploy.runtimes.aotinductor import AOTInductor, Package, target_here
+from r2mrf_deploy.runtimes.aotinductor import AOTInductor, target_here
 from tests.conftest import forge
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=[1, 64, 64, 3], layout="NHWC")
@@ -34,7 +34,7 @@ def package(tmp_path: Path) -> Make:
     def make(device: str = "cpu", target: Target = HERE, manifest: bool = True, **changes: Any) -> Path:
         path = tmp_path / "x.pt2"
         said = Manifest(file=path.name, sha256="", bytes=0, kind="pt2", inputs=[INPUT], outputs=[OUTPUT], target=target)
-        facts = {"AOTI_DEVICE_KEY": device} | Package.metadata(said)
+        facts = {"AOTI_DEVICE_KEY": device, "r2mrf": said.embedded()}
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/data/aotinductor/model/a.wrapper_metadata.json", json.dumps(facts))
             archive.writestr("x/data/aotinductor/model/a.wrapper.so", b"not code" * 1000)
@@ -72,11 +72,11 @@ def test_a_gpu_s_package_needs_that_gpu(package: Make, monkeypatch: pytest.Monke
     target = HERE.model_copy(update={"device": "cuda", "cpu": None, "compute_capabilities": ["9.0"]})
     path = package("cuda", target)
     if environment.cuda_driver() is not None:
-        with pytest.raises(RuntimeUnavailable, match=r"x\.pt2 was made for a GPU: .*--device cpu"):
+        with pytest.raises(RuntimeUnavailable, match=r"x\.pt2 was made for a GPU: .*export it for the CPU"):
             runtimes.open(path)
     monkeypatch.setattr(aotinductor, "cuda_availability", lambda: runtimes.Availability(True))
     here = target.model_copy(update={"compute_capabilities": ["8.6"]})
-    monkeypatch.setattr(aotinductor, "target_here", lambda device: here)
+    monkeypatch.setattr(aotinductor, "target_here", lambda *_: here)
     with pytest.raises(ArtifactError, match=r"compute capability 9\.0, here is 8\.6; export it again"):
         runtimes.open(path)
     with pytest.raises(ArtifactError, match="known are cpu and cuda"):
@@ -86,10 +86,10 @@ def test_a_gpu_s_package_needs_that_gpu(package: Make, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "onnx"}, "its manifest is of a file of kind 'onnx'"),
+        ({"kind": "onnx"}, "describes a file of kind 'onnx'"),
         (
             {"inputs": [INPUT.model_copy(update={"dtype": "float32"})]},
-            "the package has image: uint8.*says image: float32",
+            "the file has image: uint8.*says image: float32",
         ),
         ({"outputs": [OUTPUT.model_copy(update={"name": "focus"})]}, "the manifest says"),
         ({"sha256": "0" * 64}, "SHA-256 differs"),
@@ -102,7 +102,7 @@ def test_a_manifest_that_does_not_match_is_refused(package: Make, change: dict[s
 
 def test_without_a_manifest_it_must_be_trusted(package: Make) -> None:
     path = package(manifest=False)
-    with pytest.raises(ArtifactError, match=r"package is executable code .*no manifest.*r2mrf export.*--trust"):
+    with pytest.raises(ArtifactError, match=r"executable code .*no manifest.*r2mrf export.*`trust`"):
         runtimes.open(path)
     with pytest.raises(ArtifactError, match="PyTorch cannot load"):  # it went as far as the code
         runtimes.open(path, trust=True)
@@ -134,36 +134,41 @@ def test_a_package_that_is_not_ours_does_not_say_its_inputs(tmp_path: Path) -> N
         archive.writestr("a.wrapper_metadata.json", json.dumps({"AOTI_DEVICE_KEY": "cpu"}))
     with pytest.raises(ArtifactError, match="does not say what its inputs are"):
         runtimes.open(path, trust=True)
-    assert inspect(path)["target"] == "unknown"
+    assert "contract inside the file" not in inspect(path)
 
 
 def test_options_that_mean_nothing_on_the_device_are_refused(package: Make) -> None:
     for options, flag in (
-        (OpenOptions(cuda_graph=True), "--useCudaGraph"),
-        (OpenOptions(spin_wait=True), "--useSpinWait"),
+        (OpenOptions(cuda_graph=True), "cuda_graph"),
+        (OpenOptions(spin_wait=True), "spin_wait"),
     ):
-        with pytest.raises(UsageError, match=f"runs on the cpu, which has nothing to do with {flag}"):
+        with pytest.raises(UsageError, match=f"runs on the cpu, which does not support `{flag}`"):
             runtimes.open(package(), options=options)
-    with pytest.raises(UsageError, match="runs on the cuda, which has nothing to do with --threads"):
+    with pytest.raises(UsageError, match="runs on the cuda, which does not support `threads`"):
         runtimes.open(package("cuda"), options=OpenOptions(threads=1))
-    with pytest.raises(UsageError, match="AOTInductor has nothing to do with --buffers"):
+    with pytest.raises(UsageError, match="AOTInductor does not support `buffers`"):
         runtimes.open(package(), options=OpenOptions(buffers="pycuda"))
 
 
-def test_inspect_reads_it_without_running_it(package: Make) -> None:
+def test_inspect_reads_it_without_running_it(package: Make, tmp_path: Path) -> None:
     facts = inspect(package())
     assert facts["kind"] == "pt2" and facts["device"] == "cpu"
-    assert facts["inputs"] == [str(INPUT)] and facts["target"]["runtime_version"] == HERE.runtime_version
+    assert facts["manifest"]["target"]["runtime_version"] == HERE.runtime_version
+    alone = inspect(package(manifest=False).rename(tmp_path / "alone.pt2"))
+    assert "alone.pt2.json is missing" in alone["manifest"]
+    assert alone["contract inside the file"]["target"]["runtime_version"] == HERE.runtime_version
 
 
-def test_without_a_compiler_packages_run_and_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    from r2mrf_deploy.aotinductor import to_aotinductor
+def test_without_a_compiler_packages_run_and_none_is_made(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from r2mrf_deploy.export.chain import export_artifact
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     state = AOTInductor().availability()
     assert state.ok and "none can be made" in state.reason and "g++" in state.cure
-    with pytest.raises(RuntimeUnavailable, match=r"no compiler: install g\+\+"):
-        to_aotinductor("absent.pth", device="cpu")
+    with pytest.raises(RuntimeUnavailable, match=r"no C\+\+ compiler; install g\+\+"):
+        export_artifact(small, tmp_path / "x.pt2")
 
 
 def test_wrong_names_are_refused(tmp_path: Path) -> None:

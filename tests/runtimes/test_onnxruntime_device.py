@@ -18,8 +18,8 @@ import pytest
 from host_cuda import HostCuda
 
 from r2mrf_deploy import environment, runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import onnxruntime as module
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
 from r2mrf_deploy.runtimes.cuda.bindings import CudaError
@@ -30,7 +30,8 @@ from r2mrf_deploy.runtimes.onnxruntime import (
     OnnxRuntimeRunner,
     OnnxRuntimeTensorRT,
 )
-from tests.conftest import manifest_of
+
+NONE = Artifact(Path("x.onnx"))
 
 TinyOnnx = Callable[..., Path]
 
@@ -73,7 +74,7 @@ class Session:
 
 def opened(model: Path, options: OpenOptions | None = None) -> tuple[OnnxRuntimeDeviceRunner, HostCuda]:
     cuda = HostCuda()
-    runner = OnnxRuntimeDeviceRunner(OnnxRuntimeCPU(), model, manifest_of(model), options or OpenOptions(), cuda)
+    runner = OnnxRuntimeDeviceRunner(OnnxRuntimeCPU(), Artifact.open(model), options or OpenOptions(), cuda)
     runner._first.session = Session(runner._first.session)
     return runner, cuda
 
@@ -146,7 +147,7 @@ def test_a_cuda_graph_of_free_sizes_is_refused(tiny_onnx: TinyOnnx) -> None:
 
 def test_a_graph_and_a_profile_exclude_each_other(tiny_onnx: TinyOnnx) -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        OnnxRuntimeCUDA()._open(tiny_onnx(), None, OpenOptions(cuda_graph=True, profile=True))
+        OnnxRuntimeCUDA()._open(Artifact.open(tiny_onnx()), OpenOptions(cuda_graph=True, profile=True))
 
 
 def test_a_session_that_fails_on_the_device_says_why(tiny_onnx: TinyOnnx) -> None:
@@ -167,40 +168,40 @@ def test_without_cuda_python_the_copies_are_not_timed_apart_and_it_says_so(
     class OnTheCPU(OnnxRuntimeCUDA):
         provider = "CPUExecutionProvider"
 
-        def providers(self, manifest: Manifest | None, options: OpenOptions) -> list[Any]:
+        def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
             return [self.provider]
 
     monkeypatch.setattr(module.cuda, "provider", missing)
-    with OnTheCPU()._open(tiny_onnx(), None, OpenOptions()) as runner:
+    with OnTheCPU()._open(Artifact.open(tiny_onnx()), OpenOptions()) as runner:
         assert "copies not timed apart: cuda-python is not installed: pip install" in runner.device
         assert runner.run(picture(0))["map"].shape == (1, 1, 64, 64)
     with pytest.raises(CudaError):
-        OnTheCPU()._open(tiny_onnx(), None, OpenOptions(buffers="pycuda"))
+        OnTheCPU()._open(Artifact.open(tiny_onnx()), OpenOptions(buffers="pycuda"))
 
 
 # ---- what the providers are told
 
 
 def test_fp32_is_fp32_and_a_graph_is_asked_for() -> None:
-    (name, options), last = OnnxRuntimeCUDA().providers(None, OpenOptions())
+    (name, options), last = OnnxRuntimeCUDA().providers(NONE, OpenOptions())
     assert (name, last) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options["use_tf32"] == "0" and "enable_cuda_graph" not in options
-    assert OnnxRuntimeCUDA().providers(None, OpenOptions(cuda_graph=True))[0][1]["enable_cuda_graph"] == "1"
+    assert OnnxRuntimeCUDA().providers(NONE, OpenOptions(cuda_graph=True))[0][1]["enable_cuda_graph"] == "1"
 
 
 def test_tensorrt_is_told_the_profile_and_where_its_engines_are_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
-    manifest = manifest_of(tiny_onnx(dynamic=True))
+    artifact = Artifact.open(tiny_onnx(dynamic=True))
     cache = OpenOptions(runtime_cache=tmp_path / "engines", cuda_graph=True)
-    (name, options), cuda, last = OnnxRuntimeTensorRT().providers(manifest, cache)
+    (name, options), cuda, last = OnnxRuntimeTensorRT().providers(artifact, cache)
     assert (name, cuda[0], last) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
     assert options["trt_profile_min_shapes"] == "image:1x32x32x3"
     assert options["trt_profile_max_shapes"] == "image:2x128x128x3"
     assert options["trt_cuda_graph_enable"] == "1" and "trt_fp16_enable" not in options
     assert options["trt_engine_cache_path"] == str(tmp_path / "engines") and (tmp_path / "engines").is_dir()
-    assert set(OnnxRuntimeTensorRT().providers(None, OpenOptions())[0][1]) == {"device_id"}
+    assert set(OnnxRuntimeTensorRT().providers(NONE, OpenOptions())[0][1]) == {"device_id"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="keeps its engines in a folder"):
-        OnnxRuntimeTensorRT().providers(None, OpenOptions(runtime_cache=tmp_path / "file"))
+        OnnxRuntimeTensorRT().providers(NONE, OpenOptions(runtime_cache=tmp_path / "file"))
 
 
 def test_every_option_that_a_provider_is_told_is_one_that_it_knows() -> None:
@@ -213,7 +214,7 @@ def test_every_option_that_a_provider_is_told_is_one_that_it_knows() -> None:
         if not file.is_file():
             pytest.skip("needs an ONNX Runtime that was built for GPUs")
         known = file.read_bytes()
-        for name in runtime.providers(None, manifest_free)[0][1]:
+        for name in runtime.providers(NONE, manifest_free)[0][1]:
             assert name.encode() in known, name
 
 

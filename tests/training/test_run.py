@@ -15,11 +15,11 @@ from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.training import callbacks, run
-from r2mrf_deploy.training.recipe import PAPER, SCRATCH
-from r2mrf_deploy.training.run import Machine, Order
+from r2mrf_deploy.training.recipe import PAPER, SCRATCH, Iteration
+from r2mrf_deploy.training.run import Hardware, TrainingConfig
 
 SETTINGS = {"width": "4", "amdf_channels": "8", "initial_channels": "4", "steps": "2"}
-CPU = Machine(accelerator="cpu")
+CPU = Hardware(accelerator="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def short(monkeypatch):
 def order(folder, recipe=SCRATCH, **changed):
     small = replace(recipe, iterations=11, batch=2, size=64, one_step=min(recipe.one_step, 0.25))
     given = {"sharp": folder / "sharp", "masks": folder / "masks", "every": 3, "validate_every": 6}
-    return Order("r2mrf-edge", small, SETTINGS, **(given | changed))
+    return TrainingConfig("r2mrf-edge", small, SETTINGS, **(given | changed))
 
 
 def same(a, b):
@@ -60,11 +60,11 @@ class Killed(BaseException):
 
 
 def killed_at(iteration):
-    def say(done, *_):
-        if done == iteration:
+    def stop(progress):
+        if isinstance(progress, Iteration) and progress.done == iteration:
             raise Killed
 
-    return say
+    return stop
 
 
 @pytest.mark.parametrize("recipe", [SCRATCH, PAPER], ids=lambda r: r.name)
@@ -72,7 +72,7 @@ def test_a_training_broken_off_at_any_iteration_ends_in_the_same_weights(folder,
     wanted = run.train(order(folder, recipe), tmp_path / "whole", CPU)
     for iteration in (1, 4, 6, 8, 10):  # before anything was kept; within a round; while a round is being kept
         with pytest.raises(Killed):
-            run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True, say=killed_at(iteration))
+            run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True, progress=killed_at(iteration))
     done = run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True)
     assert done.finished and done.iterations == wanted.iterations == 11
     assert done.validation == wanted.validation and done.best == wanted.best
@@ -146,7 +146,7 @@ def test_a_refused_training_leaves_nothing(folder, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         run.train(wrong, tmp_path / "run", CPU)
     with pytest.raises(RuntimeUnavailable, match="use --accelerator cpu"):
-        run.train(order(folder), tmp_path / "run", Machine(accelerator="gpu"))
+        run.train(order(folder), tmp_path / "run", Hardware(accelerator="gpu"))
     assert not (tmp_path / "run").exists()
     done = run.train(order(folder), tmp_path / "run", replace(CPU, limit=0.0))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
@@ -182,10 +182,10 @@ def dataset(tmp_path):
 
 def test_a_dataset_is_read_by_the_names_given(folder, dataset, tmp_path):
     given = {"sharp": None, "masks": None, "data": dataset, "image_folder": "photos", "mask_folder": "drawn"}
-    material = run.read(order(folder, **given))
-    assert len(material.dataset) + len(material.validation) == 6 and material.left_out == 0
-    material = run.read(order(folder, **given, dataset="cuhk", white="blurred"))
-    assert len(material.dataset) + len(material.validation) == 4 and material.left_out == 2
+    training_data = run.read(order(folder, **given))
+    assert len(training_data.dataset) + len(training_data.validation) == 6 and training_data.left_out == 0
+    training_data = run.read(order(folder, **given, dataset="cuhk", white="blurred"))
+    assert len(training_data.dataset) + len(training_data.validation) == 4 and training_data.left_out == 2
 
 
 def test_what_is_trained_on_is_not_validated_on(folder, dataset):

@@ -18,6 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
   } catch (const ArtifactError &) {  // refused: that is an answer
   }
   try {
+    parse_contract({reinterpret_cast<const char *>(data), size}, "fuzzed");
     parse_manifest({reinterpret_cast<const char *>(data), size}, "fuzzed");
   } catch (const ArtifactError &) {
   }

@@ -42,6 +42,20 @@ const char *backend_names() {
 #endif
 }
 
+Manifest contract_of(const std::filesystem::path &artifact) {
+  if (auto manifest = manifest_beside(artifact)) return *manifest;
+  [[maybe_unused]] const std::string suffix = lower_suffix(artifact);
+#ifdef R2MRF_WITH_OPENVINO
+  if (suffix == ".onnx" || suffix == ".xml") {
+    if (const auto text = contract_in_openvino(artifact)) {
+      return parse_contract(*text, "the contract inside " + artifact.string());
+    }
+  }
+#endif
+  throw ArtifactError(artifact.string() + " needs its manifest beside it (" + artifact.filename().string() +
+                      ".json), and no contract lies inside it");
+}
+
 std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, const Manifest &manifest,
                                       std::uint32_t threads) {
   const std::string suffix = lower_suffix(artifact);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct InferenceTimes {
   double d2h = 0;
 };
 
-// The map as the network gives it, in the backend's memory until the lane's next inference.
+// The map as the network gives it, in the backend's memory until the context's next inference.
 struct RawMap {
   const void *data;
   Dtype dtype;
@@ -30,19 +31,19 @@ struct RawMap {
 };
 
 // One thread's way through a model. It is used by one thread at a time.
-class Lane {
+class ExecutionContext {
  public:
-  Lane() = default;
-  Lane(const Lane &) = delete;
-  Lane &operator=(const Lane &) = delete;
-  virtual ~Lane() = default;
+  ExecutionContext() = default;
+  ExecutionContext(const ExecutionContext &) = delete;
+  ExecutionContext &operator=(const ExecutionContext &) = delete;
+  virtual ~ExecutionContext() = default;
 
   // Memory for the input at this shape, to be filled before infer().
   virtual void *input(const Shape &shape) = 0;
   virtual RawMap infer() = 0;
 };
 
-// An opened model. lane() may be called by any thread; lanes do not outlive it.
+// An opened model. context() may be called by any thread; contexts do not outlive it.
 class Backend {
  public:
   Backend() = default;
@@ -51,7 +52,7 @@ class Backend {
   virtual ~Backend() = default;
 
   [[nodiscard]] virtual std::string device() const = 0;
-  virtual std::unique_ptr<Lane> lane() = 0;
+  virtual std::unique_ptr<ExecutionContext> context() = 0;
 };
 
 // The backends of this build, separated by spaces.
@@ -61,6 +62,13 @@ const char *backend_names();
 // damaged or not as its manifest says, Unavailable where this build or machine has no such backend.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, const Manifest &manifest,
                                       std::uint32_t threads);
+
+// What is known of `artifact`: its manifest, or where there is none the contract that lies inside an .onnx or .xml file.
+// Throws ArtifactError where there is neither, or it is damaged.
+Manifest contract_of(const std::filesystem::path &artifact);
+
+// The text of the contract inside a file that OpenVINO reads; nothing where there is none. Throws as open_openvino.
+std::optional<std::string> contract_in_openvino(const std::filesystem::path &artifact);
 
 // The backends themselves, each compiled in where CMake finds its library.
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,

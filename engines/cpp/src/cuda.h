@@ -1,4 +1,4 @@
-// The few functions of the CUDA runtime that a lane needs. They are loaded when a plan is opened, so that a program which opens
+// The few functions of the CUDA runtime that a context needs. They are loaded when a plan is opened, so that a program which opens
 // none needs no CUDA.
 #pragma once
 
@@ -104,7 +104,7 @@ class Cuda {
 };
 
 // Makes a device the calling thread's current one, and afterwards the one that was. CUDA keeps that for each thread, and a
-// lane may be used by any.
+// context may be used by any.
 class OnDevice {
  public:
   OnDevice(const Cuda &cuda, int device) : cuda_(cuda), before_(cuda.device()) { cuda.set_device(device); }

@@ -27,7 +27,7 @@ std::array<std::size_t, 2> spatial(const TensorSpec &spec) {
 
 void check_is_detector(const Manifest &manifest, const std::string &name) {
   if (manifest.inputs.size() != 1 || manifest.inputs[0].layout.empty()) {
-    throw ArtifactError(name + ": its manifest does not say how its input takes an image");
+    throw ArtifactError(name + ": it does not say how its input takes an image");
   }
   const TensorSpec &input = manifest.inputs[0];
   const bool bytes = input.layout == "NHWC";
@@ -62,40 +62,40 @@ void normalise(const std::vector<std::uint8_t> &pixels, const Preprocess &with, 
 
 }  // namespace
 
-// A lane of the engine's, for as long as one run needs it.
+// A context of the engine's, for as long as one run needs it.
 class Engine::Lease {
  public:
   explicit Lease(Engine &engine) : engine_(engine) {
     {
       const std::lock_guard<std::mutex> lock(engine.mutex_);
       if (!engine.idle_.empty()) {
-        lane_ = std::move(engine.idle_.back());
+        context_ = std::move(engine.idle_.back());
         engine.idle_.pop_back();
       }
     }
-    if (!lane_) lane_ = engine.backend_->lane();
+    if (!context_) context_ = engine.backend_->context();
   }
   Lease(const Lease &) = delete;
   Lease &operator=(const Lease &) = delete;
-  // A lane that failed is not used again: it may be in any state.
+  // A context that failed is not used again: it may be in any state.
   ~Lease() = default;
 
-  Lane &lane() { return *lane_; }
+  ExecutionContext &context() { return *context_; }
 
   void give_back() {
     const std::lock_guard<std::mutex> lock(engine_.mutex_);
-    engine_.idle_.push_back(std::move(lane_));
+    engine_.idle_.push_back(std::move(context_));
   }
 
  private:
   Engine &engine_;
-  std::unique_ptr<Lane> lane_;
+  std::unique_ptr<ExecutionContext> context_;
 };
 
 Engine::Engine(const std::filesystem::path &artifact, std::uint32_t threads) {
   std::error_code unknown;  // a name too long and the like: no such file either
   if (!std::filesystem::is_regular_file(artifact, unknown)) throw InputError(artifact.string() + ": no such file");
-  manifest_ = manifest_beside(artifact);
+  manifest_ = contract_of(artifact);
   check_is_detector(manifest_, artifact.string());
   backend_ = open_backend(artifact, manifest_, threads);
   device_ = backend_->device();
@@ -111,9 +111,9 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   const auto begin = Clock::now();
   Lease lease(*this);
   const Shape shape = input_shape(image);
-  fill(lease.lane().input(shape), shape, image);
+  fill(lease.context().input(shape), shape, image);
   const auto prepared = Clock::now();
-  const RawMap raw = lease.lane().infer();
+  const RawMap raw = lease.context().infer();
   const auto inferred = Clock::now();
   const std::size_t count = std::size_t{raw.height} * raw.width;
   std::vector<float> widened;

@@ -40,7 +40,7 @@ class Engine {
   std::string device_;
   std::array<std::uint32_t, 2> fixed_{0, 0};  // height and width
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Lane>> idle_;  // as many as there ever were runs at once; before backend_ in destruction
+  std::vector<std::unique_ptr<ExecutionContext>> idle_;  // as many as there ever were runs at once; before backend_ in destruction
 };
 
 }  // namespace r2mrf_internal

@@ -88,14 +88,14 @@ const json *present(const json &document, const char *field) {
   return found == document.end() || found->is_null() ? nullptr : &*found;
 }
 
-Manifest manifest_from(const json &document) {
+Manifest manifest_from(const json &document, bool bound) {
   if (!document.is_object()) throw ArtifactError("it is no JSON object");
   if (const auto format = document.value("format", std::string("r2mrf-artifact/1")); format != "r2mrf-artifact/1") {
     throw ArtifactError("its format is \"" + format + "\", known is r2mrf-artifact/1");
   }
   Manifest manifest;
   manifest.kind = document.at("kind").get<std::string>();
-  manifest.sha256 = document.at("sha256").get<std::string>();
+  if (bound) manifest.sha256 = document.at("sha256").get<std::string>();
   if (const json *companions = present(document, "companions")) companions->get_to(manifest.companions);
   manifest.inputs = specs_from(document.at("inputs"));
   manifest.outputs = specs_from(document.at("outputs"));
@@ -128,40 +128,19 @@ bool agree(const TensorSpec &a, const TensorSpec &b) {
                                           [](auto x, auto y) { return x == y || x == kFree || y == kFree; });
 }
 
-}  // namespace
-
-Dtype dtype_of(std::string_view name) {
-  if (name == "uint8") return Dtype::uint8;
-  if (name == "float16") return Dtype::float16;
-  return name == "float32" ? Dtype::float32 : Dtype::other;
-}
-
-std::size_t size_of(Dtype dtype) {
-  if (dtype == Dtype::uint8) return 1;
-  return dtype == Dtype::float16 ? 2 : 4;
-}
-
-std::string TensorSpec::words() const {
-  std::string dims;
-  for (const auto d : shape) dims += (dims.empty() ? "" : "x") + (d == kFree ? std::string("free") : std::to_string(d));
-  return name + ": " + dtype + " [" + dims + "]" + (layout.empty() ? "" : " " + layout);
-}
-
-Manifest parse_manifest(std::string_view text, const std::string &name) {
+Manifest parsed(std::string_view text, const std::string &name, const char *what, bool bound) {
   try {
-    return manifest_from(json::parse(text));
+    return manifest_from(json::parse(text), bound);
   } catch (const ArtifactError &e) {
-    throw ArtifactError(name + " is not a manifest: " + e.what());
+    throw ArtifactError(name + " is not a " + what + ": " + e.what());
   } catch (const json::exception &e) {
-    throw ArtifactError(name + " is not a manifest: " + e.what());
+    throw ArtifactError(name + " is not a " + what + ": " + e.what());
   }
 }
 
-Manifest manifest_beside(const std::filesystem::path &artifact) {
-  auto path = artifact;
-  path += ".json";
+Manifest checked_manifest(const std::filesystem::path &artifact, const std::filesystem::path &path) {
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw ArtifactError(path.string() + " is missing: an artifact needs its manifest beside it");
+  if (!in) throw ArtifactError(path.string() + " cannot be read");
   std::error_code unknown;
   if (std::filesystem::file_size(path, unknown) > kMostBytes || unknown) {
     throw ArtifactError(path.string() + " is not a manifest: it is too large, or not a file");
@@ -185,6 +164,48 @@ Manifest manifest_beside(const std::filesystem::path &artifact) {
     }
   }
   return manifest;
+}
+
+}  // namespace
+
+Dtype dtype_of(std::string_view name) {
+  if (name == "uint8") return Dtype::uint8;
+  if (name == "float16") return Dtype::float16;
+  return name == "float32" ? Dtype::float32 : Dtype::other;
+}
+
+std::size_t size_of(Dtype dtype) {
+  if (dtype == Dtype::uint8) return 1;
+  return dtype == Dtype::float16 ? 2 : 4;
+}
+
+std::string TensorSpec::words() const {
+  std::string dims;
+  for (const auto d : shape) dims += (dims.empty() ? "" : "x") + (d == kFree ? std::string("free") : std::to_string(d));
+  return name + ": " + dtype + " [" + dims + "]" + (layout.empty() ? "" : " " + layout);
+}
+
+Manifest parse_manifest(std::string_view text, const std::string &name) { return parsed(text, name, "manifest", true); }
+
+Manifest parse_contract(std::string_view text, const std::string &name) { return parsed(text, name, "contract", false); }
+
+// Where a process was stopped while it replaced an artifact, the manifest that was to take its place lies beside it.
+std::optional<Manifest> manifest_beside(const std::filesystem::path &artifact) {
+  std::vector<std::filesystem::path> documents;
+  for (const char *suffix : {".json", ".json.next"}) {
+    auto path = artifact;
+    path += suffix;
+    std::error_code unknown;
+    if (std::filesystem::exists(path, unknown)) documents.push_back(path);
+  }
+  for (const auto &document : documents) {
+    try {
+      return checked_manifest(artifact, document);
+    } catch (const ArtifactError &) {
+      if (document == documents.back()) throw;
+    }
+  }
+  return std::nullopt;
 }
 
 void check_agreement(const std::vector<TensorSpec> &found, const std::vector<TensorSpec> &said, const std::string &name) {

@@ -57,12 +57,13 @@ struct Manifest {
 };
 
 // Throws ArtifactError where the text is not a manifest; `name` says whose. Fields that this library does not need are
-// not looked at.
+// not looked at. A contract is the same without a SHA-256: it lies inside the file.
 Manifest parse_manifest(std::string_view text, const std::string &name);
+Manifest parse_contract(std::string_view text, const std::string &name);
 
-// The manifest beside `artifact`, with the SHA-256 of the artifact's files checked.
-// Throws ArtifactError where it is missing or damaged, or the files are not those that it was written for.
-Manifest manifest_beside(const std::filesystem::path &artifact);
+// The manifest beside `artifact`, with the SHA-256 of the artifact's files checked; nothing where there is none.
+// Throws ArtifactError where it is damaged, or the files are not those that it was written for.
+std::optional<Manifest> manifest_beside(const std::filesystem::path &artifact);
 
 // Throws ArtifactError unless a model has the inputs or outputs that its manifest says: names, dtypes, ranks, sizes. A free
 // dimension agrees with any, since libraries do not all infer the same.

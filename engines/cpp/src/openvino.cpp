@@ -65,9 +65,9 @@ std::vector<TensorSpec> specs_of(const Ports &ports, const std::vector<TensorSpe
   return specs;
 }
 
-class OpenVINOLane final : public Lane {
+class OpenVINOContext final : public ExecutionContext {
  public:
-  OpenVINOLane(ov::InferRequest request, std::string input, ov::element::Type type)
+  OpenVINOContext(ov::InferRequest request, std::string input, ov::element::Type type)
       : request_(std::move(request)), input_(std::move(input)), type_(type) {}
 
   void *input(const Shape &shape) override {
@@ -110,10 +110,10 @@ class OpenVINO final : public Backend {
 
   [[nodiscard]] std::string device() const override { return device_; }
 
-  std::unique_ptr<Lane> lane() override {
+  std::unique_ptr<ExecutionContext> context() override {
     return asked("OpenVINO has no request for another thread", [&] {
       const auto &input = model_.input();
-      return std::make_unique<OpenVINOLane>(model_.create_infer_request(), input.get_any_name(), input.get_element_type());
+      return std::make_unique<OpenVINOContext>(model_.create_infer_request(), input.get_any_name(), input.get_element_type());
     });
   }
 
@@ -148,6 +148,17 @@ ov::AnyMap settings(const std::string &precision, std::uint32_t threads) {
 }
 
 }  // namespace
+
+std::optional<std::string> contract_in_openvino(const std::filesystem::path &artifact) {
+  ov::Core &core = core_with_cpu();
+  return asked("OpenVINO cannot open " + artifact.string(), [&]() -> std::optional<std::string> {
+    const auto model = core.read_model(artifact.string());
+    if (model->has_rt_info("r2mrf")) return model->get_rt_info<std::string>("r2mrf");
+    // where OpenVINO puts the metadata_props of an ONNX file
+    if (model->has_rt_info("framework", "r2mrf")) return model->get_rt_info<std::string>("framework", "r2mrf");
+    return std::nullopt;
+  });
+}
 
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
                                        std::uint32_t threads) {

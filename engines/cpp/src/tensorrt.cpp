@@ -9,7 +9,7 @@
 #include "cuda.h"
 #include "error.h"
 #include "plan_header.h"
-#include "tensorrt_lane.h"
+#include "tensorrt_context.h"
 
 namespace r2mrf_internal {
 namespace {
@@ -114,9 +114,9 @@ class TensorRT final : public Backend {
   }
 
   [[nodiscard]] std::string device() const override { return device_; }
-  std::unique_ptr<Lane> lane() override {
+  std::unique_ptr<ExecutionContext> context() override {
     const OnDevice here(Cuda::get(), cuda_device_);
-    return std::make_unique<TensorRTLane>(*engine_, input_, cuda_device_);
+    return std::make_unique<TensorRTContext>(*engine_, input_, cuda_device_);
   }
 
  private:

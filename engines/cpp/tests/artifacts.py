@@ -41,6 +41,22 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def write_alone(path: Path, changed: dict[str, Any] | str) -> None:
+    """The model of weighted.onnx with a contract inside and no manifest beside it; `changed` are its fields, or its text."""
+    said = json.loads((path.parent / "weighted.onnx.json").read_text())
+    inside = {k: v for k, v in said.items() if k not in ("file", "sha256", "bytes", "companions")}
+    kind = {"kind": "openvino"} if path.suffix == ".xml" else {}
+    text = changed if isinstance(changed, str) else json.dumps(inside | kind | changed)
+    made = model([1, 48, 64, 3], [1, 1, 48, 64], True)
+    if path.suffix == ".xml":
+        graph = openvino.Core().read_model(made.SerializeToString())
+        graph.set_rt_info(text, "r2mrf")
+        openvino.save_model(graph, path, compress_to_fp16=False)
+    else:
+        helper.set_model_props(made, {"other": "x", "r2mrf": text})
+        path.write_bytes(made.SerializeToString())
+
+
 def write(path: Path, image: list[Any], map_: list[Any], uint8: bool = True, **fields: Any) -> None:
     """The model at `path`, in the format of its suffix, and its manifest with `fields` changed."""
     made = model(image, map_, uint8)
@@ -79,6 +95,17 @@ def main(folder: Path) -> None:
     largest = {"image": {"min": [1, 32, 32, 3], "opt": [1, 32, 64, 3], "max": [1, 40, 160, 3]}}
     write(folder / "dynamic.onnx", *free, profiles=largest)
     write(folder / "free.onnx", *free)
+    for suffix in (".onnx", ".xml"):
+        write_alone(folder / f"alone{suffix}", {})
+        write_alone(folder / f"alone_broken{suffix}", "{")
+        write_alone(folder / f"alone_bent{suffix}", {"inputs": 5})
+        shape = {"outputs": [{"name": "map", "dtype": "float32", "shape": [1, 1, 48, 65]}]}
+        write_alone(folder / f"alone_other{suffix}", shape)
+    # as a process leaves them that is stopped while it replaces an artifact
+    write(folder / "pending.onnx", *fixed)
+    (folder / "pending.onnx.json").rename(folder / "pending.onnx.json.next")
+    write(folder / "old.onnx", *free)
+    (folder / "old.onnx.json").rename(folder / "pending.onnx.json")
     refused(folder)
 
 

@@ -17,9 +17,9 @@ std::size_t product(const Shape &shape) {
                          [](std::size_t n, std::int64_t d) { return n * static_cast<std::size_t>(d); });
 }
 
-class KnownLane final : public Lane {
+class KnownContext final : public ExecutionContext {
  public:
-  explicit KnownLane(bool bytes) : bytes_(bytes) { ++known_lanes; }
+  explicit KnownContext(bool bytes) : bytes_(bytes) { ++known_contexts; }
 
   void *input(const Shape &shape) override {
     shape_ = shape;
@@ -53,13 +53,15 @@ class KnownBackend final : public Backend {
  public:
   explicit KnownBackend(bool bytes) : bytes_(bytes) {}
   [[nodiscard]] std::string device() const override { return "known"; }
-  std::unique_ptr<Lane> lane() override { return std::make_unique<KnownLane>(bytes_); }
+  std::unique_ptr<ExecutionContext> context() override { return std::make_unique<KnownContext>(bytes_); }
 
  private:
   bool bytes_;
 };
 
 }  // namespace
+
+std::optional<std::string> contract_in_openvino(const std::filesystem::path & /*artifact*/) { return std::nullopt; }
 
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
                                        std::uint32_t) {

@@ -7,6 +7,6 @@
 
 namespace r2mrf_internal {
 
-inline std::atomic<int> known_lanes{0};  // that were ever made
+inline std::atomic<int> known_contexts{0};  // that were ever made
 
 }  // namespace r2mrf_internal

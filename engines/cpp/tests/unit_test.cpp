@@ -115,6 +115,8 @@ void test_manifest() {
   CHECK((manifest.largest.at("image") == Shape{2, 128, 96, 3}));
   CHECK(manifest.precision == "int8" && manifest.preprocess->std[2] == 0.25F);
   CHECK_THROWS(ArtifactError, parse_manifest("{", "m"), "m is not a manifest");
+  CHECK(parse_contract(with("\"sha256\": \"00\", ", ""), "c").inputs.at(0).name == "image");  // inside a file
+  CHECK_THROWS(ArtifactError, parse_contract("{", "c"), "c is not a contract");
   CHECK_THROWS(ArtifactError, parse_manifest("[]", "m"), "no JSON object");
   CHECK_THROWS(ArtifactError, parse_manifest(with("artifact/1", "artifact/2"), "m"), "known is r2mrf-artifact/1");
   CHECK_THROWS(ArtifactError, parse_manifest(with("\"sha256\"", "\"md5\""), "m"), "sha256");

@@ -25,7 +25,7 @@ _CURES = {
     35: "install an NVIDIA driver as new as the CUDA that was installed, or run where there is one",
     46: "another program holds the device",
     100: "run on a machine with an NVIDIA GPU, and make it visible (CUDA_VISIBLE_DEVICES)",
-    209: "the plan holds no code for this GPU: build it with --gpu for this one",
+    209: "the plan holds no code for this GPU: build it with `gpus` for this one",
     700: "the device is in an error state: open the artifact again in a new process",
 }
 _DOCTOR = "see `r2mrf doctor` for the driver and the versions"
@@ -338,7 +338,7 @@ def provider(name: Buffers | None = None) -> Cuda:
         CudaError: it is not installed, or none is.
     """
     if name is not None and name not in _PROVIDERS:
-        raise UsageError(f"--buffers {name}: choose from {', '.join(_PROVIDERS)}")
+        raise UsageError(f"`buffers` {name}: choose from {', '.join(_PROVIDERS)}")
     for candidate in [name] if name else _PROVIDERS:
         try:
             return _PROVIDERS[candidate]()

@@ -51,7 +51,7 @@ class Build:
     def __init__(self, library: Library, options: BuildOptions) -> None:
         """
         Raises:
-            BuildError: an option that this library cannot honour.
+            BuildError: an option that this library does not support.
         """
         refuse_options(library, options)
         self._library = library
@@ -150,7 +150,7 @@ class Build:
             raise monitor.raised
         if serialized is None:
             reason = self._messages.first()
-            cure = "; export with --precision fp16, or leave that GPU out" if "for Turing (SM75)" in reason else ""
+            cure = "; export with `precision` fp16, or leave that GPU out" if "for Turing (SM75)" in reason else ""
             raise BuildError(f"{self._library.title} {self._library.version} failed: {reason}{cure}")
         plan = bytes(serialized)
         if cache is not None and self._options.timing_cache_file is not None:
@@ -183,65 +183,65 @@ class Build:
         try:
             content = file.read_bytes() if file.exists() else b""
         except OSError as e:
-            raise UsageError(f"--timingCacheFile {file} cannot be read: {e.strerror or e}") from None
+            raise UsageError(f"`timing_cache_file` {file} cannot be read: {e.strerror or e}") from None
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
-            raise BuildError(f"--timingCacheFile {file} is not for this GPU and {self._library.title}: delete it")
+            raise BuildError(f"`timing_cache_file` {file} is not for this GPU and {self._library.title}: delete it")
         return cache
 
 
 def refuse_options(library: Library, options: BuildOptions) -> None:
-    """Refuse what this library cannot honour, so that nothing is ignored in silence.
+    """Refuse what this library does not support, so that nothing is ignored in silence.
 
     Raises:
         BuildError: naming the option, and what to do instead.
     """
     trt, name = library.module, f"{library.title} {library.version}"
     asked = {
-        "--timingCacheFile": (
+        "`timing_cache_file`": (
             options.timing_cache_file,
             not library.is_rtx,
             "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache",
         ),
-        "--versionCompatible": (
+        "`version_compatible`": (
             options.version_compatible,
             not library.is_rtx and library.member("BuilderFlag", "VERSION_COMPATIBLE") is not None,
             "build again with each version",
         ),
-        "--hardwareCompatibilityLevel": (
+        "`hardware_compatibility_level`": (
             options.hardware_compatibility_level,
             not library.is_rtx and hasattr(trt, "HardwareCompatibilityLevel"),
-            "name each GPU with --gpu: one plan serves them all" if library.is_rtx else "build on each GPU",
+            "name each GPU with `gpus`: one plan serves them all" if library.is_rtx else "build on each GPU",
         ),
-        "--stripWeights": (
+        "`strip_weights`": (
             options.strip_weights,
             not library.is_rtx and library.member("BuilderFlag", "STRIP_PLAN") is not None,
             "ship the plan with its weights",
         ),
         # TensorRT-RTX takes the level and writes the same plan for every one.
-        "--builderOptimizationLevel": (
+        "`builder_optimization_level`": (
             options.builder_optimization_level is not None,
             not library.is_rtx and hasattr(trt.IBuilderConfig, "builder_optimization_level"),
             "it chooses its kernels on the GPU, not in the build" if library.is_rtx else "leave it out",
         ),
-        "--maxAuxStreams": (
+        "`max_aux_streams`": (
             options.max_aux_streams is not None,
             hasattr(trt.IBuilderConfig, "max_aux_streams"),
             "leave it out",
         ),
     }
-    for option, (wanted, honoured, instead) in asked.items():
-        if wanted and not honoured:
-            raise BuildError(f"{name} cannot honour {option}: {instead}")
+    for option, (wanted, supported, instead) in asked.items():
+        if wanted and not supported:
+            raise BuildError(f"{name} does not support {option}: {instead}")
     if (level := options.builder_optimization_level) is not None and not 0 <= level <= 5:
-        raise UsageError(f"--builderOptimizationLevel {level}: choose from 0 (quick build) to 5 (quick engine)")
+        raise UsageError(f"`builder_optimization_level` {level}: choose from 0 (quick build) to 5 (quick engine)")
     if options.max_aux_streams is not None and options.max_aux_streams < 0:
-        raise UsageError(f"--maxAuxStreams {options.max_aux_streams}: it must be 0 or more")
+        raise UsageError(f"`max_aux_streams` {options.max_aux_streams}: it must be 0 or more")
     for pool in options.mem_pool_size:
         if pool not in POOLS:
             raise UsageError(f"no memory pool {pool!r}: {did_you_mean(pool, POOLS)}")
         if (library.is_rtx and pool.startswith("dla")) or library.member("MemoryPoolType", POOLS[pool]) is None:
-            raise BuildError(f"{name} cannot honour --memPoolSize {pool}: it has no such pool")
+            raise BuildError(f"{name} does not support `mem_pool_size` {pool}: it has no such pool")
 
 
 def _apply_options(library: Library, config: Any, options: BuildOptions) -> None:
@@ -264,7 +264,7 @@ def _apply_options(library: Library, config: Any, options: BuildOptions) -> None
         level = library.member("HardwareCompatibilityLevel", names[options.hardware_compatibility_level])
         if level is None:
             raise BuildError(
-                f"{library.title} {library.version} cannot honour --hardwareCompatibilityLevel "
+                f"{library.title} {library.version} does not support `hardware_compatibility_level` "
                 f"{options.hardware_compatibility_level}: it came with a later version"
             )
         config.hardware_compatibility_level = level
@@ -321,7 +321,9 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Contract | None)
     opt = opt or high or low
     if opt is None:
         example = "x".join(str(d if isinstance(d, int) else 320 if axis else 1) for axis, d in enumerate(spec.shape))
-        raise UsageError(f"{spec} has free dimensions: give --opt {spec.name}:{example}, and --min and --max")
+        raise UsageError(
+            f"{spec} has free dimensions: give `opt_shapes` {spec.name}:{example}, `min_shapes`, `max_shapes`"
+        )
     shapes = {"min": list(low or opt), "opt": list(opt), "max": list(high or opt)}
     for kind in ("opt", "min", "max"):  # opt first, since the others may be taken from it
         shape = shapes[kind]

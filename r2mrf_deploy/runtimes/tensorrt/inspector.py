@@ -42,7 +42,7 @@ def summarise(information: str) -> str:
     written = [_output_types(layer) for layer in layers if isinstance(layer, dict)]
     counts = Counter(kind for kind in map(_precision, written) if kind)
     if not counts:
-        return "not verified: the plan holds names only; build it with --profilingVerbosity detailed"
+        return "not verified: the plan holds names only; build it with `profiling_verbosity` detailed"
     (first, n), *others = counts.most_common()
     return ", ".join([f"{first} in {n} layers", *(f"{kind} in {count}" for kind, count in others)])
 

@@ -25,7 +25,7 @@ _UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build an engine. None leaves a choice to the builder; what the builder cannot honour is refused by name."""
+    """How to build an engine. None leaves a choice to the builder; what the builder does not support is refused by name."""
 
     min_shapes: Shapes = field(default_factory=dict)
     """--min: for each input with free dimensions, the smallest shape of the profile."""

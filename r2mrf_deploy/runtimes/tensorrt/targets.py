@@ -59,7 +59,7 @@ class Targets:
         known = [p for p in precisions if p in gpus.PRECISIONS]
         for gpu in self.named or self._implied():
             if reasons := gpus.refusals(gpu, self.library.flavour, self.library.version, known):
-                asked = f"--gpu {gpu.name}: " if self.named else ""
+                asked = f"`gpus` {gpu.name}: " if self.named else ""
                 raise BuildError(f"{asked}{'; also, '.join(reasons)}")
         if not self.library.is_rtx:
             self._refuse_elsewhere()
@@ -119,7 +119,7 @@ class Targets:
         for gpu in self.named:
             if gpu.compute_capability != device.compute_capability:
                 raise BuildError(
-                    f"--gpu {gpu.name}: {title} builds for the GPU at hand, a {device.name} "
+                    f"`gpus` {gpu.name}: {title} builds for the GPU at hand, a {device.name} "
                     f"({device.compute_capability}, not {gpu.compute_capability}): build on a {gpu.title}"
                 )
 

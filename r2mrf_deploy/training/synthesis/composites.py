@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.training.synthesis import camera, shapes
 from r2mrf_deploy.training.synthesis.lens import convolve, kernels
-from r2mrf_deploy.training.synthesis.rng import Draws, Range
+from r2mrf_deploy.training.synthesis.rng import Range, Rng
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class Composites:
         self.synthesis = synthesis or Synthesis()
         self.device = torch.device(device)
         self.seed = seed
-        self._draws = Draws(self.device)
-        self._draws.seek(seed)
+        self._rng = Rng(self.device)
+        self._rng.seek(seed)
         if not len(photographs):
             raise InputError("no photograph to make composites of: give at least one")
         self._scaled = [self._reductions(photograph) for photograph in photographs]
@@ -117,7 +117,7 @@ class Composites:
 
     def seek(self, *key: int) -> None:
         """Make the next batches those that belong to a key, (iteration, rank) say, whatever was made before."""
-        self._draws.seek(self.seed, *key)
+        self._rng.seek(self.seed, *key)
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Make `count` composites.
@@ -135,14 +135,14 @@ class Composites:
     def _side(self) -> int:
         """Of the composite before it is reduced."""
         s = self.synthesis
-        if self._draws.real((0, 1)) >= s.shrunk:
+        if self._rng.real((0, 1)) >= s.shrunk:
             return s.size
-        return round(s.size * min(self._draws.real(s.shrinkage), self._largest))
+        return round(s.size * min(self._rng.real(s.shrinkage), self._largest))
 
     def _compose(self, count: int, side: int) -> tuple[Tensor, Tensor]:
-        s, draws = self.synthesis, self._draws
-        one, clear = draws.chance(count, s.one_photograph), draws.chance(count, s.foreground_in_focus)
-        gradual = one & draws.chance(count, s.gradual)
+        s, rng = self.synthesis, self._rng
+        one, clear = rng.chance(count, s.one_photograph), rng.chance(count, s.foreground_in_focus)
+        gradual = one & rng.chance(count, s.gradual)
         front, back = self._crops(count, side), self._crops(count, side)
         back = torch.where(one, front, back)
         shape, clear = self._shapes(count, side, gradual, clear)
@@ -155,15 +155,15 @@ class Composites:
 
     def _shapes(self, count: int, side: int, gradual: Tensor, clear: Tensor) -> tuple[Tensor, Tensor]:
         """(coverage of the foreground [N, 1, S, S], whether it is what is in focus)."""
-        s, draws = self.synthesis, self._draws
-        width = torch.where(gradual, draws.uniform(count, (side / 8, side / 2)), 1.0)
-        shape = shapes.generated(draws, count, side, s.area, width)
+        s, rng = self.synthesis, self._rng
+        width = torch.where(gradual, rng.uniform(count, (side / 8, side / 2)), 1.0)
+        shape = shapes.generated(rng, count, side, s.area, width)
         if self._masks is not None:
-            focus, usable = self._masks.cut(draws, count, side)
-            usable = usable & ~gradual & draws.chance(count, s.drawn)
+            focus, usable = self._masks.cut(rng, count, side)
+            usable = usable & ~gradual & rng.chance(count, s.drawn)
             # Either the part in focus is the foreground, or it is what lies behind it.
             shape = torch.where(usable, torch.where(clear, focus, 1 - focus), shape)
-        plain, everything = draws.chance(count, s.plain), draws.chance(count, 0.5)
+        plain, everything = rng.chance(count, s.plain), rng.chance(count, 0.5)
         shape = torch.where(plain, everything.float(), shape)
         return shape, clear | plain
 
@@ -183,17 +183,17 @@ class Composites:
         return torch.stack([self._crop(side) for _ in range(count)]).float() / 255
 
     def _crop(self, side: int) -> Tensor:
-        draws, scales = self._draws, self.synthesis.scales
-        reduced = self._scaled[draws.integer(len(self._scaled))]
-        scale = scales[draws.integer(len(scales))]
+        rng, scales = self._rng, self.synthesis.scales
+        reduced = self._scaled[rng.integer(len(self._scaled))]
+        scale = scales[rng.integer(len(scales))]
         picture, cut = self._picture(reduced, scale, side)
-        top, left = (draws.integer(length - cut + 1) for length in picture.shape[1:])
+        top, left = (rng.integer(length - cut + 1) for length in picture.shape[1:])
         crop = picture[:, top : top + cut, left : left + cut]
-        if draws.integer(2):
+        if rng.integer(2):
             crop = crop.flip(2)
-        if draws.integer(4) == 0:
+        if rng.integer(4) == 0:
             crop = crop.transpose(1, 2)
-        return _resized(crop[draws.order(3)], (side, side))
+        return _resized(crop[rng.order(3)], (side, side))
 
     def _picture(self, reduced: list[Tensor], scale: float, side: int) -> tuple[Tensor, int]:
         """(the reduction of a photograph to crop from, the side of the crop): smaller, where it is enlarged after."""
@@ -205,29 +205,29 @@ class Composites:
 
     def _defocus(self, layer: Tensor, enlarged: float) -> Tensor:
         """Blur [N, C, S, S] by a radius that goes from r to as much as swell × r across the picture."""
-        s, draws, count = self.synthesis, self._draws, layer.shape[0]
-        low = torch.exp(draws.uniform(count, (math.log(s.radius[0]), math.log(s.radius[1]))))
-        high = (low * draws.uniform(count, (1.0, s.swell))).clamp(max=s.radius[1])
+        s, rng, count = self.synthesis, self._rng, layer.shape[0]
+        low = torch.exp(rng.uniform(count, (math.log(s.radius[0]), math.log(s.radius[1]))))
+        high = (low * rng.uniform(count, (1.0, s.swell))).clamp(max=s.radius[1])
         radius = enlarged * torch.cat([low, high], 1)
         reach = math.ceil(1.5 * enlarged * s.radius[1])
-        shape, blades, turn = draws.whole(count, 0, 3), draws.whole(count, 5, 9), draws.uniform(count, (0, math.pi))
+        shape, blades, turn = rng.whole(count, 0, 3), rng.whole(count, 5, 9), rng.uniform(count, (0, math.pi))
         near, far = convolve(layer, kernels(radius, shape, blades, turn, reach)).unbind(1)
         x, y = shapes.grid(layer.shape[-1], self.device)
-        angle = draws.uniform(count, (0, 2 * math.pi))
+        angle = rng.uniform(count, (0, 2 * math.pi))
         share = (0.5 + x * angle.cos() + y * angle.sin()).clamp(0, 1)
         return torch.lerp(near, far, share)
 
     def _photograph(self, image: Tensor) -> Tensor:
         """What the camera and its file make of what came through the lens."""
-        s, draws, count = self.synthesis, self._draws, len(image)
-        if len(some := draws.some(count, s.soft)):
-            image[some] = camera.soften(image[some], draws.uniform(len(some), s.softness))
-        if len(some := draws.some(count, s.flat)):
-            image[some] = camera.flatten_contrast(image[some], draws.uniform(len(some), s.contrast))
-        gain, sigma = draws.uniform(count, s.gain), draws.uniform(count, s.noise)
-        image = (gain * image + sigma * draws.noise(image)).clamp(0, 1)
-        if len(some := draws.some(count, s.jpeg)):
-            image[some] = camera.jpeg(image[some], draws.uniform(len(some), s.quality))
+        s, rng, count = self.synthesis, self._rng, len(image)
+        if len(some := rng.some(count, s.soft)):
+            image[some] = camera.soften(image[some], rng.uniform(len(some), s.softness))
+        if len(some := rng.some(count, s.flat)):
+            image[some] = camera.flatten_contrast(image[some], rng.uniform(len(some), s.contrast))
+        gain, sigma = rng.uniform(count, s.gain), rng.uniform(count, s.noise)
+        image = (gain * image + sigma * rng.noise(image)).clamp(0, 1)
+        if len(some := rng.some(count, s.jpeg)):
+            image[some] = camera.jpeg(image[some], rng.uniform(len(some), s.quality))
         return image
 
 

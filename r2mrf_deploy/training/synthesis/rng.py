@@ -9,7 +9,7 @@ from torch import Tensor
 Range = tuple[float, float]
 
 
-class Draws:
+class Rng:
     """Random numbers, begun anew from any sequence of integers.
 
     Choices are drawn on the CPU and moved to the device, so that they do not depend on it; only the noise of whole

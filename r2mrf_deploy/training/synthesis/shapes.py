@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from r2mrf_deploy.errors import InputError
-from r2mrf_deploy.training.synthesis.rng import Draws, Range
+from r2mrf_deploy.training.synthesis.rng import Range, Rng
 
 CANVAS = 256
 """Side of the squares that drawn masks are kept as. Outlines are made sharp again after they are enlarged."""
@@ -24,24 +24,24 @@ USABLE: Range = (0.04, 0.96)
 """Share of a cut that must be in focus; others are replaced by generated shapes."""
 
 
-def generated(draws: Draws, count: int, side: int, area: Range, softness: Tensor) -> Tensor:
+def generated(rng: Rng, count: int, side: int, area: Range, softness: Tensor) -> Tensor:
     """Polygons, bent ellipses and clouds, alone or two together.
 
     Args:
         area: share of the picture to cover.
         softness: width of the outline in pixels, [N, 1, 1, 1].
     """
-    kind = draws.whole(2 * count, 0, 3).flatten()
-    field = torch.empty(2 * count, side, side, device=draws.device)
+    kind = rng.whole(2 * count, 0, 3).flatten()
+    field = torch.empty(2 * count, side, side, device=rng.device)
     for number, make in enumerate((_polygons, _outlines, _clouds)):
         here = torch.nonzero(kind == number).flatten()
         if len(here):
-            field[here] = make(draws, len(here), side)
+            field[here] = make(rng, len(here), side)
     first, second = field.unflatten(0, (2, count))
-    field = torch.where(draws.chance(count, 0.3).squeeze(1), torch.maximum(first, second), first)
+    field = torch.where(rng.chance(count, 0.3).squeeze(1), torch.maximum(first, second), first)
     # Whatever the field, a threshold at its quantile gives the area that was asked for.
     sample = field[:, ::4, ::4].flatten(1).sort(dim=1).values
-    rank = (1 - draws.uniform(count, area).flatten()) * (sample.shape[1] - 1)
+    rank = (1 - rng.uniform(count, area).flatten()) * (sample.shape[1] - 1)
     level = sample.gather(1, rank.long().unsqueeze(1))
     return ((field - level.unsqueeze(2)).unsqueeze(1) / softness + 0.5).clamp(0, 1)
 
@@ -69,14 +69,14 @@ class DrawnMasks:
     def __len__(self) -> int:
         return len(self._masks)
 
-    def cut(self, draws: Draws, count: int, side: int) -> tuple[Tensor, Tensor]:
+    def cut(self, rng: Rng, count: int, side: int) -> tuple[Tensor, Tensor]:
         """(what is in focus [N, 1, side, side], whether there is enough of both [N, 1, 1, 1])."""
-        chosen = draws.whole(count, 0, len(self)).flatten()
+        chosen = rng.whole(count, 0, len(self)).flatten()
         size = self._sizes[chosen]
-        share = draws.uniform(count, WINDOW).view(-1, 1) * size.amin(1, keepdim=True) / size  # of height and width
-        offset = (2 * torch.cat([draws.uniform(count, (0, 1)) for _ in range(2)], 1).view(-1, 2) - 1) * (1 - share)
-        mirror = 1 - 2 * draws.chance(count, 0.5).flatten().float()
-        theta = torch.zeros(count, 2, 3, device=draws.device)
+        share = rng.uniform(count, WINDOW).view(-1, 1) * size.amin(1, keepdim=True) / size  # of height and width
+        offset = (2 * torch.cat([rng.uniform(count, (0, 1)) for _ in range(2)], 1).view(-1, 2) - 1) * (1 - share)
+        mirror = 1 - 2 * rng.chance(count, 0.5).flatten().float()
+        theta = torch.zeros(count, 2, 3, device=rng.device)
         theta[:, 0, 0], theta[:, 1, 1] = share[:, 1] * mirror, share[:, 0]
         theta[:, 0, 2], theta[:, 1, 2] = offset[:, 1], offset[:, 0]
         grid = F.affine_grid(theta, [count, 1, side, side], align_corners=False)
@@ -95,17 +95,17 @@ def _canvas(mask: np.ndarray, device: torch.device | str) -> Tensor:
     return square.round().to(torch.uint8)
 
 
-def _polygons(draws: Draws, count: int, side: int) -> Tensor:
+def _polygons(rng: Rng, count: int, side: int) -> Tensor:
     """Distance in pixels inside a convex polygon of 1 (a half plane) to 6 sides, [N, S, S]."""
-    x, y = grid(side, draws.device)
-    sides = draws.whole(count, 1, 7).view(count, 1)
-    order = torch.arange(6, device=draws.device)
-    turn = draws.uniform(count, (0, 2 * math.pi)).view(count, 1)
-    angle = turn + 2 * math.pi * (order + draws.uniform(count * 6, (-0.3, 0.3)).view(count, 6)) / sides
+    x, y = grid(side, rng.device)
+    sides = rng.whole(count, 1, 7).view(count, 1)
+    order = torch.arange(6, device=rng.device)
+    turn = rng.uniform(count, (0, 2 * math.pi)).view(count, 1)
+    angle = turn + 2 * math.pi * (order + rng.uniform(count * 6, (-0.3, 0.3)).view(count, 6)) / sides
     angle = torch.where(order < sides, angle, angle[:, :1])
-    offset = draws.uniform(count * 6, (0.0, 0.5)).view(count, 6)
+    offset = rng.uniform(count * 6, (0.0, 0.5)).view(count, 6)
     offset = torch.where(order < sides, offset, offset[:, :1])
-    dx, dy = x - _centre(draws, count), y - _centre(draws, count)
+    dx, dy = x - _centre(rng, count), y - _centre(rng, count)
     inside: Tensor | None = None
     for edge in range(6):
         a, b = angle[:, edge].view(-1, 1, 1), offset[:, edge].view(-1, 1, 1)
@@ -115,32 +115,32 @@ def _polygons(draws: Draws, count: int, side: int) -> Tensor:
     return inside * side
 
 
-def _outlines(draws: Draws, count: int, side: int) -> Tensor:
+def _outlines(rng: Rng, count: int, side: int) -> Tensor:
     """About the distance in pixels inside an ellipse whose outline is bent by a few harmonics, [N, S, S]."""
-    x, y = grid(side, draws.device)
-    turn, stretch = (draws.uniform(count, r).squeeze(1) for r in ((0, math.pi), (1.0, 2.5)))
-    dx, dy = x - _centre(draws, count), y - _centre(draws, count)
+    x, y = grid(side, rng.device)
+    turn, stretch = (rng.uniform(count, r).squeeze(1) for r in ((0, math.pi), (1.0, 2.5)))
+    dx, dy = x - _centre(rng, count), y - _centre(rng, count)
     u = (dx * turn.cos() + dy * turn.sin()) * stretch
     v = dy * turn.cos() - dx * turn.sin()
     angle = torch.atan2(v, u)
     bend = torch.ones_like(angle)
     for harmonic in range(2, 7):
-        size = draws.uniform(count, (0.0, 0.5 / harmonic)).squeeze(1)
-        phase = draws.uniform(count, (0, 2 * math.pi)).squeeze(1)
+        size = rng.uniform(count, (0.0, 0.5 / harmonic)).squeeze(1)
+        phase = rng.uniform(count, (0, 2 * math.pi)).squeeze(1)
         bend = bend + size * torch.cos(harmonic * angle + phase)
     return (0.3 * bend - torch.hypot(u, v)) * side / stretch.sqrt()
 
 
-def _clouds(draws: Draws, count: int, side: int) -> Tensor:
+def _clouds(rng: Rng, count: int, side: int) -> Tensor:
     """Smooth noise, scaled so that it changes by about one from a pixel to the next, [N, S, S]."""
-    coarse = draws.normal(count, 1, 5, 5)
+    coarse = rng.normal(count, 1, 5, 5)
     smooth = F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True).squeeze(1)
     slope = (smooth[:, 1:] - smooth[:, :-1]).abs().mean((1, 2), keepdim=True)
     return smooth / slope
 
 
-def _centre(draws: Draws, count: int) -> Tensor:
-    return draws.uniform(count, (-0.3, 0.3)).squeeze(1)
+def _centre(rng: Rng, count: int) -> Tensor:
+    return rng.uniform(count, (-0.3, 0.3)).squeeze(1)
 
 
 def grid(side: int, device: torch.device) -> tuple[Tensor, Tensor]:

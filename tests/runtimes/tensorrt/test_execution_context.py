@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from host_cuda import HostCuda
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
 from r2mrf_deploy.manifest import Manifest, TensorSpec
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
@@ -250,7 +251,11 @@ def open_runner(folder: Path, manifest: Manifest | None = None, content: bytes =
     )
     file = folder / "x.plan"
     file.write_bytes(content)
-    return TensorRTRunner(Library("tensorrt", module), file, manifest, OpenOptions(), cuda), engine, cuda
+    return (
+        TensorRTRunner(Library("tensorrt", module), Artifact(file, manifest, manifest), OpenOptions(), cuda),
+        engine,
+        cuda,
+    )
 
 
 @pytest.fixture

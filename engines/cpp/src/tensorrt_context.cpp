@@ -1,4 +1,4 @@
-#include "tensorrt_lane.h"
+#include "tensorrt_context.h"
 
 #include <algorithm>
 #include <chrono>
@@ -29,35 +29,35 @@ std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &
 
 }  // namespace
 
-TensorRTLane::TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input, int device)
+TensorRTContext::TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device)
     : cuda_(Cuda::get()),
       device_(device),
       engine_(engine),
       spec_(std::move(input)),
       stream_(cuda_.stream()),
-      context_(new_context(engine)),
+      trt_context_(new_context(engine)),
       device_input_(nullptr, nullptr),
       host_input_(nullptr, nullptr),
       host_map_(nullptr, nullptr),
       marks_{cuda_.event(), cuda_.event(), cuda_.event(), cuda_.event()},
       graph_(cuda_.no_graph()) {
-  if (context_->getOptimizationProfile() != 0 && !context_->setOptimizationProfileAsync(0, stream_.get())) {
+  if (trt_context_->getOptimizationProfile() != 0 && !trt_context_->setOptimizationProfileAsync(0, stream_.get())) {
     throw Unavailable("TensorRT does not take the plan's profile: " + last_complaint());
   }
 }
 
-void *TensorRTLane::input(const Shape &shape) {
+void *TensorRTContext::input(const Shape &shape) {
   const OnDevice here(cuda_, device_);
   if (shape != shape_) set_shape(shape);
   return host_input_.get();
 }
 
 // Everything that depends on the shape is made again; should that fail half-way, the next call begins again.
-void TensorRTLane::set_shape(const Shape &shape) {
+void TensorRTContext::set_shape(const Shape &shape) {
   shape_.clear();
   ready_ = false;
   graph_.reset();
-  if (!context_->setInputShape(spec_.name.c_str(), dims_of(shape))) {
+  if (!trt_context_->setInputShape(spec_.name.c_str(), dims_of(shape))) {
     TensorSpec refused = spec_;
     refused.shape = shape;
     throw InputError("the plan's profile does not have " + refused.words() + ": " + last_complaint());
@@ -65,7 +65,7 @@ void TensorRTLane::set_shape(const Shape &shape) {
   input_bytes_ = product(shape) * size_of(dtype_of(spec_.dtype));
   device_input_ = cuda_.device_memory(input_bytes_);
   host_input_ = cuda_.pinned_memory(input_bytes_);
-  if (!context_->setTensorAddress(spec_.name.c_str(), device_input_.get())) {
+  if (!trt_context_->setTensorAddress(spec_.name.c_str(), device_input_.get())) {
     throw ArtifactError("TensorRT does not take the input: " + last_complaint());
   }
   make_outputs();
@@ -73,19 +73,19 @@ void TensorRTLane::set_shape(const Shape &shape) {
 }
 
 // Room on the device for every output, and on the host for the map.
-void TensorRTLane::make_outputs() {
+void TensorRTContext::make_outputs() {
   outputs_.clear();
   for (std::int32_t i = 0; i < engine_.getNbIOTensors(); ++i) {
     const char *name = engine_.getIOTensorName(i);
     if (engine_.getTensorIOMode(name) != nvinfer1::TensorIOMode::kOUTPUT) continue;
-    const nvinfer1::Dims dims = context_->getTensorShape(name);
+    const nvinfer1::Dims dims = trt_context_->getTensorShape(name);
     const Shape shape(dims.d, dims.d + std::max(dims.nbDims, 0));
     if (dims.nbDims < 0 || std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; })) {
       throw ArtifactError(std::string("the size of output \"") + name + "\" depends on the data, which is not supported");
     }
     const std::size_t bytes = product(shape) * static_cast<std::size_t>(engine_.getTensorBytesPerComponent(name));
     outputs_.push_back({name, cuda_.device_memory(std::max(bytes, std::size_t{1}))});
-    if (!context_->setTensorAddress(name, outputs_.back().memory.get())) {
+    if (!trt_context_->setTensorAddress(name, outputs_.back().memory.get())) {
       throw ArtifactError(std::string("TensorRT does not take the output \"") + name + "\": " + last_complaint());
     }
     if (outputs_.back().name == "map") {
@@ -100,23 +100,23 @@ void TensorRTLane::make_outputs() {
 }
 
 // The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
-void TensorRTLane::first_inference() {
+void TensorRTContext::first_inference() {
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
   enqueue();
   cuda_.synchronize(stream_);
-  graph_ = cuda_.capture(stream_, [this] { return context_->enqueueV3(stream_.get()); });
+  graph_ = cuda_.capture(stream_, [this] { return trt_context_->enqueueV3(stream_.get()); });
   ready_ = true;
 }
 
-void TensorRTLane::enqueue() {
+void TensorRTContext::enqueue() {
   if (graph_) {
     cuda_.launch(graph_, stream_);
-  } else if (!context_->enqueueV3(stream_.get())) {
+  } else if (!trt_context_->enqueueV3(stream_.get())) {
     throw Unavailable("TensorRT failed on the device: " + last_complaint());
   }
 }
 
-RawMap TensorRTLane::infer() {
+RawMap TensorRTContext::infer() {
   const OnDevice here(cuda_, device_);
   if (!ready_) first_inference();
   cuda_.record(marks_[0], stream_);

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from r2mrf_deploy import build as build_module
 from r2mrf_deploy import gpus
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.export import tensorrt as build_module
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
+from r2mrf_deploy.formats import plan as plan_header
 from r2mrf_deploy.manifest import Manifest, Preprocess
 from r2mrf_deploy.runtimes.cuda import bindings
-from r2mrf_deploy.runtimes.tensorrt import api, plan_header, targets
+from r2mrf_deploy.runtimes.tensorrt import api, targets
 from r2mrf_deploy.runtimes.tensorrt.api import Library
 from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 from tests.conftest import forge, manifest_of
@@ -50,7 +51,7 @@ def files(folder: Path) -> set[str]:
 def test_a_plan_for_each_compute_capability(tiny_onnx: TinyOnnx, capability: str) -> None:
     name = next(g.name for g in gpus.GPUS.values() if g.compute_capability == capability)
     built = build_artifact(tiny_onnx(), gpus=[name])
-    header = plan_header.read(built.path)
+    header = plan_header.read(built.path).header
     assert header.flavour == "tensorrt_rtx"
     assert header.compute_capabilities == (capability,)
     target = built.manifest.target
@@ -68,7 +69,7 @@ def test_a_plan_and_its_manifest(tiny_onnx: TinyOnnx, precision: str, dynamic: b
     assert built.path == model.with_suffix(".plan")
     manifest = manifest_of(built.path)  # checks the SHA-256
     assert manifest == built.manifest
-    plan_header.check_manifest(plan_header.read(built.path), manifest)
+    plan_header.check_manifest(plan_header.read(built.path).header, manifest)
     assert manifest.bytes == built.path.stat().st_size
     assert manifest.source_sha256 == sha256(model)
     for field in ("inputs", "outputs", "profiles", "precision", "network", "opset", "multiply_adds"):
@@ -83,13 +84,13 @@ def test_a_plan_and_its_manifest(tiny_onnx: TinyOnnx, precision: str, dynamic: b
 @needs_rtx
 def test_without_a_name_the_plan_is_for_ampere_and_later(tiny_onnx: TinyOnnx) -> None:
     built = build_artifact(tiny_onnx())
-    assert plan_header.read(built.path).compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
+    assert plan_header.read(built.path).header.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 @needs_rtx
 def test_several_names_make_one_plan(tiny_onnx: TinyOnnx) -> None:
     built = build_artifact(tiny_onnx(), gpus=["rtx5090", "rtx2080ti", "T4"])
-    assert plan_header.read(built.path).compute_capabilities == ("7.5", "12.0")
+    assert plan_header.read(built.path).header.compute_capabilities == ("7.5", "12.0")
 
 
 @needs_rtx
@@ -116,7 +117,7 @@ def test_shapes_given_go_before_the_manifests(tiny_onnx: TinyOnnx) -> None:
 @needs_rtx
 def test_progress(tiny_onnx: TinyOnnx) -> None:
     phases: list[str] = []
-    build_artifact(tiny_onnx(), progress=lambda phase, done, total: phases.append(phase))
+    build_artifact(tiny_onnx(), progress=lambda p: phases.append(p.description))
     assert phases[0] == phases[-1]
 
 
@@ -272,7 +273,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tiny_onnx: TinyOnnx, monk
     def full(*_: object) -> Path:
         raise ArtifactError("no space left on device")
 
-    monkeypatch.setattr(Manifest, "save", full)
+    monkeypatch.setattr(Manifest, "write", full)
     with pytest.raises(ArtifactError, match="no space"):
         build_artifact(model, gpus=["rtx4090"])
     assert files(model.parent) == before

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from r2mrf_deploy.aotinductor import max_pool, to_aotinductor
 from torch.nn import functional as F
 
-from r2mrf_deploy import aotinductor as module
 from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
-from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.export.options import ExportOptions
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
+from r2mrf_deploy.export.aotinductor import max_pool
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.images import resize
-from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 from tests.conftest import manifest_of
@@ -62,7 +61,8 @@ def test_package_and_manifest(small: Path, package: Path) -> None:
     manifest = manifest_of(package)
     assert manifest is not None and manifest.target is not None
     assert manifest.checkpoint_sha256 == sha256(small)
-    assert (manifest.kind, manifest.config["steps"], manifest.rewrites) == ("pt2", 2, [])
+    assert (manifest.kind, manifest.config["steps"]) == ("pt2", 2)
+    assert {r.name for r in manifest.rewrites} >= {"cse", "commute"}, "the exact rewrites are in it"
     assert str(manifest.inputs[0]) == "image: uint8 [1×96×128×3] NHWC"
     assert [str(o) for o in manifest.outputs][:2] == [
         "map: float32 [1×1×96×128] NCHW",
@@ -78,19 +78,9 @@ def test_package_and_manifest(small: Path, package: Path) -> None:
 
 @compiles
 @pytest.mark.slow
-def test_the_multiply_adds_are_those_of_the_graph_as_traced(package: Path, small: Path, tmp_path: Path) -> None:
-    from r2mrf_deploy.export.chain import export_artifact
-
-    manifest = manifest_of(package)
-    traced = export_artifact(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).manifest
-    assert manifest is not None and manifest.multiply_adds == traced.multiply_adds
-
-
-@compiles
-@pytest.mark.slow
 def test_a_dynamic_package_takes_every_size_in_its_range(small: Path, tmp_path: Path) -> None:
-    options = ExportOptions(size=(96, 128), dynamic=True)
-    done = to_aotinductor(small, tmp_path / "d.pt2", options, device="cpu")
+    options = ExportOptions(size=(96, 128), dynamic=True, format=FormatOptions(device="cpu"))
+    done = export_artifact(small, tmp_path / "d.pt2", options)
     assert done.manifest.profiles == {
         "image": {"min": [1, 64, 64, 3], "opt": [1, 96, 128, 3], "max": [4, 1280, 1280, 3]}
     }
@@ -114,15 +104,17 @@ def test_a_dynamic_package_takes_every_size_in_its_range(small: Path, tmp_path: 
 def test_code_that_computes_something_else_is_not_written(
     small: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(program: Any, path: Path, manifest: Manifest) -> None:
-        shutil.copy(package, path)
-
     read = Checkpoint.load(small)
     changed = {k: v + 0.01 if k == "fusion.bias" else v for k, v in read.state_dict.items()}
     other = Checkpoint(read.network, read.config, changed).save(tmp_path / "other.pth")
-    monkeypatch.setattr(module, "_compile", wrong)
+
+    def wrong(program: Any, package_path: str, **_: Any) -> None:
+        shutil.copy(package, package_path)
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", wrong)
+    options = ExportOptions(size=(96, 128), all_steps=True, format=FormatOptions(device="cpu"))
     with pytest.raises(ArtifactError, match="was not written: it does not compute what PyTorch computes"):
-        to_aotinductor(other, tmp_path / "x.pt2", ExportOptions(size=(96, 128), all_steps=True), device="cpu")
+        export_artifact(other, tmp_path / "x.pt2", options)
     assert [p.name for p in tmp_path.iterdir()] == ["other.pth"]
 
 
@@ -145,11 +137,11 @@ def test_a_pooling_that_cannot_be_written_out_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "x.pt2", "--opset", "18"], "--opset is ONNX's"),
-        (["-o", "x.pt2", "--no-optimize"], "--no-optimize means nothing for a .pt2"),
+        (["-o", "x.pt2", "--precision", "int8", "--calibration", "."], "AOTInductor files (.pt2) have no INT8"),
+        (["-o", "x.pt3"], "no exporter writes .pt3 files; known are .onnx .xml .plan .pt2"),
         (["-o", "x.pt2", "--size", "16x16"], "too small"),
         (["-o", "x.pt2", "--device", "tpu"], "tpu"),
-        (["--device", "cpu"], "--device means nothing for an ONNX artifact"),
+        (["--device", "cpu"], "--device is not supported by ONNX: leave it out"),
     ],
 )
 def test_wrong_use(
@@ -168,10 +160,7 @@ def test_wrong_use(
 
 
 def test_a_device_that_is_not_here_is_refused(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="choose from cpu, cuda"):
-        to_aotinductor(small, tmp_path / "x.pt2", device="tpu")
-    with pytest.raises(UsageError, match=r"ends in \.pt2"):
-        to_aotinductor(small, tmp_path / "x.pt")
     if environment.cuda_driver() is not None:
-        with pytest.raises(RuntimeUnavailable, match=r"--device cuda: .*--device cpu"):
-            to_aotinductor(small, tmp_path / "x.pt2", device="cuda")
+        with pytest.raises(RuntimeUnavailable, match=r"`device` cuda: .* or use cpu"):
+            export_artifact(small, tmp_path / "x.pt2", ExportOptions(format=FormatOptions(device="cuda")))
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-// How many lanes an engine makes: another run takes the last one's, unless that failed.
+// How many contexts an engine makes: another run takes the last one's, unless that failed.
 #include <string>
 #include <vector>
 
@@ -11,8 +11,8 @@ using namespace r2mrf_internal;
 
 namespace {
 
-int lanes_of_three_runs(const std::string &artifact, bool failing) {
-  const int before = known_lanes;
+int contexts_of_three_runs(const std::string &artifact, bool failing) {
+  const int before = known_contexts;
   Engine engine(artifact, 0);
   const std::vector<std::uint8_t> pixels(8 * 8 * 3, 99);
   for (int i = 0; i < 3; ++i) {
@@ -23,7 +23,7 @@ int lanes_of_three_runs(const std::string &artifact, bool failing) {
       run();
     }
   }
-  return known_lanes - before;
+  return known_contexts - before;
 }
 
 }  // namespace
@@ -31,7 +31,7 @@ int lanes_of_three_runs(const std::string &artifact, bool failing) {
 int main(int argc, char **argv) {
   if (argc != 2) return 2;
   const std::string folder = std::string(argv[1]) + "/";
-  CHECK(lanes_of_three_runs(folder + "weighted.onnx", false) == 1);
-  CHECK(lanes_of_three_runs(folder + "not_finite.onnx", true) == 3);
+  CHECK(contexts_of_three_runs(folder + "weighted.onnx", false) == 1);
+  CHECK(contexts_of_three_runs(folder + "not_finite.onnx", true) == 3);
   return exit_code();
 }

@@ -16,11 +16,11 @@ namespace r2mrf_internal {
 // What TensorRT last complained of in this thread, in one line.
 std::string last_complaint();
 
-class TensorRTLane final : public Lane {
+class TensorRTContext final : public ExecutionContext {
  public:
-  // engine must outlive the lane and was opened on `device`, which is the thread's current one now; later the lane sees to
+  // engine must outlive the context and was opened on `device`, which is the thread's current one now; later the context sees to
   // that. Throws Unavailable where the device has no room for another context.
-  TensorRTLane(nvinfer1::ICudaEngine &engine, TensorSpec input, int device);
+  TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device);
 
   // Throws InputError where the plan's profile does not have the shape.
   void *input(const Shape &shape) override;
@@ -42,7 +42,7 @@ class TensorRTLane final : public Lane {
   nvinfer1::ICudaEngine &engine_;
   TensorSpec spec_;
   Stream stream_;
-  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  std::unique_ptr<nvinfer1::IExecutionContext> trt_context_;
   Shape shape_;
   std::size_t input_bytes_ = 0;
   DeviceMemory device_input_;

@@ -47,7 +47,7 @@ def test_a_preset_builds(preset: str, io: Literal["image", "tensor"], dynamic: b
     names = [ONE_FOR_EACH[c] for c in capabilities]
     built = build_artifact(model, gpus=names, options=options if dynamic else None)
 
-    assert plan_header.read(built.path).compute_capabilities == capabilities
+    assert plan_header.read(built.path).header.compute_capabilities == capabilities
     (found,), (map_,) = built.manifest.inputs, built.manifest.outputs
     free: tuple[int | str, int | str, int | str] = ("batch", "height", "width") if dynamic else (1, 320, 320)
     said = deployed.input_spec(*free)
