@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo weights weights-given test test-all lint cpp cpp-long clean
+.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
 	@echo "make weights   train the shipped weights again: SHARP=folder of photographs, MASKS=folder of masks, white = blurred"
+	@echo "make check     lint, types and the quick tests: what to run while working"
 	@echo "make test      lint, types, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"
 	@echo "make lint      lint and types only"
@@ -27,11 +28,17 @@ weights: weights-given $(READY)
 weights-given:
 	@test -d "$(SHARP)" && test -d "$(MASKS)" || { echo "make weights SHARP=folder of photographs MASKS=folder of masks"; exit 2; }
 
+# one worker for each core; a worker that is done takes tests from another
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+
+check: lint
+	$(PYTEST) -m "not slow and not artifact and not gpu"
+
 test: lint cpp
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint cpp
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

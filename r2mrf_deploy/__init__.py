@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.export.optimize import optimize_artifact
     from r2mrf_deploy.export.options import ExportOptions, FormatOptions, PrecisionOptions
     from r2mrf_deploy.manifest import Manifest
-    from r2mrf_deploy.parity.compare import compare_artifacts
+    from r2mrf_deploy.parity.artifacts import compare_artifacts
     from r2mrf_deploy.predict import Predictor
     from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
@@ -36,7 +36,7 @@ _WHERE = {
     "R2mrfError": "errors",
     "bench_artifacts": "bench.protocol",
     "build_artifact": "export.build",
-    "compare_artifacts": "parity.compare",
+    "compare_artifacts": "parity.artifacts",
     "convert_artifact": "export.convert",
     "export_artifact": "export.chain",
     "export_artifacts": "export.chain",

@@ -18,7 +18,8 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Measurement, bench_artifacts
 from r2mrf_deploy.export.chain import export_artifacts
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.parity import compare
+from r2mrf_deploy.parity.artifacts import compare_artifacts
+from r2mrf_deploy.parity.compare import Parity
 from r2mrf_deploy.predict import Predictor, predict
 from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.report import tables
@@ -68,7 +69,7 @@ def run(output: Path, *, console: Console | None = None) -> Demo:
         names = [checkpoint.with_suffix(suffix) for suffix in (".onnx", ".xml", ".plan")]
         artifacts = [made.path for made in export_artifacts(checkpoint, names, progress=progress)]
         onnx, xml, _ = artifacts
-        results = compare.compare_artifacts(checkpoint, artifacts, record=True, progress=progress)
+        results = compare_artifacts(checkpoint, artifacts, record=True, progress=progress)
         compared = {r.artifact: r for r in results}
         timed = bench_artifacts([checkpoint, *artifacts], record=True, progress=progress)
         status.update("looking at a photograph")
@@ -85,7 +86,7 @@ def run(output: Path, *, console: Console | None = None) -> Demo:
     return result
 
 
-def _row(path: Path, compared: compare.Parity | None, measured: Measurement | None) -> dict[str, Any]:
+def _row(path: Path, compared: Parity | None, measured: Measurement | None) -> dict[str, Any]:
     manifest = Artifact.open(path).manifest if path.suffix != ".pth" else None
     return {
         "artifact": path.name,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch starts its threads: as many workers as cores would fight
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -20,6 +20,8 @@ from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.kernels import kernels
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
 
+pytestmark = pytest.mark.artifact
+
 ROOF = Roof("test", "test card", {"fp32": 1.0, "fp16": 2.0, "int8": 4.0}, 100.0, launch_ms=0.01, transfer=10.0)
 
 

@@ -15,6 +15,8 @@ import torch
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import CheckpointError, InputError, R2mrfError, UsageError
 
+pytestmark = pytest.mark.artifact
+
 SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
 
 

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from r2mrf_deploy import demo
 from tests.conftest import manifest_of
+
+pytestmark = pytest.mark.artifact
 
 
 def test_demo(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from r2mrf_deploy.metrics import score
 from r2mrf_deploy.report import evaluation_files
 from r2mrf_deploy.sample_photographs import sample
 
+pytestmark = pytest.mark.artifact
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:

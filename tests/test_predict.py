@@ -15,6 +15,8 @@ from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.predict import Predictor, predict
 
+pytestmark = pytest.mark.artifact
+
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 200), (300, 451)])
 def test_the_map_has_the_photograph_s_size(exported: Path, size: tuple[int, int]) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 import r2mrf_deploy
 
+pytestmark = pytest.mark.artifact
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SET_UP = ("make", "pip")

@@ -16,9 +16,11 @@ from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.graph import naming
-from r2mrf_deploy.parity.compare import compare_artifacts
+from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.report.tables import steps_table
 from r2mrf_deploy.runtimes.tensorrt import api
+
+pytestmark = pytest.mark.artifact
 
 TOLERANCE = 1e-4
 """Of the logits' spread, for the map and every side output."""

@@ -20,6 +20,8 @@ from r2mrf_deploy.evaluation import evaluate, opened
 from r2mrf_deploy.sample_photographs import DEMO, sample
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.artifact
+
 
 def _shipped() -> Path:
     path = weights.find(weights.DEFAULT)

@@ -116,7 +116,8 @@ def export(
         return
     if checkpoint is None:
         raise UsageError("name a CHECKPOINT to export")
-    paths = outputs or [default_output(checkpoint) or checkpoint.with_suffix(".onnx")]
+    elsewhere = default_output(checkpoint)
+    paths = outputs or ([elsewhere] if elsewhere else [])
     builds = any("gpus" in exporter(path).options for path in paths)
     reduce = PrecisionOptions(
         precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpus or ())
@@ -178,7 +179,7 @@ def optimize(
     explain: Annotated[bool, typer.Option("--explain", help="Say why rewrites left things alone.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Apply the exact rewrites to any ONNX model: the same function with less work."""
+    """Apply the exact rewrites to any ONNX model."""
     from r2mrf_deploy.export.optimize import optimize_artifact
     from r2mrf_deploy.report import tables
 
@@ -247,7 +248,7 @@ def build(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Build a TensorRT plan, an OpenVINO model or an AOTInductor package from an ONNX file."""
+    """Build a plan, an OpenVINO model or a .pt2 package from an ONNX file."""
     from r2mrf_deploy.export.build import build_artifact
     from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions, parse_pool_sizes, parse_shapes
 

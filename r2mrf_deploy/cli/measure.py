@@ -55,7 +55,7 @@ def parity(
     as_json: Json = False,
 ) -> None:
     """Compare artifacts with the checkpoint on photographs."""
-    from r2mrf_deploy.parity.compare import compare_artifacts
+    from r2mrf_deploy.parity.artifacts import compare_artifacts
     from r2mrf_deploy.report import tables
 
     if plot is not None:
@@ -200,8 +200,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time artifacts side by side by trtexec's protocol. Ratios are to the first."""
-    from r2mrf_deploy.bench import feeds, writers
+    from r2mrf_deploy.bench import feeds
     from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
+    from r2mrf_deploy.report import bench_files
     from r2mrf_deploy.runtimes import OpenOptions
     from r2mrf_deploy.runtimes.tensorrt.options import parse_shapes
 
@@ -212,7 +213,7 @@ def bench(
     protocol = Protocol(warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, shares, streams, transfers)
     chosen = tuple(parse_settings(settings).items())
     options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
-    writers.refuse(plot, export_times, export_profile, csv, markdown)
+    bench_files.refuse(plot, export_times, export_profile, csv, markdown)
     with shown_progress() as progress:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=parse_size(size) if size else None, batches=batches,
@@ -224,7 +225,7 @@ def bench(
     else:
         _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
     # printed first: a full disk must not lose what was measured
-    for file in writers.write(done, export_times, export_profile, csv, markdown, plot):
+    for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
         if not as_json:
             out.print(str(file), highlight=False, soft_wrap=True)
 

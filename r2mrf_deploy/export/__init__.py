@@ -28,7 +28,7 @@ def exporter(path: Path) -> Exporter:
         UsageError: there is none.
     """
     if path.suffix not in REGISTRY:
-        raise UsageError(f"{path}: no exporter writes {path.suffix or 'such'!r} files; known are {' '.join(REGISTRY)}")
+        raise UsageError(f"{path}: no exporter writes {path.suffix or 'such'} files; known are {' '.join(REGISTRY)}")
     module, _, attribute = REGISTRY[path.suffix].partition(":")
     return getattr(importlib.import_module(module), attribute)()
 

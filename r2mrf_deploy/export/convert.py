@@ -183,7 +183,7 @@ class _Conversion:
     def _overflowing(self) -> list[str]:
         self.progress(Progress("looking for overflow"))
         feeds = self._inputs(photographs_for(None)) if self.options.calibration is None else self.feeds()
-        found = precision.overflowing(self.graph, feeds, FP16_MARGIN)
+        found = quantize.overflowing(self.graph, feeds, FP16_MARGIN)
         if found:
             self.warnings.append(
                 f"{len(found)} nodes stay in FP32, since FP16 would overflow: {', '.join(found[:3])} ..."

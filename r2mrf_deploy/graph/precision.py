@@ -6,7 +6,7 @@ its casts, BF16 (the same graph with the other 16-bit type, from the original we
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import ml_dtypes
@@ -70,23 +70,6 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
     IdentityEliminationPass()(tidy)
     RemoveUnusedNodesPass()(tidy)
     return checked(ir.to_proto(TopologicalSortPass()(tidy).model))
-
-
-def overflowing(model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], margin: float) -> list[str]:
-    """The nodes that FP16 would overflow: one of their tensors or weights is over `margin` times its largest number.
-
-    Args:
-        model: an FP32 graph.
-        feeds: its inputs, one photograph each.
-    """
-    from r2mrf_deploy.graph.quantize import observe
-
-    limit = margin * float(np.finfo(np.float16).max)
-    wide = {name for name, (low, high) in observe(model, feeds).items() if not -limit <= low <= high <= limit}
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > limit:
-            wide.add(tensor.name)
-    return [n.name for n in model.graph.node if wide & {*n.input, *n.output}]
 
 
 def ends(model: onnx.ModelProto) -> list[str]:

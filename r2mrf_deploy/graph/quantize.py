@@ -76,6 +76,24 @@ def observe(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, tuple[fl
     return {name: (float(np.min(r.range_value[0])), float(np.max(r.range_value[1]))) for name, r in found.items()}
 
 
+def overflowing(model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], margin: float) -> list[str]:
+    """The nodes that FP16 would overflow: one of their tensors or weights is over `margin` times its largest number.
+
+    Args:
+        model: an FP32 graph.
+        feeds: its inputs, one photograph each.
+    """
+    limit = margin * float(np.finfo(np.float16).max)
+    wide = {name for name, (low, high) in observe(model, feeds).items() if not -limit <= low <= high <= limit}
+    for tensor in model.graph.initializer:
+        if (
+            tensor.data_type == onnx.TensorProto.FLOAT
+            and np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0) > limit
+        ):
+            wide.add(tensor.name)
+    return [n.name for n in model.graph.node if wide & {*n.input, *n.output}]
+
+
 def _collect(
     model: onnx.ModelProto,
     feeds: Sequence[Feed],

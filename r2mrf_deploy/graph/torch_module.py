@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from operator import add, floordiv, mul, sub
+from operator import add, mul, sub
 from typing import Any
 
 import numpy as np
@@ -212,8 +212,12 @@ def _squeeze(x: Value, axes: list[int] | None = None) -> Value:
 
 
 def _cast(x: Value, *, to: int) -> Value:
-    name = onnx.helper.tensor_dtype_to_np_dtype(to).name
-    return x.to(getattr(torch, name)) if isinstance(x, Tensor) else x
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+    if isinstance(x, Tensor):
+        return x.to(getattr(torch, dtype.name))
+    if dtype.kind != "f":
+        return x
+    return [torch.sym_float(d) for d in x] if isinstance(x, list) else torch.sym_float(x)
 
 
 def _pad(
@@ -233,22 +237,28 @@ def _known(holds: bool, what: str) -> None:
         raise TypeError(f"this use of {what} is not in the table")
 
 
-def _arithmetic(integers: Callable[[Any, Any], Any], tensors: Callable[[Any, Any], Any]) -> Callable[..., Value]:
-    """An operator on tensors, and on the ints and lists of ints of a shape's arithmetic."""
+def _arithmetic(numbers: Callable[[Any, Any], Any], tensors: Callable[[Any, Any], Any]) -> Callable[..., Value]:
+    """An operator on tensors, and on the numbers and lists of numbers of a shape's arithmetic."""
 
     def apply(a: Value, b: Value) -> Value:
         if isinstance(a, Tensor) or isinstance(b, Tensor):
-            return tensors(a, b)
+            return tensors(*(torch.tensor(v) if isinstance(v, list) else v for v in (a, b)))
         if isinstance(a, list) or isinstance(b, list):
-            count = len(a) if isinstance(a, list) else len(b)
+            count = max(len(v) for v in (a, b) if isinstance(v, list))
             left, right = (v * (count // len(v)) if isinstance(v, list) else [v] * count for v in (a, b))
-            return [integers(x, y) for x, y in zip(left, right, strict=True)]
-        return integers(a, b)
+            return [numbers(x, y) for x, y in zip(left, right, strict=True)]
+        return numbers(a, b)
 
     return apply
 
 
+def _divide(a: Any, b: Any) -> Any:
+    integers = isinstance(a, (int, torch.SymInt)) and isinstance(b, (int, torch.SymInt))
+    return a // b if integers else a / b
+
+
 OPERATORS: dict[str, Callable[..., Value]] = {
+    "Abs": abs,
     "Add": _arithmetic(add, torch.add),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
@@ -257,7 +267,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Div": _arithmetic(floordiv, torch.div),
+    "Div": _arithmetic(_divide, torch.div),
     "Gather": _gather,
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),
     "HardSigmoid": lambda x, alpha=0.2, beta=0.5: torch.clamp(alpha * x + beta, 0, 1),
@@ -268,6 +278,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Mul": _arithmetic(mul, torch.mul),
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
     "Pad": _pad,
+    "Range": torch.arange,
     "ReduceMean": _reduce_mean,
     "Relu": F.relu,
     "Reshape": _reshape,

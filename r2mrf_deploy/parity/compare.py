@@ -7,21 +7,19 @@ nothing, and is reported as such instead of a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from r2mrf_deploy import images, runtimes
-from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy import images
 from r2mrf_deploy.environment import now
-from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import Preprocess, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import Runner
 
 FLAT = 0.02
@@ -111,83 +109,6 @@ class Parity:
     def evidence(self) -> dict[str, Any]:
         """What a manifest keeps of it."""
         return {k: v for k, v in asdict(self).items() if k not in ("artifact", "bisect")} | {"date": now()}
-
-
-def compare_artifacts(
-    checkpoint: Path,
-    artifacts: Sequence[Path],
-    folder: Path | None = None,
-    *,
-    per_step: bool = False,
-    bisect: bool = False,
-    record: bool = False,
-    runtime: str | None = None,
-    trust: bool = False,
-    network: str | None = None,
-    settings: Mapping[str, str] | None = None,
-    progress: ProgressCallback = silent,
-) -> list[Parity]:
-    """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
-
-    Args:
-        folder: of photographs; by default three of scikit-image's.
-        bisect: of an artifact that fails, look for the fewest nodes whose precision explains it.
-        record: keep the results in the artifacts' manifests.
-        runtime: what runs the artifacts; by default what comes nearest to computing in the precision of each.
-
-    Returns:
-        One result for each artifact. What no runtime here can run is "not run".
-
-    Raises:
-        InputError, CheckpointError, ArtifactError, UsageError: something given is wrong.
-    """
-    from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
-
-    opened = [Artifact.open(a) for a in artifacts]
-    steps = next((str(a.contract.config["steps"]) for a in opened if a.contract and "steps" in a.contract.config), None)
-    loaded = Checkpoint.load(
-        checkpoint, network=network, settings=settings, defaults={"steps": steps} if steps else None
-    )
-    photographs = photographs_for(folder)
-    results = []
-    for artifact in opened:
-        precision, contract, name = artifact.precision, artifact.contract, artifact.path.name
-        chosen = runtime or _judge_of(artifact)
-        try:
-            runner = runtimes.open(artifact, chosen, trust=trust)
-        except RuntimeUnavailable as e:
-            asked = chosen or runtimes.default(artifact).name
-            results.append(Parity(name, asked, "", precision, "not run", str(e), 0))
-            continue
-        with runner:
-            names = [s.name for s in runner.outputs]
-            reference = PyTorchRunner(
-                loaded,
-                io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
-                steps=contract.config.get("steps") if contract else None,
-                all_steps=bool(side_outputs(names)),
-            )
-            limit = contract.limit(runner.inputs[0].name) if contract else []
-            inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
-            progress(Progress(f"comparing {name} on {runner.runtime}"))
-            found = compare(reference, runner, inputs, artifact=name, precision=precision, per_step=per_step)
-        if bisect and found.verdict == "fail":
-            from r2mrf_deploy.parity.bisect import bisect as explain
-
-            found.bisect = explain(
-                checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress
-            )
-        if record:
-            found.not_recorded = artifact.record(parity=[found.evidence()])
-        results.append(found)
-    return results
-
-
-def _judge_of(artifact: Artifact) -> str | None:
-    """What runs an artifact to be judged: of reduced precision, what `convert` judged it with; None leaves the choice."""
-    reduced = artifact.precision != "fp32" and artifact.path.suffix == ".onnx"
-    return runtimes.nearest(artifact.precision).name if reduced else None
 
 
 def compare(

@@ -15,13 +15,15 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import runtimes
-from r2mrf_deploy.bench import feeds, writers
+from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, bench_artifacts, measure, median_interval
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.report import tables
+from r2mrf_deploy.report import bench_files, tables
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
+
+pytestmark = pytest.mark.artifact
 
 X = TensorSpec(name="x", dtype="float32", shape=[1])
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=[1, "height", "width", 3], layout="NHWC")
@@ -194,7 +196,7 @@ def test_noise_is_told_from_difference() -> None:
 def test_options_go_to_those_who_know_them(small: Path, exported: Path) -> None:
     quick = Protocol(0, 0, 1, 1)
     done = bench_artifacts([small, exported], (), quick, size=(96, 128), options=OpenOptions(threads=1))
-    assert [m.flags for m in done.measurements] == [("--threads",), ("--threads",)]
+    assert [m.flags for m in done.measurements] == [("threads",), ("threads",)]
     with pytest.raises(UsageError, match=r"--useCudaGraph means nothing to PyTorch, ONNX Runtime"):
         bench_artifacts([small, exported], (), quick, options=OpenOptions(cuda_graph=True))
 
@@ -205,7 +207,7 @@ def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> No
     assert [(m.name, m.batch) for m in done.measurements] == [("small.pth", 1), ("small.pth", 3), ("small.onnx", 1)]
     big = done.measurements[1]
     assert big.images_per_second == pytest.approx(3 * big.summary.throughput)
-    files = writers.write(done, table=tmp_path / "b.csv", markdown=tmp_path / "b.md", plot=tmp_path / "b.png")
+    files = bench_files.write(done, table=tmp_path / "b.csv", markdown=tmp_path / "b.md", plot=tmp_path / "b.png")
     rows = list(csv.DictReader(files[0].open()))
     assert [r["batch"] for r in rows] == ["1", "3", "1"] and float(rows[1]["latency_median_ms"]) == big.latency.median
     assert files[1].read_text().count("| small.") == 3 and "images/s" in files[1].read_text()
@@ -270,7 +272,7 @@ def test_a_profile_is_in_the_network_s_words(exported: Path, tmp_path: Path, run
     assert sum(words.values()) == pytest.approx(profile.average)
     assert all(layer.median > 0 for layer in profile.layers if "Conv" in layer.name)
     assert words.get("other", 0) < 0.25 * profile.average
-    (file,) = writers.write(done, profiles=tmp_path / "p.json")
+    (file,) = bench_files.write(done, profiles=tmp_path / "p.json")
     count, *rows = json.loads(file.read_text())
     assert count == {"count": 10} and sum(r["percentage"] for r in rows) == pytest.approx(100)
     assert all({"name", "timeMs", "averageMs", "medianMs", "percentage"} <= set(r) for r in rows)

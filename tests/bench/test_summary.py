@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy.bench import protocol, writers
+from r2mrf_deploy.bench import protocol
 from r2mrf_deploy.bench.summary import Statistics, Summary, percentile, times
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.report import bench_files
 from r2mrf_deploy.runtimes import Timing
+
+pytestmark = pytest.mark.artifact
 
 KEYS = ["Enq", "H2d", "Compute", "D2h"]
 
@@ -150,6 +153,6 @@ def test_what_was_measured_is_printed_before_it_is_written(
     def full(*_: object) -> None:
         raise ArtifactError("the disk is full")
 
-    monkeypatch.setattr(writers, "write", full)
+    monkeypatch.setattr(bench_files, "write", full)
     assert main(["bench", str(exported), "--duration", "0", "--csv", str(tmp_path / "x.csv")]) == 2
     assert "Throughput:" in capsys.readouterr().out

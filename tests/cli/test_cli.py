@@ -15,6 +15,9 @@ from rich.console import Console
 from r2mrf_deploy import environment, sample_photographs
 from r2mrf_deploy.cli import common, main
 from r2mrf_deploy.images import png
+from r2mrf_deploy.progress import Progress
+
+pytestmark = pytest.mark.artifact
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "numpy")
 
@@ -145,7 +148,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         ("export r2mrf-egde", "did you mean 'r2mrf-edge'"),
         ("predict tex.onnx text.md", "did you mean 'text.onnx'"),
         ("predict r2mrf-egde text.md", "did you mean 'r2mrf-edge'"),
-        ("inspect text.onnx --set steps=2", "--set say nothing of it"),
+        ("inspect text.onnx --set steps=2", "--set do not apply to it"),
         ("export absent.pth", "absent.pth: no such file"),
         ("export .", ". is a folder, not a file"),
         ("build .", ". is a folder, not a file"),
@@ -214,32 +217,22 @@ def test_one_bad_image_is_reported_after_the_others(
     assert (tmp_path / "out" / "cat_map.png").is_file()
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("calibrating 3/16", (3, 16)),
-        ("c.onnx on onnxruntime 40 %", (40, 100)),
-        ("search: 5/61 trials, step1.branch5, 7 of 20 kept: MAE 0.0010, F -0.0020", (5, 61)),
-        ("tracing", (0, None)),
-    ],
-)
-def test_progress_is_a_bar_where_it_is_known(
-    monkeypatch: pytest.MonkeyPatch, text: str, found: tuple[float, float | None]
-) -> None:
-    assert common.share(text) == found
+@pytest.mark.parametrize("progress", [Progress("calibrating", 3, 16), Progress("tracing")])
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, progress: Progress) -> None:
     for terminal in (True, False):
         shown = io.StringIO()
         monkeypatch.setattr(common, "err", Console(file=shown, force_terminal=terminal, width=100))
-        with common.phases() as say:
-            say(text)
-        assert (text in shown.getvalue()) == terminal
+        with common.shown_progress() as show:
+            show(progress)
+        assert (progress.description in shown.getvalue()) == terminal
+        assert ("3/16" in shown.getvalue()) == (terminal and progress.total is not None)
 
 
 def test_bisect_says_where_there_is_nothing_to_explain(
     small: Path, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["parity", str(small), str(exported), "--bisect"]) == 0
-    assert "small.onnx: --bisect has nothing to explain, its verdict is pass" in capsys.readouterr().out
+    assert "small.onnx: there is nothing to bisect, its verdict is pass" in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from r2mrf_deploy.cli import main
 from r2mrf_deploy.cli.common import parse_duration
 from r2mrf_deploy.errors import UsageError
 
+pytestmark = pytest.mark.artifact
+
 TINY = [word for k in ("width=4", "amdf_channels=8", "initial_channels=4", "steps=1") for word in ("--set", k)]
 
 

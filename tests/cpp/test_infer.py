@@ -17,6 +17,8 @@ from r2mrf_deploy.predict import Predictor, predict
 
 from .conftest import TinyOnnx
 
+pytestmark = pytest.mark.artifact
+
 
 def run(infer: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([infer, *arguments], capture_output=True, text=True, timeout=60, env=env)

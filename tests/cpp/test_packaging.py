@@ -12,6 +12,8 @@ import pytest
 
 from .conftest import PREFIX, TinyOnnx
 
+pytestmark = pytest.mark.artifact
+
 CPP = Path(__file__).parents[2] / "engines" / "cpp"
 
 

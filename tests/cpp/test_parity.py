@@ -20,6 +20,8 @@ from r2mrf_deploy.predict import Predictor
 
 from .conftest import OpenEngine
 
+pytestmark = pytest.mark.artifact
+
 SIZES = [(1, 1), (1, 300), (317, 451), (451, 317), (96, 128), (96, 500), (500, 128), (3000, 4000)]
 
 

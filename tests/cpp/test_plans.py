@@ -15,6 +15,8 @@ from r2mrf_deploy.manifest import Manifest
 
 from .conftest import OpenEngine, TinyOnnx
 
+pytestmark = pytest.mark.artifact
+
 
 @pytest.fixture
 def plan(tiny_onnx: TinyOnnx, tmp_path: Path) -> Path:

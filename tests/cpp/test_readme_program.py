@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import PREFIX, TinyOnnx
 
+pytestmark = pytest.mark.artifact
+
 ROOT = Path(__file__).parents[2]
 
 

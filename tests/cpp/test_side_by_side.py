@@ -14,6 +14,8 @@ import pytest
 
 from .conftest import TinyOnnx
 
+pytestmark = pytest.mark.artifact
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cpp.py"
 
 

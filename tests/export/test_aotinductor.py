@@ -24,6 +24,8 @@ from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 from tests.conftest import manifest_of
 
+pytestmark = pytest.mark.artifact
+
 CAT = sample_photographs.sample("chelsea")
 compiles = pytest.mark.skipif(environment.cxx() is None, reason="needs a C++ compiler")
 

@@ -19,7 +19,10 @@ from r2mrf_deploy import networks
 from r2mrf_deploy.graph.trace import trace
 from r2mrf_deploy.networks.deployed import Deployed
 
-pytestmark = pytest.mark.skipif("tensorrt_rtx" not in api.installed(), reason="needs tensorrt-rtx")
+pytestmark = [
+    pytest.mark.artifact,
+    pytest.mark.skipif("tensorrt_rtx" not in api.installed(), reason="needs tensorrt-rtx"),
+]
 QUICK = "r2mrf-edge"
 PRESETS = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in networks.presets()]
 PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -16,6 +16,8 @@ from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.files import sha256
 from tests.conftest import manifest_of
 
+pytestmark = pytest.mark.artifact
+
 
 def test_artifact_and_manifest(small: Path, exported: Path) -> None:
     manifest = manifest_of(exported)

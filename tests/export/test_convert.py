@@ -19,8 +19,10 @@ from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import PrecisionOptions
 from r2mrf_deploy.graph import naming, precision, quantize
-from r2mrf_deploy.parity.compare import compare_artifacts
+from r2mrf_deploy.parity.artifacts import compare_artifacts
 from tests.conftest import manifest_of
+
+pytestmark = pytest.mark.artifact
 
 REDUCED = ("fp16", "bf16", "int8")
 

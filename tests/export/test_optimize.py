@@ -22,6 +22,8 @@ from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
 from tests.conftest import manifest_of
 
+pytestmark = pytest.mark.artifact
+
 
 @pytest.mark.parametrize("all_steps", [False, True])
 @pytest.mark.parametrize(("io", "dynamic"), [("image", False), ("tensor", False), ("image", True), ("tensor", True)])

@@ -18,7 +18,7 @@ from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.graph import files
-from r2mrf_deploy.parity.compare import compare_artifacts
+from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.runtimes.cuda import bindings
 
 pytestmark = pytest.mark.gpu

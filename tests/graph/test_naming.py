@@ -15,6 +15,8 @@ from r2mrf_deploy.graph import naming
 from r2mrf_deploy.networks.r2mrf import PRESETS, R2MRF, R2MRFConfig
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.artifact
+
 STEPS = {f"step{t}.branch{b}" for t in (1, 2) for b in range(1, 6)}
 
 

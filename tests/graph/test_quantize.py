@@ -17,6 +17,8 @@ from r2mrf_deploy.graph import quantize
 from r2mrf_deploy.graph.precision import precisions
 from r2mrf_deploy.graph.quantize import METHODS, Method
 
+pytestmark = pytest.mark.artifact
+
 
 @cache
 def feeds(count: int = 4) -> list[dict[str, np.ndarray]]:

@@ -18,6 +18,8 @@ from r2mrf_deploy.graph.trace import trace
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.networks.deployed import Deployed
 
+pytestmark = pytest.mark.artifact
+
 
 def deployed(checkpoint: Path, **options: Any) -> Deployed:
     loaded = Checkpoint.load(checkpoint)

@@ -10,6 +10,8 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks import backbone
 from r2mrf_deploy.networks.backbone import Backbone
 
+pytestmark = pytest.mark.artifact
+
 # channels @ stride of each tap, as the specification lists them
 RESNET = [(64, 4), (256, 4), (512, 8), (1024, 16), (2048, 32)]
 TAPS = {

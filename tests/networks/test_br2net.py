@@ -114,7 +114,7 @@ def test_attention_only_ever_weakens() -> None:
 def test_other_steps_are_refused() -> None:
     net = network()
     assert net.check_steps(5) == 5
-    with pytest.raises(UsageError, match="one for each feature map; 4 cannot be run"):
+    with pytest.raises(UsageError, match="these weights run with 5 steps, not 4"):
         net(image(), steps=4)
 
 

@@ -21,6 +21,8 @@ from r2mrf_deploy.networks.br2net import BR2NetConfig
 from r2mrf_deploy.networks.br2net_checkpoint import RULES, adopt, ours
 from r2mrf_deploy.networks.initialise import initialise
 
+pytestmark = pytest.mark.artifact
+
 CHANNELS = (64, 256, 512, 1024, 2048)
 
 

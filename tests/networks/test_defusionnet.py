@@ -12,6 +12,8 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks.defusionnet import DeFusionNet, DeFusionNetConfig
 from r2mrf_deploy.networks.initialise import initialise
 
+pytestmark = pytest.mark.artifact
+
 SMALL: dict[str, Any] = {"width": 4}
 VARIANTS: list[dict[str, Any]] = [{}, {"share": True}, {"refine": "none"}, {"steps": 1}, {"steps": 4}]
 
@@ -98,7 +100,7 @@ def test_steps() -> None:
     assert list(shared(image(), steps=5, all_steps=True)[1]) == shared.side_names(5)
     assert list(own(image(), steps=2, all_steps=True)[1]) == own.side_names(2)
     assert none.check_steps(None) == none.check_steps(0) == 0
-    for net, steps, message in ((own, 4, "hold 3 steps"), (own, 0, "at least 1"), (none, 2, "refine nothing")):
+    for net, steps, message in ((own, 4, "with 1 to 3 steps"), (own, 0, "with 1 to 3"), (none, 2, "with no steps")):
         with pytest.raises(UsageError, match=message):
             net(image(), steps=steps)
 

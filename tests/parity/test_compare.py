@@ -13,9 +13,12 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.parity.compare import compare, compare_artifacts
+from r2mrf_deploy.parity.artifacts import compare_artifacts
+from r2mrf_deploy.parity.compare import compare
 from r2mrf_deploy.runtimes.base import Arrays, Runner
 from tests.conftest import forge, manifest_of
+
+pytestmark = pytest.mark.artifact
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=[1, 4, 4, 3], layout="NHWC")
 RAMP = np.linspace(0.1, 0.9, 16, dtype=np.float32).reshape(1, 1, 4, 4)

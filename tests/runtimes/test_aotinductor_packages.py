@@ -91,7 +91,7 @@ def test_a_gpu_s_package_needs_that_gpu(package: Make, monkeypatch: pytest.Monke
             {"inputs": [INPUT.model_copy(update={"dtype": "float32"})]},
             "the file has image: uint8.*says image: float32",
         ),
-        ({"outputs": [OUTPUT.model_copy(update={"name": "focus"})]}, "the manifest says"),
+        ({"outputs": [OUTPUT.model_copy(update={"name": "focus"})]}, "its manifest says"),
         ({"sha256": "0" * 64}, "SHA-256 differs"),
     ],
 )
@@ -171,9 +171,8 @@ def test_without_a_compiler_packages_run_and_none_is_made(
         export_artifact(small, tmp_path / "x.pt2")
 
 
-def test_wrong_names_are_refused(tmp_path: Path) -> None:
+def test_wrong_names_are_refused(package: Make, tmp_path: Path) -> None:
     with pytest.raises(R2mrfError, match=r"does not open \.pt2 files; aotinductor does"):
-        (tmp_path / "x.pt2").write_bytes(b"")
-        runtimes.open(tmp_path / "x.pt2", "pytorch")
+        runtimes.open(package(), "pytorch")
     with pytest.raises(InputError, match="no such file"):
         runtimes.open(tmp_path / "y.pt2")

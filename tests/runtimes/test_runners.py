@@ -13,6 +13,8 @@ from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
 
+pytestmark = pytest.mark.artifact
+
 IMAGE = resize(sample_photographs.sample("chelsea"), (96, 128))[None]
 
 

@@ -11,6 +11,8 @@ from r2mrf_deploy.networks.backbone import Backbone
 from r2mrf_deploy.training import pretrained
 from r2mrf_deploy.training.data import Pictures
 
+pytestmark = pytest.mark.artifact
+
 SETTINGS = {"width": "4", "amdf_channels": "8", "initial_channels": "4", "steps": "2"}
 
 

@@ -18,6 +18,8 @@ from r2mrf_deploy.training import callbacks, run
 from r2mrf_deploy.training.recipe import PAPER, SCRATCH, Iteration
 from r2mrf_deploy.training.run import Hardware, TrainingConfig
 
+pytestmark = pytest.mark.artifact
+
 SETTINGS = {"width": "4", "amdf_channels": "8", "initial_channels": "4", "steps": "2"}
 CPU = Hardware(accelerator="cpu")
 

@@ -15,6 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import cleanup, optimize
 
+pytestmark = pytest.mark.artifact
+
 Cases = dict[str, list[Any]]
 OPERATORS = sorted(
     cleanup.FOLDED

@@ -22,6 +22,8 @@ from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import translations
 
+pytestmark = pytest.mark.artifact
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = 64
 """Pixels a side: small enough for ONNX's reference."""

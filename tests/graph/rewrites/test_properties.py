@@ -19,6 +19,8 @@ from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize, pipeline
 from r2mrf_deploy.graph.rewrites.editor import Editor
 
+pytestmark = pytest.mark.artifact
+
 SIZES = ((6, 5), (3, 3), (4, 7))
 LARGE = (24, 20)
 """Large enough beside `SIZES` for a convolution to be cheaper before its input is enlarged to it."""

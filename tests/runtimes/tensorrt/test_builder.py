@@ -12,6 +12,7 @@ import pytest
 from r2mrf_deploy import gpus
 from r2mrf_deploy.errors import BuildError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.runtimes.tensorrt import api, builder
 from r2mrf_deploy.runtimes.tensorrt.api import Library
 from r2mrf_deploy.runtimes.tensorrt.builder import Build, resolve_profiles
@@ -158,13 +159,12 @@ def test_shapes_that_do_not_fit_are_refused(spec: TensorSpec, shapes: dict[str, 
 
 
 def test_progress_is_reported_to_the_end(library: Library, tiny_onnx: Callable[..., Path]) -> None:
-    seen: list[tuple[str, int, int]] = []
+    seen: list[Progress] = []
     job = Build(library, BuildOptions())
     job.parse(tiny_onnx())
-    job.build({}, progress=lambda *step: seen.append(step))
-    assert seen and all(0 <= done <= total for _, done, total in seen)
-    top = seen[0][0]
-    assert seen[-1][0] == top and seen[-1][1] == seen[-1][2]
+    job.build({}, progress=seen.append)
+    assert seen and all(0 <= p.done <= (p.total or 0) for p in seen)
+    assert seen[-1].description == seen[0].description and seen[-1].done == seen[-1].total
 
 
 def test_what_progress_raises_ends_the_build(library: Library, tiny_onnx: Callable[..., Path]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.runtimes.base import OpenOptions
 from r2mrf_deploy.runtimes.cuda import bindings
@@ -42,7 +43,7 @@ def test_without_a_device_plans_are_built_and_not_run(no_device: None, plan: Pat
     assert "can be built here, not run: CUDA error 35" in state.reason
     assert "driver" in state.cure
     with pytest.raises(RuntimeUnavailable, match=r"TensorRT cannot run tiny\.plan: .*CUDA error 35.*driver"):
-        TensorRT().open(plan, None)
+        TensorRT().open(Artifact.open(plan))
 
 
 def test_without_any_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +61,10 @@ def test_a_plan_is_checked_before_the_driver_sees_it(no_device: None, plan: Path
     ]:
         plan.write_bytes(content)
         with pytest.raises(R2mrfError, match=message):
-            TensorRT().open(plan, None)
+            TensorRT().open(Artifact.open(plan))
 
 
 def test_threads_are_not_an_option(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bindings, "device", lambda: bindings.Device("GeForce RTX 3090", "8.6"))
-    with pytest.raises(UsageError, match="TensorRT has nothing to do with --threads"):
-        TensorRT().open(plan, None, OpenOptions(threads=2))
+    with pytest.raises(UsageError, match="TensorRT does not support `threads`"):
+        TensorRT().open(Artifact.open(plan), OpenOptions(threads=2))
