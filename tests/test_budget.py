@@ -146,7 +146,7 @@ def test_a_precision_that_a_card_lacks_is_refused(tiny_onnx: Callable[..., Path]
 
 @pytest.mark.parametrize("efficiency", [0, 1.5, -1])
 def test_an_efficiency_is_a_share(efficiency: float) -> None:
-    with pytest.raises(UsageError, match="--efficiency"):
+    with pytest.raises(UsageError, match="`efficiency`"):
         predict(Graph("g", (), 0), ROOF, efficiency)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import typer.main
 from rich.console import Console
 
 from r2mrf_deploy.errors import InputError, UsageError
@@ -71,6 +74,29 @@ MaxDrop = Annotated[
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, so that it can be resumed.")]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
+
+
+def command(arguments: Sequence[str]) -> Any:
+    """The command that arguments begin with; None where they begin with none."""
+    return getattr(typer.main.get_command(app), "commands", {}).get(*arguments[:1]) if arguments else None
+
+
+RUNNING: ContextVar[Any] = ContextVar("RUNNING", default=None)
+"""The command that is running."""
+
+
+def with_flags(text: str) -> str:
+    """A text of the library with its parameters as the running command's flags: `max_drop` becomes --max-drop."""
+    of = RUNNING.get()
+    names = (
+        {p.name: max(p.opts, key=len) if p.opts[0][:1] == "-" else p.metavar or p.name for p in of.params} if of else {}
+    )
+    return re.sub(r"`(\w+)`", lambda m: names.get(m[1], m[0]), text)
+
+
+def line(text: str, to: Console | None = None, style: str | None = None) -> None:
+    """Print one line as it is, whatever it holds; parameters of the library become flags."""
+    (to or out).print(with_flags(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def model_file(text: str) -> Path:

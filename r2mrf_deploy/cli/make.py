@@ -24,6 +24,7 @@ from r2mrf_deploy.cli.common import (
     default_output,
     err,
     graph_file,
+    line,
     model_file,
     out,
     parse_settings,
@@ -137,8 +138,8 @@ def export(
         print_json(found if len(found) > 1 else found[0])
         return
     rewrites = done[0].manifest.rewrites
-    for line in tables.rewrite_lines(rewrites) if rewrites else []:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    for text in tables.rewrite_lines(rewrites) if rewrites else []:
+        line(text)
     for made in done:
         _print_exported(made)
 
@@ -189,8 +190,8 @@ def optimize(
         records = [r.model_dump() for r in done.optimized.records]
         print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
         return
-    for line in (*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    for text in (*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations):
+        line(text)
     _print_exported(done)
 
 
@@ -270,10 +271,10 @@ def _print_exported(done: Exported) -> None:
     from r2mrf_deploy.report import tables
 
     if done.search is not None:
-        out.print(f"{done.search.before} with nothing kept, {done.search.after} now", highlight=False, soft_wrap=True)
+        line(f"{done.search.before} with nothing kept, {done.search.after} now")
         if done.search.kept:
             out.print(tables.kept_table(done.search))
-    for line in tables.exported_lines(done):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    for text in tables.exported_lines(done):
+        line(text)
     for warning in done.warnings:
-        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        line(f"warning: {warning}", err, "yellow")

@@ -20,6 +20,7 @@ from r2mrf_deploy.cli.common import (
     Trust,
     White,
     app,
+    line,
     model_file,
     out,
     parse_numbers,
@@ -77,8 +78,8 @@ def parity(
                 out.print(tables.steps_table(r))
         out.print(tables.parity_table(results))
         for r in results:
-            for line in tables.parity_lines(r, bisect):
-                out.print(line, highlight=False, markup=False, soft_wrap=True)
+            for text in tables.parity_lines(r, bisect):
+                line(text)
             if r.bisect is not None:
                 out.print(tables.kept_table(r.bisect))
     if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
@@ -140,17 +141,17 @@ def evaluate(
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
         else:
             out.print(tables.evaluation_table(rows))
-            for line in (
+            for text in (
                 tables.evaluation_line(photographs, positive),
                 *(f"not recorded: {why}" for why in unrecorded),
             ):
-                out.print(line, highlight=False, soft_wrap=True)
+                line(text)
         if output is None:  # what follows may fail, and the figures are out
             return
         progress(Progress("drawing"))
         written = evaluation_files.write(rows, facts, methods, photographs, output)
     for file in written if not as_json else []:
-        out.print(str(file), highlight=False, soft_wrap=True)
+        line(str(file))
 
 
 @app.command()
@@ -227,38 +228,36 @@ def bench(
     # printed first: a full disk must not lose what was measured
     for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
         if not as_json:
-            out.print(str(file), highlight=False, soft_wrap=True)
+            line(str(file))
 
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:
     from r2mrf_deploy.bench.summary import trace_averages
     from r2mrf_deploy.report import tables
 
-    out.print(tables.where(done.machine, done.tools), highlight=False, soft_wrap=True)
+    line(tables.where(done.machine, done.tools))
     if len(done.measurements) > 1:
         out.print(tables.bench_table(done.measurements))
-        out.print(
-            f"speed-up: over {done.baseline}, median and middle half of the turns", highlight=False, soft_wrap=True
-        )
+        line(f"speed-up: over {done.baseline}, median and middle half of the turns")
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
-            out.print(f"=== Performance summary: {m.title}, {m.device} ===", highlight=False, soft_wrap=True)
-            for line in (
+            line(f"=== Performance summary: {m.title}, {m.device} ===")
+            for text in (
                 *(trace_averages(m.turns, averages, m.on_gpu) if averages else ()),
                 *m.summary.lines(m.on_gpu),
             ):
-                out.print(line, highlight=False, soft_wrap=True)
+                line(text)
     for p in done.profiles if profiles else []:
-        out.print(tables.profile_title(p), highlight=False, soft_wrap=True)
+        line(tables.profile_title(p))
         for table in tables.profile_tables(p):
             out.print(table)
     absent = (f"{name} was not run: {why}" for name, why in done.skipped)
-    for line in (
+    for text in (
         *tables.bench_lines(done.measurements),
         *absent,
         *(f"not recorded: {why}" for why in done.not_recorded),
     ):
-        out.print(line, highlight=False, soft_wrap=True)
+        line(text)
 
 
 @app.command()
@@ -288,10 +287,10 @@ def budget(
     else:
         out.print(tables.budget_table(done))
         for p in done.predictions[-1:] if gpus else []:
-            out.print(f"{p.graph} on {p.title}:", highlight=False, soft_wrap=True)
+            line(f"{p.graph} on {p.title}:")
             out.print(tables.costliest_table(p))
-        for line in tables.budget_lines(done):
-            out.print(line, highlight=False, soft_wrap=True)
+        for text in tables.budget_lines(done):
+            line(text)
     if gpus and done.refused:
         raise UsageError(done.refused[0])
     if gpus and (over := [f"{p.device} {p.ms:.1f} ms" for p in done.over]):

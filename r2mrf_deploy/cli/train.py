@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from r2mrf_deploy.cli.common import Json, Set, White, app, err, out, parse_duration, parse_settings, print_json
+from r2mrf_deploy.cli.common import Json, Set, White, app, err, line, out, parse_duration, parse_settings, print_json
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -116,7 +116,7 @@ def train(
         return
     v = done.validation
     scores = f"f_max {v['f_max']:.3f}, MAE {v['mae']:.3f} on {v['photographs']:.0f} pictures held out"
-    out.print(f"{done.path}: weights of iteration {done.best}, {scores}", highlight=False, soft_wrap=True)
+    line(f"{done.path}: weights of iteration {done.best}, {scores}")
     if not done.finished:
         out.print(
             f"stopped at iteration {done.iterations} of {chosen.iterations}; go on with --resume", highlight=False
@@ -167,7 +167,7 @@ class _Shown:
 
     def line(self, text: str) -> None:
         if not self._silent:
-            err.print(text, markup=False, highlight=False, soft_wrap=True)
+            line(text, err)
 
     def __call__(self, progress: Progress) -> None:
         from r2mrf_deploy.training.recipe import Iteration

@@ -197,7 +197,7 @@ def test_options_go_to_those_who_know_them(small: Path, exported: Path) -> None:
     quick = Protocol(0, 0, 1, 1)
     done = bench_artifacts([small, exported], (), quick, size=(96, 128), options=OpenOptions(threads=1))
     assert [m.flags for m in done.measurements] == [("threads",), ("threads",)]
-    with pytest.raises(UsageError, match=r"--useCudaGraph means nothing to PyTorch, ONNX Runtime"):
+    with pytest.raises(UsageError, match=r"`cuda_graph` is not supported by PyTorch, ONNX Runtime"):
         bench_artifacts([small, exported], (), quick, options=OpenOptions(cuda_graph=True))
 
 
@@ -214,17 +214,17 @@ def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> No
     assert Image.open(files[2]).size[0] > 1000
     with pytest.raises(UsageError, match="the batch is 1 here"):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(4,))
-    with pytest.raises(UsageError, match="--batch 2,4: the batch is 1 here"):
+    with pytest.raises(UsageError, match="`batch` 2,4: the batch is 1 here"):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(2, 4))
 
 
 def test_what_would_do_nothing_is_refused(small: Path, exported: Path) -> None:
     quick = Protocol(0, 0, 1, 1)
-    with pytest.raises(UsageError, match=r"small\.onnx has a fixed size, 96x128: leave --size out"):
+    with pytest.raises(UsageError, match=r"small\.onnx has a fixed size, 96x128: leave `size` out"):
         bench_artifacts([exported], (), quick, size=(320, 320))
-    with pytest.raises(UsageError, match="--noDataTransfers means nothing on a CPU"):
+    with pytest.raises(UsageError, match="`transfers` cannot be left out on a CPU"):
         bench_artifacts([exported], (), replace(quick, transfers=False))
-    with pytest.raises(UsageError, match=r"--runtime tensorrt opens none .* make a \.plan file with `r2mrf build"):
+    with pytest.raises(UsageError, match=r"`runtime` tensorrt opens none .* make a \.plan file with `r2mrf build"):
         bench_artifacts([small, exported], ["onnxruntime", "tensorrt"], quick)
 
 

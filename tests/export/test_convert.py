@@ -193,7 +193,7 @@ def test_bisect_names_the_nodes_that_explain_a_failure(
     kept = found["bisect"]["kept"]
     assert kept and found["bisect"]["after"]["mae"] <= limit < found["bisect"]["before"]["mae"]
     assert all(k["without"]["mae"] > limit for k in kept)
-    with pytest.raises(UsageError, match="--bisect looks into"):
+    with pytest.raises(UsageError, match="`bisect` looks into"):
         bisect.bisect(small, exported)
 
 
@@ -203,18 +203,18 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     for options, error, said in [
-        (lambda: PrecisionOptions("int8"), UsageError, "--calibration DIR"),
+        (lambda: PrecisionOptions("int8"), UsageError, "give `calibration` a folder"),
         (lambda: PrecisionOptions("int8", tmp_path / "none"), InputError, "holds no images"),
         (lambda: PrecisionOptions("int8", tmp_path / "broken"), InputError, "a.png.*remove it"),
         (lambda: PrecisionOptions("int9"), UsageError, "choose from fp32, fp16"),  # type: ignore[arg-type]
         (lambda: PrecisionOptions("fp16", gpus=("gtx1080ti",)), UsageError, "1/64 of its FP32 rate.*fp32, or int8"),
         (lambda: PrecisionOptions("bf16", gpus=("rtx2080ti",)), UsageError, "no BF16"),
-        (lambda: PrecisionOptions("fp16", method="percentile"), UsageError, "--method is for INT8"),
-        (lambda: PrecisionOptions("bf16", quantize_ends=True), UsageError, "--quantize-ends is for INT8"),
-        (lambda: PrecisionOptions("int8", album, resume=tmp_path / "s.json"), UsageError, "give --max-drop too"),
-        (lambda: PrecisionOptions("fp16", max_drop=0.01), UsageError, "--max-drop needs photographs"),
+        (lambda: PrecisionOptions("fp16", method="percentile"), UsageError, "`method` is for INT8"),
+        (lambda: PrecisionOptions("bf16", quantize_ends=True), UsageError, "`quantize_ends` is for INT8"),
+        (lambda: PrecisionOptions("int8", album, resume=tmp_path / "s.json"), UsageError, "give `max_drop` too"),
+        (lambda: PrecisionOptions("fp16", max_drop=0.01), UsageError, "`max_drop` needs photographs"),
         (lambda: PrecisionOptions("int8", album, max_drop=5), UsageError, "between 0 and 1"),
-        (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "--keep is for a reduced precision"),
+        (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "`keep` is for a reduced precision"),
         (lambda: PrecisionOptions("fp16", keep=("fusoin",)), UsageError, "no node 'fusoin'"),
         (lambda: PrecisionOptions("fp32"), UsageError, "FP32 already"),
     ]:
