@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         code, message = 2, said() if said else f"unexpected {type(e).__name__}: {e}; see --debug"
         if debug and not said:
             raise
-        line(f"error: {' '.join(message.split())}", err, "red")
+    line(f"error: {' '.join(message.split())}", err, "red")
     return code
 
 
