@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.aotinductor import to_aotinductor
-
 from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.bench.protocol import Bench, Protocol, bench_artifacts
 from r2mrf_deploy.checkpoint import Checkpoint
@@ -73,7 +71,9 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
             attempt(f"{graph.stem}.plan", lambda graph=graph: build_artifact(graph))
     attempt(
         "aotinductor",
-        lambda: to_aotinductor(checkpoint, folder / "aotinductor.pt2", ExportOptions(size), device="cuda"),
+        lambda: export_artifact(
+            checkpoint, folder / "aotinductor.pt2", ExportOptions(size, format=FormatOptions(device="cuda"))
+        ),
     )
     able = {r.name for a in artifacts for r in runtimes.suitable(a)}
     return bench_artifacts(
