@@ -23,7 +23,7 @@ from r2mrf_deploy.errors import R2mrfError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
-from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions, PrecisionOptions
 from r2mrf_deploy.report import tables
 
 SIZES = ((320, 320), (427, 640))
@@ -76,9 +76,8 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
         ),
     )
     able = {r.name for a in artifacts for r in runtimes.suitable(a)}
-    return bench_artifacts(
-        artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, progress=print
-    ), missing
+    runtime_names = [r for r in RUNTIMES if r in able]
+    return bench_artifacts(artifacts, runtime_names, Protocol(), size=size, progress=print), missing
 
 
 def _page(size: str, bench: Bench, missing: list[str]) -> str:
