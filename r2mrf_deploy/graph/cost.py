@@ -35,7 +35,7 @@ _VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 FREE = frozenset({"Constant", "Shape", "Size"}) | _VIEWS
 """Operators that move no activation."""
 
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 
@@ -294,7 +294,7 @@ class Inference:
             feeds = {inputs[0]: np.broadcast_to(np.float32(0), self.types[inputs[0]].shape)}
         else:
             feeds = {value: self._values[value] for value in inputs if value in self._values}
-        if not small or len(feeds) < len(set(inputs)) or node.op_type in _RANDOM:
+        if not small or len(feeds) < len(set(inputs)) or node.op_type in RANDOM:
             return {}
         try:
             results = evaluate(proto, {value.name: array for value, array in feeds.items()}, self._opset)

@@ -73,7 +73,8 @@ def trace(
         model, _ = onnxsim.simplify(model)
     if opset < opsets.LOWEST_TRACED:
         model = opsets.lower(model, opset)
-    _name_free_dimensions(model, deployed, dynamic)
+    if dynamic:
+        _name_free_dimensions(model)
     return checked(model)
 
 
@@ -122,9 +123,7 @@ def _drop_notes(model: onnx.ModelProto) -> None:
     model.graph.name = "r2mrf-deploy"
 
 
-def _name_free_dimensions(model: onnx.ModelProto, deployed: Deployed, dynamic: bool) -> None:
-    if not dynamic:
-        return
+def _name_free_dimensions(model: onnx.ModelProto) -> None:
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim
         dims[0].dim_param = "batch"

@@ -1,4 +1,4 @@
-"""The graph under the knife: what every rewrite needs to read it, to weigh a change, and to make one.
+"""What every rewrite needs to read a graph, to weigh a change, and to make it.
 
 A rewrite drafts the nodes it wants (`Editor.draft`), compares what they cost with what they make superfluous
 (`Editor.gain`), and applies the draft or leaves it. Numbers for free dimensions are nominal: they weigh costs and decide
@@ -25,6 +25,12 @@ class Outcome:
     count: int = 0
     refusals: tuple[str, ...] = ()
     """Why it left alone what it nearly changed, one line each."""
+
+    @classmethod
+    def of(cls, attempts: Iterable[str | None]) -> Outcome:
+        """Sum up attempts: each is "" if it changed something, else the reason, or None if there was nothing to change."""
+        results = list(attempts)
+        return cls(results.count(""), tuple(filter(None, results)))
 
 
 Rewrite = Callable[["Editor"], Outcome]

@@ -40,15 +40,14 @@ class Upsampled:
 
 def interpolate_last(editor: Editor) -> Outcome:
     """Take upsampled parts out of convolutions, the largest first, where that pays."""
-    count, refusals = 0, []
+    attempts: list[str | None] = []
     for node in editor.nodes("Conv"):
         current: ir.Node | None = node
         while current is not None:
             conv = Convolution.of(editor, current)
-            current, refusal = _first_that_pays(editor, conv) if conv is not None else (None, None)
-            count += refusal == ""
-            refusals += [refusal] if refusal else []
-    return Outcome(count, tuple(refusals))
+            current, attempt = _first_that_pays(editor, conv) if conv is not None else (None, None)
+            attempts.append(attempt)
+    return Outcome.of(attempts)
 
 
 def _first_that_pays(editor: Editor, conv: Convolution) -> tuple[ir.Node | None, str | None]:

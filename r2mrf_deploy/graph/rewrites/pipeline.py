@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -96,9 +97,11 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         editor = Editor(_prepare(model), _nominal_shapes(model))
         records, refusals = _to_fixpoint(editor, rewrites)
         if not _dearer(editor.cost(), before):
-            result = _finish(editor.model, model) if records else _copy(model)
+            result = _finish(editor.model, model) if records else deepcopy(model)
             return Optimized(result, records, [*given_up, *refusals] if explain else [])
-    return Optimized(_copy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else [])
+    return Optimized(
+        deepcopy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else []
+    )
 
 
 def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
@@ -171,8 +174,7 @@ def _prepare(model: onnx.ModelProto) -> ir.Model:
     known.
     """
     if _defaults(model):
-        bare = onnx.ModelProto()
-        bare.CopyFrom(model)
+        bare = deepcopy(model)
         del bare.graph.initializer[:], bare.graph.value_info[:]
         inputs = {value.name for value in model.graph.input}
         bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in inputs)
@@ -193,12 +195,6 @@ def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The initialisers that are inputs too."""
     inputs = {value.name for value in model.graph.input}
     return [tensor for tensor in model.graph.initializer if tensor.name in inputs]
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _nominal_shapes(model: onnx.ModelProto) -> Shapes:
