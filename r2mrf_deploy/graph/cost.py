@@ -23,7 +23,7 @@ from r2mrf_deploy.errors import GraphError
 Shapes = Mapping[str, Sequence[int]]
 
 _SMALL = 4096
-"""Elements up to which a constant's value is followed: sizes, axes and scales are small, weights are not wanted."""
+"""Elements up to which a constant's value is followed: sizes, axes and scales are small, weights are not followed."""
 
 MULTIPLY_ADDS_PER_BYTE = 8
 """What a processor computes in the time it moves a byte, to weigh one against the other. Convolutions in FP32 reach about
@@ -253,7 +253,7 @@ class Inference:
                 self._values[value] = tensor.numpy()
 
     def forget(self, value: ir.Value) -> None:
-        """Leave out a tensor that is not in the graph after all."""
+        """Remove a tensor that did not join the graph."""
         self.types.pop(value, None)
         self._values.pop(value, None)
 

@@ -67,7 +67,7 @@ def kernels(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[Kerne
 
 
 def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
-    """The kernel that a pointwise node is fused into: that of the last input which only this node reads."""
+    """The kernel that a pointwise node is fused into: the one that makes the last input which only this node reads."""
     if node.op_type not in _POINTWISE:
         return None
     for value in reversed(node.inputs):
@@ -139,7 +139,7 @@ def _precision(node: ir.Node, types: Types) -> Precision:
 
 
 def _constant(nodes: list[ir.Node]) -> bool:
-    """Whether nothing here depends on an input: computed once, when the engine is built."""
+    """Whether these nodes depend on no input, so that they are computed once, when the engine is built."""
     return all(
         v is None or v.is_initializer() or ir.convenience.get_const_tensor(v) is not None
         for n in nodes

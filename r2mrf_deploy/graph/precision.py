@@ -1,7 +1,7 @@
 """FP16 and BF16 graphs: precision as the types in the graph, which every runtime reads alike and TensorRT 11 asks for.
 
-Built on ONNX Runtime's float16 converter. What it leaves to do: the order of the nodes, the network's scopes in the names of
-its casts, BF16 (the same graph with the other 16-bit type, from the original weights), and which nodes stay in FP32.
+Built on ONNX Runtime's float16 converter. This module adds what the converter lacks: the order of the nodes, scopes in the
+names of its casts, BF16 (the same graph with the other 16-bit type, from the original weights), and the nodes kept in FP32.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ BF16_OPSET = 22
 """The first whose Conv takes BF16."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_IN_BF16 = frozenset({"ConvTranspose"})
-"""What TensorRT does not build in BF16; it stays in FP32."""
+"""Operators that TensorRT does not build in BF16; they stay in FP32."""
 _MOVES = frozenset(
     {
         *("Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"),
         *("Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
     }
 )
-"""What passes values on as they are: no arithmetic that a precision could spoil."""
+"""Operators that pass values on unchanged, so that a lower precision adds no error of their own."""
 _LOW = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -170,10 +170,10 @@ def refuse_unknown(model: onnx.ModelProto, names: Iterable[str]) -> None:
 
 
 def nodes_of(model: onnx.ModelProto, names: Iterable[str]) -> list[str]:
-    """The nodes that are meant by names, or by beginnings of names that end at a slash: `step1.branch5` means all of it.
+    """The nodes with these names, or whose names begin with one of them up to a slash: `step1.branch5` means all of it.
 
     Raises:
-        UsageError: a name means nothing.
+        UsageError: a name matches no node.
     """
     found: list[str] = []
     for name in names:
@@ -190,7 +190,7 @@ def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _without_hard_activations(model: onnx.ModelProto) -> onnx.ModelProto:
-    """HardSwish and HardSigmoid as what they stand for: TensorRT takes them in FP32, FP16 and INT8 only."""
+    """HardSwish and HardSigmoid written out: TensorRT takes them in FP32, FP16 and INT8 only."""
     swap: list[onnx.NodeProto] = []
     constants: dict[str, float] = {"zero": 0.0, "one": 1.0}
     for node in model.graph.node:

@@ -124,7 +124,7 @@ def _collect(
 
 
 class _Reader:
-    """One photograph, as ONNX Runtime's calibrators ask for it."""
+    """A reader of one photograph, as ONNX Runtime's calibrators expect it."""
 
     def __init__(self, feed: Feed) -> None:
         self._feeds: Iterator[Feed] = iter([feed])
@@ -202,7 +202,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
 
     Args:
         quantised: what `quantize` made of `original`.
-        keep: the nodes that shall read floating point.
+        keep: the nodes that read floating point.
 
     Raises:
         UsageError: a name is no node's.
@@ -219,7 +219,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
     for node in graph.node:
         if node.op_type in _PAIR or (node.name in able and node.name not in kept):
             continue
-        for slot, name in enumerate(node.input):  # the tool gives what it dequantised to everyone who reads it
+        for slot, name in enumerate(node.input):  # the tool gives the dequantised tensor to every reader
             dequantise = makers.get(name)
             if dequantise is None or dequantise.op_type != "DequantizeLinear":
                 continue
@@ -238,7 +238,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
 
 
 def _outputs_as_computed(graph: onnx.GraphProto) -> None:
-    """Have the graph give out what was computed: the tool rounds an output that a quantised node reads too."""
+    """Let the graph return what was computed: the tool rounds an output that a quantised node reads too."""
     makers = {output: node for node in graph.node for output in node.output}
     renamed: dict[str, str] = {}
     for value in graph.output:

@@ -112,7 +112,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
 
 def _drop_notes(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on every node: they name files of this machine."""
+    """Drop the exporter's notes on every node: they contain paths of the machine that traced it."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -133,7 +133,7 @@ def _name_free_dimensions(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' chatter off the user's screen; what fails raises."""
+    """Silence the exporters' output; failures still raise."""
     names = ("torch.onnx", "onnxscript", "torch.onnx._internal.exporter", "onnx_ir")
     loggers = [logging.getLogger(n) for n in names]
     levels = [logger.level for logger in loggers]

@@ -155,10 +155,10 @@ class Backbone(nn.Module):
 
 
 def imagenet(name: str) -> Mapping[str, Tensor]:
-    """torchvision's ImageNet weights of a network, downloaded where they are not at hand.
+    """torchvision's ImageNet weights of a network, downloaded if they are not cached.
 
     Raises:
-        UsageError: it has none.
+        UsageError: torchvision has none.
     """
     if name not in torchvision.models.list_models():
         raise UsageError(f"torchvision has no ImageNet weights for {name}; give a local file")
@@ -173,7 +173,7 @@ class GlobalMean(nn.Module):
 
 
 def identify(shapes: Shapes, prefix: str = "backbone.") -> str | None:
-    """The backbone whose parameters these are, by names and shapes; None where it is none of ours."""
+    """The backbone that has parameters of these names and shapes; None if it is not one of ours."""
     found = {k: v for k, v in shapes.items() if k.startswith(prefix)}
     return next((name for name in NAMES if _signature(name, prefix) == found), None)
 

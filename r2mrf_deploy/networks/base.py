@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from r2mrf_deploy.errors import UsageError, did_you_mean
 
 MOST = 1024
-"""Of steps and of channels. Far beyond the papers' networks, and soon beyond a machine's memory."""
+"""The most steps or channels a config may have: far beyond the papers' networks, and close to a machine's memory."""
 
 C = TypeVar("C", bound="NetworkConfig")
 
@@ -99,7 +99,7 @@ class Detector(nn.Module, ABC):
     presets: ClassVar[Mapping[str, NetworkConfig]]
     """Name -> config."""
     config: Any
-    """Of `config_class`."""
+    """An instance of `config_class`."""
 
     @abstractmethod
     def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:

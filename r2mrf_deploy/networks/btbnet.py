@@ -23,7 +23,7 @@ from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, 
 from r2mrf_deploy.networks.upsample import resample
 
 SCALES = (100, 80, 60)
-"""Of the image's sides, in per cent."""
+"""Per cent of the image's sides."""
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of VGG-16's blocks."""
 STEPS = len(BLOCKS)
@@ -189,7 +189,7 @@ def stream_names(scales: Sequence[int]) -> list[str]:
 
 
 def stream_scope(path: str, scales: Sequence[int]) -> str | None:
-    """The scope of a module of a stream: `stream80.block3`, `stream80.step2`; None where it is none."""
+    """The scope of a module of a stream, such as `stream80.block3` or `stream80.step2`; None for any other module."""
     parts = path.split(".")
     if parts[0] != "streams" or len(parts) != 4:
         return None

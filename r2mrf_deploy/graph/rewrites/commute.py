@@ -76,7 +76,7 @@ def _of_affine(scaling: Affine) -> Pointwise | None:
 
 
 def _function_first(editor: Editor, node: ir.Node) -> str | None:
-    """f(average(x)) to average(f(x)). Returns "" where it was done, else why not, or None where it is another matter."""
+    """f(average(x)) to average(f(x)). Returns "" if it was done, else why not, or None if the pattern is not there."""
     function = pointwise(editor, node)
     average = averaging(editor, function.x.producer()) if function is not None else None
     if function is None or average is None:

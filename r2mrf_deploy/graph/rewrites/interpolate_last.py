@@ -6,7 +6,7 @@ the border does (the convolution's zeros, the interpolation's clamping) in the m
 
     y_m = sum_j (sum_i A_i z_mij) B_j^T,  A_i = S_i U  [H, h],  B_j = S_j U  [W, w]
 
-with U the interpolation along an axis and S_i the shift of a tap. It needs sizes that are known.
+with U the interpolation along an axis and S_i the shift of a tap. The sizes have to be known.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _parts(editor: Editor, conv: Convolution) -> tuple[list[Upsampled], str | No
 
 
 def _why_not_linear(editor: Editor, resize: ir.Node) -> str | None:
-    """None of a linear interpolation between pixel centres, which is what the matrices hold."""
+    """Why a Resize is not the linear interpolation between pixel centres that the matrices hold; None if it is."""
     known = averaging(editor, resize)
     if not isinstance(known, Averaging):
         return known or "the resizing is not one of this graph"

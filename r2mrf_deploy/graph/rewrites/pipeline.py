@@ -153,7 +153,7 @@ def _check(model: onnx.ModelProto) -> None:
         raise GraphError(f"opset {opset} is too old to rewrite: convert the model to opset 13 or later")
     if model.ir_version < 4:
         raise GraphError(
-            f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model anew"
+            f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model again"
         )
     if model.graph.sparse_initializer:
         raise GraphError("the model has sparse weights, which the rewrites cannot read: make them dense")
@@ -163,7 +163,7 @@ def _check(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as e:
         raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None
-    except ValueError:  # over 2 GB, which the checker cannot take; what is wrong with it then shows later
+    except ValueError:  # over 2 GB, which the checker cannot take; an invalid model then fails later
         pass
 
 
