@@ -40,7 +40,7 @@ class Checkpoint:
     preprocess: Preprocess = IMAGENET
     metrics: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
-    """Of the file it was read from."""
+    """SHA-256 of the file it was read from."""
 
     @classmethod
     def of(cls, family: str, module: Detector, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -59,10 +59,10 @@ class Checkpoint:
         """An untrained checkpoint whose map is informative on photographs (see `networks.initialise`).
 
         Args:
-            preset: its name.
+            preset: the preset's name.
             settings: config fields to replace, as texts.
             folder: of photographs to take the statistics from; by default four that scikit-image ships.
-            seed: of the weights.
+            seed: for drawing the weights.
 
         Raises:
             UsageError: no such preset or config field.
@@ -108,8 +108,8 @@ class Checkpoint:
             _refuse_contradiction(path, checkpoint, network, settings)
         elif str(content.get("format", "")).startswith(_FORMATS):
             raise CheckpointError(
-                f"{path}: its format {content['format']!r} is of a later r2mrf-deploy than this, which reads {FORMAT!r}: "
-                "update it"
+                f"{path}: its format {content['format']!r} was written by a later r2mrf-deploy than this one, "
+                f"which reads {FORMAT!r}: update it"
             )
         else:
             checkpoint = _from_plain(path, content, network, dict(settings or {}), dict(defaults or {}))
@@ -121,7 +121,7 @@ class Checkpoint:
 
         Args:
             path: the file.
-            half: round the weights to FP16, for a file of half the size; reading makes them FP32 again.
+            half: round the weights to FP16, which halves the file; `load` converts them back to FP32.
 
         Raises:
             CheckpointError: a weight is not finite, or too large for FP16.
@@ -163,11 +163,11 @@ def _photographs(folder: Path | str | None) -> Tensor:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a file of PyTorch's holds, read without running code from it.
+    """Read the content of a PyTorch file without running code from it.
 
     Raises:
         InputError: no such file.
-        CheckpointError: it is damaged, is not PyTorch's, would run code, or holds no dictionary.
+        CheckpointError: the file is damaged, is not PyTorch's, would run code, or holds no dictionary.
     """
     if not path.is_file():
         raise no_file(path)
@@ -219,7 +219,7 @@ def _refuse_contradiction(
     differing = [f"{k}={v}" for k, v in found.items() if family == checkpoint.network and v != said[k]]
     if family != checkpoint.network or differing:
         held = " with ".join([checkpoint.network, *differing[:1]])
-        raise UsageError(f"`network` {network}: {path} says of itself that it holds {held}; leave `network` out")
+        raise UsageError(f"`network` {network}: {path} holds {held}, as it says itself; leave `network` out")
 
 
 def _from_plain(
@@ -252,7 +252,7 @@ def _from_plain(
 
 
 def _in_our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of authors' own code as the network here calls its parts; any other as it is."""
+    """A state dict of the authors' own code with our parameter names; any other state dict unchanged."""
     for family in networks.families():
         adopted = networks.get(family).adopt(state)
         if adopted is not None:
@@ -261,7 +261,7 @@ def _in_our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plain_state(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict inside what training scripts save: bare, or below a usual key, with or without a wrapper's prefix."""
+    """Find the state dict in what training scripts save: bare or under a usual key, with or without a wrapper's prefix."""
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(content.get(key), dict):
             content = content[key]

@@ -24,7 +24,7 @@ class _Photograph:
     file: str
     reduction: int = 0
     """How much to reduce it so that it is sharp to the pixel wherever it has detail; 0: parts of it are out of focus, or it
-    has too little detail, and nothing is learnt from it."""
+    has too little detail, so it is not used for training."""
 
 
 _TABLE = {

@@ -138,7 +138,7 @@ def _broken(name: str, small: Checkpoint, path: Path) -> None:
         ("code", "would run code"),
         ("bare pickle", "would run code"),
         ("protocol 4", "would run code"),
-        ("format", "'r2mrf-checkpoint/2' is of a later r2mrf-deploy .* update it"),
+        ("format", "'r2mrf-checkpoint/2' was written by a later r2mrf-deploy.* update it"),
         ("preprocess", "its preprocess.mean.* is wrong: "),
         ("truncated", "damaged, cut short"),
         ("text", "not a PyTorch checkpoint"),

@@ -23,7 +23,7 @@ from r2mrf_deploy.errors import GraphError
 Shapes = Mapping[str, Sequence[int]]
 
 _SMALL = 4096
-"""Elements up to which a constant's value is followed: sizes, axes and scales are small, weights are not wanted."""
+"""Elements up to which a constant's value is followed: sizes, axes and scales are small, weights are not followed."""
 
 MULTIPLY_ADDS_PER_BYTE = 8
 """What a processor computes in the time it moves a byte, to weigh one against the other. Convolutions in FP32 reach about
@@ -35,7 +35,7 @@ _VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 FREE = frozenset({"Constant", "Shape", "Size"}) | _VIEWS
 """Operators that move no activation."""
 
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 
@@ -253,7 +253,7 @@ class Inference:
                 self._values[value] = tensor.numpy()
 
     def forget(self, value: ir.Value) -> None:
-        """Leave out a tensor that is not in the graph after all."""
+        """Remove a tensor that did not join the graph."""
         self.types.pop(value, None)
         self._values.pop(value, None)
 
@@ -294,7 +294,7 @@ class Inference:
             feeds = {inputs[0]: np.broadcast_to(np.float32(0), self.types[inputs[0]].shape)}
         else:
             feeds = {value: self._values[value] for value in inputs if value in self._values}
-        if not small or len(feeds) < len(set(inputs)) or node.op_type in _RANDOM:
+        if not small or len(feeds) < len(set(inputs)) or node.op_type in RANDOM:
             return {}
         try:
             results = evaluate(proto, {value.name: array for value, array in feeds.items()}, self._opset)

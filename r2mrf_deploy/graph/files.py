@@ -14,7 +14,7 @@ def serialized(model: onnx.ModelProto) -> bytes:
     """The model as the content of one file, after onnx's check.
 
     Raises:
-        GraphError: it is not valid, or over 2 GB, which no such file can hold.
+        GraphError: the model is not valid, or is over 2 GB, which one file cannot hold.
     """
     try:
         onnx.checker.check_model(model)
@@ -34,7 +34,7 @@ def read(path: Path | str) -> onnx.ModelProto:
 
     Raises:
         InputError: no such file.
-        GraphError: it is damaged, or no ONNX model.
+        GraphError: the file is damaged, or is not an ONNX model.
     """
     path = Path(path)
     if not path.is_file():

@@ -24,6 +24,7 @@ _PRECISIONS: dict[ir.DataType, Precision] = {
     ir.DataType.FLOAT8E4M3FN: "fp8",
 }
 _QUANTISE = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_TRANSPARENT = FREE | _QUANTISE
 _POINTWISE = frozenset(
     {
         *("Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Gelu", "Erf"),
@@ -57,7 +58,7 @@ def kernels(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[Kerne
     groups: dict[ir.Node, list[ir.Node]] = {}
     leader: dict[ir.Node, ir.Node] = {}
     for node in loaded.graph:
-        if node.op_type in FREE or node.op_type in _QUANTISE or not node.outputs:
+        if node.op_type in _TRANSPARENT or not node.outputs:
             continue
         host = _host(node, leader)
         leader[node] = host or node
@@ -66,7 +67,7 @@ def kernels(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[Kerne
 
 
 def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
-    """The kernel that a pointwise node is fused into: that of the last input which only this node reads."""
+    """The kernel that a pointwise node is fused into: the one that makes the last input which only this node reads."""
     if node.op_type not in _POINTWISE:
         return None
     for value in reversed(node.inputs):
@@ -79,7 +80,7 @@ def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
 def _maker(value: ir.Value) -> ir.Node | None:
     """The node that computes a value, seen through views, Q and DQ."""
     node = value.producer()
-    while node is not None and (node.op_type in FREE or node.op_type in _QUANTISE) and node.inputs and node.inputs[0]:
+    while node is not None and node.op_type in _TRANSPARENT and node.inputs and node.inputs[0]:
         node = node.inputs[0].producer()
     return node
 
@@ -88,8 +89,7 @@ def _readers(value: ir.Value) -> set[ir.Node | None]:
     """The nodes that read a value, through views, Q and DQ; None among them where the graph gives it out."""
     found: set[ir.Node | None] = {None} if value.is_graph_output() else set()
     for node in value.consumers():
-        through = node.op_type in _QUANTISE or node.op_type in FREE
-        found |= _readers(node.outputs[0]) if through else {node}
+        found |= _readers(node.outputs[0]) if node.op_type in _TRANSPARENT else {node}
     return found
 
 
@@ -139,7 +139,7 @@ def _precision(node: ir.Node, types: Types) -> Precision:
 
 
 def _constant(nodes: list[ir.Node]) -> bool:
-    """Whether nothing here depends on an input: computed once, when the engine is built."""
+    """Whether these nodes depend on no input, so that they are computed once, when the engine is built."""
     return all(
         v is None or v.is_initializer() or ir.convenience.get_const_tensor(v) is not None
         for n in nodes

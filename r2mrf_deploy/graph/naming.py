@@ -18,7 +18,7 @@ Scope = Callable[[str, int], str | None]
 scope, or None where that is no part of its own."""
 
 SHARED = "shared"
-"""The scope of what several parts have in common, after a rewrite took it out of them."""
+"""The scope of what a rewrite took out of several parts because they have it in common."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FOLLOWS = frozenset({"Concat", "Resize", "Shape", "Gather", "Slice", "Cast", "Unsqueeze", "Reshape"})
@@ -50,7 +50,7 @@ def name_nodes(model: onnx.ModelProto, scope: Scope) -> None:
 
 
 def scope(name: str) -> str:
-    """The network's scope for a node, or for a layer of a runtime's profile; "other" where it has none.
+    """The network's scope of a node, or of a layer in a runtime's profile; "other" if it has none.
 
     A layer that stands for several nodes counts as the first that has a scope.
     """

@@ -6,6 +6,8 @@ that 17 does not know even where they only state a default, so those are taken o
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import onnx
 from onnx import version_converter
 
@@ -29,8 +31,7 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     Raises:
         GraphError: it uses something that the lower opset does not have.
     """
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(model)
+    lowered = deepcopy(model)
     _drop_defaults(lowered)
     try:
         lowered = version_converter.convert_version(lowered, opset)

@@ -1,12 +1,13 @@
 """FP16 and BF16 graphs: precision as the types in the graph, which every runtime reads alike and TensorRT 11 asks for.
 
-Built on ONNX Runtime's float16 converter. What it leaves to do: the order of the nodes, the network's scopes in the names of
-its casts, BF16 (the same graph with the other 16-bit type, from the original weights), and which nodes stay in FP32.
+Built on ONNX Runtime's float16 converter. This module adds what the converter lacks: the order of the nodes, scopes in the
+names of its casts, BF16 (the same graph with the other 16-bit type, from the original weights), and the nodes kept in FP32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from copy import deepcopy
 from typing import Literal
 
 import ml_dtypes
@@ -25,14 +26,14 @@ BF16_OPSET = 22
 """The first whose Conv takes BF16."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_IN_BF16 = frozenset({"ConvTranspose"})
-"""What TensorRT does not build in BF16; it stays in FP32."""
+"""Operators that TensorRT does not build in BF16; they stay in FP32."""
 _MOVES = frozenset(
     {
         *("Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"),
         *("Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
     }
 )
-"""What passes values on as they are: no arithmetic that a precision could spoil."""
+"""Operators that pass values on unchanged, so that a lower precision adds no error of their own."""
 _LOW = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -57,9 +58,7 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
     original = {i.name: i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
     refused = [n.name for n in model.graph.node if precision == "bf16" and n.op_type in _NOT_IN_BF16]
     kept = [*dict.fromkeys((*ends(model), *refused, *keep))]
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    half = convert_float_to_float16(half, keep_io_types=True, node_block_list=kept)
+    half = convert_float_to_float16(deepcopy(model), keep_io_types=True, node_block_list=kept)
     _make_once(half.graph)
     if precision == "bf16":
         _retype(half.graph, original)
@@ -73,19 +72,23 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
 
 
 def ends(model: onnx.ModelProto) -> list[str]:
-    """The nodes that stay in FP32 by rule: before the first convolution, where an input is scaled, and after the last, where
-    the logits are brought to the image's size and become a map."""
-    nodes = model.graph.node
+    """The nodes that always stay in FP32: those before the first convolution, which scale the input, and those after the
+    last, which bring the logits to the image's size and turn them into a map."""
+    after, before = reach(model, lambda node: node.op_type in _WEIGHTED)
+    rest = (n for n in model.graph.node if n.op_type not in _WEIGHTED)
+    return [n.name for n in rest if not (after & set(n.output) and before & set(n.output))]
+
+
+def reach(model: onnx.ModelProto, seeds: Callable[[onnx.NodeProto], bool]) -> tuple[set[str], set[str]]:
+    """The tensors that depend on a seed node's outputs, outputs included, and those that a seed node's inputs depend on."""
     after, before = set[str](), set[str]()
-    for node in nodes:  # in the graph's order
-        if node.op_type in _WEIGHTED or after & set(node.input):
+    for node in model.graph.node:  # in the graph's order
+        if seeds(node) or after & set(node.input):
             after.update(node.output)
-    for node in reversed(nodes):
-        if node.op_type in _WEIGHTED or before & set(node.output):
+    for node in reversed(model.graph.node):
+        if seeds(node) or before & set(node.output):
             before.update(node.input)
-    return [
-        n.name for n in nodes if n.op_type not in _WEIGHTED and not (after & set(n.output) and before & set(n.output))
-    ]
+    return after, before
 
 
 def computing(model: onnx.ModelProto) -> list[str]:
@@ -167,10 +170,10 @@ def refuse_unknown(model: onnx.ModelProto, names: Iterable[str]) -> None:
 
 
 def nodes_of(model: onnx.ModelProto, names: Iterable[str]) -> list[str]:
-    """The nodes that are meant by names, or by beginnings of names that end at a slash: `step1.branch5` means all of it.
+    """The nodes with these names, or whose names begin with one of them up to a slash: `step1.branch5` means all of it.
 
     Raises:
-        UsageError: a name means nothing.
+        UsageError: a name matches no node.
     """
     found: list[str] = []
     for name in names:
@@ -187,7 +190,7 @@ def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _without_hard_activations(model: onnx.ModelProto) -> onnx.ModelProto:
-    """HardSwish and HardSigmoid as what they stand for: TensorRT takes them in FP32, FP16 and INT8 only."""
+    """HardSwish and HardSigmoid written out: TensorRT takes them in FP32, FP16 and INT8 only."""
     swap: list[onnx.NodeProto] = []
     constants: dict[str, float] = {"zero": 0.0, "one": 1.0}
     for node in model.graph.node:
@@ -209,8 +212,7 @@ def _without_hard_activations(model: onnx.ModelProto) -> onnx.ModelProto:
             swap[-1].output[0] = y
     if len(swap) == len(model.graph.node):
         return model
-    done = onnx.ModelProto()
-    done.CopyFrom(model)
+    done = deepcopy(model)
     del done.graph.node[:]
     done.graph.node.extend(swap)
     done.graph.initializer.extend(numpy_helper.from_array(np.float32(v), k) for k, v in constants.items())

@@ -12,6 +12,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.graph.precision import refuse_unknown, refuse_unless_fp32
+from r2mrf_deploy.graph.precision import reach, refuse_unknown, refuse_unless_fp32
 from r2mrf_deploy.graph.trace import checked
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
@@ -123,7 +124,7 @@ def _collect(
 
 
 class _Reader:
-    """One photograph, as ONNX Runtime's calibrators ask for it."""
+    """A reader of one photograph, as ONNX Runtime's calibrators expect it."""
 
     def __init__(self, feed: Feed) -> None:
         self._feeds: Iterator[Feed] = iter([feed])
@@ -149,23 +150,13 @@ def _depthwise(node: onnx.NodeProto, weight: Sequence[int]) -> bool:
 
 
 def ends(model: onnx.ModelProto) -> list[str]:
-    """The quantisable nodes that stay in floating point by rule: the first, which read the image, and the last, which write
-    the logits."""
-    nodes = model.graph.node
+    """The quantisable nodes that stay in floating point by default: the first, which read the image, and the last, which
+    write the logits."""
     able = set(quantizable(model))
-    after, before = set[str](), set[str]()
-    found = []
-    for node in nodes:
-        if node.name in able and not after & set(node.input):
-            found.append(node.name)
-        if node.name in able or after & set(node.input):
-            after.update(node.output)
-    for node in reversed(nodes):
-        if node.name in able and not before & set(node.output):
-            found.append(node.name)
-        if node.name in able or before & set(node.output):
-            before.update(node.input)
-    return list(dict.fromkeys(found))
+    after, before = reach(model, lambda node: node.name in able)
+    nodes = [n for n in model.graph.node if n.name in able]
+    first = [n.name for n in nodes if not after & set(n.input)]
+    return list(dict.fromkeys([*first, *(n.name for n in reversed(nodes) if not before & set(n.output))]))
 
 
 def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -185,10 +176,8 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
 
     refuse_unless_fp32(model)
     refuse_unknown(model, keep)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     quantizer = QDQQuantizer(
-        copy,
+        deepcopy(model),
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
@@ -213,15 +202,14 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
 
     Args:
         quantised: what `quantize` made of `original`.
-        keep: the nodes that shall read floating point.
+        keep: the nodes that read floating point.
 
     Raises:
         UsageError: a name is no node's.
         GraphError: the result is not valid ONNX.
     """
     refuse_unknown(original, keep)
-    done = onnx.ModelProto()
-    done.CopyFrom(quantised)
+    done = deepcopy(quantised)
     graph = done.graph
     _outputs_as_computed(graph)
     makers = {output: node for node in graph.node for output in node.output}
@@ -231,7 +219,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
     for node in graph.node:
         if node.op_type in _PAIR or (node.name in able and node.name not in kept):
             continue
-        for slot, name in enumerate(node.input):  # the tool gives what it dequantised to everyone who reads it
+        for slot, name in enumerate(node.input):  # the tool gives the dequantised tensor to every reader
             dequantise = makers.get(name)
             if dequantise is None or dequantise.op_type != "DequantizeLinear":
                 continue
@@ -250,7 +238,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
 
 
 def _outputs_as_computed(graph: onnx.GraphProto) -> None:
-    """Have the graph give out what was computed: the tool rounds an output that a quantised node reads too."""
+    """Let the graph return what was computed: the tool rounds an output that a quantised node reads too."""
     makers = {output: node for node in graph.node for output in node.output}
     renamed: dict[str, str] = {}
     for value in graph.output:

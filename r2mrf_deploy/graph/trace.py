@@ -73,7 +73,8 @@ def trace(
         model, _ = onnxsim.simplify(model)
     if opset < opsets.LOWEST_TRACED:
         model = opsets.lower(model, opset)
-    _name_free_dimensions(model, deployed, dynamic)
+    if dynamic:
+        _name_free_dimensions(model)
     return checked(model)
 
 
@@ -111,7 +112,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
 
 def _drop_notes(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on every node: they name files of this machine."""
+    """Drop the exporter's notes on every node: they contain paths of the machine that traced it."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -122,9 +123,7 @@ def _drop_notes(model: onnx.ModelProto) -> None:
     model.graph.name = "r2mrf-deploy"
 
 
-def _name_free_dimensions(model: onnx.ModelProto, deployed: Deployed, dynamic: bool) -> None:
-    if not dynamic:
-        return
+def _name_free_dimensions(model: onnx.ModelProto) -> None:
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim
         dims[0].dim_param = "batch"
@@ -134,7 +133,7 @@ def _name_free_dimensions(model: onnx.ModelProto, deployed: Deployed, dynamic: b
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' chatter off the user's screen; what fails raises."""
+    """Silence the exporters' output; failures still raise."""
     names = ("torch.onnx", "onnxscript", "torch.onnx._internal.exporter", "onnx_ir")
     loggers = [logging.getLogger(n) for n in names]
     levels = [logger.level for logger in loggers]

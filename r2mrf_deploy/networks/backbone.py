@@ -7,7 +7,7 @@ so ImageNet weights load without a table of renamings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -32,21 +32,27 @@ class Tap:
     """Max-pooling factor that brings a map finer than stride 4 to stride 4."""
 
 
-def _stages(*children: str) -> tuple[str, ...]:
-    return children
-
-
 def _numbered(first: int, last: int) -> tuple[str, ...]:
     return tuple(map(str, range(first, last + 1)))
 
 
 _RESNET = (
-    Tap(_stages("conv1", "bn1", "relu", "maxpool"), 64, 4),
-    Tap(_stages("layer1"), 256, 4),
-    Tap(_stages("layer2"), 512, 8),
-    Tap(_stages("layer3"), 1024, 16),
-    Tap(_stages("layer4"), 2048, 32),
+    Tap(("conv1", "bn1", "relu", "maxpool"), 64, 4),
+    Tap(("layer1",), 256, 4),
+    Tap(("layer2",), 512, 8),
+    Tap(("layer3",), 1024, 16),
+    Tap(("layer4",), 2048, 32),
 )
+
+VGG16_OWN_STRIDES = (
+    Tap(_numbered(0, 3), 64, 1),  # conv1_2
+    Tap(_numbered(4, 8), 128, 2),  # conv2_2
+    Tap(_numbered(9, 15), 256, 4),  # conv3_3
+    Tap(_numbered(16, 22), 512, 8),  # conv4_3
+    Tap(_numbered(23, 29), 512, 16),  # conv5_3
+    Tap(_numbered(30, 30), 512, 32),  # pool5
+)
+"""VGG-16's six maps at their own strides, for DeFusionNet."""
 
 # name -> (where torchvision keeps the convolutional part, taps). R²MRF paper, "Effectiveness of Different Backbone Network
 # Architectures", for ResNeXt, VGG-16 and DenseNet-161.
@@ -57,22 +63,16 @@ _TABLE: dict[str, tuple[Literal["", "features"], tuple[Tap, ...]]] = {
     "resnext101_64x4d": ("", _RESNET),
     "vgg16": (
         "features",
-        (
-            Tap(_numbered(0, 3), 64, 4, pool=4),  # conv1_2
-            Tap(_numbered(4, 8), 128, 4, pool=2),  # conv2_2
-            Tap(_numbered(9, 15), 256, 4),  # conv3_3
-            Tap(_numbered(16, 22), 512, 8),  # conv4_3
-            Tap(_numbered(23, 29), 512, 16),  # conv5_3
-        ),
+        tuple(replace(t, stride=max(t.stride, 4), pool=max(4 // t.stride, 1)) for t in VGG16_OWN_STRIDES[:5]),
     ),
     "densenet161": (
         "features",
         (
-            Tap(_stages("conv0", "norm0", "relu0", "pool0"), 96, 4),
-            Tap(_stages("denseblock1"), 384, 4),
-            Tap(_stages("transition1", "denseblock2"), 768, 8),
-            Tap(_stages("transition2", "denseblock3"), 2112, 16),
-            Tap(_stages("transition3", "denseblock4"), 2208, 32),
+            Tap(("conv0", "norm0", "relu0", "pool0"), 96, 4),
+            Tap(("denseblock1",), 384, 4),
+            Tap(("transition1", "denseblock2"), 768, 8),
+            Tap(("transition2", "denseblock3"), 2112, 16),
+            Tap(("transition3", "denseblock4"), 2208, 32),
         ),
     ),
     "mobilenet_v3_large": (
@@ -88,16 +88,6 @@ _TABLE: dict[str, tuple[Literal["", "features"], tuple[Tap, ...]]] = {
 }
 
 NAMES = tuple(_TABLE)
-
-VGG16_OWN_STRIDES = (
-    Tap(_numbered(0, 3), 64, 1),  # conv1_2
-    Tap(_numbered(4, 8), 128, 2),  # conv2_2
-    Tap(_numbered(9, 15), 256, 4),  # conv3_3
-    Tap(_numbered(16, 22), 512, 8),  # conv4_3
-    Tap(_numbered(23, 29), 512, 16),  # conv5_3
-    Tap(_numbered(30, 30), 512, 32),  # pool5
-)
-"""VGG-16's six maps where they are, none brought to stride 4: DeFusionNet's."""
 
 
 class Backbone(nn.Module):
@@ -119,8 +109,8 @@ class Backbone(nn.Module):
         if name not in _TABLE:
             raise UsageError(f"no backbone {name!r}: {did_you_mean(name, _TABLE)}")
         self.name = name
-        where, self.taps = _TABLE[name]
-        self.taps = taps or self.taps
+        where, known = _TABLE[name]
+        self.taps = taps or known
         model = _torchvision(name)
         model = getattr(model, where) if where else model
         self.body = nn.ModuleDict({c: model.get_submodule(c) for tap in self.taps for c in tap.children})
@@ -165,10 +155,10 @@ class Backbone(nn.Module):
 
 
 def imagenet(name: str) -> Mapping[str, Tensor]:
-    """torchvision's ImageNet weights of a network, downloaded where they are not at hand.
+    """torchvision's ImageNet weights of a network, downloaded if they are not cached.
 
     Raises:
-        UsageError: it has none.
+        UsageError: torchvision has none.
     """
     if name not in torchvision.models.list_models():
         raise UsageError(f"torchvision has no ImageNet weights for {name}; give a local file")
@@ -183,7 +173,7 @@ class GlobalMean(nn.Module):
 
 
 def identify(shapes: Shapes, prefix: str = "backbone.") -> str | None:
-    """The backbone whose parameters these are, by names and shapes; None where it is none of ours."""
+    """The backbone that has parameters of these names and shapes; None if it is not one of ours."""
     found = {k: v for k, v in shapes.items() if k.startswith(prefix)}
     return next((name for name in NAMES if _signature(name, prefix) == found), None)
 

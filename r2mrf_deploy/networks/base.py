@@ -6,16 +6,21 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
 
 MOST = 1024
-"""Of steps and of channels. Far beyond the papers' networks, and soon beyond a machine's memory."""
+"""The most steps or channels a config may have: far beyond the papers' networks, and close to a machine's memory."""
 
 C = TypeVar("C", bound="NetworkConfig")
+
+Prediction: TypeAlias = Tensor | tuple[Tensor, dict[str, Tensor]]
+"""The logits; with all steps, (the logits, the side outputs by name)."""
+Inferred = tuple[dict[str, Any], list[str]]
+"""The config fields that a state dict's shapes settle, and the names of those that they leave open."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,10 @@ class Detector(nn.Module, ABC):
     presets: ClassVar[Mapping[str, NetworkConfig]]
     """Name -> config."""
     config: Any
-    """Of `config_class`."""
+    """An instance of `config_class`."""
 
     @abstractmethod
-    def forward(
-        self, image: Tensor, *, steps: int | None = None, all_steps: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         """Normalised image, float32 [N, 3, H, W], to logits [N, 1, H, W]; the map is their sigmoid.
 
         Args:
@@ -128,15 +131,8 @@ class Detector(nn.Module, ABC):
 
     @staticmethod
     @abstractmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
-        """Find the config of a plain state dict.
-
-        Args:
-            shapes: of its tensors, by name.
-
-        Returns:
-            (the fields that the shapes settle, the fields that must be asked for), or None where it is another network's.
-        """
+    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
+        """Infer the config of a plain state dict from its tensors' shapes, by name; None if it is another network's."""
 
     @classmethod
     def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy.networks import backbone
-from r2mrf_deploy.networks.base import Detector, NetworkConfig
+from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction
 from r2mrf_deploy.networks.br2net_checkpoint import adopt
 from r2mrf_deploy.networks.upsample import upsample
 
@@ -140,9 +140,7 @@ class BR2Net(Detector):
             nn.init.constant_(self.fusion.weight, 1 / 2)
             nn.init.zeros_(self.fusion.bias)
 
-    def forward(
-        self, image: Tensor, *, steps: int | None = None, all_steps: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         self.check_steps(steps)
         features = self.backbone(image)
         if self.config.attention:
@@ -166,11 +164,9 @@ class BR2Net(Detector):
         return STEPS
 
     def side_names(self, steps: int) -> list[str]:
-        """The names of the side outputs, in the order they are computed."""
         return [f"{pathway}{k}" for pathway in ("l2h", "h2l") for k in range(steps)]
 
     def scope(self, path: str, call: int) -> str | None:
-        """What the module at `path` does; each is called once."""
         first, *rest = path.split(".")
         if first in ("backbone", "attention", "fusion"):
             return first
@@ -180,12 +176,7 @@ class BR2Net(Detector):
         return f"{pathway}.step{1 if rest[0] == 'first' else int(rest[1]) + 2}" if len(rest) <= 2 else None
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
-        """Find the config of a plain state dict from its shapes.
-
-        Returns:
-            (the fields that the shapes settle, the fields that must be asked for: none), or None where it is no BR²Net.
-        """
+    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
         name = backbone.identify(shapes)
         rlrm = shapes.get("l2h.later.0.conv1.weight")
         if name is None or rlrm is None or "h2l.first.weight" not in shapes:

@@ -40,11 +40,11 @@ RULES: tuple[tuple[str, str], ...] = (
 """Module of theirs, as a regular expression -> module of ours."""
 
 _COUNTER = "num_batches_tracked"
-"""Of batch norm, since PyTorch 0.4.1; inference does not use it."""
+"""A buffer of batch norm since PyTorch 0.4.1; inference does not use it."""
 
 
 def ours(name: str) -> str | None:
-    """Our name of one of the authors' parameters or buffers; None where it is none of them."""
+    """Our name for one of the authors' parameters or buffers; None if it is not one of theirs."""
     module, _, leaf = name.rpartition(".")
     for pattern, replacement in RULES:
         if found := re.fullmatch(pattern, module):
@@ -53,10 +53,10 @@ def ours(name: str) -> str | None:
 
 
 def adopt(state: Mapping[str, Tensor], shapes: Callable[[], Mapping[str, tuple[int, ...]]]) -> dict[str, Tensor] | None:
-    """The authors' state dict in our names, or None where it is not one of theirs.
+    """The authors' state dict with our names, or None if it is not one of theirs.
 
-    Names are mapped by `RULES`. Where a copy of their code calls its modules otherwise, the structure decides: the same
-    shapes in the same order, which is the order of computation in both.
+    `RULES` map the names. If a copy of their code names its modules differently, the structure decides: the same shapes in
+    the same order, which is the order of computation in both.
     """
     given = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
     names = [name for name in map(ours, given) if name is not None]

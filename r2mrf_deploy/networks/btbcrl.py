@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks.base import Detector, NetworkConfig
+from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction
 from r2mrf_deploy.networks.btbnet import (
     REFINED,
     SCALES,
@@ -28,7 +28,7 @@ from r2mrf_deploy.networks.btbnet import (
     run_streams,
     scaled,
     stream_names,
-    stream_word,
+    stream_scope,
 )
 from r2mrf_deploy.networks.upsample import resample
 
@@ -103,9 +103,7 @@ class BTBCRL(Detector):
         count = config.steps - 1
         self.later = nn.ModuleList(RLNet(inside, channels) for _ in range(min(count, 1) if config.share else count))
 
-    def forward(
-        self, image: Tensor, *, steps: int | None = None, all_steps: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
         outputs = run_streams(self.streams, self.scales, image)
         features: Tensor | None = None
@@ -137,25 +135,18 @@ class BTBCRL(Detector):
         return range(self.config.steps, self.config.steps + 1)  # an RLNet for each scale
 
     def side_names(self, steps: int) -> list[str]:
-        """The names of the side outputs, in the order they are computed."""
         return [*stream_names(self.scales), *(f"crl{step}" for step in range(1, steps + 1))]
 
     def scope(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         parts = path.split(".")
         if parts == ["first"]:
             return "crl.step1"
         if parts[0] == "later" and len(parts) == 2:
             return f"crl.step{(call if self.config.share else int(parts[1])) + 2}"
-        return stream_word(path, self.scales)
+        return stream_scope(path, self.scales)
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
-        """Find the config of a plain state dict from its shapes.
-
-        Returns:
-            (the fields that the shapes settle, the fields that must be asked for), or None where it is no BTBCRL.
-        """
+    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
         found, first = infer_streams(shapes), shapes.get("first.convs.0.weight")
         if found is None or first is None:
             return None

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks.base import MOST, Detector, NetworkConfig
+from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction
 from r2mrf_deploy.networks.upsample import resample
 
 SCALES = (100, 80, 60)
-"""Of the image's sides, in per cent."""
+"""Per cent of the image's sides."""
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of VGG-16's blocks."""
 STEPS = len(BLOCKS)
@@ -128,9 +128,7 @@ class BTBNet(Detector):
             self.fuse = Refiner(config.streams, channels)
             self.recur = Refiner(3 + 1, channels)
 
-    def forward(
-        self, image: Tensor, *, steps: int | None = None, all_steps: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
         outputs = run_streams(self.streams, self.scales, image)
         lasts = {s: outputs[f"stream{s}_step{STEPS}"] for s in self.scales}
@@ -152,23 +150,16 @@ class BTBNet(Detector):
         return 0 if self.config.refine == "none" else self.config.steps
 
     def side_names(self, steps: int) -> list[str]:
-        """The names of the side outputs, in the order they are computed."""
         frr = [f"frr{step}" for step in range(steps + 1)] if self.config.refine == "frr" else []
         return [*stream_names(self.scales), *frr]
 
     def scope(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         if path in ("fuse", "recur"):
             return "frr.fuse" if path == "fuse" else f"frr.step{call + 1}"
-        return stream_word(path, self.scales)
+        return stream_scope(path, self.scales)
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
-        """Find the config of a plain state dict from its shapes.
-
-        Returns:
-            (the fields that the shapes settle, the fields that must be asked for), or None where it is no BTBNet.
-        """
+    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
         known = infer_streams(shapes)
         if known is None or any(k.startswith(("crl.", "first.", "later.")) for k in shapes):
             return None
@@ -197,8 +188,8 @@ def stream_names(scales: Sequence[int]) -> list[str]:
     return [f"stream{scale}_step{step}" for scale in scales for step in range(1, STEPS + 1)]
 
 
-def stream_word(path: str, scales: Sequence[int]) -> str | None:
-    """The scope of a module of a stream: `stream80.block3`, `stream80.step2`; None where it is none."""
+def stream_scope(path: str, scales: Sequence[int]) -> str | None:
+    """The scope of a module of a stream, such as `stream80.block3` or `stream80.step2`; None for any other module."""
     parts = path.split(".")
     if parts[0] != "streams" or len(parts) != 4:
         return None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r2mrf_deploy.networks.backbone import VGG16_OWN_STRIDES, Backbone, identify
-from r2mrf_deploy.networks.base import MOST, Detector, NetworkConfig
+from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction
 from r2mrf_deploy.networks.crop import crop
 
 LAYERS = 6
@@ -123,9 +123,7 @@ class DeFusionNet(Detector):
         nn.init.constant_(self.fusion.weight, 1 / LAYERS)
         nn.init.zeros_(self.fusion.bias)
 
-    def forward(
-        self, image: Tensor, *, steps: int | None = None, all_steps: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
         size = image.shape[-2:]
         features = [layer(tap, size) for layer, tap in zip(self.layers, self.backbone(image), strict=True)]
@@ -157,11 +155,9 @@ class DeFusionNet(Detector):
         return 0 if self.config.refine == "none" else self.config.steps
 
     def side_names(self, steps: int) -> list[str]:
-        """The names of the side outputs of `steps` steps, in the order they are computed."""
         return [f"step{j}_layer{i}" for j in (range(1, steps + 1) if steps else (0,)) for i in range(1, LAYERS + 1)]
 
     def scope(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         first, *rest = path.split(".")
         if first in ("backbone", "fusion"):
             return first
@@ -175,12 +171,7 @@ class DeFusionNet(Detector):
         return None
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
-        """Find the config of a plain state dict from its shapes.
-
-        Returns:
-            (the fields that the shapes settle, the fields that must be asked for), or None where it is no DeFusionNet.
-        """
+    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
         reduce = shapes.get("layers.0.reduce.weight")
         if reduce is None or identify(shapes) != "vgg16":
             return None

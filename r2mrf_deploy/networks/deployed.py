@@ -20,12 +20,12 @@ class Deployed(nn.Module):
     """`forward`: the input to (map, side outputs ...), as a tuple in the order of `output_names`.
 
     Input: io "image", `image` uint8 [N, H, W, 3] RGB; io "tensor", `tensor` float32 [N, 3, H, W], already normalised.
-    Outputs: `map` float32 [N, 1, H, W] in [0, 1], 1 = in focus; with `all_steps` every `step{t}_branch{l}` (logits,
-    float32 [N, 1, ~H/4, ~W/4]); with `logits` also the map before its sigmoid, for parity.
+    Outputs: `map` float32 [N, 1, H, W] in [0, 1], 1 = in focus; with `logits` also the map before its sigmoid, for parity;
+    with `all_steps` also the network's side outputs, logits float32 [N, 1, h, w].
 
     Args:
-        network: forward(image, steps=, all_steps=) as in `networks`.
-        steps: the number of recurrent steps, where it is not the config's.
+        network: it reads the normalised image.
+        steps: the number of recurrent steps; by default the network's own.
     """
 
     def __init__(
@@ -72,10 +72,8 @@ class Deployed(nn.Module):
 
     def example(self, batch: int, height: int, width: int) -> Tensor:
         """Zeros of the input's dtype and shape."""
-        device = self.scale.device
-        if self.io == "image":
-            return torch.zeros(batch, height, width, 3, dtype=torch.uint8, device=device)
-        return torch.zeros(batch, 3, height, width, device=device)
+        dtype = torch.uint8 if self.io == "image" else torch.float32
+        return torch.zeros(self.input_shape(batch, height, width), dtype=dtype, device=self.scale.device)
 
     def input_shape(self, batch: int, height: int, width: int) -> list[int]:
         return [batch, height, width, 3] if self.io == "image" else [batch, 3, height, width]

@@ -17,7 +17,7 @@ no trained network does; small gains are how residual networks are commonly begu
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def initialise(network: nn.Module, images: Tensor, seed: int = 0) -> None:
-    """Draw weights and scale them, in place, by what photographs give.
+    """Draw weights and scale them, in place, by the statistics of photographs.
 
     Convolutions are drawn from N(0, 2 / fan_in) (He et al. 2015). One forward pass over `images` then visits the layers in
     the order they run: each convolution is scaled and shifted so that its output, at its first use, has mean 0 and standard
@@ -27,7 +27,7 @@ def initialise(network: nn.Module, images: Tensor, seed: int = 0) -> None:
     Args:
         network: any network whose forward takes a normalised image.
         images: float32 [N, 3, H, W], normalised photographs.
-        seed: of the weights.
+        seed: for drawing the weights.
     """
     generator = torch.Generator().manual_seed(seed)
     seen: set[nn.Module] = set()

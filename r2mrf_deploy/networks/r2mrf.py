@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r2mrf_deploy.networks import backbone
-from r2mrf_deploy.networks.base import MOST, Detector, NetworkConfig
+from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction
 from r2mrf_deploy.networks.upsample import upsample
 
 BRANCHES = 5
@@ -121,9 +121,7 @@ class R2MRF(Detector):
         above = 1 if branch < BRANCHES else 0
         return RRM(state + above + self.config.amdf_channels, self.config.width)
 
-    def forward(
-        self, image: Tensor, *, steps: int | None = None, all_steps: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
         features = self.backbone(image)
         size = features[0].shape[-2:]
@@ -166,11 +164,9 @@ class R2MRF(Detector):
         return range(1, most + 1)
 
     def side_names(self, steps: int) -> list[str]:
-        """The names of the side outputs of `steps` steps, in the order they are computed."""
         return [f"step{t}_branch{branch}" for t in range(1, steps + 1) for branch in range(BRANCHES, 0, -1)]
 
     def scope(self, path: str, call: int) -> str | None:
-        """What the module at `path` does when it is called for the `call`-th time (from 0)."""
         first, *rest = path.split(".")
         if first in ("backbone", "amdf", "initial", "fusion"):
             return first
@@ -182,12 +178,7 @@ class R2MRF(Detector):
         return None
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]] | None:
-        """Find the config of a plain state dict from its shapes.
-
-        Returns:
-            (the fields that the shapes settle, the fields that must be asked for), or None where it is no R²MRF.
-        """
+    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
         name = backbone.identify(shapes)
         amdf, rrm, top = (shapes.get(k) for k in ("amdf.weight", "first.0.first3.weight", "first.4.first3.weight"))
         if name is None or amdf is None or rrm is None or top is None:

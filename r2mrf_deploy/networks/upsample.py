@@ -11,7 +11,7 @@ def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear with half-pixel centres (`align_corners=False`): [N, C, h, w] to [N, C, *size].
 
     Under torch.export it is one opaque operator: traced into PyTorch's own decomposition, the free sizes of a dynamic
-    graph make expressions that take minutes to simplify (DenseNet-161), for a node that ONNX has anyway.
+    graph produce expressions that take minutes to simplify (DenseNet-161), for a node that ONNX has anyway.
     """
     if torch.compiler.is_exporting():
         return torch.ops.r2mrf.upsample_bilinear(x, size[0], size[1])
@@ -19,10 +19,10 @@ def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def resample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """The same for few channels and sizes that are no whole multiples, as two matrix products.
+    """The same as `upsample`, as two matrix products: for few channels and sizes that are not whole multiples.
 
     A runtime's own resizing takes the positions of the pixels from a rounded factor: at a few hundred pixels that moves them
-    by 1e-5 of a pixel, each runtime in its own way, and a deep network makes 4e-4 of its output's spread of that.
+    by 1e-5 of a pixel, each runtime in its own way, which a deep network amplifies to 4e-4 of its output's spread.
     """
     rows, columns = (_interpolation(old, new, x) for old, new in zip(x.shape[-2:], size, strict=True))
     return rows @ x @ columns.T
@@ -31,8 +31,8 @@ def resample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 def _interpolation(old: int, new: int, like: Tensor) -> Tensor:
     """The weights [new, old] of linear interpolation of `old` pixels to `new`, of the type of `like`.
 
-    Distances are counted in whole 2 * `new`-ths of a pixel, so that nothing is rounded before the weights themselves, and
-    what is no neighbour weighs nothing even where a runtime divides by multiplying.
+    Distances are whole numbers of 1 / (2 * `new`) pixels, so that only the weights themselves are rounded, and a pixel that
+    is not a neighbour has weight zero even where a runtime divides by multiplying.
     """
     unit = 2 * new
     pixels = torch.arange(old, device=like.device)

@@ -1,7 +1,7 @@
 """Trained weights that come with the package, each with a model card: how it was trained, how well it does, where it fails.
 
 The name of a preset that has weights here stands for them wherever a checkpoint is asked for. They are stored as FP16, which
-halves the file, and computed with as FP32. What is on the disk must be what was shipped: the SHA-256 beside it is checked.
+halves the file, and used as FP32. The SHA-256 beside each file is checked, so that only what was shipped is loaded.
 """
 
 from __future__ import annotations

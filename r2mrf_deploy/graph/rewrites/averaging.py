@@ -55,7 +55,7 @@ def averaging(editor: Editor, node: ir.Node | None) -> Averaging | str | None:
     """Read a node as an average.
 
     Returns:
-        the average; or why a node that resembles one is none; or None for a node of another kind.
+        the average; or why a node that resembles one is not one; or None for any other node.
     """
     if node is None or node.domain != "" or node.graph is not editor.graph or not node.inputs or node.inputs[0] is None:
         return None
@@ -115,7 +115,7 @@ def _spatial(editor: Editor, node: ir.Node) -> bool:
 
 
 def operand(node: ir.Node, i: int) -> ir.Value | None:
-    """An optional input; None also where it is an empty tensor, which older opsets use to say nothing."""
+    """An optional input; None also if it is an empty tensor, by which older opsets leave an input out."""
     value = node.inputs[i] if i < len(node.inputs) else None
     empty = value is not None and value.const_value is not None and value.const_value.size == 0
     return None if empty else value

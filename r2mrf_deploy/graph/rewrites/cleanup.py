@@ -1,4 +1,4 @@
-"""Drop what computes nothing: constant subgraphs, nodes that return their input, results that nobody asked for.
+"""Drop what computes nothing: constant subgraphs, nodes that return their input, results that nothing reads.
 
 Only operators that every runtime computes alike are evaluated here, by ONNX's reference implementation. Quantised weights
 are left as they are: a DequantizeLinear of a constant is what tells a runtime to compute in integers.
@@ -42,7 +42,7 @@ def cleanup(editor: Editor) -> Outcome:
 
 
 def _source(editor: Editor, node: ir.Node) -> ir.Value | None:
-    """The input that a node hands on unchanged; None for a node that does something."""
+    """The input that a node returns unchanged; None for a node that does something."""
     x = node.inputs[0] if node.inputs else None
     if x is None:
         return None
@@ -87,7 +87,7 @@ def _bypass(editor: Editor, node: ir.Node, source: ir.Value) -> None:
 
 
 def _why_it_stays(editor: Editor, node: ir.Node) -> str | None:
-    """Of a node that looks as if it handed its input on."""
+    """Why a node that looks as if it returned its input stays."""
     x = node.inputs[0] if node.inputs else None
     if node.op_type == "Dropout":
         return "whether it is in training is not known before it runs, or its mask is asked for"
@@ -123,9 +123,7 @@ def _value(editor: Editor, node: ir.Node) -> np.ndarray | str | None:
     if size.size > max(_SMALL, sum(array.size for array in feeds.values())):
         return f"it is constant, but its {size.size} elements are more than it is made from"
     if node.op_type == "Div" and any(array.dtype.kind == "i" and (array < 0).any() for array in feeds.values()):
-        return (
-            "it divides whole numbers below zero, which not everybody rounds alike"  # numpy down, a processor to zero
-        )
+        return "it divides negative integers, which runtimes round differently"  # numpy down, a processor to zero
     try:
         result = evaluate(ir.to_proto(node), feeds, editor.opset)[0]
     except Exception:  # the reference evaluator raises whatever numpy does; a node that it cannot compute stays

@@ -48,17 +48,13 @@ class Pointwise:
 
 def commute(editor: Editor) -> Outcome:
     """Commute each pair of a pointwise function and an average once, where that pays."""
-    count, refusals = 0, []
+    attempts: list[str | None] = []
     for node in list(editor.graph):
-        if node.graph is None:  # dropped by an earlier change
-            continue
-        for attempt in (_function_first, _average_first):
-            refusal = attempt(editor, node)
-            count += refusal == ""
-            refusals += [refusal] if refusal else []
-            if refusal == "":
-                break
-    return Outcome(count, tuple(refusals))
+        if node.graph is not None:  # else an earlier change dropped it
+            attempts.append(_function_first(editor, node))
+            if attempts[-1] != "":
+                attempts.append(_average_first(editor, node))
+    return Outcome.of(attempts)
 
 
 def pointwise(editor: Editor, node: ir.Node | None) -> Pointwise | None:
@@ -80,7 +76,7 @@ def _of_affine(scaling: Affine) -> Pointwise | None:
 
 
 def _function_first(editor: Editor, node: ir.Node) -> str | None:
-    """f(average(x)) to average(f(x)). Returns "" where it was done, else why not, or None where it is another matter."""
+    """f(average(x)) to average(f(x)). Returns "" if it was done, else why not, or None if the pattern is not there."""
     function = pointwise(editor, node)
     average = averaging(editor, function.x.producer()) if function is not None else None
     if function is None or average is None:

@@ -10,25 +10,14 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from r2mrf_deploy.graph.cost import RANDOM
 from r2mrf_deploy.graph.naming import common
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
-_APART = frozenset(
-    {
-        *(
-            "RandomNormal",
-            "RandomNormalLike",
-            "RandomUniform",
-            "RandomUniformLike",
-            "Bernoulli",
-            "Multinomial",
-            "Dropout",
-        ),
-        *("QuantizeLinear", "DequantizeLinear"),  # a runtime looks for a pair of its own around each operator
-    }
-)
-"""Operators of which each node is its own."""
+# a runtime looks for a pair of QuantizeLinear and DequantizeLinear of its own around each operator
+_APART = RANDOM | {"Dropout", "QuantizeLinear", "DequantizeLinear"}
+"""Operators whose nodes are never merged."""
 
 
 def cse(editor: Editor) -> Outcome:

@@ -1,4 +1,4 @@
-"""The graph under the knife: what every rewrite needs to read it, to weigh a change, and to make one.
+"""What every rewrite needs to read a graph, to weigh a change, and to make it.
 
 A rewrite drafts the nodes it wants (`Editor.draft`), compares what they cost with what they make superfluous
 (`Editor.gain`), and applies the draft or leaves it. Numbers for free dimensions are nominal: they weigh costs and decide
@@ -25,6 +25,12 @@ class Outcome:
     count: int = 0
     refusals: tuple[str, ...] = ()
     """Why it left alone what it nearly changed, one line each."""
+
+    @classmethod
+    def of(cls, attempts: Iterable[str | None]) -> Outcome:
+        """Sum up attempts: each is "" if it changed something, else the reason, or None if there was nothing to change."""
+        results = list(attempts)
+        return cls(results.count(""), tuple(filter(None, results)))
 
 
 Rewrite = Callable[["Editor"], Outcome]
@@ -71,7 +77,7 @@ class Editor:
         return graph_cost(self.graph, self.types)
 
     def nodes(self, *ops: str) -> list[ir.Node]:
-        """The standard nodes of these operators, in the graph's order."""
+        """The nodes of these standard operators, in the graph's order."""
         return [node for node in self.graph if node.op_type in ops and node.domain == ""]
 
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
@@ -119,7 +125,7 @@ class Editor:
         return Draft(self)
 
     def orphans(self, values: Iterable[ir.Value]) -> list[ir.Node]:
-        """The nodes that nobody needs once `values` are replaced."""
+        """The nodes that nothing needs once `values` are replaced."""
         replaced = set(values)
         gone: dict[ir.Node, None] = {}
 
@@ -174,7 +180,7 @@ class Editor:
         ir.convenience.replace_all_uses_with(old, new)
 
     def _renamable(self, old: ir.Value, new: ir.Value) -> ir.Value:
-        """`new`, or a copy of it where its own name is spoken for."""
+        """`new`, or a copy of it if its own name must stay."""
         if not (new.is_graph_output() or new.is_graph_input() or new.is_initializer()):
             return new
         identity = ir.node("Identity", [new], name=self.fresh(f"{old.name}/identity"))
@@ -188,7 +194,7 @@ class Editor:
 class Draft:
     """Nodes that are not in the graph yet.
 
-    They read the graph's values but are not among their users' graph, so a draft that is not applied must be dropped.
+    They read the graph's values without being part of the graph, so a draft that is not applied must be dropped.
     """
 
     def __init__(self, editor: Editor) -> None:
@@ -250,7 +256,7 @@ class Draft:
         return [node_cost(node, self._editor.types) for node in self.nodes]
 
     def drop(self) -> None:
-        """Let go of the graph's values."""
+        """Detach the draft from the graph's values."""
         for node in reversed(self.nodes):
             for i in range(len(node.inputs)):
                 node.replace_input_with(i, None)

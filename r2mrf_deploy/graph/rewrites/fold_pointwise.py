@@ -14,12 +14,7 @@ from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
 def fold_pointwise(editor: Editor) -> Outcome:
     """Fold each pair where that pays."""
-    count, refusals = 0, []
-    for node in editor.nodes("Conv"):
-        refusal = _fold(editor, Convolution.of(editor, node))
-        count += refusal == ""
-        refusals += [refusal] if refusal else []
-    return Outcome(count, tuple(refusals))
+    return Outcome.of(_fold(editor, Convolution.of(editor, node)) for node in editor.nodes("Conv"))
 
 
 def _fold(editor: Editor, second: Convolution | None) -> str | None:

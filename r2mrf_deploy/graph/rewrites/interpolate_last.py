@@ -6,7 +6,7 @@ the border does (the convolution's zeros, the interpolation's clamping) in the m
 
     y_m = sum_j (sum_i A_i z_mij) B_j^T,  A_i = S_i U  [H, h],  B_j = S_j U  [W, w]
 
-with U the interpolation along an axis and S_i the shift of a tap. It needs sizes that are known.
+with U the interpolation along an axis and S_i the shift of a tap. The sizes have to be known.
 """
 
 from __future__ import annotations
@@ -40,15 +40,14 @@ class Upsampled:
 
 def interpolate_last(editor: Editor) -> Outcome:
     """Take upsampled parts out of convolutions, the largest first, where that pays."""
-    count, refusals = 0, []
+    attempts: list[str | None] = []
     for node in editor.nodes("Conv"):
         current: ir.Node | None = node
         while current is not None:
             conv = Convolution.of(editor, current)
-            current, refusal = _first_that_pays(editor, conv) if conv is not None else (None, None)
-            count += refusal == ""
-            refusals += [refusal] if refusal else []
-    return Outcome(count, tuple(refusals))
+            current, attempt = _first_that_pays(editor, conv) if conv is not None else (None, None)
+            attempts.append(attempt)
+    return Outcome.of(attempts)
 
 
 def _first_that_pays(editor: Editor, conv: Convolution) -> tuple[ir.Node | None, str | None]:
@@ -101,7 +100,7 @@ def _parts(editor: Editor, conv: Convolution) -> tuple[list[Upsampled], str | No
 
 
 def _why_not_linear(editor: Editor, resize: ir.Node) -> str | None:
-    """None of a linear interpolation between pixel centres, which is what the matrices hold."""
+    """Why a Resize is not the linear interpolation between pixel centres that the matrices hold; None if it is."""
     known = averaging(editor, resize)
     if not isinstance(known, Averaging):
         return known or "the resizing is not one of this graph"

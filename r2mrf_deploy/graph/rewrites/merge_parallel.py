@@ -23,14 +23,11 @@ def merge_parallel(editor: Editor) -> Outcome:
         conv = Convolution.of(editor, node)
         if conv is not None:
             parallel[conv.x, conv.geometry, conv.weight.dtype].append(conv)
-    count, refusals = 0, []
-    for convs in parallel.values():
-        if len(convs) < 2:
-            continue
-        refusal = _merge(editor, [now for conv in convs if (now := Convolution.of(editor, conv.node)) is not None])
-        count += not refusal
-        refusals += [refusal] if refusal else []
-    return Outcome(count, tuple(refusals))
+    return Outcome.of(
+        _merge(editor, [now for conv in convs if (now := Convolution.of(editor, conv.node)) is not None])
+        for convs in parallel.values()
+        if len(convs) > 1
+    )
 
 
 def _merge(editor: Editor, convs: list[Convolution]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -96,9 +97,11 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         editor = Editor(_prepare(model), _nominal_shapes(model))
         records, refusals = _to_fixpoint(editor, rewrites)
         if not _dearer(editor.cost(), before):
-            result = _finish(editor.model, model) if records else _copy(model)
+            result = _finish(editor.model, model) if records else deepcopy(model)
             return Optimized(result, records, [*given_up, *refusals] if explain else [])
-    return Optimized(_copy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else [])
+    return Optimized(
+        deepcopy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else []
+    )
 
 
 def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
@@ -150,7 +153,7 @@ def _check(model: onnx.ModelProto) -> None:
         raise GraphError(f"opset {opset} is too old to rewrite: convert the model to opset 13 or later")
     if model.ir_version < 4:
         raise GraphError(
-            f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model anew"
+            f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model again"
         )
     if model.graph.sparse_initializer:
         raise GraphError("the model has sparse weights, which the rewrites cannot read: make them dense")
@@ -160,7 +163,7 @@ def _check(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as e:
         raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None
-    except ValueError:  # over 2 GB, which the checker cannot take; what is wrong with it then shows later
+    except ValueError:  # over 2 GB, which the checker cannot take; an invalid model then fails later
         pass
 
 
@@ -171,8 +174,7 @@ def _prepare(model: onnx.ModelProto) -> ir.Model:
     known.
     """
     if _defaults(model):
-        bare = onnx.ModelProto()
-        bare.CopyFrom(model)
+        bare = deepcopy(model)
         del bare.graph.initializer[:], bare.graph.value_info[:]
         inputs = {value.name for value in model.graph.input}
         bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in inputs)
@@ -193,12 +195,6 @@ def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The initialisers that are inputs too."""
     inputs = {value.name for value in model.graph.input}
     return [tensor for tensor in model.graph.initializer if tensor.name in inputs]
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _nominal_shapes(model: onnx.ModelProto) -> Shapes:

@@ -123,7 +123,7 @@ def _sharing(editor: Editor, candidates: list[Candidate]) -> Iterable[Plan]:
             alike[tuple(shared)].append(shared)
     for group, shared_parts in alike.items():
         cuts = tuple((candidate, tuple(by_user[candidate] for by_user in shared_parts)) for candidate in group)
-        # where all parts are shared the wholes are equal, which is `cse`'s affair
+        # if all parts are shared, the convolutions are equal, and `cse` merges them
         if all(len(parts) < len(candidate.parts) for candidate, parts in cuts):
             yield Plan(cuts, _saving_of_sharing(editor, cuts))
 
