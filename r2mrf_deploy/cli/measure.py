@@ -1,4 +1,4 @@
-"""Commands that say how good and how fast an artifact is: parity, eval, bench, budget."""
+"""The commands that measure how good and how fast an artifact is: parity, eval, bench, budget."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def parity(
     checkpoint: Annotated[
         Path, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
     ],
-    artifacts: Annotated[list[Path], typer.Argument(help="What to compare with it.")],
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts to compare with it.")],
     images: Images = None,
     per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The steps' errors as a picture.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the errors of the steps to this file.")] = None,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Of one that fails: the fewest nodes whose precision explains it.")
+        bool, typer.Option("--bisect", help="Find the fewest nodes whose precision explains a failure.")
     ] = False,
     runtime: Runtime = None,
     record: Record = True,
@@ -99,17 +99,19 @@ def evaluate(
     ] = None,
     white: Annotated[White | None, typer.Option("--white", help="What is white in the masks.")] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
+        str | None, typer.Option("--dataset", help="A published one, which sets --white: cuhk, cuhk-320, dut, ctcug.")
     ] = None,
-    split: Annotated[Path | None, typer.Option("--split", help="File with the names to evaluate, one a line.")] = None,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="File with the names to evaluate, one per line.")
+    ] = None,
     image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
     masks: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
     positive: Annotated[White, typer.Option("--positive", help="Class of precision and recall.")] = "sharp",
     baselines: Annotated[
-        list[str] | None, typer.Option("--baseline", help="One that needs no training: lbp, svd, hifst, spectrum.")
+        list[str] | None, typer.Option("--baseline", help="A method without training: lbp, svd, hifst, spectrum.")
     ] = None,
-    steps: Annotated[bool, typer.Option("--steps", help="The map after each recurrent step, of checkpoints.")] = False,
-    branches: Annotated[bool, typer.Option("--branches", help="Each branch of the last step alone.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="For checkpoints, the map after each step.")] = False,
+    branches: Annotated[bool, typer.Option("--branches", help="Also evaluate each branch of the last step.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     runtime: Runtime = None,
     record: Record = True,
@@ -118,7 +120,7 @@ def evaluate(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """How good maps are on photographs with masks. F-measures, MAE, AUC, curves."""
+    """Evaluate maps on photographs with masks. F-measures, MAE, AUC, curves."""
     from r2mrf_deploy import evaluation
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables
@@ -141,12 +143,9 @@ def evaluate(
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
         else:
             out.print(tables.evaluation_table(rows))
-            for text in (
-                tables.evaluation_line(photographs, positive),
-                *(f"not recorded: {why}" for why in unrecorded),
-            ):
+            for text in (tables.evaluation_line(photographs, positive), *(f"not recorded: {w}" for w in unrecorded)):
                 line(text)
-        if output is None:  # what follows may fail, and the figures are out
+        if output is None:  # the scores are printed by now, since drawing may fail
             return
         progress(Progress("drawing"))
         written = evaluation_files.write(rows, facts, methods, photographs, output)
@@ -160,25 +159,27 @@ def bench(
         list[Path],
         typer.Argument(parser=model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
     ],
-    runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Time each on these, where they can.")] = None,
+    runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Runtimes to time each file on.")] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Where an input's size is free; by default 320x320.")
+        str | None, typer.Option("--size", metavar="HxW", help="Image size where it is free; by default 320x320.")
     ] = None,
     batch: Annotated[
-        str, typer.Option("--batch", metavar="N,N", help="Where the batch is free; several: a sweep.")
+        str, typer.Option("--batch", metavar="N,N", help="Batch size where it is free; several are compared.")
     ] = "1",
     shapes: Annotated[
-        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Of inputs with free sizes.")
+        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Shapes of inputs with free sizes.")
     ] = "",
-    inputs: Annotated[str, typer.Option("--loadInputs", metavar="image:FILE", help=".npy or bare bytes.")] = "",
-    warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds.")] = 200,
-    duration: Annotated[float, typer.Option("--duration", help="Seconds.")] = 3,
-    iterations: Annotated[int, typer.Option("--iterations", help="At least so many inferences.")] = 10,
+    inputs: Annotated[
+        str, typer.Option("--loadInputs", metavar="image:FILE", help="Input values: .npy or raw bytes.")
+    ] = "",
+    warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds of warm-up.")] = 200,
+    duration: Annotated[float, typer.Option("--duration", help="Minimum seconds to measure.")] = 3,
+    iterations: Annotated[int, typer.Option("--iterations", help="Minimum of inferences.")] = 10,
     avg_runs: Annotated[
-        int | None, typer.Option("--avgRuns", help="Inferences in a turn (10); prints the averages of so many.")
+        int | None, typer.Option("--avgRuns", help="Inferences per turn (10); also prints their averages.")
     ] = None,
-    percentiles: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
-    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Inferences side by side.")] = 1,
+    percentiles: Annotated[str, typer.Option("--percentile", help="Percentiles, comma-separated.")] = "90,95,99",
+    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Concurrent inferences.")] = 1,
     cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
     transfers: Annotated[
         bool, typer.Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
@@ -187,13 +188,17 @@ def bench(
     buffers: Buffers = None,
     runtime_cache: RuntimeCache = None,
     threads: Threads = None,
-    export_times: Annotated[Path | None, typer.Option("--exportTimes", help="JSON of every inference.")] = None,
+    export_times: Annotated[
+        Path | None, typer.Option("--exportTimes", help="Write the times of every inference as JSON.")
+    ] = None,
     profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
-    export_profile: Annotated[Path | None, typer.Option("--exportProfile", help="JSON of every layer.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="The figures.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="The table.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
+    export_profile: Annotated[
+        Path | None, typer.Option("--exportProfile", help="Write the times of every layer as JSON.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the latencies: .png, .svg, .pdf.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Print trtexec's lines for each file.")] = False,
     record: Record = True,
     trust: Trust = False,
     network: Network = None,
@@ -225,7 +230,7 @@ def bench(
         print_json(done.to_dict())
     else:
         _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
-    # printed first: a full disk must not lose what was measured
+    # written after printing: a full disk must not lose the measurements
     for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
         if not as_json:
             line(str(file))
@@ -242,21 +247,16 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
             line(f"=== Performance summary: {m.title}, {m.device} ===")
-            for text in (
-                *(trace_averages(m.turns, averages, m.on_gpu) if averages else ()),
-                *m.summary.lines(m.on_gpu),
-            ):
+            traced = trace_averages(m.turns, averages, m.on_gpu) if averages else []
+            for text in (*traced, *m.summary.lines(m.on_gpu)):
                 line(text)
     for p in done.profiles if profiles else []:
         line(tables.profile_title(p))
         for table in tables.profile_tables(p):
             out.print(table)
-    absent = (f"{name} was not run: {why}" for name, why in done.skipped)
-    for text in (
-        *tables.bench_lines(done.measurements),
-        *absent,
-        *(f"not recorded: {why}" for why in done.not_recorded),
-    ):
+    absent = [f"{name} was not run: {why}" for name, why in done.skipped]
+    unrecorded = [f"not recorded: {why}" for why in done.not_recorded]
+    for text in (*tables.bench_lines(done.measurements), *absent, *unrecorded):
         line(text)
 
 
@@ -270,10 +270,10 @@ def budget(
     size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Default: the file's, or 320x320.")] = None,
     efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roof that kernels reach.")] = 0.5,
     settings: Set = None,
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Check the model on this machine.")] = True,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Also measure on this machine.")] = True,
     as_json: Json = False,
 ) -> None:
-    """What a graph must cost on a class of GPUs. By its roofline, against a latency budget."""
+    """Predict a graph's latency on a class of GPUs. By its roofline, against a latency budget."""
     from r2mrf_deploy.budget import draw_up
     from r2mrf_deploy.report import tables
 
