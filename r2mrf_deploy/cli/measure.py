@@ -44,7 +44,7 @@ def parity(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifacts to compare with it.")],
     images: Images = None,
     per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the errors of the steps to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the steps' errors.")] = None,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Find the fewest nodes whose precision explains a failure.")
     ] = False,
@@ -99,19 +99,23 @@ def evaluate(
     ] = None,
     white: Annotated[White | None, typer.Option("--white", help="What is white in the masks.")] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="A published one, which sets --white: cuhk, cuhk-320, dut, ctcug.")
+        str | None, typer.Option("--dataset", help="The data set it is: cuhk, cuhk-320, dut, ctcug.")
     ] = None,
     split: Annotated[
         Path | None, typer.Option("--split", help="File with the names to evaluate, one per line.")
     ] = None,
     image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
     masks: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
-    positive: Annotated[White, typer.Option("--positive", help="Class of precision and recall.")] = "sharp",
+    positive: Annotated[
+        White, typer.Option("--positive", help="The positive class of precision and recall.")
+    ] = "sharp",
     baselines: Annotated[
-        list[str] | None, typer.Option("--baseline", help="A method without training: lbp, svd, hifst, spectrum.")
+        list[str] | None, typer.Option("--baseline", help="A baseline without training: lbp, svd, hifst, spectrum.")
     ] = None,
-    steps: Annotated[bool, typer.Option("--steps", help="For checkpoints, the map after each step.")] = False,
-    branches: Annotated[bool, typer.Option("--branches", help="Also evaluate each branch of the last step.")] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Evaluate the map after each recurrent step of a checkpoint.")
+    ] = False,
+    branches: Annotated[bool, typer.Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     runtime: Runtime = None,
     record: Record = True,
@@ -120,7 +124,7 @@ def evaluate(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate maps on photographs with masks. F-measures, MAE, AUC, curves."""
+    """Evaluate maps on photographs with masks: F-measures, MAE, AUC, curves."""
     from r2mrf_deploy import evaluation
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables
@@ -159,27 +163,31 @@ def bench(
         list[Path],
         typer.Argument(parser=model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
     ],
-    runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Runtimes to time each file on.")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="Runtime to time each file on; repeat it for several.")
+    ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Image size where it is free; by default 320x320.")
+        str | None, typer.Option("--size", metavar="HxW", help="Input size where it is free; by default 320x320.")
     ] = None,
     batch: Annotated[
-        str, typer.Option("--batch", metavar="N,N", help="Batch size where it is free; several are compared.")
+        str, typer.Option("--batch", metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")
     ] = "1",
     shapes: Annotated[
-        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Shapes of inputs with free sizes.")
+        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.")
     ] = "",
     inputs: Annotated[
-        str, typer.Option("--loadInputs", metavar="image:FILE", help="Input values: .npy or raw bytes.")
+        str, typer.Option("--loadInputs", metavar="image:FILE", help="Values of an input: a .npy file, or bare bytes.")
     ] = "",
-    warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds of warm-up.")] = 200,
-    duration: Annotated[float, typer.Option("--duration", help="Minimum seconds to measure.")] = 3,
-    iterations: Annotated[int, typer.Option("--iterations", help="Minimum of inferences.")] = 10,
+    warm_up: Annotated[float, typer.Option("--warmUp", help="Length of the warm-up in milliseconds.")] = 200,
+    duration: Annotated[float, typer.Option("--duration", help="Least length of a measurement in seconds.")] = 3,
+    iterations: Annotated[int, typer.Option("--iterations", help="The least number of inferences.")] = 10,
     avg_runs: Annotated[
-        int | None, typer.Option("--avgRuns", help="Inferences per turn (10); also prints their averages.")
+        int | None, typer.Option("--avgRuns", help="Inferences per turn (10); prints the average of each turn.")
     ] = None,
-    percentiles: Annotated[str, typer.Option("--percentile", help="Percentiles, comma-separated.")] = "90,95,99",
-    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Concurrent inferences.")] = 1,
+    percentiles: Annotated[
+        str, typer.Option("--percentile", help="Percentiles of the latency, comma-separated.")
+    ] = "90,95,99",
+    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Number of inference streams.")] = 1,
     cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
     transfers: Annotated[
         bool, typer.Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
@@ -189,23 +197,23 @@ def bench(
     runtime_cache: RuntimeCache = None,
     threads: Threads = None,
     export_times: Annotated[
-        Path | None, typer.Option("--exportTimes", help="Write the times of every inference as JSON.")
+        Path | None, typer.Option("--exportTimes", help="Write every inference's times to a JSON file.")
     ] = None,
     profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
     export_profile: Annotated[
-        Path | None, typer.Option("--exportProfile", help="Write the times of every layer as JSON.")
+        Path | None, typer.Option("--exportProfile", help="Write every layer's times to a JSON file.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures as CSV.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures to a CSV file.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table to a Markdown file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Plot the latencies: .png, .svg, .pdf.")] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="Print trtexec's lines for each file.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print trtexec's summary of each file.")] = False,
     record: Record = True,
     trust: Trust = False,
     network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts side by side by trtexec's protocol. Ratios are to the first."""
+    """Time artifacts side by side by trtexec's protocol."""
     from r2mrf_deploy.bench import feeds
     from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
     from r2mrf_deploy.report import bench_files
@@ -264,16 +272,20 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
 def budget(
     source: Annotated[str, typer.Argument(help="An ONNX file, a checkpoint or a preset's name.")],
     gpus: Annotated[
-        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exit 1 if over budget.")
+        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exits with 1 if over budget.")
     ] = None,
     ms: Annotated[float, typer.Option("--ms", min=0.001, help="The budget for one image.")] = 100,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Default: the file's, or 320x320.")] = None,
-    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roof that kernels reach.")] = 0.5,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Input size; by default the file's, or 320x320.")
+    ] = None,
+    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roofline that kernels reach.")] = 0.5,
     settings: Set = None,
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Also measure on this machine.")] = True,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Compare the prediction with a measurement on this machine.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Predict a graph's latency on a class of GPUs. By its roofline, against a latency budget."""
+    """Check a latency budget on a class of GPUs by the roofline."""
     from r2mrf_deploy.budget import draw_up
     from r2mrf_deploy.report import tables
 
