@@ -10,7 +10,7 @@ from r2mrf_deploy import environment, runtimes
 
 @dataclass(frozen=True)
 class Row:
-    """One runtime, or one step of the toolkit that needs optional packages."""
+    """A runtime, or a step of the toolkit that needs optional packages."""
 
     name: str
     does: str
@@ -22,7 +22,7 @@ class Row:
         return asdict(self)
 
 
-# what -> (distributions it needs, how to get them)
+# step -> (the distributions that it needs, the extra that installs them)
 _STEPS = {
     "export": (("torch", "torchvision", "onnx", "onnxscript", "onnxsim"), "export"),
     "sample photographs": (("scikit-image",), "export"),
@@ -30,7 +30,7 @@ _STEPS = {
 
 
 def examine() -> list[Row]:
-    """A row for each runtime and step."""
+    """One row per runtime and step."""
     rows = []
     for name in runtimes.names():
         runtime = runtimes.get(name)

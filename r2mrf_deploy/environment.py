@@ -1,4 +1,4 @@
-"""What machine this is and which versions are installed: for manifests, measurements and the doctor."""
+"""The machine and the installed versions, for manifests, measurements and the doctor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cpu() -> str:
 
 
 def cores() -> int:
-    """The processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -62,19 +62,16 @@ def now() -> str:
 
 
 def describe() -> dict[str, str | int]:
-    """The machine in a few words, its clocks at this moment among them."""
-    found: dict[str, str | int] = {
-        "cpu": cpu(),
-        "cores": cores(),
-        "system": f"{platform.system()} {platform.release()}",
-    }
+    """The machine in a few words, with its current clocks."""
+    system = f"{platform.system()} {platform.release()}"
+    found: dict[str, str | int] = {"cpu": cpu(), "cores": cores(), "system": system}
     if (clock := _cpu_clock()) is not None:
         found["cpu_mhz"] = clock
     return found | gpu()
 
 
 def _cpu_clock() -> int | None:
-    """The fastest core's clock now, MHz."""
+    """The current clock of the fastest core, in MHz."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -84,7 +81,7 @@ def _cpu_clock() -> int | None:
 
 
 def gpu() -> dict[str, str | int]:
-    """The first GPU, its driver and its clocks now, as nvidia-smi says; nothing where there is none."""
+    """The first GPU, its driver and its current clocks from nvidia-smi; empty where there is none."""
     import subprocess
 
     fields = {

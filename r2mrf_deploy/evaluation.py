@@ -1,7 +1,7 @@
 """How good maps are on photographs with masks: the papers' figures, curves and ablation tables.
 
-Everything that gives a map is a `Method`: an artifact on any runtime, a checkpoint, each of its recurrent steps, each of its
-side outputs, a baseline that needs no training. All see the same photographs, as `r2mrf predict` would show them.
+Everything that computes a map is a `Method`: an artifact on any runtime, a checkpoint, each of its recurrent steps, each of
+its side outputs, a baseline that needs no training. All get the same photographs, prepared as by `r2mrf predict`.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ WORST = 6
 
 @dataclass(frozen=True)
 class Method:
-    """What gives one or more maps of a photograph.
+    """A way to compute one or more maps of a photograph.
 
-    `maps` takes uint8 [H, W, 3] and gives, by title, float32 [H, W] in [0, 1], 1 = in focus.
+    `maps` takes uint8 [H, W, 3] and returns float32 [H, W] in [0, 1] by title, 1 = in focus.
     """
 
     maps: Maps
     runtime: str
     artifact: Path | None = None
-    """The file whose own map it is, where that can keep the figures."""
+    """The artifact that computes the map, where its manifest can keep the scores."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Evaluation:
 
     name: str
     method: int
-    """Which of the methods it is of."""
+    """Index of the method."""
     runtime: str
     scores: Scores
     curves: Curves
     photographs: dict[str, Judged]
-    """By the photograph's name."""
+    """By name of the photograph."""
 
     def worst(self, count: int = WORST) -> list[str]:
-        """The photographs of the largest mean absolute error, the worst first."""
+        """The photographs with the largest mean absolute error, the worst first."""
         return sorted(self.photographs, key=lambda name: -self.photographs[name].mae)[:count]
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,14 +83,14 @@ def evaluate(
     Args:
         methods: at least one.
         dataset: photographs and masks.
-        positive: the class that precision and recall are of; MAE does not depend on it.
+        positive: the class of precision and recall; MAE does not depend on it.
 
     Raises:
         UsageError: there is no method.
         InputError: a photograph or a mask cannot be read, or their sizes differ.
     """
     if not methods:
-        raise UsageError("nothing to evaluate: give an artifact, a checkpoint or a `baselines`")
+        raise UsageError("nothing to evaluate: give an artifact, a checkpoint or `baselines`")
     dataset.check_sizes()
     rows: dict[tuple[int, str], dict[str, Judged]] = {}
     for number, pair in enumerate(dataset.pairs):
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def record(rows: Sequence[Evaluation], methods: Sequence[Method], dataset: Dataset, positive: Positive) -> list[str]:
-    """Keep the figures in the manifests of the artifacts.
+    """Record the scores in the artifacts' manifests.
 
     Returns:
         Why some were not recorded.
@@ -133,23 +133,22 @@ def opened(
     network: str | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[list[Method]]:
-    """Open artifacts, checkpoints and baselines as methods, and close them in the end.
+    """Open artifacts, checkpoints and baselines as methods, and close them on exit.
 
     Args:
         sources: artifacts and checkpoints.
-        runtime: for all of them. A checkpoint that PyTorch is not to run is exported to ONNX, at 320×320, for the time
-            being.
+        runtime: runs all sources. A checkpoint for ONNX Runtime or OpenVINO is exported temporarily, at 320×320.
         baselines: names, see `r2mrf_deploy.baselines`.
-        steps: of checkpoints, in place of the map, that after each recurrent step 1 .. T: the last is the map. Where a
-            network cannot stop earlier, the map and each step's side output. An artifact has its steps, and gives its map.
-        branches: beside the map, each side output of the last step; from a checkpoint, or an artifact exported with
+        steps: for checkpoints, evaluate the map after each recurrent step 1 .. T, or where a network cannot stop early,
+            its map and the side output of each step. The steps of an artifact are fixed: it only has its map.
+        branches: also evaluate each side output of the last step, of a checkpoint or an artifact exported with
             `all_steps`.
         trust: see `runtimes.open`.
-        network, settings: of the checkpoints among the sources, as for `Checkpoint.load`.
+        network, settings: for the checkpoints among the sources, as for `Checkpoint.load`.
     """
     chosen = OpenOptions(network=network, settings=tuple((settings or {}).items()))
     if chosen != OpenOptions() and not any(map(_is_checkpoint, sources)):
-        raise UsageError("`network` and `settings` are for checkpoints, and there is none: leave them out")
+        raise UsageError("`network` and `settings` only apply to checkpoints, and none is given: leave them out")
     with ExitStack() as stack:
         methods = []
         for source in sources:
@@ -172,7 +171,7 @@ def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:
 
 
 def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """A baseline on photographs as networks see them, which is what it stands beside: no side over `predict.LONGEST`."""
+    """A baseline on photographs of the size that networks get, no side longer than `predict.LONGEST`, to compare alike."""
 
     def focus(image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
@@ -217,14 +216,14 @@ def _ablations(
         made = [Method(_alone(name, predictor), ran)]
         if branches:
             if not side_outputs(o.name for o in predictor.runner.outputs):
-                raise UsageError(f"{source} gives no side outputs: export it with `all_steps`, or give the checkpoint")
+                raise UsageError(f"{source} has no side outputs: export it with `all_steps`, or give the checkpoint")
             made.append(Method(_sides(name, predictor, _of_last_step(predictor)), ran))
         return made
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     if runtime not in (None, "pytorch"):
-        raise UsageError(f"`steps` and `branches` of a checkpoint are run by PyTorch, not by {runtime}")
+        raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
     checkpoint = Checkpoint.load(source, network=chosen.network, settings=dict(chosen.settings))
     predictor = Predictor(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)), checkpoint.preprocess)
     made, sides = [], []
@@ -243,13 +242,13 @@ def _ablations(
 
 
 def _cuts(checkpoint: Checkpoint) -> range:
-    """The numbers of recurrent steps that a network's weights can be run with; none where it always runs all."""
+    """The numbers of recurrent steps that a network can run; empty where it always runs all."""
     network = checkpoint.module()
     return range(1, network.default_steps + 1) if 1 in network.steps_range else range(0)
 
 
 def _of_last_step(predictor: Predictor) -> list[str]:
-    """The side outputs of the last recurrent step, or all where they are not numbered by steps."""
+    """The side outputs of the last recurrent step, or all where steps are not numbered."""
     names = side_outputs(o.name for o in predictor.runner.outputs)
     last = max((int(m[1]) for n in names if (m := re.match(r"step(\d+)_", n))), default=None)
     return [n for n in names if last is None or n.startswith(f"step{last}_")]

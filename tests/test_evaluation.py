@@ -92,7 +92,7 @@ def test_steps_and_branches(small: Path, exported: Path, dataset: Dataset) -> No
     with opened([small], branches=True) as methods:
         assert evaluate(methods, dataset)[0].scores == whole.scores
     with (
-        pytest.raises(UsageError, match="run by PyTorch"),
+        pytest.raises(UsageError, match="run on PyTorch"),
         opened([small], branches=True, runtime="openvino"),
     ):
         pass
@@ -129,7 +129,7 @@ def test_a_baseline_sees_what_a_network_sees(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_would_fail_late_fails_first(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is no folder that can be written"):
+    with pytest.raises(InputError, match="is not a writable folder"):
         evaluation_files.check(tmp_path / "file" / "o")
     evaluation_files.check(tmp_path / "o" / "p")
     assert not (tmp_path / "o").exists()

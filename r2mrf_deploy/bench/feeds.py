@@ -37,7 +37,7 @@ def sweep(
     if fixed and fixed[0] not in batches and list(batches) != [1]:
         asked = ",".join(map(str, batches))
         raise UsageError(
-            f"`batch` {asked}: the batch is fixed at {fixed[0]} here; export with another batch, or a dynamic graph"
+            f"`batch` {asked}: the batch is fixed at {fixed[0]} here; export another batch or a dynamic graph"
         )
     found = []
     for batch in fixed[:1] if fixed else batches:

@@ -1,4 +1,4 @@
-"""Commands that say how good and how fast an artifact is: parity, eval, bench, budget."""
+"""The commands that measure how good and how fast an artifact is: parity, eval, bench, budget."""
 
 from __future__ import annotations
 
@@ -147,12 +147,9 @@ def evaluate(
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
         else:
             out.print(tables.evaluation_table(rows))
-            for text in (
-                tables.evaluation_line(photographs, positive),
-                *(f"not recorded: {why}" for why in unrecorded),
-            ):
+            for text in (tables.evaluation_line(photographs, positive), *(f"not recorded: {w}" for w in unrecorded)):
                 line(text)
-        if output is None:  # what follows may fail, and the figures are out
+        if output is None:  # the scores are printed by now, since drawing may fail
             return
         progress(Progress("drawing"))
         written = evaluation_files.write(rows, facts, methods, photographs, output)
@@ -241,7 +238,7 @@ def bench(
         print_json(done.to_dict())
     else:
         _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
-    # printed first: a full disk must not lose what was measured
+    # written after printing: a full disk must not lose the measurements
     for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
         if not as_json:
             line(str(file))
@@ -258,21 +255,16 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
             line(f"=== Performance summary: {m.title}, {m.device} ===")
-            for text in (
-                *(trace_averages(m.turns, averages, m.on_gpu) if averages else ()),
-                *m.summary.lines(m.on_gpu),
-            ):
+            traced = trace_averages(m.turns, averages, m.on_gpu) if averages else []
+            for text in (*traced, *m.summary.lines(m.on_gpu)):
                 line(text)
     for p in done.profiles if profiles else []:
         line(tables.profile_title(p))
         for table in tables.profile_tables(p):
             out.print(table)
-    absent = (f"{name} was not run: {why}" for name, why in done.skipped)
-    for text in (
-        *tables.bench_lines(done.measurements),
-        *absent,
-        *(f"not recorded: {why}" for why in done.not_recorded),
-    ):
+    absent = [f"{name} was not run: {why}" for name, why in done.skipped]
+    unrecorded = [f"not recorded: {why}" for why in done.not_recorded]
+    for text in (*tables.bench_lines(done.measurements), *absent, *unrecorded):
         line(text)
 
 

@@ -226,7 +226,7 @@ def _judge(result: Parity) -> None:
     elif result.emulates:
         result.verdict, result.reason = (
             "emulated",
-            f"{result.emulates}: this does not prove what a device with that precision computes",
+            f"{result.emulates}: no proof of what a device with that precision computes",
         )
 
 

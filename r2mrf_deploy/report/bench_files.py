@@ -1,9 +1,7 @@
-"""What `r2mrf bench` writes: times and profiles in trtexec's JSON, the figures as CSV, Markdown and a picture."""
+"""The files of `r2mrf bench`: times and profiles in trtexec's JSON, the figures as CSV, Markdown and a plot."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from r2mrf_deploy.report import plots, tables
 
 
 def refuse(plot: Path | None, *files: Path | None) -> None:
-    """
+    """Check, before anything is timed, that the files can be written.
+
     Raises:
-        UsageError, ArtifactError, RuntimeUnavailable: one of the files cannot be written; said before anything is timed.
+        UsageError, ArtifactError, RuntimeUnavailable: one of them cannot.
     """
     if plot:
         plots.refuse(plot)
@@ -33,11 +32,7 @@ def write(
     markdown: Path | None = None,
     plot: Path | None = None,
 ) -> list[Path]:
-    """Write the files asked for; `times` and `profiles` of several candidates each to a file of its own.
-
-    Returns:
-        What was written.
-    """
+    """Write the requested files and return their paths; `times` and `profiles` get one file per candidate."""
     written = []
     if times:
         written += _each(times, [(f"{m.name}-{m.runtime}", summary.times(m.turns)) for m in bench.measurements])
@@ -45,11 +40,7 @@ def write(
         written += _each(profiles, [(f"{p.name}-{p.runtime}", p.to_trtexec()) for p in bench.profiles])
     if table:
         rows = tables.bench_rows(bench.measurements)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        written.append(write_atomically(table, text.getvalue().encode()))
+        written.append(write_atomically(table, tables.csv_bytes(list(rows[0]), [list(r.values()) for r in rows])))
     if markdown:
         head = f"{tables.where(bench.machine, bench.tools)}\n\n"
         body = tables.markdown(tables.bench_table(bench.measurements))
@@ -61,11 +52,10 @@ def write(
 
 
 def _each(path: Path, contents: list[tuple[str, list[dict[str, Any]]]]) -> list[Path]:
-    """One file, or one for each candidate with its number and name in the file's."""
+    """Write one file, or one per candidate with its number and name in the file name."""
     files = []
     for number, (title, content) in enumerate(contents, 1):
         own = path.with_name(f"{path.stem}-{number}-{title.replace('/', '_')}{path.suffix}")
-        files.append(
-            write_atomically(path if len(contents) == 1 else own, (json.dumps(content, indent=1) + "\n").encode())
-        )
+        text = json.dumps(content, indent=1) + "\n"
+        files.append(write_atomically(path if len(contents) == 1 else own, text.encode()))
     return files

@@ -1,10 +1,8 @@
-"""What `r2mrf eval` writes: the numbers as JSON and CSV, the curves, and each row's worst photographs as a picture."""
+"""The files of `r2mrf eval`: the scores as JSON and CSV, the curves, and a picture of each row's worst photographs."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
 import json
 import math
 import os
@@ -22,10 +20,11 @@ from r2mrf_deploy.evaluation import Evaluation, Method
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.metrics import LEVELS
 from r2mrf_deploy.report import plots
+from r2mrf_deploy.report.tables import csv_bytes
 
 
 def check(folder: Path) -> None:
-    """Refuse, before an evaluation that may take hours, what `write` could not do after it. Nothing is made.
+    """Check, before an evaluation that may take hours, that `write` can write afterwards. Nothing is created.
 
     Raises:
         InputError: the folder cannot be written.
@@ -33,25 +32,23 @@ def check(folder: Path) -> None:
     """
     nearest = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"-o {folder}: {nearest} is no folder that can be written")
+        raise InputError(f"`output` {folder}: {nearest} is not a writable folder")
     if importlib.util.find_spec("matplotlib") is None:
-        raise RuntimeUnavailable(f"-o {folder}: {plots.CURE}")
+        raise RuntimeUnavailable(f"`output` {folder}: {plots.CURE}")
 
 
 def write(
     rows: Sequence[Evaluation], facts: dict[str, Any], methods: Sequence[Method], dataset: Dataset, folder: Path
 ) -> list[Path]:
-    """Write the numbers and the pictures.
-
-    `scores.json` (everything), `scores.csv` (the table), `photographs.csv`, `curves.csv`, `curves.png`, and for each row
-    its worst photographs, `worst-NAME.png`.
+    """Write `scores.json` (everything), `scores.csv` (the table), `photographs.csv`, `curves.csv`, `curves.png`, and a
+    picture of each row's worst photographs, `worst-NAME.png`.
 
     Returns:
-        What was written.
+        The paths of the files.
 
     Raises:
         ArtifactError: the folder cannot be written, or the disk is full.
-        RuntimeUnavailable: matplotlib is not installed; the numbers have been written.
+        RuntimeUnavailable: matplotlib is not installed; the scores are written nevertheless.
     """
     numbers = _write_numbers(rows, facts, folder)
     curves = plots.evaluation(rows, folder / "curves.png")
@@ -67,11 +64,7 @@ def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Pa
     document = facts | {
         "rows": [
             row.to_dict()
-            | {
-                "precision": row.curves.precision.tolist(),
-                "recall": row.curves.recall.tolist(),
-                "false_positive_rate": row.curves.false_positive_rate.tolist(),
-            }
+            | {name: getattr(row.curves, name).tolist() for name in ("precision", "recall", "false_positive_rate")}
             for row in rows
         ]
     }
@@ -89,11 +82,13 @@ def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Pa
     scores = [list(row.to_dict().values()) for row in rows]
     return [
         write_atomically(folder / "scores.json", (json.dumps(document, indent=1) + "\n").encode()),
-        write_atomically(folder / "scores.csv", _csv(list(rows[0].to_dict()), scores)),
-        write_atomically(folder / "photographs.csv", _csv(["name", "runtime", "photograph", *figures], photographs)),
-        write_atomically(
-            folder / "curves.csv",
-            _csv(["name", "runtime", "threshold_255", *_CURVES], curves),
+        *(
+            write_atomically(folder / f"{name}.csv", csv_bytes(header, lines))
+            for name, header, lines in (
+                ("scores", list(rows[0].to_dict()), scores),
+                ("photographs", ["name", "runtime", "photograph", *figures], photographs),
+                ("curves", ["name", "runtime", "threshold_255", *_CURVES], curves),
+            )
         ),
     ]
 
@@ -101,10 +96,10 @@ def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Pa
 def contact_sheet(
     row: Evaluation, methods: Sequence[Method], dataset: Dataset, path: Path, *, height: int = 200
 ) -> Path:
-    """The worst photographs of a row, the worst first: photograph, mask, map and how far off it is, side by side.
+    """The worst photographs of a row, the worst first: photograph, mask, map and difference, side by side.
 
     Raises:
-        InputError: a photograph or a mask cannot be read any more.
+        InputError: a photograph or a mask can no longer be read.
     """
     strips = []
     numbers = {pair.name: number for number, pair in enumerate(dataset.pairs)}
@@ -139,18 +134,10 @@ def _join(tiles: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _caption(text: str) -> np.ndarray:
-    """As wide as the text, which may be wider than its photograph's tiles."""
+    """An image of a line of text, which may be wider than its photograph's tiles."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(14)
     picture = Image.new("RGB", (math.ceil(font.getlength(text)) + 4, 22), "white")
     ImageDraw.Draw(picture).text((2, 3), text, fill="black", font=font)
     return np.asarray(picture)
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()

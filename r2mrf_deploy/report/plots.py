@@ -1,4 +1,4 @@
-"""Pictures of measurements."""
+"""Plots of measurements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CURE = 'plots need matplotlib: pip install "r2mrf-deploy[plot]"'
 
 
 def latency(measurements: Sequence[Measurement], path: Path) -> Path:
-    """Draw how latencies are distributed, and, where batches were swept, latency against throughput; a PNG, SVG or PDF.
+    """Plot the distribution of latencies and, for several batch sizes, latency against throughput, as PNG, SVG or PDF.
 
     Raises:
         RuntimeUnavailable: matplotlib is not installed.
@@ -40,11 +40,7 @@ def latency(measurements: Sequence[Measurement], path: Path) -> Path:
         distribution.set_xscale("log")
     if swept:
         _trade(axes[0][1], measurements)
-    for axis in axes[0]:
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
-    figure.tight_layout()
-    return save(figure, path)
+    return _finish(figure, path, -0.15)
 
 
 def _trade(axis: Any, measurements: Sequence[Measurement]) -> None:
@@ -54,17 +50,16 @@ def _trade(axis: Any, measurements: Sequence[Measurement]) -> None:
     for title, points in lines.items():
         axis.plot([p.latency.median for p in points], [p.images_per_second for p in points], "o-", label=title)
         for p in points:
-            axis.annotate(
-                str(p.batch), (p.latency.median, p.images_per_second), textcoords="offset points", xytext=(5, 5)
-            )
+            spot = (p.latency.median, p.images_per_second)
+            axis.annotate(str(p.batch), spot, textcoords="offset points", xytext=(5, 5))
     axis.set(xlabel="median latency, ms", ylabel="images per second", title="batch sizes beside the points")
 
 
 def drift(results: Sequence[Parity], path: Path) -> Path:
-    """Draw the error of every step and branch, in the order they are computed, for each artifact that was compared so.
+    """Plot the error of every step and branch, in order of computation, for each artifact that was compared by step.
 
     Raises:
-        UsageError: none was.
+        UsageError: no artifact was.
         RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
     """
     compared = [r for r in results if r.steps]
@@ -79,19 +74,23 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
         if r.precision not in {c.precision for c in compared[:number]}:
             axis.axhline(TOLERANCES[r.precision].logits, color=line.get_color(), ls="--", lw=0.8)
     axis.set_yscale("log")
-    axis.set_xticks(
-        range(len(names)), [name.replace("_branch", ".").replace("step", "") for name in names], rotation=90
-    )
+    ticks = [name.replace("_branch", ".").replace("step", "") for name in names]
+    axis.set_xticks(range(len(names)), ticks, rotation=90)
     axis.set(xlabel="step.branch, as computed", ylabel="largest error / standard deviation")
     axis.set_title("dashed: the tolerance of the precision", fontsize=9)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    return _finish(figure, path, -0.25)
+
+
+def _finish(figure: Any, path: Path, legend: float) -> Path:
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, legend))
     figure.tight_layout()
     return save(figure, path)
 
 
 def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
-    """Draw precision against recall, and F against the threshold, as the papers do.
+    """Plot precision against recall, and F against the threshold, as the papers do.
 
     Raises:
         RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
@@ -115,21 +114,21 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
 
 
 def refuse(path: Path) -> None:
-    """Say that a picture cannot be written before what it shows is measured.
+    """Check, before anything is measured, that a plot can be written.
 
     Raises:
-        UsageError: its suffix is none of SUFFIXES.
-        ArtifactError: it cannot be written there.
+        UsageError: its suffix is not one of SUFFIXES.
+        ArtifactError: the file cannot be written.
         RuntimeUnavailable: matplotlib is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a picture ends in {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: the name of a plot must end in {', '.join(SUFFIXES)}")
     refuse_unwritable(path)
     _pyplot()
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure, whole or not at all; see `refuse`."""
+    """Write a figure atomically, see `refuse`."""
     refuse(path)
     content = BytesIO()
     figure.savefig(content, format=path.suffix.lower().lstrip("."), dpi=150)

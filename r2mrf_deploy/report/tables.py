@@ -1,7 +1,9 @@
-"""Results as a person reads them: tables and lines for the terminal."""
+"""Results for people: tables and lines for the terminal, and their CSV and Markdown."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +29,14 @@ VERDICTS = {"pass": "green", "emulated": "yellow", "fail": "bold red", "uninform
 def parity_table(results: Sequence[Parity]) -> Table:
     table = _table("artifact", "runtime", "parity", numbers=("max Δmap", "MAE", "Δlogit/σ", "F", "map std"))
     for r in results:
-        figures = [
-            f"{r.map.largest:.1e}",
-            f"{r.map.mean:.1e}",
-            f"{r.map.relative:.1e}",
-            f"{r.f_measure:.4f}",
-            f"{r.reference_spread:.3f}",
-        ]
+        differences = [f"{d:.1e}" for d in (r.map.largest, r.map.mean, r.map.relative)]
+        figures = [*differences, f"{r.f_measure:.4f}", f"{r.reference_spread:.3f}"]
         table.add_row(r.artifact, r.runtime, verdict(r.verdict), *(figures if r.photographs else ["-"] * 5))
     return table
 
 
 def parity_lines(r: Parity, bisect: bool) -> list[str]:
-    """What the table does not say of one result."""
+    """What the table does not say about one result."""
     lines = [f"{r.artifact}: {r.reason}"] if r.reason else []
     if r.not_recorded:
         lines.append(f"not recorded: {r.not_recorded}")
@@ -52,9 +49,9 @@ def parity_lines(r: Parity, bisect: bool) -> list[str]:
 
 
 def steps_table(result: Parity) -> Table:
-    """The largest difference of each side output relative to the reference's spread, in the order of computation.
+    """The largest difference of each side output relative to the reference's spread, in order of computation.
 
-    A name is read as row and column: `step2_branch5` is row step2, column branch 5; `l2h3` is row l2h, column 3.
+    A name is split into row and column: `step2_branch5` is row step2, column branch 5; `l2h3` is row l2h, column 3.
     """
     grid: dict[str, dict[str, Difference]] = {}
     for name, difference in result.steps.items():
@@ -71,12 +68,12 @@ def steps_table(result: Parity) -> Table:
 def _cell(name: str) -> tuple[str, str]:
     row, _, last = name.rpartition("_")
     number = last[len(last.rstrip("0123456789")) :]
-    word = last.removesuffix(number)
-    return (row, f"{word} {number}".strip()) if row else (word, number or "-")
+    stem = last.removesuffix(number)
+    return (row, f"{stem} {number}".strip()) if row else (stem, number or "-")
 
 
 def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
-    """The machine and the versions, in one line."""
+    """The machine and the tool versions, in one line."""
     gpu = (
         [f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz"] if "gpu" in machine else []
     )
@@ -104,18 +101,18 @@ def bench_table(results: Sequence[Measurement]) -> Table:
 
 
 def bench_lines(results: Sequence[Measurement]) -> list[str]:
-    """What a reader of the table must know: comparisons that noise swamps, and trtexec's warnings."""
+    """Notes on the table: differences that are lost in noise, and trtexec's warnings."""
     baseline, lines = results[0].title, []
     for m in results[1:]:
         if m.differs is None:
-            lines.append(f"{m.title}: too few turns to tell it from {baseline}; give a longer `duration`")
+            lines.append(f"{m.title}: too few turns to compare it with {baseline}; give a longer `duration`")
         elif not m.differs:
-            lines.append(f"{m.title}: no difference from {baseline} that this run can tell from noise")
+            lines.append(f"{m.title}: this run cannot tell its difference from {baseline} from noise")
     return lines + [f"{m.title}: {warning}" for m in results for warning in m.summary.warnings(m.on_gpu)]
 
 
 def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | float]]:
-    """A flat row for each measurement, for CSV."""
+    """One flat row per measurement, for CSV."""
     rows = []
     for m in results:
         row: dict[str, str | int | float] = {
@@ -133,21 +130,20 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
             row |= {f"{name}_{k}_ms": getattr(s, k) for k in ("min", "max", "mean", "median")}
             row |= {f"{name}_p{p}_ms": value for p, value in s.percentiles.items()}
         low, high = m.speed_up_range
-        rows.append(
-            row
-            | {
-                "variation_percent": m.summary.variation,
-                "speed_up": m.speed_up,
-                "speed_up_low": low,
-                "speed_up_high": high,
-            }
-            | {"differs": "" if m.differs is None else str(m.differs).lower()}
-        )
+        row |= {"variation_percent": m.summary.variation, "speed_up": m.speed_up}
+        row |= {"speed_up_low": low, "speed_up_high": high}
+        rows.append(row | {"differs": "" if m.differs is None else str(m.differs).lower()})
     return rows
 
 
+def csv_bytes(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()
+
+
 def markdown(table: Table) -> str:
-    """A table as GitHub's Markdown."""
+    """A table in GitHub's Markdown."""
     heads = [str(column.header) for column in table.columns]
     rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
@@ -156,22 +152,21 @@ def markdown(table: Table) -> str:
 
 
 def profile_title(result: Profile) -> str:
-    return (
-        f"{result.name} on {result.runtime}: {result.average:.2f} ms in {len(result.layers)} layers, one after another"
-    )
+    where = f"{result.name} on {result.runtime}"
+    return f"{where}: {result.average:.2f} ms in {len(result.layers)} layers, one after another"
 
 
 def profile_tables(result: Profile) -> list[Table]:
-    """Where the time goes: by the network's scopes, then the costliest layers."""
-    words = _table("part", numbers=("ms", "%"))
-    for word, ms in result.scopes().items():
-        words.add_row(word, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
+    """Where the time goes: by scope of the network, then the costliest layers."""
+    scopes = _table("scope", numbers=("ms", "%"))
+    for scope, ms in result.scopes().items():
+        scopes.add_row(scope, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
     layers = _table("costliest layers", numbers=("average ms", "median ms", "%"))
     for layer in sorted(result.layers, key=lambda layer: -layer.total)[:15]:
         first, *others = layer.name.split(" + ")
         name = f"{first} and {len(others)} more" if others else first
         layers.add_row(name, f"{layer.average:.3f}", f"{layer.median:.3f}", f"{layer.percentage:.1f}")
-    return [words, layers]
+    return [scopes, layers]
 
 
 def budget_table(budget: Budget) -> Table:
@@ -179,57 +174,41 @@ def budget_table(budget: Budget) -> Table:
     table = _table("graph", "GPU", numbers=numbers)
     for p in budget.predictions:
         left = p.headroom(budget.budget_ms)
-        table.add_row(
-            p.graph,
-            p.device,
-            f"{p.multiply_adds / 1e9:.1f}",
-            f"{p.bytes / 1e6:.0f}",
-            str(p.kernels),
-            f"{p.roof:.1f}",
-            f"{p.ms:.1f}",
-            Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red"),
-        )
+        work = (f"{p.multiply_adds / 1e9:.1f}", f"{p.bytes / 1e6:.0f}", str(p.kernels))
+        headroom = Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red")
+        table.add_row(p.graph, p.device, *work, f"{p.roof:.1f}", f"{p.ms:.1f}", headroom)
     return table
 
 
 def costliest_table(prediction: Prediction) -> Table:
     table = _table("costliest kernels", "of", "bound by", numbers=("G mul-adds", "MB", "ms", "%"))
     for c in prediction.costliest:
-        figures = (
-            f"{c.multiply_adds / 1e9:.2f}",
-            f"{c.bytes / 1e6:.1f}",
-            f"{c.ms:.2f}",
-            f"{100 * c.ms / prediction.ms:.1f}",
-        )
-        table.add_row(c.name, c.op, c.bound, *figures)
+        work = (f"{c.multiply_adds / 1e9:.2f}", f"{c.bytes / 1e6:.1f}")
+        table.add_row(c.name, c.op, c.bound, *work, f"{c.ms:.2f}", f"{100 * c.ms / prediction.ms:.1f}")
     return table
 
 
 def budget_lines(budget: Budget) -> list[str]:
-    """How the predictions were made, and how far they can be trusted on the machine at hand."""
+    """How the predictions were made, and how they compare with measurements on this machine."""
     lines = list(budget.refused)
     if budget.predictions:
         p = budget.predictions[0]
         lines.append(
-            f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs a kernel, "
+            f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs per kernel, "
             f"and the copies to and from the GPU ({p.transfers:.2f} ms); headroom in {budget.budget_ms:g} ms"
         )
-        lines.append(
-            "FP32 is TF32 where a card has it faster, as in TensorRT without --noTF32; other runtimes do not use it"
-        )
+        lines.append("FP32 runs as TF32 where a card is faster with it, as in TensorRT; other runtimes do not use it")
     if (here := budget.here) is not None:
         rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
         lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")
         for p, ms in zip(here.predictions, here.measured, strict=True):
-            lines.append(
-                f"  {p.graph}: roof {p.roof:.1f} ms, predicted {p.ms:.1f} ms, measured {ms:.1f} ms: "
-                f"{100 * p.roof / ms:.0f} % of the roof was reached"
-            )
+            found = f"roof {p.roof:.1f} ms, predicted {p.ms:.1f} ms, measured {ms:.1f} ms"
+            lines.append(f"  {p.graph}: {found}: {100 * p.roof / ms:.0f} % of the roof was reached")
     return lines
 
 
 def kept_table(search: Search) -> Table:
-    table = _table("kept in higher precision", "part", numbers=("MAE without", "1 - F without"))
+    table = _table("kept in higher precision", "scope", numbers=("MAE without", "1 - F without"))
     for kept in search.kept:
         table.add_row(kept.node, kept.scope, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
     return table
@@ -248,16 +227,14 @@ def evaluation_table(rows: Sequence[Evaluation]) -> Table:
 
 
 def evaluation_line(dataset: Dataset, positive: str) -> str:
-    """What a table of an evaluation is of."""
-    others = (
-        f" ({dataset.left_out} more in its folder are left out, which do not belong to it)" if dataset.left_out else ""
-    )
+    """What the table of an evaluation covers."""
+    others = f" ({dataset.left_out} more in its folder do not belong to it)" if dataset.left_out else ""
     what = "in focus" if positive == "sharp" else "blurred"
     return f"{len(dataset)} photographs of {dataset.folder.name}{others}; positive: {what}; F with β² = 0.3"
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:
-    """One line a rewrite: what, how often, multiply-adds before and after."""
+    """One line per rewrite: its name, how often it applied, multiply-adds before and after."""
     if not records:
         return ["no rewrite applies"]
     return [
@@ -269,12 +246,10 @@ def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:
 def demo_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = _table("artifact", "precision", "runtime", "parity", numbers=("size", "median ms", "speed-up"))
     for row in rows:
-        figures = [
-            size(row["bytes"]),
-            "-" if row["median_ms"] is None else f"{row['median_ms']:.1f}",
-            "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
-        ]
-        table.add_row(row["artifact"], row["precision"], row["runtime"], verdict(row["parity"]), *figures)
+        median = "-" if row["median_ms"] is None else f"{row['median_ms']:.1f}"
+        speed_up = "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}"
+        names = (row["artifact"], row["precision"], row["runtime"], verdict(row["parity"]))
+        table.add_row(*names, size(row["bytes"]), median, speed_up)
     return table
 
 
@@ -292,7 +267,7 @@ def facts_table(facts: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _flat(facts):
-        table.add_row(name, Text(value))  # a free dimension in brackets is no markup
+        table.add_row(name, Text(value))  # or rich would read a dimension in brackets as markup
     return table
 
 
