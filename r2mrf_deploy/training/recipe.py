@@ -111,8 +111,8 @@ PAPERS = {
     "br2net": replace(PAPER, batch=8),
     "defusionnet": replace(PAPER, iterations=10_000),
 }
-"""By network. BR²Net's values come from its authors' code. DeFusionNet's paper prints only the iterations; the rest is R²MRF's,
-by the same authors. No schedule is known for BTBNet and BTBCRL: they use R²MRF's."""
+"""By network. BR²Net's values come from its authors' code. DeFusionNet's paper prints only the iterations; the rest is
+R²MRF's, by the same authors. No schedule is known for BTBNet and BTBCRL: they use R²MRF's."""
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,

@@ -89,7 +89,7 @@ class TrainingConfig:
             raise UsageError("`every` and `validate_every` must be at least 1")
         if self.recipe.batch % self.processes:
             raise UsageError(
-                f"a batch of {self.recipe.batch} cannot be split evenly among {self.processes} processes; `batch` must be a multiple of it"
+                f"a batch of {self.recipe.batch} cannot be split evenly among {self.processes} processes; change `batch`"
             )
 
     def to_dict(self) -> dict[str, Any]:
