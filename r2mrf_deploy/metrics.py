@@ -1,7 +1,7 @@
 """Score a map against a mask with the metrics of the papers.
 
-The literature does not agree on one F-measure, and the choice alone changes the value by some 0.05; so there are three. A map and a
-mask are float and bool [H, W]; True and 1 are in focus.
+The literature does not agree on one F-measure, and the choice alone changes the value by some 0.05; so there are three.
+A map and a mask are float and bool [H, W]; True and 1 are in focus.
 """
 
 from __future__ import annotations

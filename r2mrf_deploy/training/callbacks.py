@@ -40,8 +40,8 @@ class BestCheckpoint(Checkpoint):
         family: the network's name in a checkpoint.
         record: what a checkpoint records about its training, beside the scores.
         every: iterations between checkpoints.
-        validate_every: iterations between validations, a multiple of `every`. They begin when all steps are trained; the last
-            iteration is always validated.
+        validate_every: iterations between validations, a multiple of `every`. They begin when all steps are trained; the
+            last iteration is always validated.
         progress: called in the first process with an `Iteration`, after every iteration and every validation.
         patience: the training stops after this many validations without improvement; None for never.
         deadline: `time.monotonic()` before which the training stops, judged by the duration of the previous iterations.

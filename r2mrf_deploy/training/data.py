@@ -1,8 +1,8 @@
 """Training data: batches as a function of the iteration, from sharp photographs or from a dataset.
 
-After `seek(iteration, rank, ranks)` a source gives the batch of that iteration and process, whatever came before. So resuming
-needs no saved state of the data, and several processes share the work without communication. All files are read into memory
-once, before the training.
+After `seek(iteration, rank, ranks)` a source gives the batch of that iteration and process, whatever came before. So
+resuming needs no saved state of the data, and several processes share the work without communication. All files are read
+into memory once, before the training.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ class Training(LightningModule):
         return self._recurrent and self.recipe.runs_one_step(iteration)
 
     def train_dataloader(self) -> DataLoader:
-        """Endless and empty, because `training_step` makes the batches on the device. Lightning sees one endless epoch, so it
-        cannot miscount the length of an epoch when it resumes."""
+        """Endless and empty, because `training_step` makes the batches on the device. Lightning sees one endless epoch, so
+        it cannot miscount the length of an epoch when it resumes."""
         return DataLoader(_Endless(), batch_size=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -29,9 +29,9 @@ def create(
     """A preset's network, ready to be trained.
 
     Without a backbone every layer is drawn at random and scaled to unit variance on photographs (`networks.initialise`).
-    With one, the other layers keep PyTorch's default weights. The scaled weights make `r2mrf-edge` learn more slowly at first
-    (MAE 0.41 after 300 iterations, 0.32 from PyTorch's weights) but better in the end (0.154 against 0.164 after 4,000, with
-    BF16 as well).
+    With one, the other layers keep PyTorch's default weights. The scaled weights make `r2mrf-edge` learn more slowly at
+    first (MAE 0.41 after 300 iterations, 0.32 from PyTorch's weights) but better in the end (0.154 against 0.164 after
+    4,000, with BF16 as well).
 
     Args:
         pictures: all of one size.

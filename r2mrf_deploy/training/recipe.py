@@ -51,7 +51,7 @@ class Recipe:
     """Decay of the EMA of the weights, which is evaluated and saved; 0 uses the weights themselves."""
     one_step: float
     """Share of the iterations, from the first, in which a recurrent network runs one step instead of all. The backbone and
-    the first step learn to tell sharp from blurred. The later steps cost most and are learned in the remaining iterations."""
+    the first step learn to tell sharp from blurred. The later steps cost most and are learned in the rest."""
     rotation: float
     """Largest rotation of dataset pictures, in degrees. Composites are not rotated."""
 
@@ -105,7 +105,8 @@ PAPER = Recipe(
     bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, one_step=0.0, rotation=10.0,
 )  # fmt: skip
 """R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
-nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone is pretrained on ImageNet."""
+nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone is
+pretrained on ImageNet."""
 PAPERS = {
     "r2mrf": PAPER,
     "br2net": replace(PAPER, batch=8),
