@@ -35,7 +35,7 @@ from r2mrf_deploy.runtimes import Runner, Runtime
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
 
 EFFICIENCY = 0.5
-"""Share of the roof that kernels are assumed to reach; it is cautious. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
+"""The assumed share of the roof that kernels reach. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
 Shi et al.'s images) is 0.60 of it for the graph as traced, if the images were 640×427."""
 LAUNCH_MS = 0.005
 """Of one kernel."""
