@@ -1,7 +1,6 @@
-"""Photographs with their masks, as people have them on disk, and what is white in the masks.
+"""Photographs and their masks on disk.
 
-Polarity is part of a dataset's definition and cannot be seen in a mask; it is always said, never guessed. In here 1 is in
-focus.
+A mask does not show whether white means sharp or blurred. The caller always says so. In this package 1 is in focus.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _FOLDERS = {
     "image": ("image", "images", "img", "imgs", "source", "test_image", "train_image"),
     "mask": ("gt", "gts", "mask", "masks", "groundtruth", "test_gt", "train_gt"),
 }
-"""Names that the two folders have in the datasets' archives, in any case, the usual first."""
+"""Names of the two folders in the datasets' archives, most common first; case is ignored."""
 _WORDS = {"image": ("image", "img", "source"), "mask": ("gt", "mask", "truth")}
-"""What their names hold otherwise: `dut500-source`, `dut500-gt`."""
+"""Parts of less common names: `dut500-source`, `dut500-gt`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Known:
     white: White
     about: str
     prefix: str = ""
-    """How the photographs begin that belong to it, where the archive holds others too."""
+    """Prefix of the names of its photographs, if the archive also holds others."""
 
 
 KNOWN = {
@@ -58,7 +57,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Photographs and masks in a folder, read when asked for."""
+    """Photographs and masks in a folder. Each file is read on demand."""
 
     folder: Path
     white: White
@@ -70,14 +69,14 @@ class Dataset:
         return len(self.pairs)
 
     def image(self, number: int) -> np.ndarray:
-        """Photograph `number`, uint8 [H, W, 3] RGB. Raises InputError where it cannot be read."""
+        """Photograph `number`, uint8 [H, W, 3] RGB. Raises InputError if it cannot be read."""
         return images.read(self.pairs[number].image)
 
     def mask(self, number: int) -> np.ndarray:
-        """Mask `number`, float32 [H, W] in 0 .. 1, 1 = in focus; grey where it was resampled.
+        """Mask `number`, float32 [H, W] in 0 .. 1, 1 = in focus; values in between come from resampling.
 
         Raises:
-            InputError: it cannot be read, is coloured, or has another size than its photograph.
+            InputError: it cannot be read, is coloured, or differs in size from its photograph.
         """
         pair = self.pairs[number]
         white = read_mask(pair.mask)
@@ -85,16 +84,16 @@ class Dataset:
         return 1 - white if self.white == "blurred" else white
 
     def check_sizes(self) -> None:
-        """Compare the size of every mask with its photograph's, as the files' headers say.
+        """Check from the file headers that every mask has the size of its photograph.
 
         Raises:
-            InputError: they differ, or a file is no image.
+            InputError: the sizes differ, or a file is not an image.
         """
         for pair in self.pairs:
             _check_size(pair, images.size(pair.mask))
 
     def truth(self, number: int) -> np.ndarray:
-        """Mask `number` as evaluations use it: bool [H, W], True = in focus, decided at 0.5."""
+        """Mask `number` thresholded at 0.5 for evaluation: bool [H, W], True = in focus."""
         return self.mask(number) > 0.5
 
 
@@ -107,29 +106,29 @@ def read_dataset(
     mask_folder: str | None = None,
     dataset: str | None = None,
 ) -> Dataset:
-    """Find the photographs and masks below a folder: `image/` and `gt/`, or what the archives call them.
+    """Find the photographs and masks below a folder: `image/` and `gt/`, or the names that the archives use.
 
-    A photograph and a mask belong together when their names without suffix are the same, or end in the same number where
-    the names only differ before it (`out_of_focus0001.jpg`, `0001.png`).
+    A photograph and a mask form a pair if their names without suffix are equal. If no names are equal, those that end in
+    the same number form a pair (`out_of_focus0001.jpg`, `0001.png`).
 
     Args:
-        folder: that holds the two folders.
+        folder: contains the two folders.
         white: what 255 means in the masks.
-        split: a text file with a name a line, with or without a suffix; only these, in this order. Blank lines and what
-            follows a # are left out.
-        image_folder: name of the photographs' folder, where it is none of the usual ones.
-        mask_folder: of the masks'.
-        dataset: name of a published one, whose archive may hold photographs that do not belong to it.
+        split: a text file with one name per line, with or without a suffix. Only these photographs are used, in this
+            order. Blank lines and comments after # are ignored.
+        image_folder: name of the photographs' folder, if it is not a usual one.
+        mask_folder: the same for the masks' folder.
+        dataset: name of a published dataset. Its archive may hold other photographs, which are left out.
 
     Raises:
-        InputError: a folder is missing or empty, photographs have no mask, or the split names what is not there.
+        InputError: a folder is missing or empty, photographs have no mask, or the split names unknown photographs.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     everything = _by_name(_part(folder, "image", image_folder))
     prefix = KNOWN[dataset].prefix if dataset else ""
-    # a copy whose files were renamed holds nothing else
+    # if no name has the prefix, the files were renamed: use them all
     photographs = {name: path for name, path in everything.items() if name.startswith(prefix)} or everything
     masks = _by_name(_part(folder, "mask", mask_folder))
     found = _partners(photographs, masks)
@@ -146,10 +145,10 @@ def read_dataset(
 
 
 def polarity(dataset: str | None, white: White | None) -> White:
-    """What is white in the masks, from a published dataset's name or as said.
+    """What is white in the masks: as given, or known from the name of a published dataset.
 
     Raises:
-        UsageError: neither is given, both are and disagree, or there is no such dataset.
+        UsageError: neither is given, the two disagree, or there is no such dataset.
     """
     if dataset is None:
         if white is None:
@@ -164,7 +163,7 @@ def polarity(dataset: str | None, white: White | None) -> White:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """How white a mask is, whatever that means: float32 [H, W] in 0 .. 1.
+    """Read the whiteness of a mask: float32 [H, W] in 0 .. 1.
 
     Raises:
         InputError: it cannot be read or is coloured.
@@ -186,14 +185,14 @@ def _part(folder: Path, what: str, name: str | None) -> Path:
         return (usual or like)[0]
     if not name and like:
         raise InputError(
-            f"{folder} has {len(like)} folders of {what}s: {', '.join(p.name for p in like)}; name one with --{what}s"
+            f"{folder} has {len(like)} folders of {what}s: {', '.join(p.name for p in like)}; name one with `{what}_folder`"
         )
     wanted = name or " or ".join(_FOLDERS[what][:4])
-    raise InputError(f"{folder} has no folder of {what}s ({wanted}); name it with --{what}s")
+    raise InputError(f"{folder} has no folder of {what}s ({wanted}); name it with `{what}_folder`")
 
 
 def _means(name: str) -> str | None:
-    """What a folder of some name holds: `image_gt` holds masks."""
+    """Guess from its name what a folder holds: `image_gt` holds masks."""
     return next((w for w in ("mask", "image") if any(word in name.lower() for word in _WORDS[w])), None)
 
 
@@ -242,7 +241,7 @@ def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
     unknown = [name for name in names if name not in photographs]
     if unknown:
         raise InputError(
-            f"{path}: {len(unknown)} of {len(names)} names are no photographs of the dataset: "
+            f"{path}: {len(unknown)} of {len(names)} names are not in the dataset: "
             f"{unknown[0]} ({did_you_mean(unknown[0], photographs)})"
         )
     if not names:

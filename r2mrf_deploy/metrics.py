@@ -1,7 +1,7 @@
-"""How good a map is, against a mask: the figures of the papers, each under its own name.
+"""Score a map against a mask with the metrics of the papers.
 
-The literature does not agree on one F-measure, and the choice alone moves it by some 0.05; so there are three. A map and a
-mask are float and bool [H, W]; True and 1 are in focus.
+The literature does not agree on one F-measure, and the choice alone changes the value by some 0.05; so there are three.
+A map and a mask are float and bool [H, W]; True and 1 are in focus.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 BETA_SQUARED = 0.3
 """Of every F-measure: precision counts more than recall (Achanta et al., CVPR 2009, and every paper on the subject)."""
 LEVELS = 256
-"""Thresholds k / 255; what is strictly greater is positive."""
+"""Number of thresholds k / 255; values strictly greater are positive."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def score(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Scores, Curve
     """Score maps (float [H, W] in [0, 1]) against masks (bool [H, W], the same size).
 
     Raises:
-        ValueError: there is none, or sizes differ.
+        ValueError: there is no pair, or sizes differ.
     """
     return average([judge(found, mask) for found, mask in pairs])
 
 
 def f_at(found: np.ndarray, mask: np.ndarray, threshold: float) -> float:
-    """F of a map at one threshold; what reaches it is positive."""
+    """F of a map at one threshold; values equal to it or greater are positive."""
     positive = found >= threshold
     true = float(np.logical_and(positive, mask).sum())
     return float(f_measure(true / max(float(positive.sum()), 1.0), true / max(float(mask.sum()), 1.0)))

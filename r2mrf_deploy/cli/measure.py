@@ -105,7 +105,7 @@ def evaluate(
         Path | None, typer.Option("--split", help="File with the names to evaluate, one per line.")
     ] = None,
     image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
-    masks: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
+    mask_folder: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
     positive: Annotated[
         White, typer.Option("--positive", help="The positive class of precision and recall.")
     ] = "sharp",
@@ -130,7 +130,12 @@ def evaluate(
     from r2mrf_deploy.report import evaluation_files, tables
 
     photographs = read_dataset(
-        data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=masks, dataset=dataset
+        data,
+        white=polarity(dataset, white),
+        split=split,
+        image_folder=image_folder,
+        mask_folder=mask_folder,
+        dataset=dataset,
     )
     if output is not None:
         evaluation_files.check(output)

@@ -39,7 +39,7 @@ def train(
     sharp: Annotated[
         Path | None, typer.Option("--sharp", help="Folder of sharp photographs to make composites from.")
     ] = None,
-    masks: Annotated[
+    mask_folder: Annotated[
         Path | None,
         typer.Option("--masks", help="Folder of the masks in --data; with --sharp, drawn masks for the composites."),
     ] = None,
@@ -93,7 +93,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network on a dataset, or on composites of sharp photographs."""
-    # Before PyTorch starts OpenMP. Threads that wait actively for each other cost a multiple of the work on a busy machine.
+    # This must happen before PyTorch starts OpenMP. On a busy machine, spinning threads cost several times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.datasets import polarity
     from r2mrf_deploy.training.recipe import choose
@@ -104,11 +104,11 @@ def train(
     }  # fmt: skip
     of_paper, why = choose(preset, recipe, backbone=backbone is not None)
     chosen = dataclasses.replace(of_paper, **{k: v for k, v in changed.items() if v is not None})
-    drawn = masks if data is None else None
+    drawn = mask_folder if data is None else None
     config = TrainingConfig(
         preset, chosen, parse_settings(settings), data=data, split=split, dataset=dataset, image_folder=image_folder,
         white=_polarity("--data", data, "--white", white) if dataset is None else polarity(dataset, white),
-        mask_folder=None if data is None or masks is None else str(masks),
+        mask_folder=None if data is None or mask_folder is None else str(mask_folder),
         sharp=sharp, masks=drawn, masks_white=_polarity("--masks", drawn, "--masks-white", masks_white),
         val=val, val_white=_polarity("--val", val, "--val-white", val_white), val_split=val_split,
         backbone=backbone, seed=seed, precision=precision, processes=devices * nodes, patience=early_stop,
@@ -124,11 +124,11 @@ def train(
         print_json(dataclasses.asdict(done))
         return
     v = done.validation
-    scores = f"f_max {v['f_max']:.3f}, MAE {v['mae']:.3f} on {v['photographs']:.0f} pictures held out"
+    scores = f"f_max {v['f_max']:.3f}, MAE {v['mae']:.3f} on {v['photographs']:.0f} validation pictures"
     line(f"{done.path}: weights of iteration {done.best}, {scores}")
     if not done.finished:
         out.print(
-            f"stopped at iteration {done.iterations} of {chosen.iterations}; go on with --resume", highlight=False
+            f"stopped at iteration {done.iterations} of {chosen.iterations}; continue with --resume", highlight=False
         )
 
 
@@ -138,7 +138,7 @@ def _described(recipe: Recipe, why: str) -> str:
 
 
 def _polarity(what: str, folder: Path | None, option: str, white: White | None) -> White:
-    """What white means, which nobody can guess from a mask."""
+    """What white means in masks; it cannot be guessed."""
     if folder is None:
         if white is not None:
             raise UsageError(f"{option} says what is white in the masks of {what}, which is not given")
@@ -149,17 +149,17 @@ def _polarity(what: str, folder: Path | None, option: str, white: White | None) 
 
 
 LINES = 100
-"""Lines that a whole training prints where there is no terminal."""
+"""Number of progress lines per training without a terminal."""
 
 
 @contextmanager
 def _shown(silent: bool) -> Iterator[_Shown]:
-    """How a training is shown: a bar on a terminal, elsewhere a line now and then; and a line for each validation."""
+    """Show a bar on a terminal and periodic lines elsewhere, and one line per validation."""
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first process on a machine shows a bar
     with Bar(*columns, console=err, transient=True, disable=not (first and err.is_terminal)) as bar:
         yield _Shown(silent, bar)
 
@@ -191,7 +191,7 @@ class _Shown:
             self.line(f"{done}/{total}: loss {self._loss:.3f}, {judged}")
             return
         now = time.monotonic()
-        if self._since is None:  # what came before it was not an iteration's work alone
+        if self._since is None:  # the time before it includes the preparation
             self._since = done, now
         elif done - self._since[0] >= max(1, total // LINES):
             rate = (done - self._since[0]) / max(now - self._since[1], 1e-9)

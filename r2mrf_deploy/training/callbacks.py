@@ -1,4 +1,4 @@
-"""What a training leaves in its folder: `last.ckpt` to resume from, `best.pth`, and the line it shows while it runs."""
+"""Checkpoints of a training: `last.ckpt`, to resume from, and `best.pth`; and its progress."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ LAST, BEST = "last.ckpt", "best.pth"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, whole or not at all: a process killed while it writes leaves the one before."""
+    """Write Lightning's checkpoints atomically: a process that is killed while writing leaves the previous one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
 
 class BestCheckpoint(Checkpoint):
-    """After every so many iterations: the best weights so far, then everything that is needed to go on.
+    """Save the best weights, then everything that is needed to resume.
 
-    What was kept is never done again; what follows is, after a kill, with the same result. Everything here goes by the
-    number of the iteration, so that a resumed training judges when an uninterrupted one does.
+    All decisions depend on the iteration number alone, so that a resumed training validates at the same iterations as an
+    uninterrupted one and gives the same result.
 
     Args:
-        folder: where.
+        folder: folder of the run.
         family: the network's name in a checkpoint.
-        record: what a checkpoint says of its training, beside its scores.
-        every: iterations after which all is kept.
-        validate_every: iterations after which it is validated, a multiple of `every`, once all steps are trained; the last
-            one always is.
-        progress: called on the first process with an `Iteration`, after every iteration and after every validation.
-        patience: validations without a better one after which the training stops; None for never.
-        deadline: `time.monotonic()` that it does not pass, where it can be told in advance.
+        record: what a checkpoint records about its training, beside the scores.
+        every: iterations between checkpoints.
+        validate_every: iterations between validations, a multiple of `every`. They begin when all steps are trained; the
+            last iteration is always validated.
+        progress: called in the first process with an `Iteration`, after every iteration and every validation.
+        patience: the training stops after this many validations without improvement; None for never.
+        deadline: `time.monotonic()` before which the training stops, judged by the duration of the previous iterations.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BestCheckpoint(Checkpoint):
             trainer.should_stop = trainer.should_stop or late or self.stopped_early
 
     def _late(self) -> bool:
-        """The next iterations, as many as are kept at once, would pass the deadline."""
+        """Whether the iterations until the next checkpoint would pass the deadline."""
         now, before = time.monotonic(), self._kept
         self._kept = now
         return self._deadline is not None and now + (now - before) > self._deadline
@@ -103,13 +103,13 @@ class BestCheckpoint(Checkpoint):
         self.stopped_early = self._patience is not None and self.since_best >= self._patience
 
     def _save(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
-        said = {**self._record, "iterations": trainer.global_step, "validation": scores.to_dict()}
-        kept = Weights.of(self._family, module.kept, said)
+        facts = {**self._record, "iterations": trainer.global_step, "validation": scores.to_dict()}
+        kept = Weights.of(self._family, module.kept, facts)
         plain = {name: value.detach().cpu().contiguous() for name, value in kept.state_dict.items()}
         replace(kept, state_dict=plain).save(self._folder / BEST)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A time limit may come before the first validation, or somebody may have deleted what was kept."""
+        """The time limit may come before the first validation, or `best.pth` may have been deleted."""
         if self.best is None or not (self._folder / BEST).is_file():
             scores = pl_module.validate()
             if trainer.is_global_zero:
@@ -117,7 +117,7 @@ class BestCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        return "Keeper"  # as runs on the disk call it
+        return "Keeper"  # the key in the checkpoints of existing runs
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("best", "since_best", "stopped_early")}

@@ -1,8 +1,8 @@
-"""What a network is trained on: batches as a function of the iteration, from sharp photographs or from a dataset.
+"""Training data: batches as a function of the iteration, from sharp photographs or from a dataset.
 
-A source gives, after `seek(iteration, rank, ranks)`, the batch of that iteration and process, whatever was asked before. So
-nothing about data has to be kept for a training to be resumed, and several processes share the work without talking.
-Everything is read into memory once; nothing is decoded while the network waits.
+After `seek(iteration, rank, ranks)` a source gives the batch of that iteration and process, whatever came before. So
+resuming needs no saved state of the data, and several processes share the work without communication. All files are read
+into memory once, before the training.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from r2mrf_deploy.training.synthesis.rng import Rng
 
 T = TypeVar("T")
 HELD_OUT = 16
-"""One photograph in so many is kept for validation, where no other data is given for it."""
+"""One photograph in this many is held out for validation, unless validation data is given."""
 VALIDATED = 48
-"""Composites that a training is validated on."""
+"""Number of composites in the validation set."""
 VALIDATION_SIDE = 256
 DATASET_SIDE = 320
 """Height and width at which pictures of a dataset are validated, the size that artifacts have by default."""
 LARGEST = 3
-"""Photographs whose shorter side is over so many times that of a composite are reduced when read."""
+"""Photographs whose shorter side exceeds that of a composite by this factor are reduced when read."""
 
 
 class Source(Protocol):
@@ -69,24 +69,24 @@ class TrainingData:
     masks: Sequence[np.ndarray] = field(default_factory=list)
     dataset: Pictures | None = None
     left_out: int = 0
-    """Photographs beside it that do not belong to a published dataset."""
+    """Number of photographs in the folder that do not belong to the published dataset."""
 
     def source(self, synthesis: Synthesis, rotation: float, seed: int, device: torch.device) -> Source:
-        """Batches of what was read, made on a device."""
+        """The source of batches on a device."""
         if self.dataset is not None:
             return Dataset(self.dataset, synthesis.size, rotation=rotation, seed=seed, device=device)
         return Composites(self.photographs, synthesis, masks=self.masks, seed=seed, device=device)
 
 
 class Dataset:
-    """Photographs with their masks: each once in every pass, in an order of its own; cropped, mirrored, turned.
+    """Photographs with their masks: each once in every pass, in a different order; cropped, mirrored, rotated.
 
     Args:
-        pictures: of any sizes; what is smaller than a crop is enlarged.
+        pictures: of any size; those smaller than a crop are enlarged.
         size: side of the crops, pixels.
         rotation: largest angle, degrees.
         seed: of the order and the crops.
-        device: where batches are made.
+        device: the batches are made on it.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
-    """The sharp photographs of a folder, uint8 [H, W, 3]; those too small for composites of `size` are left out.
+    """The sharp photographs of a folder, uint8 [H, W, 3]; those too small for composites of `size` are skipped.
 
     Raises:
         InputError: there is none, or none is large enough.
@@ -151,7 +151,7 @@ def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
     read = [_reduced(images.read(path), LARGEST * size) for path in paths]
     large = [photograph for photograph in read if min(photograph.shape[:2]) >= size]
     if not large:
-        raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; give `size` less")
+        raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; reduce `size`")
     return large
 
 
@@ -165,7 +165,7 @@ def in_memory(dataset: Files) -> Pictures:
     """The photographs and masks of a dataset.
 
     Raises:
-        InputError: one cannot be read, or a mask is of another size than its photograph.
+        InputError: one cannot be read, or a mask differs in size from its photograph.
     """
     dataset.check_sizes()
     numbers = range(len(dataset))

@@ -1,4 +1,4 @@
-"""Averages over a training: of the weights, and of BatchNorm's statistics for weights that were never run in training."""
+"""EMA of the weights, and BatchNorm statistics for the averaged weights, which never run in training mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def averaged_copy(network: nn.Module) -> nn.Module:
-    """A copy that is not trained, only averaged into."""
+    """A copy for the EMA, without gradients."""
     return copy.deepcopy(network).requires_grad_(False)
 
 
@@ -26,10 +26,10 @@ def average_into(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def estimate_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Set BatchNorm's running statistics to plain averages over batches; does nothing where there is no BatchNorm.
+    """Set BatchNorm's running statistics to plain averages over batches; without BatchNorm nothing happens.
 
     Args:
-        network: is left in the mode it was in.
+        network: its training or evaluation mode is preserved.
         images: normalised batches [N, 3, H, W].
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]

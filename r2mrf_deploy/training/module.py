@@ -1,7 +1,7 @@
-"""The training as Lightning runs it: one step, the average of the weights, and how they are scored.
+"""The Lightning module: the training step, the EMA of the weights, and validation.
 
-Everything random in an iteration follows from (seed, iteration, process): the composites, their noise, and PyTorch's own
-generator. What must be kept to resume is therefore only what Lightning keeps: weights, optimizer and counters.
+Everything random in an iteration depends only on (seed, iteration, process): the composites, their noise, and PyTorch's own
+generator. So Lightning's checkpoint (weights, optimizer and counters) is enough to resume.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from r2mrf_deploy.training.recipe import Recipe, set_rate
 STATISTICS = 24
 """Batches over which BatchNorm's statistics are estimated for averaged weights."""
 APART = 1 << 40
-"""Iterations that no training reaches: batches for those statistics."""
+"""Iteration number that no training reaches; the batches for those statistics begin here."""
 
 
 class Training(LightningModule):
@@ -35,10 +35,10 @@ class Training(LightningModule):
 
     Args:
         network: `forward(image, all_steps=True)` gives (logits, side outputs).
-        recipe: how.
-        source: makes the source of batches for a device.
+        recipe: how to train it.
+        source: returns the source of batches for a device.
         validation: photographs and masks to score.
-        seed: of everything random but the initial weights, which are the caller's.
+        seed: of everything random except the initial weights, which the caller sets.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Training(LightningModule):
 
     @property
     def kept(self) -> Detector:
-        """The network that is evaluated and kept: the averaged one, where the recipe averages."""
+        """The network that is evaluated and saved: the averaged one, if the recipe uses an EMA."""
         return self.network if self.averaged is None else self.averaged
 
     @property
@@ -72,12 +72,12 @@ class Training(LightningModule):
         return self._source
 
     def runs_one_step(self, iteration: int) -> bool:
-        """Whether an iteration (from 0) leaves out the later steps, which until then nothing has trained."""
+        """Whether an iteration (from 0) runs the first recurrent step only. The later steps are not trained yet."""
         return self._recurrent and self.recipe.runs_one_step(iteration)
 
     def train_dataloader(self) -> DataLoader:
-        """Without end, and empty: batches are made on the device, by `training_step`. To Lightning all is one epoch, whose
-        length it cannot miscount when it resumes."""
+        """Endless and empty, because `training_step` makes the batches on the device. Lightning sees one endless epoch, so
+        it cannot miscount the length of an epoch when it resumes."""
         return DataLoader(_Endless(), batch_size=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -87,7 +87,7 @@ class Training(LightningModule):
     def training_step(self, _: int) -> Tensor:
         iteration, rank, ranks = self.global_step, self.global_rank, self.trainer.world_size
         key = np.random.SeedSequence((self._seed, iteration, rank))
-        torch.manual_seed(int(key.generate_state(1)[0]))  # of dropout, where a network has it
+        torch.manual_seed(int(key.generate_state(1)[0]))  # for dropout, if the network has any
         set_rate(self.optimizers().optimizer, self.recipe.rate((iteration + 1) / self.recipe.iterations))
         image, mask = self._batch(iteration, rank, ranks, self.recipe.batch // ranks)
         steps = {"steps": 1} if self.runs_one_step(iteration) else {}
@@ -106,7 +106,7 @@ class Training(LightningModule):
             ema.average_into(self.averaged, self.network, self.recipe.decay(iteration))
 
     def validate(self) -> metrics.Scores:
-        """Score what would be kept now. Every process does the same, so that all agree without talking."""
+        """Score the weights that would be saved now. Every process computes the same, so no communication is needed."""
         if self.averaged is not None:
             batches = (self._batch(APART + n, 0, 1, self.recipe.batch)[0] for n in range(STATISTICS))
             ema.estimate_statistics(self.averaged, batches)
@@ -126,7 +126,7 @@ class _Endless(IterableDataset):
 
 
 def evaluate(network: Detector, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:
-    """Score a network's maps of pictures, each at its own size; the network is left in the mode it was in."""
+    """Score a network's maps of pictures, each at its own size; the network's mode is preserved."""
     training = network.training
     network.eval()
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
@@ -148,7 +148,7 @@ def _runs_one_step(network: Detector) -> bool:
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """Composites are many small operations: on a CPU, sharing them among threads costs more than it gives."""
+    """Composites are many small operations: on a CPU, several threads cost more time than they save."""
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

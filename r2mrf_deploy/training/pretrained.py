@@ -1,4 +1,4 @@
-"""The network before its first iteration: weights drawn for it, and a backbone trained on ImageNet where one is given."""
+"""The initial weights of a network: random ones, and optionally a backbone pretrained on ImageNet."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
 from r2mrf_deploy.training.data import Pictures, normalise
 
-LOOKED_AT = 8
-"""Photographs that statistics are taken from."""
+INITIALISATION_PHOTOGRAPHS = 8
+"""Number of photographs whose statistics scale the random weights."""
 
 
 def create(
@@ -28,45 +28,48 @@ def create(
 ) -> tuple[str, nn.Module]:
     """A preset's network, ready to be trained.
 
-    Without a backbone every layer is drawn and scaled to unit variance on photographs (`networks.initialise`); with one,
-    the other layers keep PyTorch's default weights. `r2mrf-edge` learns more slowly so at first (MAE 0.41 after 300
-    iterations, from PyTorch's weights 0.32) and comes further (0.154 after 4,000, against 0.164 with BF16 as well).
+    Without a backbone every layer is drawn at random and scaled to unit variance on photographs (`networks.initialise`).
+    With one, the other layers keep PyTorch's default weights. The scaled weights make `r2mrf-edge` learn more slowly at
+    first (MAE 0.41 after 300 iterations, 0.32 from PyTorch's weights) but better in the end (0.154 against 0.164 after
+    4,000, with BF16 as well).
 
     Args:
         pictures: all of one size.
-        backbone: "imagenet" for torchvision's weights, or a file that holds such; None for none.
+        backbone: "imagenet" for torchvision's weights, or a file that holds such weights; None for none.
         seed: of the weights.
 
     Returns:
         (the network's name, the network).
 
     Raises:
-        UsageError: no such preset or setting; the network has no backbone, or the weights are not its.
+        UsageError: no such preset or setting; the network has no backbone, or the weights do not fit it.
         InputError: no such file.
-        CheckpointError: it is no file of PyTorch's, or damaged.
+        CheckpointError: the file is not one of PyTorch's, or is damaged.
         RuntimeUnavailable: the weights cannot be downloaded.
     """
     family, config = networks.preset(preset, settings)
     torch.manual_seed(seed)
     network = networks.create(family, config)
     if backbone is None:
-        initialise(network, _looked_at(pictures), seed)
+        initialise(network, _initialisation_batch(pictures), seed)
     else:
         _load(network, preset, backbone)
     return family, network
 
 
-def _looked_at(pictures: Pictures) -> Tensor:
-    chosen = np.stack(list(pictures.images[:LOOKED_AT]))
+def _initialisation_batch(pictures: Pictures) -> Tensor:
+    chosen = np.stack(list(pictures.images[:INITIALISATION_PHOTOGRAPHS]))
     return normalise(torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255)
 
 
 def _load(network: nn.Module, preset: str, weights: str) -> None:
     found = [module for module in network.modules() if isinstance(module, Backbone | Stream)]
     if not found:
-        raise UsageError(f"{preset} has no backbone that ImageNet weights would fit; leave `backbone` out")
+        raise UsageError(f"{preset} has no backbone that ImageNet weights fit; omit `backbone`")
     if weights != "imagenet" and not Path(weights).is_file():
-        raise InputError(f"`backbone` {weights}: no such file; give one, or imagenet to download torchvision's")
+        raise InputError(
+            f"`backbone` {weights}: no such file; name a file, or use imagenet to download torchvision's weights"
+        )
     try:
         state = None if weights == "imagenet" else read_file(Path(weights))
         for module in found:
@@ -83,19 +86,19 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
 
 
 def _load_stream(stream: Stream, given: Mapping[str, Tensor] | None) -> None:
-    """VGG-16's thirteen convolutions, in their order, into a stream of BTBNet's that has their widths."""
+    """Load VGG-16's thirteen convolutions, in order, into a stream of BTBNet with the same widths."""
     own = [module for module in stream.blocks.modules() if isinstance(module, nn.Conv2d)]
     if own[0].out_channels != BLOCKS[0][0]:
         share = own[0].out_channels / BLOCKS[0][0]
         raise UsageError(
-            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; `settings` width=1, or leave "
-            "`backbone` out"
+            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; `settings` width=1, or omit "
+            "`backbone`"
         )
     state = imagenet("vgg16") if given is None else given
     numbers = sorted(int(m[1]) for name in state if (m := re.fullmatch(r"features\.(\d+)\.weight", name)))
     names = [f"features.{number}" for number in numbers]
     shapes = [tuple(state[f"{name}.weight"].shape) for name in names]
     if shapes != [tuple(convolution.weight.shape) for convolution in own]:
-        raise UsageError("`backbone`: these are not VGG-16's, whose thirteen convolutions a stream begins with")
+        raise UsageError("`backbone`: these are not VGG-16's weights: a stream begins with its thirteen convolutions")
     for convolution, name in zip(own, names, strict=True):
         convolution.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})

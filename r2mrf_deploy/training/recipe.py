@@ -1,4 +1,4 @@
-"""Recipes: the optimizer, its schedule, and what an iteration is made of. A recipe is a value; it holds no state."""
+"""Recipes: the optimizer, its schedule, and the contents of an iteration. A recipe is a value without state."""
 
 from __future__ import annotations
 
@@ -32,38 +32,37 @@ class Recipe:
     name: str
     iterations: int
     batch: int
-    """Pictures in an iteration, over all devices."""
+    """Pictures per iteration, over all devices."""
     size: int
     """Side of the pictures, pixels."""
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float
     weight_decay: float
-    """Of weights; biases and normalisations do not decay."""
+    """Applies to weights only; biases and normalisation parameters do not decay."""
     bias_rate: float
-    """The learning rate of biases, as a multiple of that of weights."""
+    """Learning rate of biases, as a multiple of that of the weights."""
     schedule: Literal["poly", "cosine"]
     warm_up: float
     """Share of the iterations in which the learning rate rises from 0."""
     clip: float | None
-    """Largest norm of the gradient. The loss adds a cross-entropy for each side output, and from nothing the first steps are
-    far from any minimum."""
+    """Largest gradient norm. The loss sums a cross-entropy per side output, so gradients are large when training starts from
+    scratch."""
     average: float
-    """Decay of the exponential average of the weights, which is what is evaluated and kept; 0: the weights themselves."""
+    """Decay of the EMA of the weights, which is evaluated and saved; 0 uses the weights themselves."""
     one_step: float
-    """Share of the iterations, from the first, in which a recurrent network runs one step instead of all. What tells sharp
-    from blurred is learned by the backbone and the first step; the steps after it, the dearest part, are learned in the
-    rest."""
+    """Share of the iterations, from the first, in which a recurrent network runs one step instead of all. The backbone and
+    the first step learn to tell sharp from blurred. The later steps cost most and are learned in the rest."""
     rotation: float
-    """Largest angle by which pictures of a dataset are turned, degrees; composites are not."""
+    """Largest rotation of dataset pictures, in degrees. Composites are not rotated."""
 
     def __post_init__(self) -> None:
         for field in ("iterations", "batch", "size", "learning_rate"):
             if not getattr(self, field) > 0:
-                raise UsageError(f"{field} must be over 0, not {getattr(self, field)}")
+                raise UsageError(f"`{field}` must be over 0, not {getattr(self, field)}")
         if not 0 <= self.average < 1:
-            raise UsageError(f"the average's decay must be in 0 .. 1, 1 excluded, not {self.average}")
+            raise UsageError(f"`average`, a decay, must be in [0, 1), not {self.average}")
         if not 0 <= self.one_step < 1:
-            raise UsageError(f"the share of one step must be in 0 .. 1, 1 excluded, not {self.one_step}")
+            raise UsageError(f"`one_step` must be in [0, 1), not {self.one_step}")
 
     def rate(self, share: float) -> float:
         """The learning rate at a share 0 .. 1 of the iterations."""
@@ -79,7 +78,7 @@ class Recipe:
         return iteration < self.one_step * self.iterations
 
     def decay(self, iteration: int) -> float:
-        """Of the average after an iteration (from 0): shorter at first, so that the initial weights are soon forgotten."""
+        """EMA decay after an iteration (from 0). It is smaller at first, so that the initial weights are soon forgotten."""
         return min(self.average, (1 + iteration) / (20 + iteration))
 
     def make_optimizer(self, network: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
@@ -106,27 +105,28 @@ PAPER = Recipe(
     bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, one_step=0.0, rotation=10.0,
 )  # fmt: skip
 """R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
-nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone knows ImageNet already."""
+nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone is
+pretrained on ImageNet."""
 PAPERS = {
     "r2mrf": PAPER,
     "br2net": replace(PAPER, batch=8),
     "defusionnet": replace(PAPER, iterations=10_000),
 }
-"""By network. BR²Net's is its authors' code's. DeFusionNet prints its iterations; what it leaves open is as R²MRF's, of the
-same authors. Of BTBNet's and BTBCRL's no schedule is at hand: they take R²MRF's."""
+"""By network. BR²Net's values come from its authors' code. DeFusionNet's paper prints only the iterations; the rest is
+R²MRF's, by the same authors. No schedule is known for BTBNet and BTBCRL: they use R²MRF's."""
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
 )  # fmt: skip
-"""For a network that begins from nothing."""
+"""For a network without a pretrained backbone."""
 NAMES = (PAPER.name, SCRATCH.name)
 
 
 def named(name: str, family: str) -> Recipe:
-    """A recipe by its name, for a network.
+    """The recipe called `name`, as it applies to a network family.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no such recipe.
     """
     if name not in NAMES:
         raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
@@ -134,13 +134,16 @@ def named(name: str, family: str) -> Recipe:
 
 
 def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, str]:
-    """The recipe of a preset, and why that one, as a person reads it.
+    """Choose the recipe of a preset.
 
     Args:
-        preset: its name.
-        name: of the recipe asked for; by default the paper's where the backbone is trained already, but for the networks for
-            small devices, which are no paper's.
-        backbone: whether it begins from a trained one.
+        preset: name of the preset.
+        name: of the recipe; None chooses the paper's if the backbone is pretrained, except for the edge networks, which no
+            paper describes.
+        backbone: whether the backbone is pretrained.
+
+    Returns:
+        (the recipe, the reason for the choice as readable text).
 
     Raises:
         UsageError: there is no such preset or recipe.

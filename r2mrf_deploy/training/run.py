@@ -1,7 +1,7 @@
 """`r2mrf train`: from a preset and a folder of photographs to a checkpoint.
 
-The folder of a run holds `training.json` (what was asked for), `last.ckpt` (to go on from), `best.pth`, the logs, and in the
-end the checkpoint under the preset's name.
+The folder of a run holds `training.json` (the configuration), `last.ckpt` (to resume from), `best.pth`, the logs, and at
+the end the checkpoint, named after the preset.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from r2mrf_deploy.training.recipe import Recipe
 from r2mrf_deploy.training.synthesis.composites import Synthesis
 
 CURE = 'pip install "r2mrf-deploy[train]"'
-SAID = "training.json"
+CONFIG = "training.json"
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What to train, on what, and how: all that the result depends on."""
+    """Everything that the result of a training depends on."""
 
     preset: str
     recipe: Recipe
@@ -54,14 +54,14 @@ class TrainingConfig:
     dataset: str | None = None
     """Name of a published one, see `datasets.KNOWN`."""
     image_folder: str | None = None
-    """Of `data`; so is the next."""
+    """Folder of the photographs inside `data`; `mask_folder` is that of the masks."""
     mask_folder: str | None = None
     sharp: Path | None = None
     """Sharp photographs, to make composites of."""
     masks: Path | None = None
     masks_white: White = "blurred"
     val: Path | None = None
-    """A dataset to validate on, in place of what is held out."""
+    """A dataset to validate on, instead of held-out data."""
     val_white: White = "sharp"
     val_split: Path | None = None
     backbone: str | None = None
@@ -70,9 +70,9 @@ class TrainingConfig:
     precision: Precision = "32"
     processes: int = 1
     patience: int | None = None
-    """Validations without a better one after which the training ends."""
+    """The training ends after this many validations without improvement; None: never."""
     every: int = 50
-    """Iterations after which everything is kept: so many are lost at most when a training is killed."""
+    """Iterations between checkpoints. A killed training loses at most this many."""
     validate_every: int = 500
     """Iterations between validations, rounded up to a multiple of `every`."""
 
@@ -82,14 +82,14 @@ class TrainingConfig:
         if self.masks is not None and self.sharp is None:
             raise UsageError("`masks` goes with `sharp`: a dataset has masks of its own")
         if self.data is None and (self.split, self.dataset, self.image_folder, self.mask_folder) != (None,) * 4:
-            raise UsageError("`split`, `dataset` and `image_folder` say what is in a dataset: they go with `data`")
+            raise UsageError("`split`, `dataset` and `image_folder` describe a dataset: they go with `data`")
         if self.val_split is not None and self.val is None:
             raise UsageError("`val_split` names photographs of a dataset to validate on: it goes with `val`")
         if min(self.every, self.validate_every) < 1:
-            raise UsageError("every and validate_every are numbers of iterations: at least 1")
+            raise UsageError("`every` and `validate_every` must be at least 1")
         if self.recipe.batch % self.processes:
             raise UsageError(
-                f"a batch of {self.recipe.batch} cannot be shared by {self.processes} processes; give `batch` a multiple"
+                f"a batch of {self.recipe.batch} cannot be split evenly among {self.processes} processes; change `batch`"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,31 +100,31 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a training runs and what it tells: nothing here changes the result."""
+    """Where a training runs and what it logs. The result does not depend on it."""
 
     devices: int = 1
     nodes: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     logger: Literal["csv", "tensorboard"] = "csv"
     limit: float | None = None
-    """Seconds after which it stops, at the end of a round; it can be resumed."""
+    """Time limit in seconds. The training stops at a checkpoint before it and can be resumed."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to."""
+    """The result of a training."""
 
     path: Path
     iterations: int
-    """Done in all."""
+    """Total number of iterations done."""
     finished: bool
-    """False: it was stopped by its time limit, and can be resumed."""
+    """False if the time limit stopped it; it can be resumed."""
     best: int
-    """The iteration whose weights were kept."""
+    """Iteration of the best weights, which the checkpoint holds."""
     validation: Mapping[str, float]
     """Their scores."""
     rank: int
-    """Of this process; the first one is 0, and it alone has anything to tell."""
+    """Rank of this process. Only rank 0 reports results."""
 
 
 def train(
@@ -140,13 +140,13 @@ def train(
     Args:
         config: what to train, on what and how.
         output: folder of the run.
-        hardware: where.
-        resume: go on with the run in `output`; where it has kept nothing yet, begin it.
+        hardware: where to run.
+        resume: continue the run in `output`, or start it if it has no checkpoint yet.
         progress: called while the training is prepared, and with a `recipe.Iteration` after each iteration and validation.
 
     Raises:
-        UsageError: the config contradicts itself or the run in `output`; there is a run and `resume` is not set.
-        InputError: photographs or masks that cannot be used, or a run whose `training.json` is damaged.
+        UsageError: the configuration contradicts itself or the run in `output`, or there is a run and `resume` is not set.
+        InputError: photographs or masks cannot be used, or the run's `training.json` is damaged.
         CheckpointError: the run's `last.ckpt` or the backbone's weights are damaged.
         RuntimeUnavailable: Lightning is not installed, there is no such device, or weights cannot be downloaded.
     """
@@ -202,11 +202,11 @@ def train(
 
 
 def read(config: TrainingConfig) -> TrainingData:
-    """Read what an config trains and validates on.
+    """Read the training and validation data of a configuration.
 
     Raises:
-        InputError: a folder that holds nothing usable.
-        UsageError: a photograph is in both.
+        InputError: a folder holds nothing usable.
+        UsageError: a photograph is used for both training and validation.
     """
     size = config.recipe.size
     judged = None if config.val is None else read_dataset(config.val, white=config.val_white, split=config.val_split)
@@ -238,12 +238,12 @@ def _given(judged: Dataset | None) -> Pictures | None:
 
 
 def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:
-    """Weights that are judged by what they were trained on are judged too well."""
+    """Refuse photographs that are in both sets: the validation scores would be too good."""
     known = {path.resolve() for path in trained}
     if both := [pair.name for pair in (judged.pairs if judged else ()) if pair.image.resolve() in known]:
         raise UsageError(
             f"{len(both)} photographs would be trained on and validated on, {both[0]} the first of them; "
-            "part them with `split` and `val_split`"
+            "separate them with `split` and `val_split`"
         )
 
 
@@ -255,7 +255,7 @@ def _available(hardware: Hardware) -> None:
 
 
 def _open(config: TrainingConfig, output: Path, resume: bool, last: str) -> Path | None:
-    """The checkpoint to go on from, if any. Nothing is written: what comes after may yet be refused."""
+    """The checkpoint to resume from, if any. Nothing is written yet, because later checks may fail."""
     kept = output / last
     if not kept.is_file():
         return None
@@ -266,7 +266,7 @@ def _open(config: TrainingConfig, output: Path, resume: bool, last: str) -> Path
     except CheckpointError as e:
         raise CheckpointError(f"{e}; delete {kept.name} to begin again") from None
     wanted = json.loads(json.dumps(config.to_dict()))
-    before = _asked_for(output / SAID, wanted)
+    before = _saved_config(output / CONFIG, wanted)
     wanted, before = (values | values["recipe"] for values in (wanted, before))
     for name in sorted(wanted.keys() - {"recipe"}):
         if wanted[name] != before.get(name):
@@ -277,8 +277,8 @@ def _open(config: TrainingConfig, output: Path, resume: bool, last: str) -> Path
     return kept
 
 
-def _asked_for(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
-    """What a run's `training.json` says was asked for, or where there is none, what is asked for now."""
+def _saved_config(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a run's `training.json`, or `otherwise` if there is none."""
     if not path.is_file():
         return otherwise
     try:
@@ -289,16 +289,16 @@ def _asked_for(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begin(config: TrainingConfig, output: Path, last: str, best: str) -> None:
-    """Write down what was asked for; where nothing was kept to go on from, no older weights may pass for this training's."""
-    for unfinished in output.glob(f".{last}.*"):  # of a process killed while it wrote
+    """Save the configuration. Without a checkpoint to resume from, delete the best weights of an older training."""
+    for unfinished in output.glob(f".{last}.*"):  # left by a process that was killed while writing
         unfinished.unlink(missing_ok=True)
     if not (output / last).is_file():
         (output / best).unlink(missing_ok=True)
-    write_atomically(output / SAID, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    write_atomically(output / CONFIG, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
 
 
 def _facts(config: TrainingConfig, training_data: TrainingData) -> dict[str, Any]:
-    """What the checkpoint says of its training; folders by their names alone."""
+    """What the checkpoint records about its training; paths are reduced to their last names."""
     read = (
         ("photographs", training_data.photographs),
         ("masks", training_data.masks),
@@ -332,7 +332,7 @@ def _trainer(config: TrainingConfig, output: Path, hardware: Hardware, checkpoin
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            # An ablation may leave parameters without a gradient
+            # An ablation may leave parameters without gradients
             strategy="ddp_find_unused_parameters_true" if several else "auto",
             sync_batchnorm=several and hardware.accelerator != "cpu" and torch.cuda.is_available(),
             precision="32-true" if config.precision == "32" else config.precision,
@@ -352,19 +352,19 @@ def _trainer(config: TrainingConfig, output: Path, hardware: Hardware, checkpoin
 
 @contextmanager
 def _refused(hardware: Hardware) -> Iterator[None]:
-    """Lightning's refusal of devices that are not there, as ours."""
+    """Turn Lightning's error about missing devices into RuntimeUnavailable."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     try:
         yield
     except MisconfigurationException as e:
         asked = f"`accelerator` {hardware.accelerator} `devices` {hardware.devices}"
-        raise RuntimeUnavailable(f"{asked}: {e}; give the `devices` that are there, or `accelerator` cpu") from None
+        raise RuntimeUnavailable(f"{asked}: {e}; use fewer `devices`, or `accelerator` cpu") from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's advice about workers and devices says nothing that a user of the command could act on."""
+    """Hide Lightning's advice about workers and devices: users of the command cannot act on it."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -79,7 +79,7 @@ def test_statistics_are_those_of_the_batches_given():
 def test_nonsense_is_refused():
     with pytest.raises(UsageError, match="did you mean 'paper'"):
         recipe.named("papers", "r2mrf")
-    with pytest.raises(UsageError, match="iterations must be over 0"):
+    with pytest.raises(UsageError, match="`iterations` must be over 0"):
         replace(SCRATCH, iterations=0)
     with pytest.raises(UsageError, match="decay"):
         replace(SCRATCH, average=1.0)
@@ -89,5 +89,5 @@ def test_recurrence_begins_with_one_step() -> None:
     recipe = replace(SCRATCH, iterations=10, one_step=0.3)
     assert [recipe.runs_one_step(n) for n in range(5)] == [True, True, True, False, False]
     assert not any(PAPER.runs_one_step(n) for n in range(PAPER.iterations))
-    with pytest.raises(UsageError, match="one step"):
+    with pytest.raises(UsageError, match="`one_step`"):
         replace(SCRATCH, one_step=1.0)

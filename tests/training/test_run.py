@@ -214,7 +214,7 @@ def test_what_is_trained_on_is_not_validated_on(folder, dataset):
         ({"sharp": None, "masks": None}, "either `data`"),
         ({"data": "d"}, "either `data`"),
         ({"split": "s"}, "`split`"),
-        ({"processes": 3}, "a batch of 2 cannot be shared by 3"),
+        ({"processes": 3}, "a batch of 2 cannot be split evenly among 3"),
         ({"every": 0}, "at least 1"),
     ],
 )
