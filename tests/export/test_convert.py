@@ -196,7 +196,7 @@ def test_bisect_names_the_nodes_that_explain_a_failure(
     kept = found["bisect"]["kept"]
     assert kept and found["bisect"]["after"]["mae"] <= limit < found["bisect"]["before"]["mae"]
     assert all(k["without"]["mae"] > limit for k in kept)
-    with pytest.raises(UsageError, match="`bisect` looks into"):
+    with pytest.raises(UsageError, match="`bisect` needs"):
         bisect.bisect(small, exported)
 
 
