@@ -44,8 +44,8 @@ def test_unknown_name_suggests_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("gpu", "flavour", "version", "precisions", "reason", "cure"),
     [
-        ("gtx1080ti", "tensorrt", "8.6.1", ["fp16"], "computes FP16 at 1/64", "--precision fp32"),
-        ("gtx1080ti", "tensorrt", "8.6.1", ["bf16"], "no BF16, which came with Ampere", "--precision fp32"),
+        ("gtx1080ti", "tensorrt", "8.6.1", ["fp16"], "computes FP16 at 1/64", "`precision` fp32"),
+        ("gtx1080ti", "tensorrt", "8.6.1", ["bf16"], "no BF16, which came with Ampere", "`precision` fp32"),
         (
             "gtx1080ti",
             "tensorrt",
@@ -67,8 +67,8 @@ def test_unknown_name_suggests_the_nearest() -> None:
         ("v100", "tensorrt_rtx", "1.7.1", [], "does not support Volta", "tensorrt 10.4"),
         ("h200", "tensorrt_rtx", "1.7.1", ["fp16"], "does not support Hopper", "the package tensorrt, or"),
         ("orin", "tensorrt_rtx", "1.7.1", [], "compute capability 8.7", "the package tensorrt, or"),
-        ("rtx2080ti", "tensorrt_rtx", "1.7.1", ["bf16"], "no BF16, which came with Ampere", "--precision fp16"),
-        ("rtx3090", "tensorrt", "11.4.0", ["fp8"], "no FP8, which came with Ada", "--precision fp16"),
+        ("rtx2080ti", "tensorrt_rtx", "1.7.1", ["bf16"], "no BF16, which came with Ampere", "`precision` fp16"),
+        ("rtx3090", "tensorrt", "11.4.0", ["fp8"], "no FP8, which came with Ada", "`precision` fp16"),
     ],
 )
 def test_refusals_give_reason_and_cure(

@@ -251,8 +251,9 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a plan, an OpenVINO model or a .pt2 package from an ONNX file."""
+    from r2mrf_deploy.cli.trtexec import parse_pool_sizes, parse_shapes
     from r2mrf_deploy.export.build import build_artifact
-    from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions, parse_pool_sizes, parse_shapes
+    from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
     options = BuildOptions(
         parse_shapes(min_shapes), parse_shapes(opt_shapes), parse_shapes(max_shapes), parse_pool_sizes(mem_pool_size),

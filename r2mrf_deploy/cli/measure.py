@@ -221,9 +221,9 @@ def bench(
     """Time artifacts side by side by trtexec's protocol."""
     from r2mrf_deploy.bench import feeds
     from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
+    from r2mrf_deploy.cli.trtexec import parse_shapes
     from r2mrf_deploy.report import bench_files
     from r2mrf_deploy.runtimes import OpenOptions
-    from r2mrf_deploy.runtimes.tensorrt.options import parse_shapes
 
     shares = parse_numbers("--percentile", percentiles, "90,95,99")
     batches = [int(b) for b in parse_numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]

@@ -66,7 +66,8 @@ def test_the_manifest_names_the_device(exported: Exported) -> None:
     target = exported.manifest.target
     assert target is not None and target.device == "cuda" and not target.built_without_gpu
     assert target.compute_capabilities == ["{}.{}".format(*torch.cuda.get_device_capability())]
-    assert exported.parity.verdict == "pass" and torch.cuda.get_device_name() in exported.parity.device
+    assert exported.parity is not None and exported.parity.verdict == "pass"
+    assert torch.cuda.get_device_name() in exported.parity.device
 
 
 def test_another_compute_capability_is_refused(exported: Exported, tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_provider_that_does_not_load_is_not_replaced(tiny_onnx: TinyOnnx, capf
         pytest.skip("there is a GPU here")
     for runtime in (OnnxRuntimeCUDA(), OnnxRuntimeTensorRT()):
         with pytest.raises((RuntimeUnavailable, ArtifactError), match=r"ONNX Runtime (could not use|cannot open)"):
-            OnnxRuntimeRunner(runtime, tiny_onnx(), None, OpenOptions())
+            OnnxRuntimeRunner(runtime, Artifact.open(tiny_onnx()), OpenOptions())
     assert capfd.readouterr().out == ""  # a verb's JSON goes there
 
 
@@ -270,5 +270,5 @@ def test_options_that_mean_nothing_are_refused(tiny_onnx: TinyOnnx) -> None:
     for name, option in (("onnxruntime-cuda", {"runtime_cache": Path("x")}), ("onnxruntime", {"cuda_graph": True})):
         with pytest.raises(UsageError, match=r"ONNX Runtime.* does not support `"):
             runtimes.open(tiny_onnx(), name, options=OpenOptions(**option))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="ONNX Runtime TensorRT does not support `useSpinWait"):
+    with pytest.raises(UsageError, match="ONNX Runtime TensorRT does not support `spin_wait"):
         runtimes.open(tiny_onnx(), "onnxruntime-tensorrt", options=OpenOptions(spin_wait=True))

@@ -1,7 +1,7 @@
-"""The little of CUDA that a runner needs: memory, streams, events and graphs.
+"""The part of CUDA that a runner needs: memory, streams, events and graphs.
 
-Two providers do the same: `cuda.bindings.runtime` (cuda-python) and, as the alternative, pycuda. Handles are opaque
-outside; addresses are ints; host memory is pinned, so that copies run beside the computation.
+There are two providers: `cuda.bindings.runtime` (cuda-python) and, as the alternative, pycuda. Handles are opaque to
+callers; addresses are ints; host memory is pinned, so that copies overlap with the computation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DOCTOR = "see `r2mrf doctor` for the driver and the versions"
 
 
 class CudaError(RuntimeUnavailable):
-    """CUDA, or what this package reaches it with, cannot be used."""
+    """CUDA, or the package that reaches it, cannot be used."""
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(f"{reason}: {cure}")
@@ -52,7 +52,7 @@ class Cuda(ABC):
     """A provider of device memory, streams, events and graphs on the current device.
 
     Raises:
-        CudaError: from every verb, where the driver refuses.
+        CudaError: from every method, where the driver refuses.
     """
 
     name: ClassVar[Buffers]
@@ -61,22 +61,22 @@ class Cuda(ABC):
 
     @abstractmethod
     def device(self) -> Device:
-        """The device that everything here is on."""
+        """The current device."""
 
     @abstractmethod
     def malloc(self, size: int) -> int:
-        """Device memory of `size` bytes; its address."""
+        """Allocate `size` bytes on the device and return their address."""
 
     @abstractmethod
     def free(self, address: int) -> None: ...
 
     @abstractmethod
     def pinned(self, size: int) -> np.ndarray:
-        """Pinned host memory: uint8 [size]."""
+        """Allocate pinned host memory: uint8 [size]."""
 
     @abstractmethod
     def unpin(self, memory: np.ndarray) -> None:
-        """Give back what `pinned` gave."""
+        """Free what `pinned` returned."""
 
     @abstractmethod
     def copy_in(self, address: int, memory: np.ndarray, stream: Any) -> None:
@@ -88,49 +88,45 @@ class Cuda(ABC):
 
     @abstractmethod
     def stream(self) -> Any:
-        """A new stream that does not wait for the default one."""
+        """Create a stream that does not wait for the default one."""
 
     @abstractmethod
     def handle(self, stream: Any) -> int:
-        """The stream as TensorRT wants it."""
+        """The stream's address, which TensorRT takes."""
 
     @abstractmethod
     def synchronize(self, stream: Any) -> None: ...
 
-    @abstractmethod
-    def destroy_stream(self, stream: Any) -> None: ...
+    def destroy_stream(self, stream: Any) -> None:
+        """Destroy a stream, where that does not happen with its object."""
 
     @abstractmethod
     def event(self, spin: bool = False) -> Any:
-        """A new event.
-
-        Args:
-            spin: wait for it by asking again and again, rather than asleep.
-        """
+        """Create an event; with `spin`, waiting for it polls the device instead of sleeping."""
 
     @abstractmethod
     def wait(self, event: Any) -> None:
-        """Wait until a recorded event is past."""
+        """Wait until a recorded event has passed."""
 
     @abstractmethod
     def record(self, event: Any, stream: Any) -> None: ...
 
     @abstractmethod
     def elapsed(self, start: Any, end: Any) -> float:
-        """Milliseconds between two recorded events that are past."""
+        """Milliseconds between two recorded events that have passed."""
 
-    @abstractmethod
-    def destroy_event(self, event: Any) -> None: ...
+    def destroy_event(self, event: Any) -> None:
+        """Destroy an event, where that does not happen with its object."""
 
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
-        """Capture what `work` enqueues as a graph; None where that cannot be captured."""
+        """Capture what `work` enqueues as a graph, or return None where it cannot be captured."""
         return None
 
     def launch(self, graph: Any, stream: Any) -> None:
         """Enqueue a captured graph."""
 
     def destroy_graph(self, graph: Any) -> None:
-        """Give back what `capture` gave."""
+        """Free what `capture` returned."""
 
 
 class CudaPython(Cuda):
@@ -251,15 +247,15 @@ class PyCuda(Cuda):
             raise failure(100, "no CUDA-capable device is detected")
         return self._drv.Device(0).retain_primary_context()
 
-    def _do(self, verb: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a verb with the context current in this thread, its error as an exception of ours."""
+    def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with the context current in this thread, and raise its error as a CudaError."""
         context = getattr(self, "_context", None)
         if context is not None:
             context.push()
         try:
-            return verb(*arguments)
+            return function(*arguments)
         except self._drv.Error as e:
-            raise CudaError(f"CUDA: {e}", _cure_of(str(e))) from None
+            raise CudaError(f"CUDA: {e}", cure_of(str(e))) from None
         finally:
             if context is not None:
                 context.pop()
@@ -298,9 +294,6 @@ class PyCuda(Cuda):
     def synchronize(self, stream: Any) -> None:
         self._do(stream.synchronize)
 
-    def destroy_stream(self, stream: Any) -> None:
-        """pycuda destroys a stream with its object."""
-
     def event(self, spin: bool = False) -> Any:
         flags = self._drv.event_flags
         return self._do(self._drv.Event, flags.DEFAULT if spin else flags.BLOCKING_SYNC)
@@ -314,16 +307,14 @@ class PyCuda(Cuda):
     def elapsed(self, start: Any, end: Any) -> float:
         return self._do(start.time_till, end)
 
-    def destroy_event(self, event: Any) -> None:
-        """pycuda destroys an event with its object."""
-
 
 def failure(code: int, text: str) -> CudaError:
     """CUDA's error as an exception that says what to do."""
     return CudaError(f"CUDA error {code} ({text})", _CURES.get(code, _DOCTOR))
 
 
-def _cure_of(text: str) -> str:
+def cure_of(text: str) -> str:
+    """What to do about an error that comes as text."""
     return _CURES[2] if "out of memory" in text else _DOCTOR
 
 
@@ -352,8 +343,8 @@ def device() -> Device:
     """The GPU at hand.
 
     Raises:
-        CudaError: there is none, or no driver, or nothing to ask them with.
+        CudaError: there is none, or no driver, or no provider is installed.
     """
-    if reason := environment.cuda_driver():  # CUDA itself calls a machine without any driver one with an old driver
+    if reason := environment.cuda_driver():  # without any driver CUDA itself reports an old one
         raise CudaError(reason, "run it on a machine with an NVIDIA GPU")
     return provider().device()

@@ -1,7 +1,7 @@
-"""One thread's way through a GPU: a stream with its buffers, events and CUDA graph, and a runner that gives each thread one.
+"""Execution contexts: a stream with its buffers, events and CUDA graph, and a runner that gives each thread its own.
 
-Execution contexts and streams are not to be shared between threads; engines and weights are. So each thread has a
-context of its own, and no context locks. A runtime's subclass (TensorRT's, PyTorch's, ONNX Runtime's) says what is enqueued.
+Threads share engines and weights, but not streams and buffers. So each thread has a context of its own, and none locks.
+A runtime's subclass (TensorRT's, PyTorch's, ONNX Runtime's) says what is enqueued.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ IN_FLIGHT = 2
 """Inferences enqueued at once: the device does one while the host prepares the next, as in trtexec."""
 
 _REBASE_MS = 10_000.0
-"""Events give their distance as float32 milliseconds: after 10 s that is still 1 µs fine."""
+"""Events give their distance as float32 milliseconds, which after 10 s still resolves 1 µs."""
 _REBASE_WIDTH_MS = 0.1
-"""How well the base event must be placed on the host's clock, if that can be had."""
+"""How precisely the base event should be placed on the host's clock."""
 
 
 class Buffer:
@@ -76,7 +76,7 @@ class ExecutionContext(ABC):
 
     Args:
         cuda_graph: launch inferences as a CUDA graph where they can be captured.
-        spin_wait: wait for the device by asking it again and again.
+        spin_wait: poll the device instead of sleeping until it is done.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ExecutionContext(ABC):
         """Make room for inputs of these shapes, and for the outputs that they give.
 
         Raises:
-            InputError: they cannot be taken.
+            InputError: the runtime does not accept them.
         """
 
     @abstractmethod
@@ -128,7 +128,7 @@ class ExecutionContext(ABC):
         return self.submit(arrays)()[0]
 
     def submit(self, arrays: Mapping[str, np.ndarray], transfers: bool = True) -> Pending:
-        """Enqueue an inference; what is returned waits for it, with what the device measured put on the host's clock."""
+        """Enqueue an inference and return what waits for it; the device's times are given on the host's clock."""
         if len(self._waiting) == IN_FLIGHT:
             raise RuntimeError(f"{IN_FLIGHT} inferences are in flight: wait for the first")
         slot = next(s for s in range(IN_FLIGHT) if s not in self._waiting)
@@ -185,11 +185,11 @@ class ExecutionContext(ABC):
             return
         if self._waiting:
             raise RuntimeError("an inference of another shape is in flight: wait for it")
-        self._shapes = None  # should this fail half-way, the next call begins again
+        self._shapes = None  # if this fails half-way, the next call starts over
         self._drop_graph()
         self._set_shapes(shapes)
         self._fill(arrays, slot)
-        # The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
+        # The first inference at a shape allocates and compiles, which cannot be captured; so it runs uncaptured.
         self._copy_in(slot)
         self._enqueue()
         self._cuda.synchronize(self._stream)
@@ -216,10 +216,10 @@ class ExecutionContext(ABC):
             raise RuntimeUnavailable(self._why())
 
     def _rebase(self) -> None:
-        """Say again which moment of the host's clock the base event is, where the last time is long ago."""
+        """Place the base event on the host's clock again, where that was last done long ago."""
         if now_ms() - self._base_ms < _REBASE_MS:
             return
-        for _ in range(5):  # again, where the machine was busy with something else meanwhile
+        for _ in range(5):  # repeat while the machine is busy with something else
             before = now_ms()
             self._cuda.record(self._base, self._stream)
             self._cuda.synchronize(self._stream)
@@ -260,7 +260,7 @@ class ContextRunner(Runner):
         return self._context().submit(arrays, transfers)
 
     def close(self) -> None:
-        """Give back the device's memory. No thread may be running."""
+        """Free the device's memory. No thread may be running."""
         contexts, self._contexts = self._contexts, []
         for context in contexts:
             context.close()

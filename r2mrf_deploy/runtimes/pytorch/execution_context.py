@@ -16,7 +16,7 @@ import numpy as np
 from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Pending
-from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError, Device
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError, Device, cure_of
 from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner, ExecutionContext
 
 Program = Callable[..., Sequence[Any]]
@@ -37,7 +37,7 @@ def precision(tf32: bool | None, benchmark: bool = True) -> Iterator[None]:
     older ones may raise, as PyTorch does wherever the two were mixed. Before 2.9 the older ones are set.
 
     Args:
-        tf32: True for TF32, False for FP32 throughout, None to leave it (FP16 knows neither).
+        tf32: True for TF32, False for FP32 throughout, None to leave the switches alone (FP16 uses neither).
         benchmark: let cuDNN time its algorithms at a shape's first inference.
     """
     import torch
@@ -94,7 +94,7 @@ class TorchCuda(Cuda):
     def malloc(self, size: int) -> int:
         with _clear():
             memory = self._torch.empty(max(size, 1), dtype=self._torch.uint8, device="cuda")
-            self._torch.cuda.current_stream().synchronize()  # it may come from work that is still enqueued there
+            self._torch.cuda.current_stream().synchronize()  # the memory may still be in use by work that is enqueued there
         self._memory[memory.data_ptr()] = memory
         return memory.data_ptr()
 
@@ -131,9 +131,6 @@ class TorchCuda(Cuda):
         with _clear():
             stream.synchronize()
 
-    def destroy_stream(self, stream: Any) -> None:
-        """PyTorch keeps its streams for the next who asks."""
-
     def event(self, spin: bool = False) -> Any:
         return self._torch.cuda.Event(enable_timing=True, blocking=not spin)
 
@@ -146,9 +143,6 @@ class TorchCuda(Cuda):
 
     def elapsed(self, start: Any, end: Any) -> float:
         return start.elapsed_time(end)
-
-    def destroy_event(self, event: Any) -> None:
-        """PyTorch destroys an event with its object."""
 
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
         graph = self._torch.cuda.CUDAGraph()
@@ -279,11 +273,9 @@ class TorchRunner(ContextRunner):
 
 @contextlib.contextmanager
 def _clear() -> Iterator[None]:
-    """PyTorch's errors of the device as ours, in one line."""
+    """Raise PyTorch's errors of the device as a CudaError of one line."""
     try:
         yield
     except RuntimeError as e:
         text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        if "out of memory" in text:
-            raise CudaError(text, "free device memory, or use a smaller shape") from None
-        raise CudaError(f"PyTorch failed on the device: {text}", "see `r2mrf doctor`; --debug shows all of it") from e
+        raise CudaError(f"PyTorch failed on the device: {text}", cure_of(text)) from e

@@ -1,8 +1,8 @@
 """ONNX to a TensorRT plan, with whichever TensorRT is installed.
 
 Written against names that are looked up when needed, so one builder serves `tensorrt` 8.6, 10 and 11 and `tensorrt_rtx`.
-The network is strongly typed wherever the version has that: precision is the graph's types and nothing else. TensorRT 8.6
-has not; there the graph's types become permissions (FP16, INT8), which is as near as it comes. TensorRT builds for the GPU
+The network is strongly typed wherever the version has that: precision is the graph's types and nothing else. In TensorRT
+8.6, which lacks that, the graph's types become permissions (FP16, INT8), the nearest it has. TensorRT builds for the GPU
 at hand. TensorRT-RTX builds for a list of compute capabilities, with or without a GPU.
 """
 
@@ -70,7 +70,7 @@ class Build:
 
         Args:
             model: the file.
-            content: what to read in its stead; the file then only gives its name.
+            content: read this instead of the file, which then only gives its name.
 
         Raises:
             GraphError: it is not an ONNX model.
@@ -78,7 +78,7 @@ class Build:
         """
         if not (self._parser.parse_from_file(str(model)) if content is None else self._parser.parse(content)):
             raise describe(self._parser, model)
-        if not self._network.num_outputs:  # the parser is content with a text file: it finds an empty model in it
+        if not self._network.num_outputs:  # the parser reads a text file as an empty model
             raise GraphError(f"{model} is not an ONNX model, or an empty one")
 
     @property
@@ -105,10 +105,8 @@ class Build:
         Raises:
             BuildError: an input or output differs, or nothing in the graph has the precision that it is said to have.
         """
-        for what, found, said in (
-            ("input", self.inputs, manifest.inputs),
-            ("output", self.outputs, manifest.outputs),
-        ):
+        sides = (("input", self.inputs, manifest.inputs), ("output", self.outputs, manifest.outputs))
+        for what, found, said in sides:
             if differs := specs.difference(found, said):
                 raise BuildError(f"{what} of the model: {differs}; export it again")
         typed = self._library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
@@ -128,7 +126,7 @@ class Build:
 
         Args:
             profiles: min, opt and max shape of each input with free dimensions (from `resolve_profiles`).
-            compute_capabilities: what TensorRT-RTX shall build for (86, 120); empty leaves it to the library.
+            compute_capabilities: what TensorRT-RTX builds for (86, 120); empty leaves the choice to the library.
             progress: called as the build goes on, where this version reports progress. What it raises ends the build.
 
         Raises:
@@ -196,43 +194,24 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
     Raises:
         BuildError: naming the option, and what to do instead.
     """
-    trt, name = library.module, f"{library.title} {library.version}"
-    asked = {
-        "`timing_cache_file`": (
-            options.timing_cache_file,
-            not library.is_rtx,
-            "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache",
-        ),
-        "`version_compatible`": (
-            options.version_compatible,
-            not library.is_rtx and library.member("BuilderFlag", "VERSION_COMPATIBLE") is not None,
-            "build again with each version",
-        ),
-        "`hardware_compatibility_level`": (
-            options.hardware_compatibility_level,
-            not library.is_rtx and hasattr(trt, "HardwareCompatibilityLevel"),
-            "name each GPU with `gpus`: one plan serves them all" if library.is_rtx else "build on each GPU",
-        ),
-        "`strip_weights`": (
-            options.strip_weights,
-            not library.is_rtx and library.member("BuilderFlag", "STRIP_PLAN") is not None,
-            "ship the plan with its weights",
-        ),
+    trt, rtx, name = library.module, library.is_rtx, f"{library.title} {library.version}"
+    flags, config = getattr(trt, "BuilderFlag", None), trt.IBuilderConfig
+    gpus_cure = "name each GPU with `gpus`: one plan serves them all" if rtx else "build on each GPU"
+    level_cure = "it chooses its kernels on the GPU, not in the build" if rtx else "leave it out"
+    cache_cure = "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache"
+    supported = (  # (option, whether this library has it, what to do instead)
+        ("timing_cache_file", not rtx, cache_cure),
+        ("version_compatible", not rtx and hasattr(flags, "VERSION_COMPATIBLE"), "build again with each version"),
+        ("hardware_compatibility_level", not rtx and hasattr(trt, "HardwareCompatibilityLevel"), gpus_cure),
+        ("strip_weights", not rtx and hasattr(flags, "STRIP_PLAN"), "ship the plan with its weights"),
         # TensorRT-RTX takes the level and writes the same plan for every one.
-        "`builder_optimization_level`": (
-            options.builder_optimization_level is not None,
-            not library.is_rtx and hasattr(trt.IBuilderConfig, "builder_optimization_level"),
-            "it chooses its kernels on the GPU, not in the build" if library.is_rtx else "leave it out",
-        ),
-        "`max_aux_streams`": (
-            options.max_aux_streams is not None,
-            hasattr(trt.IBuilderConfig, "max_aux_streams"),
-            "leave it out",
-        ),
-    }
-    for option, (wanted, supported, instead) in asked.items():
-        if wanted and not supported:
-            raise BuildError(f"{name} does not support {option}: {instead}")
+        ("builder_optimization_level", not rtx and hasattr(config, "builder_optimization_level"), level_cure),
+        ("max_aux_streams", hasattr(config, "max_aux_streams"), "leave it out"),
+    )
+    for option, has, instead in supported:
+        value = getattr(options, option)
+        if value is not None and value is not False and not has:  # not `in`: 0 is a value and equals False
+            raise BuildError(f"{name} does not support `{option}`: {instead}")
     if (level := options.builder_optimization_level) is not None and not 0 <= level <= 5:
         raise UsageError(f"`builder_optimization_level` {level}: choose from 0 (quick build) to 5 (quick engine)")
     if options.max_aux_streams is not None and options.max_aux_streams < 0:
@@ -240,7 +219,7 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
     for pool in options.mem_pool_size:
         if pool not in POOLS:
             raise UsageError(f"no memory pool {pool!r}: {did_you_mean(pool, POOLS)}")
-        if (library.is_rtx and pool.startswith("dla")) or library.member("MemoryPoolType", POOLS[pool]) is None:
+        if (rtx and pool.startswith("dla")) or library.member("MemoryPoolType", POOLS[pool]) is None:
             raise BuildError(f"{name} does not support `mem_pool_size` {pool}: it has no such pool")
 
 
@@ -311,7 +290,7 @@ def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manife
         for name in shapes:
             if name not in free:
                 known = f"free are those of {sorted(free)}" if free else "this model's shapes are all fixed"
-                raise UsageError(f"--{kind} {name}: no input of that name has free dimensions; {known}")
+                raise UsageError(f"`{kind}_shapes` {name}: no input of that name has free dimensions; {known}")
     return {name: _profile(spec, given, manifest) for name, spec in free.items()}
 
 
@@ -328,7 +307,7 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Contract | None)
     for kind in ("opt", "min", "max"):  # opt first, since the others may be taken from it
         shape = shapes[kind]
         if not spec.accepts(tuple(shape)):
-            raise UsageError(f"--{kind} {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
+            raise UsageError(f"`{kind}_shapes` {spec.name}:{'x'.join(map(str, shape))} does not fit {spec}")
     if not all(a <= b <= c for a, b, c in zip(*shapes.values(), strict=True)):
         raise UsageError(f"the profile of {spec.name} is not min ≤ opt ≤ max: {shapes}")
     return shapes

@@ -1,4 +1,4 @@
-"""The options of an engine's build, named as trtexec names them, and the texts that trtexec writes them in."""
+"""The options of an engine's build, named as trtexec names them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from r2mrf_deploy.errors import UsageError, did_you_mean
 from r2mrf_deploy.gpus import Flavour
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -20,7 +19,6 @@ POOLS = {
     "dlaGlobalDRAM": "DLA_GLOBAL_DRAM",
     "tacticSharedMem": "TACTIC_SHARED_MEMORY",
 }
-_UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -28,29 +26,29 @@ class BuildOptions:
     """How to build an engine. None leaves a choice to the builder; what the builder does not support is refused by name."""
 
     min_shapes: Shapes = field(default_factory=dict)
-    """--min: for each input with free dimensions, the smallest shape of the profile."""
+    """For each input with free dimensions, the smallest shape of the profile."""
     opt_shapes: Shapes = field(default_factory=dict)
-    """--opt: the shape to be fastest at."""
+    """The shape to be fastest at."""
     max_shapes: Shapes = field(default_factory=dict)
-    """--max: the largest shape."""
+    """The largest shape."""
     mem_pool_size: Mapping[str, int] = field(default_factory=dict)
-    """--memPoolSize: bytes by pool, by trtexec's names (`workspace`, ...)."""
+    """Bytes by pool, by trtexec's names (`workspace`, ...)."""
     builder_optimization_level: int | None = None
-    """--builderOptimizationLevel: 0 (quick build) to 5 (quick engine)."""
+    """0 (quick build) to 5 (quick engine)."""
     timing_cache_file: Path | None = None
-    """--timingCacheFile: read where it exists, written back after the build."""
+    """Read where it exists, written back after the build."""
     version_compatible: bool = False
-    """--versionCompatible: a plan that later versions of the same major version open."""
+    """A plan that later versions of the same major version open."""
     hardware_compatibility_level: Literal["none", "ampere+", "sameComputeCapability"] | None = None
-    """--hardwareCompatibilityLevel."""
+    """Other GPUs that the plan runs on."""
     strip_weights: bool = False
-    """--stripWeights: a plan without weights, to be refitted."""
+    """A plan without weights, to be refitted."""
     no_tf32: bool = False
-    """--noTF32: FP32 convolutions in full precision."""
+    """FP32 convolutions in full precision."""
     max_aux_streams: int | None = None
-    """--maxAuxStreams."""
+    """Streams beside the main one."""
     profiling_verbosity: Literal["layer_names_only", "detailed", "none"] | None = None
-    """--profilingVerbosity."""
+    """What the plan tells of its layers."""
     library: Flavour | None = None
     """Which TensorRT builds; by default `tensorrt` where it is installed and has a device, else `tensorrt_rtx`."""
 
@@ -78,40 +76,3 @@ def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{pool}:{size}B" for pool, size in value.items())
     return "true" if value is True else str(value)
-
-
-def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
-    """Read trtexec's notation for shapes, `image:1x320x320x3,mask:1x1x320x320`.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    shapes = {}
-    for item in filter(None, text.split(",")):
-        name, colon, dims = item.rpartition(":")
-        numbers = dims.split("x")
-        if not colon or not name or not all(n.isdigit() and int(n) > 0 for n in numbers):
-            raise UsageError(f"{item!r} is not a shape: write name:1x320x320x3, with commas between inputs")
-        shapes[name.strip()] = tuple(map(int, numbers))
-    return shapes
-
-
-def parse_pool_sizes(text: str) -> dict[str, int]:
-    """Read trtexec's notation for memory pools, `workspace:1024` (MiB) or `workspace:2G`, into bytes.
-
-    Raises:
-        UsageError: a pool or a size means nothing.
-    """
-    sizes = {}
-    for item in filter(None, text.split(",")):
-        name, _, size = item.strip().partition(":")
-        if name not in POOLS:
-            raise UsageError(f"no memory pool {name!r}: {did_you_mean(name, POOLS)}")
-        number, unit = (size[:-1], size[-1].upper()) if size[-1:].isalpha() else (size, "M")
-        try:
-            sizes[name] = int(float(number) * _UNITS[unit])
-            if sizes[name] <= 0:
-                raise ValueError
-        except (KeyError, ValueError, OverflowError):
-            raise UsageError(f"{size!r} is not a size: write MiB as 1024, or 512K, 2G, 4096B") from None
-    return sizes

@@ -95,7 +95,7 @@ class TensorRTRunner(ContextRunner):
         return self._context().profile(arrays, runs, self._library.module.IProfiler)
 
     def close(self) -> None:
-        """Give back the device's memory. No thread may be running."""
+        """Free the device's memory. No thread may be running."""
         super().close()
         self._factory.close()
         self._engine = None
@@ -166,7 +166,7 @@ def _deserialize(library: Library, runtime: Any, artifact: Path, device: binding
 
 
 def _diagnostics(library: Library, runtime: Any, plan: bytes) -> list[str]:
-    """Why TensorRT-RTX holds a plan for invalid here; nothing from a library that cannot be asked."""
+    """Why TensorRT-RTX finds a plan invalid here; empty where the library cannot say."""
     if not hasattr(runtime, "get_engine_validity"):
         return []
     _, found = runtime.get_engine_validity(plan)
