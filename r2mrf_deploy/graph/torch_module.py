@@ -130,7 +130,9 @@ def _max_pool(
     if ceil_mode:
         if list(strides) != list(kernel_shape) or any(pads) or any(d != 1 for d in dilations):
             raise GraphError("MaxPool that rounds up and overlaps cannot be turned into PyTorch for free sizes")
-        pads = (0, 0, *(-size % step for size, step in zip(x.shape[-2:], strides, strict=True)))
+        # a free side is padded by the most that it can need: what is too much makes no whole window
+        sizes = zip(x.shape[-2:], strides, strict=True)
+        pads = (0, 0, *(-size % step if isinstance(size, int) else step - 1 for size, step in sizes))
     x, padding = _padded(x, pads, -torch.inf)
     return F.max_pool2d(x, list(kernel_shape), list(strides), padding, list(dilations))
 
@@ -147,7 +149,7 @@ def _average_pool(
 def _padded(x: Tensor, pads: Pads, value: float) -> tuple[Tensor, list[int]]:
     """(x, the padding that is left to the operator): the operator does what is the same at both ends."""
     top, left, bottom, right = pads
-    if isinstance(bottom, int) and isinstance(right, int) and (top, left) == (bottom, right):
+    if (top, left) == (bottom, right):
         return x, [top, left]
     return F.pad(x, (left, right, top, bottom), value=value), [0, 0]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from r2mrf_deploy.aotinductor import to_aotinductor
 
 from r2mrf_deploy import environment, runtimes, sample_photographs
-from r2mrf_deploy.aotinductor import to_aotinductor
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.export import Exported, ExportOptions
