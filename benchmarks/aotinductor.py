@@ -47,7 +47,7 @@ def main() -> None:
         print(
             f"{network} at {given.size}×{given.size}: {traced['latency']['median']:.1f} -> "
             f"{rewritten['latency']['median']:.1f} ms ({rewritten['speed_up']:.2f}×); from PyTorch "
-            f"{traced['parity']['map']['max_abs']:.1e} and {rewritten['parity']['map']['max_abs']:.1e} at most",
+            f"{traced['parity']['map']['largest']:.1e} and {rewritten['parity']['map']['largest']:.1e} at most",
             flush=True,
         )
         if given.json:  # after each network: they take minutes
