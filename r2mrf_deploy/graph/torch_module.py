@@ -175,10 +175,6 @@ def _squeeze(x: Value, axes: list[int] | None = None) -> Value:
     return x.squeeze() if axes is None else x.squeeze(tuple(axes))
 
 
-def _unsqueeze(x: Value, axes: list[int]) -> Value:
-    return reduce(torch.unsqueeze, sorted(axes), x) if isinstance(x, Tensor) else [x]
-
-
 def _cast(x: Value, *, to: int) -> Value:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
     if isinstance(x, Tensor):
@@ -244,7 +240,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Squeeze": _squeeze,
     "Sub": _arithmetic(sub),
     "Transpose": lambda x, *, perm: x.permute(perm),
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": lambda x, axes: reduce(torch.unsqueeze, sorted(axes), x) if isinstance(x, Tensor) else [x],
 }
 
 ONLY: dict[str, tuple[Any, ...]] = {
