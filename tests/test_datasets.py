@@ -63,7 +63,7 @@ def test_polarity_is_what_is_said(made: Made) -> None:
     assert polarity("cuhk", None) == "blurred" and polarity("dut", "sharp") == "sharp" and polarity(None, "sharp")
     assert {k.white for k in KNOWN.values()} == {"sharp", "blurred"}
     for dataset, white, said in (
-        (None, None, "--white"),
+        (None, None, "`white`"),
         ("dut", "blurred", "sharp, not blurred"),
         ("dot", None, "dut"),
     ):
@@ -74,7 +74,9 @@ def test_polarity_is_what_is_said(made: Made) -> None:
 def test_folders_that_could_both_be_meant_are_not_guessed(made: Made) -> None:
     folder = made(folders=("test-source", "test-gt"))
     (folder / "train-source").mkdir()
-    with pytest.raises(InputError, match=r"2 folders of images: test-source, train-source; name one with --images"):
+    with pytest.raises(
+        InputError, match=r"2 folders of images: test-source, train-source; name one with `image_folder`"
+    ):
         read_dataset(folder, white="sharp")
     assert len(read_dataset(folder, white="sharp", image_folder="test-source")) == 2
 

@@ -94,7 +94,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path
 
 
 def test_a_model_that_takes_no_photograph_is_refused(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(InputError, match="no manifest that says"):
+    with pytest.raises(InputError, match="no contract that says"):
         Predictor.open(tiny_onnx(manifest=False))
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from itertools import pairwise
 
-import typer.main
-
 from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
-from r2mrf_deploy.cli.common import app, err
+from r2mrf_deploy.cli.common import RUNNING, app, command, err, line
 from r2mrf_deploy.errors import R2mrfError, UsageError
 
 __all__ = ["main", "make", "measure", "train", "use"]
@@ -21,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
+        RUNNING.set(command(arguments))
         _refuse_json_file(arguments)
         return app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
     except R2mrfError as e:
@@ -34,25 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         code, message = 2, said() if said else f"unexpected {type(e).__name__}: {e}; see --debug"
         if debug and not said:
             raise
-    err.print(
-        f"error: {' '.join(with_flags(message, arguments[:1]).split())}",
-        style="red",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    line(f"error: {' '.join(message.split())}", err, "red")
     return code
-
-
-def with_flags(message: str, command: list[str]) -> str:
-    """A message of the library with its parameters as the command's flags: `max_drop` becomes --max-drop."""
-    found = getattr(typer.main.get_command(app), "commands", {}).get(*command) if command else None
-    flags = (
-        {p.name: max(p.opts, key=len) if p.opts[0].startswith("-") else (p.metavar or p.name) for p in found.params}
-        if found
-        else {}
-    )
-    return re.sub(r"`(\w+)`", lambda m: flags.get(m[1], m[0]), message)
 
 
 def _refuse_json_file(arguments: list[str]) -> None:

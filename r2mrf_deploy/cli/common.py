@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import typer.main
 from rich.console import Console
 
 from r2mrf_deploy.errors import InputError, UsageError
@@ -32,7 +35,7 @@ White = Literal["sharp", "blurred"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
-Network = Annotated[str | None, typer.Option("--network", help="What a plain state dict is.")]
+Network = Annotated[str | None, typer.Option("--network", help="Network of a plain state dict.")]
 Images = Annotated[
     Path | None,
     typer.Option("--images", help="Folder of photographs; by default those of scikit-image."),
@@ -49,11 +52,13 @@ RuntimeCache = Annotated[
     Path | None, typer.Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of one inference.")]
-Runtime = Annotated[str | None, typer.Option("--runtime", help="pytorch, onnxruntime, openvino, tensorrt, ...")]
+Runtime = Annotated[
+    str | None, typer.Option("--runtime", help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")
+]
 
 
 Precision = Annotated[
-    Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="The types in the graph.")
+    Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="Precision of the graph.")
 ]
 Calibration = Annotated[
     Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are recommended.")
@@ -63,14 +68,38 @@ Method = Annotated[
     typer.Option("--method", help="How INT8 finds ranges; by default percentile."),
 ]
 Keep = Annotated[
-    list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
+    list[str] | None,
+    typer.Option("--keep", metavar="NAME", help="Node or scope (step1.branch5) that stays in higher precision."),
 ]
-QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="INT8 for the first and last layers too.")]
+QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="Quantise the first and the last layers too.")]
 MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="Keep the fewest nodes for which MAE and F drop no more than this.")
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="File that keeps a search, so that it can be resumed.")]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
+
+
+def command(arguments: Sequence[str]) -> Any:
+    """The command that arguments begin with; None where they begin with none."""
+    return getattr(typer.main.get_command(app), "commands", {}).get(*arguments[:1]) if arguments else None
+
+
+RUNNING: ContextVar[Any] = ContextVar("RUNNING", default=None)
+"""The command that is running."""
+
+
+def with_flags(text: str) -> str:
+    """A text of the library with its parameters as the running command's flags: `max_drop` becomes --max-drop."""
+    of = RUNNING.get()
+    names = (
+        {p.name: max(p.opts, key=len) if p.opts[0][:1] == "-" else p.metavar or p.name for p in of.params} if of else {}
+    )
+    return re.sub(r"`(\w+)`", lambda m: names.get(m[1], m[0]), text)
+
+
+def line(text: str, to: Console | None = None, style: str | None = None) -> None:
+    """Print one line as it is, whatever it holds; parameters of the library become flags."""
+    (to or out).print(with_flags(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def model_file(text: str) -> Path:

@@ -18,6 +18,7 @@ from r2mrf_deploy.cli.common import (
     Trust,
     app,
     err,
+    line,
     model_file,
     out,
     parse_settings,
@@ -33,7 +34,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
     as_json: Json = False,
 ) -> None:
-    """The whole chain on a sample photograph. Export, build, compare, time, predict."""
+    """Run the whole chain on a sample photograph."""
     from r2mrf_deploy import demo as verb
 
     result = verb.run(output, console=err)
@@ -41,7 +42,7 @@ def demo(
         print_json(result.to_dict())
     else:
         out.print(result.table())
-        out.print(result.summary(), highlight=False, soft_wrap=True)
+        line(result.summary())
 
 
 @app.command()
@@ -65,7 +66,7 @@ def predict(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Maps (white = in focus) and overlays of photographs. They may be of any size, which the maps keep."""
+    """Predict maps (white = in focus) and overlays of photographs."""
     from r2mrf_deploy import images
     from r2mrf_deploy.predict import Predictor
     from r2mrf_deploy.predict import predict as verb
@@ -84,12 +85,12 @@ def predict(
             results.append(r)
             progress(Progress(r.source.name, len(results), len(sources)))
             if not as_json and not r.error:
-                out.print(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus", highlight=False, soft_wrap=True)
+                line(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus")
     if as_json:
         print_json([r.to_dict() for r in results])
     failures = [r for r in results if r.error]
     for r in failures[1:]:
-        err.print(f"error: {r.error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        line(f"error: {r.error}", err, "red")
     if failures:
         rest = f" ({len(results) - len(failures)} of {len(results)} images were done)" if len(results) > 1 else ""
         raise InputError(f"{failures[0].error}{rest}")
@@ -123,7 +124,7 @@ def inspect(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """What a file is, without running it."""
+    """Show what a file is, without running it."""
     from r2mrf_deploy.inspection import inspect as verb
     from r2mrf_deploy.report import tables
 
@@ -136,7 +137,7 @@ def inspect(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """What is installed, what is missing, and how to get it."""
+    """Show what is installed, what is missing, and how to get it."""
     from r2mrf_deploy import environment
     from r2mrf_deploy.doctor import examine
     from r2mrf_deploy.report import tables
@@ -145,5 +146,5 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json({"machine": environment.describe(), "rows": [r.to_dict() for r in rows]})
         return
-    out.print(tables.where(environment.describe(), {}), highlight=False, soft_wrap=True)
+    line(tables.where(environment.describe(), {}))
     out.print(tables.doctor_table(rows))

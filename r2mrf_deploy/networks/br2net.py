@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -123,7 +124,7 @@ class BR2Net(Detector):
 
     @classmethod
     def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        return adopt(state)
+        return adopt(state, _authors_shapes)
 
     def __init__(self, config: BR2NetConfig) -> None:
         super().__init__()
@@ -195,3 +196,11 @@ class BR2Net(Detector):
             "attention": "attention.0.squeeze.weight" in shapes,
             "fusion": "conv" if "fusion.weight" in shapes else "mean",
         }, []
+
+
+@cache
+def _authors_shapes() -> dict[str, tuple[int, ...]]:
+    """The shapes of the authors' network in our names, in the order of computation."""
+    with torch.device("meta"):
+        state = BR2Net(BR2NetConfig()).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}

@@ -8,8 +8,7 @@ there is one; every name is a path of indices. Source of these facts: github.com
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ def ours(name: str) -> str | None:
     return None
 
 
-def adopt(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def adopt(state: Mapping[str, Tensor], shapes: Callable[[], Mapping[str, tuple[int, ...]]]) -> dict[str, Tensor] | None:
     """The authors' state dict in our names, or None where it is not one of theirs.
 
     Names are mapped by `RULES`. Where a copy of their code calls its modules otherwise, the structure decides: the same
@@ -62,20 +61,10 @@ def adopt(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     given = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
     names = [name for name in map(ours, given) if name is not None]
     if not names or len(names) < len(given):
-        wanted = _shapes()
+        wanted = shapes()
         if state.keys() & wanted.keys() or [tuple(v.shape) for v in given.values()] != list(wanted.values()):
             return None
         names = list(wanted)
     adopted = dict(zip(names, given.values(), strict=True))
     means = [k for k in adopted if k.endswith("running_mean")]
     return adopted | {k.replace("running_mean", _COUNTER): torch.tensor(0) for k in means}
-
-
-@cache
-def _shapes() -> dict[str, tuple[int, ...]]:
-    """The shapes of the authors' network in our names, in the order of computation."""
-    from r2mrf_deploy.networks.br2net import BR2Net, BR2NetConfig
-
-    with torch.device("meta"):
-        state = BR2Net(BR2NetConfig()).state_dict()
-    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith(_COUNTER)}

@@ -54,7 +54,7 @@ def test_warnings_are_trtexec_s_and_only_a_gpu_s_where_there_is_one() -> None:
         return " ".join(Summary.of(turns, (90.0,)).warnings(on_gpu))
 
     assert warned() == ""
-    assert "--useCudaGraph" in warned(enqueue=3.3) and warned(enqueue=3.1) == ""
+    assert "`cuda_graph`" in warned(enqueue=3.3) and warned(enqueue=3.1) == ""
     assert "host to device" in warned(h2d=4.0) and "device to host" in warned(d2h=4.0)
     assert warned(False, enqueue=3.3, h2d=4.0) == ""
     shaky = [[on_device(10.0 * i, compute=4 + 0.3 * (i % 2)) for i in range(10)]]

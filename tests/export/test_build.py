@@ -161,12 +161,12 @@ def test_turing_is_left_out_because_it_would_bloat_the_plan(edge: Path, tmp_path
 @pytest.mark.parametrize(
     ("precision", "gpu", "message"),
     [
-        ("fp16", "gtx1080ti", "--gpu gtx1080ti: .*computes FP16 at .*; also, TensorRT-RTX does not support Pascal"),
+        ("fp16", "gtx1080ti", "`gpus` gtx1080ti: .*computes FP16 at .*; also, TensorRT-RTX does not support Pascal"),
         ("fp32", "gtx1080ti", "does not support Pascal .*tensorrt 8.6.1"),
         ("fp32", "v100", "does not support Volta"),
         ("fp32", "h200", "does not support Hopper"),
         ("fp32", "orin", "compute capability 8.7"),
-        ("bf16", "rtx2080ti", "has no BF16.*--precision fp16"),
+        ("bf16", "rtx2080ti", "has no BF16.*`precision` fp16"),
     ],
 )
 @pytest.mark.parametrize("manifest", [True, False])
@@ -365,7 +365,7 @@ def test_a_product_that_no_rewrite_takes_out_of_a_turing_s_way_is_refused_with_a
     text = "g (float[1,8,16,16] x) => (float[1,8,16,16] y) { t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t) }"
     model = tmp_path / "m.onnx"
     onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'), model)
-    with pytest.raises(BuildError, match=r"FP32 GEMM is not supported; export with --precision fp16"):
+    with pytest.raises(BuildError, match=r"FP32 GEMM is not supported; export with `precision` fp16"):
         build_artifact(model, gpus=["rtx2080ti"])
     assert build_artifact(model, gpus=["rtx3090"]).path.exists()
 

@@ -42,13 +42,13 @@ def test_a_dynamic_artifact_has_a_profile(small: Path, tmp_path: Path) -> None:
     assert done.manifest.inputs[0].shape == ["batch", 3, "height", "width"]
     assert done.manifest.config["steps"] == 3
     assert not done.manifest.preprocess.inside
-    assert done.parity.photographs == 2, "an odd size is compared too"
+    assert done.parity.photographs == 4, "an odd size is compared too"
 
 
 def test_steps_settle_a_plain_state_dict(small: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.pth"
     torch.save(dict(Checkpoint.load(small).state_dict), plain)
-    with pytest.raises(CheckpointError, match="--set steps="):
+    with pytest.raises(CheckpointError, match="`settings` steps="):
         export_artifact(plain)
     assert export_artifact(plain, options=ExportOptions(size=(64, 64), steps=2)).manifest.config["steps"] == 2
 

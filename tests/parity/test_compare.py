@@ -113,7 +113,7 @@ def test_drift_is_named_by_its_first_step() -> None:
     drifting = Fixed(map=RAMP, **{n: RAMP + (0.01 * i if i > 1 else 0) * RAMP for i, n in enumerate(names)})
     result = verdict(drifting, reference, per_step=True)
     assert (result.verdict, result.drift) == ("fail", "step2_branch5")
-    with pytest.raises(UsageError, match="--all-steps"):
+    with pytest.raises(UsageError, match="`all_steps`"):
         verdict(Fixed(map=RAMP), per_step=True)
 
 

@@ -52,7 +52,7 @@ def test_weights_that_are_not_to_be_had_are_refused_with_the_cure(pictures, tmp_
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(RuntimeUnavailable, match="--backbone-weights FILE"):
+    with pytest.raises(RuntimeUnavailable, match="`backbone` FILE"):
         create(pictures, "imagenet")
 
 
@@ -62,7 +62,7 @@ def test_what_is_no_file_of_weights_is_one_line(pictures, tmp_path):
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     for name, said in (("photo.jpg", "is not a PyTorch checkpoint"), ("cut.pth", "damaged, cut short")):
-        with pytest.raises(CheckpointError, match=f"--backbone-weights: .*{said}"):
+        with pytest.raises(CheckpointError, match=f"`backbone`: .*{said}"):
             create(pictures, str(tmp_path / name))
 
 
@@ -76,7 +76,7 @@ def test_streams_begin_with_vgg_16_s_convolutions(pictures, tmp_path, preset):
         found = [p.flatten()[0].item() for p in stream.blocks.parameters()]
         assert found == list(range(26))  # 13 weights and their biases, in VGG-16's order
         assert stream.across[0].weight.std() > 0
-    with pytest.raises(UsageError, match=r"these have 0\.25 of it; --set width=1"):
+    with pytest.raises(UsageError, match=r"these have 0\.25 of it; `settings` width=1"):
         pretrained.create(preset, {"width": "0.25"}, pictures, backbone=str(tmp_path / "vgg16.pth"), seed=0)
     torch.save(given | {"features.0.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "other.pth")
     with pytest.raises(UsageError, match="not VGG-16's"):

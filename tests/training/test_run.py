@@ -126,7 +126,7 @@ def test_it_stops_early_when_nothing_improves(folder, tmp_path, monkeypatch):
 
 def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder, tmp_path):
     run.train(order(folder), tmp_path, CPU)
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="`resume`"):
         run.train(order(folder), tmp_path, CPU)
     with pytest.raises(UsageError, match="seed was 0 and is now 1"):
         run.train(order(folder, seed=1), tmp_path, CPU, resume=True)
@@ -147,7 +147,7 @@ def test_a_refused_training_leaves_nothing(folder, tmp_path):
     wrong = order(folder, backbone=str(tmp_path / "none.pth"))
     with pytest.raises(InputError, match="no such file"):
         run.train(wrong, tmp_path / "run", CPU)
-    with pytest.raises(RuntimeUnavailable, match="use --accelerator cpu"):
+    with pytest.raises(RuntimeUnavailable, match="use `accelerator` cpu"):
         run.train(order(folder), tmp_path / "run", Hardware(accelerator="gpu"))
     assert not (tmp_path / "run").exists()
     done = run.train(order(folder), tmp_path / "run", replace(CPU, limit=0.0))
@@ -209,11 +209,11 @@ def test_what_is_trained_on_is_not_validated_on(folder, dataset):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"image_folder": "photos"}, "they go with --data"),
-        ({"val_split": "s"}, "it goes with --val"),
-        ({"sharp": None, "masks": None}, "--data DIR"),
-        ({"data": "d"}, "--data DIR"),
-        ({"split": "s"}, "--split"),
+        ({"image_folder": "photos"}, "they go with `data`"),
+        ({"val_split": "s"}, "it goes with `val`"),
+        ({"sharp": None, "masks": None}, "either `data`"),
+        ({"data": "d"}, "either `data`"),
+        ({"split": "s"}, "`split`"),
         ({"processes": 3}, "a batch of 2 cannot be shared by 3"),
         ({"every": 0}, "at least 1"),
     ],

@@ -52,7 +52,7 @@ def test_every_verb_fails_clearly_without_a_driver(verb: str, arguments: tuple[A
 def test_errors_say_what_to_do() -> None:
     assert "CUDA_VISIBLE_DEVICES" in str(bindings.failure(100, "no CUDA-capable device is detected"))
     assert "driver" in bindings.failure(35, "insufficient").cure
-    assert "--gpu" in bindings.failure(209, "no kernel image").cure
+    assert "`gpus`" in bindings.failure(209, "no kernel image").cure
     assert "doctor" in bindings.failure(999, "unknown error").cure
     assert isinstance(bindings.failure(1, "x"), RuntimeUnavailable)
 

@@ -33,12 +33,12 @@ def library() -> Library:
 @pytest.mark.parametrize(
     ("options", "name", "instead"),
     [
-        (BuildOptions(timing_cache_file=Path("t.cache")), "--timingCacheFile", "runtime cache"),
-        (BuildOptions(version_compatible=True), "--versionCompatible", "each version"),
-        (BuildOptions(hardware_compatibility_level="ampere+"), "--hardwareCompatibilityLevel", "--gpu"),
-        (BuildOptions(strip_weights=True), "--stripWeights", "with its weights"),
-        (BuildOptions(builder_optimization_level=5), "--builderOptimizationLevel", "on the GPU"),
-        (BuildOptions(mem_pool_size={"dlaSRAM": 1 << 20}), "--memPoolSize dlaSRAM", "no such pool"),
+        (BuildOptions(timing_cache_file=Path("t.cache")), "`timing_cache_file`", "runtime cache"),
+        (BuildOptions(version_compatible=True), "`version_compatible`", "each version"),
+        (BuildOptions(hardware_compatibility_level="ampere+"), "`hardware_compatibility_level`", "`gpus`"),
+        (BuildOptions(strip_weights=True), "`strip_weights`", "with its weights"),
+        (BuildOptions(builder_optimization_level=5), "`builder_optimization_level`", "on the GPU"),
+        (BuildOptions(mem_pool_size={"dlaSRAM": 1 << 20}), "`mem_pool_size` dlaSRAM", "no such pool"),
     ],
 )
 def test_rtx_refuses_by_name_what_it_would_ignore(
@@ -70,7 +70,7 @@ def test_refused_options_really_do_nothing_or_fail(library: Library, tiny_onnx: 
 def test_bad_values_are_refused_before_anything_is_built(library: Library) -> None:
     with pytest.raises(UsageError, match="no memory pool 'workspce': did you mean 'workspace'"):
         Build(library, BuildOptions(mem_pool_size={"workspce": 1}))
-    with pytest.raises(UsageError, match="--maxAuxStreams -1"):
+    with pytest.raises(UsageError, match="`max_aux_streams` -1"):
         Build(library, BuildOptions(max_aux_streams=-1))
 
 
@@ -142,9 +142,9 @@ def test_a_shape_that_is_not_given_is_the_nearest_that_is() -> None:
 @pytest.mark.parametrize(
     ("spec", "shapes", "message"),
     [
-        (FREE, {}, "has free dimensions: give --opt image:1x320x320x3, and"),
-        (FREE, {"opt_shapes": {"img": (1, 8, 8, 3)}}, "--opt img: no input of that name"),
-        (FREE, {"opt_shapes": {"image": (1, 8, 8)}}, "--opt image:1x8x8 does not fit"),
+        (FREE, {}, "has free dimensions: give `opt_shapes` image:1x320x320x3, and"),
+        (FREE, {"opt_shapes": {"img": (1, 8, 8, 3)}}, "`opt_shapes` img: no input of that name"),
+        (FREE, {"opt_shapes": {"image": (1, 8, 8)}}, "`opt_shapes` image:1x8x8 does not fit"),
         (FREE, {"opt_shapes": {"image": (1, 8, 8, 4)}}, "does not fit"),
         (FREE, {"min_shapes": {"image": (2, 8, 8, 3)}, "opt_shapes": {"image": (1, 8, 8, 3)}}, "not min ≤ opt ≤ max"),
         (FIXED, {"opt_shapes": {"image": (1, 8, 8, 3)}}, "this model's shapes are all fixed"),

@@ -28,7 +28,7 @@ def native(version: str, *named: str, device: bindings.Device | None = None) -> 
 def test_tensorrt_builds_only_for_the_gpu_at_hand() -> None:
     device = bindings.Device("GeForce RTX 3090", "8.6")
     native("11.4.0", "rtx3060", device=device).refuse(["fp16"])
-    with pytest.raises(BuildError, match=r"--gpu rtx4090: .*GPU at hand, a GeForce RTX 3090 \(8.6, not 8.9\)"):
+    with pytest.raises(BuildError, match=r"`gpus` rtx4090: .*GPU at hand, a GeForce RTX 3090 \(8.6, not 8.9\)"):
         native("11.4.0", "rtx4090", device=device).refuse(["fp16"])
     with pytest.raises(RuntimeUnavailable, match=r"there is none .*TensorRT-RTX builds without"):
         native("11.4.0").refuse(["fp16"])
@@ -37,7 +37,7 @@ def test_tensorrt_builds_only_for_the_gpu_at_hand() -> None:
 def test_a_pascal_at_hand_is_refused_fp16_and_tensorrt_10() -> None:
     device = bindings.Device("GeForce GTX 1080", "6.1")
     native("8.6.1", device=device).refuse(["fp32", "int8"])
-    with pytest.raises(BuildError, match=r"^the GeForce GTX 1080 \(Pascal\) computes FP16 at 1/64 .*--precision fp32"):
+    with pytest.raises(BuildError, match=r"^the GeForce GTX 1080 \(Pascal\) computes FP16 at 1/64 .*`precision` fp32"):
         native("8.6.1", device=device).refuse(["fp16", "fp32"])
     with pytest.raises(BuildError, match=r"^TensorRT 10\.3\.0 does not support Pascal .*8\.6\.1"):
         native("10.3.0", device=device).refuse(["fp32"])
