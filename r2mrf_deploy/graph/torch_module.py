@@ -22,9 +22,8 @@ from r2mrf_deploy.errors import GraphError
 
 Value = Any
 """A tensor, or in a shape's arithmetic a number or a list of numbers."""
-Pair = Sequence[int]
-Pads = Sequence[int]
-"""ONNX's (top, left, bottom, right)."""
+Ints = Sequence[int]
+"""Of pads: (top, left, bottom, right)."""
 
 
 def to_module(model: onnx.ModelProto) -> nn.Module:
@@ -84,17 +83,16 @@ def _call(node: onnx.NodeProto) -> Callable[..., Value]:
     if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
         raise GraphError(f"{name} cannot be turned into PyTorch; known are {', '.join(sorted(OPERATORS))}")
     function = OPERATORS[node.op_type]
-    attributes = {}
+    signature, attributes = inspect.signature(function), {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         value = value.decode() if isinstance(value, bytes) else value
-        if attribute.name not in inspect.signature(function).parameters and attribute.name in ONLY:
-            if value not in ONLY[attribute.name]:
-                raise GraphError(f"{name} cannot be turned into PyTorch with {attribute.name} = {value}")
-        else:
+        if attribute.name in signature.parameters or attribute.name not in ONLY:
             attributes[attribute.name] = value
+        elif value not in ONLY[attribute.name]:
+            raise GraphError(f"{name} cannot be turned into PyTorch with {attribute.name} = {value}")
     try:
-        inspect.signature(function).bind(*node.input, **attributes)
+        signature.bind(*node.input, **attributes)
     except TypeError as e:
         raise GraphError(f"{name} cannot be turned into PyTorch: {e}") from None
     return lambda *inputs: function(*inputs, **attributes)
@@ -102,24 +100,24 @@ def _call(node: onnx.NodeProto) -> Callable[..., Value]:
 
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
-    strides: Pair = (1, 1), pads: Pads = (0, 0, 0, 0), dilations: Pair = (1, 1), group: int = 1,
-    kernel_shape: Pair = (),
+    strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0), dilations: Ints = (1, 1), group: int = 1,
+    kernel_shape: Ints = (),
 ) -> Tensor:  # fmt: skip
     x, padding = _padded(x, pads, 0.0)
     return F.conv2d(x, weight, bias, strides, padding, dilations, group)
 
 
 def _conv_transpose(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, strides: Pair = (1, 1), pads: Pads = (0, 0, 0, 0),
-    output_padding: Pair = (0, 0), dilations: Pair = (1, 1), group: int = 1, kernel_shape: Pair = (),
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0),
+    output_padding: Ints = (0, 0), dilations: Ints = (1, 1), group: int = 1, kernel_shape: Ints = (),
 ) -> Tensor:  # fmt: skip
-    top, left, bottom, right = pads
-    y = F.conv_transpose2d(x, weight, bias, strides, 0, output_padding, group, dilations)
-    return y[..., top : y.shape[-2] - bottom, left : y.shape[-1] - right]
+    if tuple(pads[:2]) != tuple(pads[2:]):
+        raise GraphError("ConvTranspose with different pads at its ends cannot be turned into PyTorch")
+    return F.conv_transpose2d(x, weight, bias, strides, list(pads[:2]), output_padding, group, dilations)
 
 
 def _max_pool(
-    x: Tensor, *, kernel_shape: Pair, strides: Pair = (1, 1), pads: Pads = (0, 0, 0, 0), dilations: Pair = (1, 1),
+    x: Tensor, *, kernel_shape: Ints, strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0), dilations: Ints = (1, 1),
     ceil_mode: int = 0,
 ) -> Tensor:  # fmt: skip
     """Rounding up is written out as padding.
@@ -130,13 +128,14 @@ def _max_pool(
     if ceil_mode:
         if list(strides) != list(kernel_shape) or any(pads) or any(d != 1 for d in dilations):
             raise GraphError("MaxPool that rounds up and overlaps cannot be turned into PyTorch for free sizes")
-        pads = (0, 0, *(-size % step for size, step in zip(x.shape[-2:], strides, strict=True)))
+        # a free side is padded by the most that it can need: what is too much makes no whole window
+        pads = (0, 0, *(-d % s if isinstance(d, int) else s - 1 for d, s in zip(x.shape[-2:], strides, strict=True)))
     x, padding = _padded(x, pads, -torch.inf)
     return F.max_pool2d(x, list(kernel_shape), list(strides), padding, list(dilations))
 
 
 def _average_pool(
-    x: Tensor, *, kernel_shape: Pair, strides: Pair = (1, 1), pads: Pads = (0, 0, 0, 0), count_include_pad: int = 0
+    x: Tensor, *, kernel_shape: Ints, strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0), count_include_pad: int = 0
 ) -> Tensor:
     if any(pads) and not count_include_pad:
         raise GraphError("AveragePool that leaves its padding out of the average cannot be turned into PyTorch")
@@ -144,10 +143,10 @@ def _average_pool(
     return F.avg_pool2d(x, list(kernel_shape), list(strides), padding)
 
 
-def _padded(x: Tensor, pads: Pads, value: float) -> tuple[Tensor, list[int]]:
+def _padded(x: Tensor, pads: Ints, value: float) -> tuple[Tensor, list[int]]:
     """(x, the padding that is left to the operator): the operator does what is the same at both ends."""
     top, left, bottom, right = pads
-    if isinstance(bottom, int) and isinstance(right, int) and (top, left) == (bottom, right):
+    if (top, left) == (bottom, right):
         return x, [top, left]
     return F.pad(x, (left, right, top, bottom), value=value), [0, 0]
 
@@ -156,7 +155,7 @@ def _resize(x: Tensor, roi: None, scales: None, sizes: list[int]) -> Tensor:
     return F.interpolate(x, size=tuple(sizes[2:]), mode="bilinear", align_corners=False)
 
 
-def _slice(x: Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None = None) -> Value:
+def _slice(x: Value, starts: Ints, ends: Ints, axes: Ints | None = None) -> Value:
     if isinstance(x, list):
         return x[starts[0] : ends[0]]
     for start, end, axis in zip(starts, ends, range(x.ndim) if axes is None else axes, strict=False):
@@ -165,20 +164,15 @@ def _slice(x: Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[
 
 
 def _reshape(x: Value, shape: list[int]) -> Value:
-    if not isinstance(x, Tensor):
-        flat = x if isinstance(x, list) else [x]
-        return flat if shape else flat[0]
+    if not isinstance(x, Tensor):  # to one dimension
+        return x if isinstance(x, list) else [x]
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)])
 
 
 def _squeeze(x: Value, axes: list[int] | None = None) -> Value:
-    if isinstance(x, Tensor):
-        return x.squeeze() if axes is None else x.squeeze(tuple(axes))
-    return x[0] if isinstance(x, list) else x
-
-
-def _unsqueeze(x: Value, axes: list[int]) -> Value:
-    return reduce(torch.unsqueeze, sorted(axes), x) if isinstance(x, Tensor) else [x]
+    if not isinstance(x, Tensor):
+        return x[0]
+    return x.squeeze() if axes is None else x.squeeze(tuple(axes))
 
 
 def _cast(x: Value, *, to: int) -> Value:
@@ -208,11 +202,10 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Value]:
 
 def _divide(a: Any, b: Any) -> Any:
     """Integers are rounded down: none that are divided are negative."""
-    return a / b if _floating(a) or _floating(b) else a // b
-
-
-def _floating(x: Any) -> bool:
-    return x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, (float, torch.SymFloat))
+    floats = (
+        v.is_floating_point() if isinstance(v, Tensor) else isinstance(v, (float, torch.SymFloat)) for v in (a, b)
+    )
+    return a / b if any(floats) else a // b
 
 
 OPERATORS: dict[str, Callable[..., Value]] = {
@@ -247,23 +240,17 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Squeeze": _squeeze,
     "Sub": _arithmetic(sub),
     "Transpose": lambda x, *, perm: x.permute(perm),
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": lambda x, axes: reduce(torch.unsqueeze, sorted(axes), x) if isinstance(x, Tensor) else [x],
 }
 
 ONLY: dict[str, tuple[Any, ...]] = {
-    "allowzero": (0,),
-    "antialias": (0,),
+    **dict.fromkeys(("allowzero", "antialias", "ceil_mode", "exclude_outside", "extrapolation_value"), (0,)),
+    **dict.fromkeys(("noop_with_empty_axes", "storage_order", "training_mode"), (0,)),
     "auto_pad": ("NOTSET", ""),
-    "ceil_mode": (0,),
     "coordinate_transformation_mode": ("half_pixel",),
     "cubic_coeff_a": (-0.75,),
-    "exclude_outside": (0,),
-    "extrapolation_value": (0.0,),
     "keep_aspect_ratio_policy": ("stretch",),
     "mode": ("linear",),
     "nearest_mode": ("round_prefer_floor", "floor"),
-    "noop_with_empty_axes": (0,),
-    "storage_order": (0,),
-    "training_mode": (0,),
 }
 """The attributes that no function takes, and the values that they may have."""

@@ -1,0 +1,80 @@
+"""What the exact rewrites are worth to AOTInductor: packages of traced and rewritten networks, side by side.
+
+    python benchmarks/aotinductor.py --json results/aotinductor.json
+
+Each network is exported twice for the CPU, without and with the rewrites, in FP32. Both packages are compared with PyTorch
+on a photograph when they are written, and then take turns by the benchmark's own protocol, so that whatever else the machine
+does falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2mrf_deploy import environment, images, runtimes, sample_photographs
+from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions
+from r2mrf_deploy.runtimes import OpenOptions
+
+FORMS = {"traced": False, "rewritten": True}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["r2mrf-edge", "r2mrf"], help="presets")
+    parser.add_argument("--size", type=int, default=320, help="pixels a side")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each package")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the results here")
+    given = parser.parse_args()
+    results: dict[str, Any] = {
+        "machine": environment.describe() | {"threads": given.threads},
+        "tools": environment.tool_versions(),
+        "networks": [],
+    }
+    for network in given.networks:
+        row = side_by_side(network, given.size, given.seconds, given.threads)
+        results["networks"].append(row)
+        traced, rewritten = (row[form] for form in FORMS)
+        print(
+            f"{network} at {given.size}×{given.size}: {traced['latency']['median']:.1f} -> "
+            f"{rewritten['latency']['median']:.1f} ms ({rewritten['speed_up']:.2f}×); from PyTorch "
+            f"{traced['parity']['map']['largest']:.1e} and {rewritten['parity']['map']['largest']:.1e} at most",
+            flush=True,
+        )
+        if given.json:  # after each network: they take minutes
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(json.dumps(results, indent=2, default=str) + "\n")
+
+
+def side_by_side(network: str, size: int, seconds: float, threads: int) -> dict[str, Any]:
+    """Export a network in both forms and time the packages."""
+    image = np.ascontiguousarray(images.resize(sample_photographs.sample("astronaut"), (size, size))[None])
+    row: dict[str, Any] = {"network": network, "size": size}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoint.init(network).save(Path(folder) / "checkpoint.pth")
+        candidates = []
+        for form, optimize in FORMS.items():
+            options = ExportOptions((size, size), optimize=optimize, format=FormatOptions(device="cpu"))
+            made = export_artifact(checkpoint, Path(folder) / f"{form}.pt2", options)
+            assert made.parity is not None
+            row[form] = {"multiply_adds": made.manifest.multiply_adds, "parity": made.parity.to_dict()}
+            runner = runtimes.open(made.path, options=OpenOptions(threads=threads))
+            candidates.append(Candidate(form, runner, {"image": image}))
+        for measured in measure(candidates, Protocol(duration=seconds)):
+            row[measured.name] |= measured.to_dict()
+        for candidate in candidates:
+            candidate.runner.close()
+    return row
+
+
+if __name__ == "__main__":
+    main()
