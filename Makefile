@@ -54,12 +54,12 @@ cpp: $(READY) build/cpp/.packages
 	$(CONFIGURE) -B build/cpp -DCMAKE_INSTALL_PREFIX=$(CURDIR)/out/cpp -DCMAKE_INSTALL_LIBDIR=lib
 	cmake --build build/cpp -j $(CPP_JOBS)
 	cmake --build build/cpp --target cppcheck
-	ctest --test-dir build/cpp --output-on-failure
+	ctest --test-dir build/cpp --output-on-failure -j $(CPP_JOBS)
 	cmake --install build/cpp > build/cpp/install.log
 	engines/cpp/examples/try_installed.sh out/cpp build/cpp-installed
 	$(CONFIGURE) -B build/cpp-sanitized -DR2MRF_SANITIZE=ON -DR2MRF_APP=OFF
 	cmake --build build/cpp-sanitized -j $(CPP_JOBS)
-	ctest --test-dir build/cpp-sanitized --output-on-failure
+	ctest --test-dir build/cpp-sanitized --output-on-failure -j $(CPP_JOBS)
 
 cpp-long: cpp
 	ctest --test-dir build/cpp-sanitized --output-on-failure -C long -R engine_long

@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.aotinductor import to_aotinductor
-
 from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.bench.protocol import Bench, Protocol, bench_artifacts
 from r2mrf_deploy.checkpoint import Checkpoint
@@ -25,7 +23,7 @@ from r2mrf_deploy.errors import R2mrfError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
-from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions, PrecisionOptions
 from r2mrf_deploy.report import tables
 
 SIZES = ((320, 320), (427, 640))
@@ -73,12 +71,13 @@ def measure(network: str, size: tuple[int, int], folder: Path) -> tuple[Bench, l
             attempt(f"{graph.stem}.plan", lambda graph=graph: build_artifact(graph))
     attempt(
         "aotinductor",
-        lambda: to_aotinductor(checkpoint, folder / "aotinductor.pt2", ExportOptions(size), device="cuda"),
+        lambda: export_artifact(
+            checkpoint, folder / "aotinductor.pt2", ExportOptions(size, format=FormatOptions(device="cuda"))
+        ),
     )
     able = {r.name for a in artifacts for r in runtimes.suitable(a)}
-    return bench_artifacts(
-        artifacts, [r for r in RUNTIMES if r in able], Protocol(), size=size, progress=print
-    ), missing
+    runtime_names = [r for r in RUNTIMES if r in able]
+    return bench_artifacts(artifacts, runtime_names, Protocol(), size=size, progress=print), missing
 
 
 def _page(size: str, bench: Bench, missing: list[str]) -> str:

@@ -2,8 +2,8 @@
 
 A kernel takes at least as long as its multiply-adds at the device's peak and as its bytes at the memory's bandwidth; the
 longer of the two is its roof (Williams, Waterman and Patterson, Communications of the ACM 52(4), 2009). No kernel reaches
-its roof, so the prediction is the sum of the roofs over a stated efficiency, plus a launch for each kernel and the copies to
-and from the device. How good that is shows on the machine at hand, whose peak and bandwidth are measured by `calibrate`.
+its roof, so the prediction is the sum of the roofs divided by a stated efficiency, plus a launch for each kernel and the
+copies to and from the device. `calibrate` measures the local machine's peak and bandwidth, which shows how good that is.
 """
 
 from __future__ import annotations
@@ -35,59 +35,50 @@ from r2mrf_deploy.runtimes import Runner, Runtime
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
 
 EFFICIENCY = 0.5
-"""Share of the roof that kernels reach: a cautious one. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
+"""The assumed share of the roof that kernels reach. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
 Shi et al.'s images) is 0.60 of it for the graph as traced, if the images were 640×427."""
 LAUNCH_MS = 0.005
 """Of one kernel."""
 TRANSFER = 12.0
 """GB/s between host and device: PCIe 3.0 with 16 lanes, as measured with pinned memory on cards of the 1080 Ti's time."""
 BUDGET_MS = 100.0
-"""The mission's: 0.1 s an image on cards of the GTX 1080 Ti's class."""
+"""The goal: 0.1 s per image on a card of the GTX 1080 Ti class."""
 
 
 @dataclass(frozen=True)
 class Roof:
-    """What a device could do at best."""
+    """The best that a device could do."""
 
     name: str
     title: str
     tflops: dict[str, float]
-    """10^12 operations a second by precision; a multiply-add is two."""
+    """10^12 operations per second by precision; a multiply-add counts as two."""
     bandwidth: float
     """GB/s."""
     launch_ms: float = LAUNCH_MS
     transfer: float | None = TRANSFER
-    """GB/s to and from it; None where nothing has to be copied."""
+    """GB/s to and from the device; None where nothing has to be copied."""
 
     @classmethod
     def of(cls, gpu: GPU, *, tf32: bool = True) -> Roof:
         """
         Args:
-            tf32: FP32 convolutions run as TF32 where that is faster. TensorRT has it so unless it is built with --noTF32;
-                PyTorch, AOTInductor and ONNX Runtime CUDA are run without it here, but for `pytorch-cuda-tf32`.
+            tf32: FP32 convolutions run as TF32 where that is faster. TensorRT does this unless a plan is built with
+                `no_tf32`; PyTorch, AOTInductor and ONNX Runtime CUDA do not use it here, except for `pytorch-cuda-tf32`.
         """
         fp32 = max(gpu.tflops["fp32"], gpu.tflops.get("tf32", 0.0)) if tf32 else gpu.tflops["fp32"]
         return cls(gpu.name, gpu.title, {**gpu.tflops, "fp32": fp32}, gpu.bandwidth)
 
-    def peak(self, precision: Precision) -> float:
-        """10^12 operations a second.
+    def limit(self, kernel: Kernel) -> tuple[float, str]:
+        """The least time that a kernel can take, in milliseconds, and what bounds it: "compute" or "memory".
 
         Raises:
-            UsageError: the device does not compute in this precision.
+            UsageError: the device does not compute in the kernel's precision.
         """
-        if precision not in self.tflops:
-            raise UsageError(f"the {self.title} has no {precision.upper()}: choose another precision or GPU")
-        return self.tflops[precision]
-
-    def ms(self, kernel: Kernel) -> float:
-        """The least a kernel can take."""
-        compute = 2 * kernel.multiply_adds / (self.peak(kernel.precision) * 1e12)
-        return 1e3 * max(compute, kernel.bytes / (self.bandwidth * 1e9))
-
-    def bound(self, kernel: Kernel) -> str:
-        """What holds a kernel up: "compute" or "memory"."""
-        compute = 2 * kernel.multiply_adds / (self.peak(kernel.precision) * 1e12)
-        return "compute" if compute >= kernel.bytes / (self.bandwidth * 1e9) else "memory"
+        if kernel.precision not in self.tflops:
+            raise UsageError(f"the {self.title} has no {kernel.precision.upper()}: choose another precision or GPU")
+        compute = 2 * kernel.multiply_adds / (self.tflops[kernel.precision] * 1e9)
+        return max((compute, "compute"), (kernel.bytes / (self.bandwidth * 1e6), "memory"), key=lambda bound: bound[0])
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an inference is predicted to take; milliseconds."""
+    """How long an inference is predicted to take, in milliseconds."""
 
     graph: str
     device: str
@@ -120,53 +111,52 @@ class Prediction:
     transfers: float
     ms: float
     costliest: tuple[Cost, ...]
-    """The ten kernels that take longest."""
+    """The ten slowest kernels."""
 
     def headroom(self, budget: float) -> float:
-        """The share of the budget that is left; negative where it is overdrawn."""
+        """The share of the budget that is left; negative where the prediction exceeds it."""
         return 1 - self.ms / budget
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph at given shapes, ready to be put under roofs."""
+    """The kernels of a graph at given shapes."""
 
     name: str
     kernels: tuple[Kernel, ...]
     transferred: int
-    """Bytes of its inputs and outputs."""
+    """Bytes of the inputs and outputs."""
 
     @classmethod
     def of(cls, name: str, model: onnx.ModelProto, shapes: Shapes | None = None) -> Graph:
         """
         Raises:
-            GraphError: a shape cannot be known.
+            GraphError: a shape cannot be inferred.
         """
-        found = kernels(model, shapes)
-        return cls(name, found, _transferred(model, shapes or {}))
+        loaded, types = infer(model, shapes or {})
+        ends = [v for v in (*loaded.graph.inputs, *loaded.graph.outputs) if v in types and not v.is_initializer()]
+        return cls(name, kernels(model, shapes), sum(types[v].nbytes for v in ends))
 
     @property
     def precisions(self) -> list[Precision]:
-        """Those that its multiply-adds are computed in."""
+        """The precisions that the multiply-adds are computed in."""
         return list(dict.fromkeys(k.precision for k in self.kernels if k.multiply_adds))
 
 
 def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Prediction:
-    """What an inference of `graph` should take under `roof`.
+    """Predict the latency of `graph` under `roof`.
 
     Raises:
         UsageError: the device does not compute in the graph's precision, or the efficiency is not in (0, 1].
     """
     if not 0 < efficiency <= 1:
-        raise UsageError(f"`efficiency` {efficiency:g} must be over 0 and at most 1")
+        raise UsageError(f"`efficiency` must be above 0 and at most 1, not {efficiency:g}")
+    limits = [roof.limit(k) for k in graph.kernels]
     costs = [
-        Cost(k.name, k.op, k.precision, k.multiply_adds, k.bytes, roof.ms(k) / efficiency, roof.bound(k))
-        for k in graph.kernels
+        Cost(k.name, k.op, k.precision, k.multiply_adds, k.bytes, ms / efficiency, bound)
+        for k, (ms, bound) in zip(graph.kernels, limits, strict=True)
     ]
-    bare = sum(roof.ms(k) for k in graph.kernels)
+    bare = sum(ms for ms, _ in limits)
     launches = roof.launch_ms * len(graph.kernels)
     transfers = 0.0 if roof.transfer is None else graph.transferred / (roof.transfer * 1e6)
     return Prediction(
@@ -186,19 +176,19 @@ def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Predict
 
 
 def scaled(limit: float, there: Prediction, here: Prediction, slack: float) -> float:
-    """A limit on one card as a limit on another, milliseconds: by the roofs, over a slack, and with the launches and copies,
-    which no roof knows.
+    """Convert a latency limit on one card into a limit on another: by the ratio of the roofs and a slack, plus the
+    launches and copies, which the roofs do not include. Milliseconds.
 
     Args:
         limit: on the card of `there`.
-        there, here: of what runs on each.
-        slack: the share of its roof that a card may reach less than the other.
+        there, here: the predictions for what runs on each card.
+        slack: the efficiency that `here` may have, as a share of that of `there`.
     """
     return limit * here.roof / there.roof / slack + here.launches + here.transfers
 
 
 def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[GPU], list[str]]:
-    """The GPU classes that compute in the graphs' precisions at a useful rate, and why the others do not.
+    """The GPU classes that compute in the graphs' precisions at a useful rate, and why the others are refused.
 
     Raises:
         UsageError: no such class.
@@ -213,10 +203,10 @@ def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[GPU], list
 
 
 def calibrate(runtime: Runtime) -> Roof:
-    """The roof of the device at hand: the best rates of large convolutions and of a large copy in a runtime for ONNX files.
+    """Measure the roof of the local device: the best rates of large convolutions and of a large copy.
 
     Args:
-        runtime: opens `.onnx`; FP16 is tried where it runs on a GPU.
+        runtime: one that opens `.onnx`; FP16 is measured too where it runs on a GPU.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "calibrate.onnx"
@@ -237,11 +227,11 @@ def calibrate(runtime: Runtime) -> Roof:
 
 
 COPIED = 1 << 25
-"""Elements of the copy that measures the bandwidth: 128 MiB, over every cache."""
+"""Elements of the copy that measures the bandwidth: 128 MiB, larger than every cache."""
 
 
 def _best(runner: Runner, seconds: float = 0.5) -> float:
-    """The shortest time that a runner computes, in milliseconds."""
+    """A runner's shortest compute time, in milliseconds."""
     feed = feeds.random(runner.inputs)
     end, best = time.perf_counter() + seconds, math.inf
     while best == math.inf or time.perf_counter() < end:
@@ -269,15 +259,9 @@ def _one_node(
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _transferred(model: onnx.ModelProto, shapes: Shapes) -> int:
-    loaded, types = infer(model, shapes)
-    ends = [v for v in (*loaded.graph.inputs, *loaded.graph.outputs) if v in types and not v.is_initializer()]
-    return sum(types[v].nbytes for v in ends)
-
-
 @dataclass(frozen=True)
 class Here:
-    """The model beside the truth, on the machine at hand."""
+    """Predictions beside measurements, on the local machine."""
 
     roof: Roof
     predictions: tuple[Prediction, ...]
@@ -285,33 +269,25 @@ class Here:
     """Median latency of each graph, milliseconds."""
     runtime: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Budget:
-    """The verdict on one or two graphs: as they are, or as traced and rewritten."""
+    """The verdict on one graph, or on one as traced and as rewritten."""
 
     budget_ms: float
     predictions: tuple[Prediction, ...]
     refused: tuple[str, ...]
-    """Why a GPU class is not in `predictions`."""
+    """Why GPU classes are missing from `predictions`."""
     here: Here | None
 
     @property
     def over(self) -> list[Prediction]:
-        """Predictions for the last graph, the one to be deployed, that overdraw the budget."""
+        """Predictions for the last graph, the one to deploy, that exceed the budget."""
         last = self.predictions[-1].graph if self.predictions else ""
         return [p for p in self.predictions if p.graph == last and p.ms > self.budget_ms]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "budget_ms": self.budget_ms,
-            "predictions": [p.to_dict() for p in self.predictions],
-            "refused": list(self.refused),
-            "here": self.here.to_dict() if self.here else None,
-        }
+        return asdict(self)
 
 
 def draw_up(
@@ -325,15 +301,15 @@ def draw_up(
     check: bool = True,
     progress: ProgressCallback = silent,
 ) -> Budget:
-    """Predict a graph's latency on GPU classes, and compare the model with a measurement on the machine at hand.
+    """Predict a graph's latency on GPU classes, and compare predictions with measurements on the local machine.
 
     Args:
-        source: an ONNX file; or a checkpoint or a preset's name, which are traced, and shown as traced and rewritten.
+        source: an ONNX file; or a checkpoint or a preset's name, which is traced and shown as traced and as rewritten.
         gpu_names: by default every class that computes in the graph's precision.
-        budget_ms: the budget.
+        budget_ms: the budget for one image.
         size: height and width; by default those of the file, else 320×320.
-        settings: of a preset or a plain state dict, as for `Checkpoint.load`.
-        check: also run the graphs here.
+        settings: for a preset or a plain state dict, as for `Checkpoint.load`.
+        check: also run the graphs on this machine.
 
     Raises:
         UsageError, InputError, GraphError, CheckpointError: something given is wrong.
@@ -363,7 +339,7 @@ def _models(
             height, width = size or DEFAULT_SIZE
             shapes = {spec.name: (1, height, width, 3) if nhwc else (1, 3, height, width)}
         elif size and tuple(dims[1:3] if nhwc else dims[2:4]) != size:
-            raise UsageError(f"{path} has a fixed size: leave `size` out, or give the checkpoint or a `dynamic` graph")
+            raise UsageError(f"{path} has a fixed size: omit `size`, or give the checkpoint or a dynamic graph")
         return [(path.name, model, shapes)]
     from r2mrf_deploy import networks
     from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
@@ -375,7 +351,7 @@ def _models(
         loaded = Checkpoint.load(path, settings=settings)
         module, preprocess = loaded.module(), loaded.preprocess
     elif path.suffix:
-        raise UsageError(f"{source} holds no graph to count: give the ONNX file, the checkpoint or a preset's name")
+        raise UsageError(f"{source} contains no graph: give an ONNX file, a checkpoint or the name of a preset")
     else:
         module, preprocess = networks.create(*networks.preset(source, settings)), IMAGENET
     progress(Progress("tracing"))
@@ -387,7 +363,7 @@ def _models(
 def _here(
     models: Sequence[Model], graphs: Sequence[Graph], efficiency: float, progress: ProgressCallback
 ) -> Here | None:
-    """Measure the device's peak, its bandwidth and the graphs; None where the graphs' precision cannot be calibrated."""
+    """Measure the device and the graphs; None where the device cannot be calibrated in the graphs' precision."""
     cuda = OnnxRuntimeCUDA()
     runtime = cuda if cuda.availability().ok else OnnxRuntimeCPU()
     progress(Progress("calibrating"))

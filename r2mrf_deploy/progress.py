@@ -15,6 +15,9 @@ class Progress:
     total: int | None = None
     """None where it is not known."""
 
+    def __str__(self) -> str:
+        return self.description if self.total is None else f"{self.description} {self.done}/{self.total}"
+
 
 ProgressCallback = Callable[[Progress], None]
 

@@ -104,7 +104,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
         return change
 
-    for name in ("replace", "unlink", "write_text"):
+    for name in ("replace", "unlink", "write_text", "write_bytes"):
         monkeypatch.setattr(Path, name, counted(name))
 
 

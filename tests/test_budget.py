@@ -123,7 +123,7 @@ def test_a_prediction_is_the_larger_of_compute_and_memory() -> None:
 
 def test_tf32_is_a_choice_of_the_runtime() -> None:
     a100 = gpus.get("a100")
-    assert Roof.of(a100).peak("fp32") == 156 and Roof.of(a100, tf32=False).peak("fp32") == 19.5
+    assert Roof.of(a100).tflops["fp32"] == 156 and Roof.of(a100, tf32=False).tflops["fp32"] == 19.5
     pascal = gpus.get("gtx1080ti")
     assert Roof.of(pascal) == Roof.of(pascal, tf32=False)
 
@@ -150,7 +150,7 @@ def test_an_efficiency_is_a_share(efficiency: float) -> None:
         predict(Graph("g", (), 0), ROOF, efficiency)
 
 
-def test_the_mission_r2mrf_is_under_a_tenth_of_a_second_on_a_gtx_1080_ti() -> None:
+def test_r2mrf_is_under_a_tenth_of_a_second_on_a_gtx_1080_ti() -> None:
     done = budget.draw_up("r2mrf", ["gtx1080ti"], size=(427, 640), check=False)
     traced, rewritten = done.predictions
     assert rewritten.ms < budget.BUDGET_MS and not done.over
@@ -188,7 +188,7 @@ def test_the_command(exported: Path, tiny_onnx: Callable[..., Path], capsys: pyt
     ("source", "size", "error", "said"),
     [
         ("r2mrff", None, UsageError, "did you mean 'r2mrf'"),
-        ("x.plan", None, UsageError, "give the ONNX file"),
+        ("x.plan", None, UsageError, "give an ONNX file"),
         ("x.onnx", None, InputError, "no such file"),
         ("text.onnx", None, GraphError, "not an ONNX model"),
         ("tiny.onnx", (32, 32), UsageError, "fixed size"),

@@ -1,4 +1,4 @@
-"""Inputs for a measurement: random or from files, at every shape asked for."""
+"""Inputs for a measurement: random or from files, at every requested shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from r2mrf_deploy.errors import InputError, UsageError, did_you_mean
-from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.manifest import DEFAULT_SIZE, TensorSpec
 
 Feed = dict[str, np.ndarray]
 
@@ -21,22 +21,24 @@ def sweep(
     shapes: Mapping[str, Sequence[int]],
     files: Mapping[str, Path],
 ) -> list[tuple[int, Feed]]:
-    """Each batch with its inputs; one where the batch is fixed, by the specs or by `shapes`.
+    """Pair each batch size with its inputs; there is only one where the specs or `shapes` fix the batch.
 
     Args:
         specs: the inputs.
-        batches, size: batch, height and width where they are free.
-        shapes: input name -> shape; inputs that are not its business are left alone.
-        files: input name -> file with its values.
+        batches, size: batch sizes, height and width where they are free.
+        shapes: input name -> shape; names of other inputs are ignored.
+        files: input name -> file with its values; names of other inputs are ignored.
 
     Raises:
-        UsageError: a shape does not fit, or a batch was asked for where another is fixed.
+        UsageError: a shape does not fit, or another batch is fixed.
         InputError: a file cannot be used.
     """
     fixed = [batch for s in specs if (batch := _batch(s, shapes)) is not None]
     if fixed and fixed[0] not in batches and list(batches) != [1]:
         asked = ",".join(map(str, batches))
-        raise UsageError(f"`batch` {asked}: the batch is {fixed[0]} here; export with `dynamic` or `batch`")
+        raise UsageError(
+            f"`batch` {asked}: the batch is fixed at {fixed[0]} here; export with another batch, or a dynamic graph"
+        )
     found = []
     for batch in fixed[:1] if fixed else batches:
         feed = random(specs, (batch, *size), shapes)
@@ -50,14 +52,14 @@ def refuse_size(
 ) -> None:
     """
     Raises:
-        UsageError: an image's size was asked for where another is fixed.
+        UsageError: an input has another, fixed size.
     """
     for spec in specs:
-        height, width = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
+        height, width = (spec.shape[axis] for axis in spec.spatial_axes)
         if spec.name not in shapes and isinstance(height, int) and isinstance(width, int) and (height, width) != size:
             raise UsageError(
-                f"`size` {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: leave `size` out, "
-                "or export with that size or `dynamic`"
+                f"`size` {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: omit `size`, "
+                "or export with that size or a dynamic graph"
             )
 
 
@@ -68,16 +70,16 @@ def _batch(spec: TensorSpec, shapes: Mapping[str, Sequence[int]]) -> int | None:
 
 def random(
     specs: Sequence[TensorSpec],
-    free: Sequence[int] = (1, 320, 320),
+    free: Sequence[int] = (1, *DEFAULT_SIZE),
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Feed:
-    """Random inputs: the time of a convolution does not depend on what is in the image.
+    """Random inputs, since the time of a convolution does not depend on the image.
 
     Args:
         specs: the inputs.
-        free: batch, height and width, where they are free.
-        shapes: input name -> shape, over `free`.
+        free: batch, height and width where they are free.
+        shapes: input name -> shape; overrides `free`.
 
     Raises:
         UsageError: a shape does not fit its input.
@@ -85,8 +87,7 @@ def random(
     generator = np.random.default_rng(seed)
     feed = {}
     for spec in specs:
-        where = {"NCHW": (0, 2, 3)}.get(spec.layout or "NHWC", (0, 1, 2))
-        values = dict(zip(where, free, strict=True))
+        values = dict(zip((0, *spec.spatial_axes), free, strict=True))
         shape = [d if isinstance(d, int) else values.get(i, 1) for i, d in enumerate(spec.shape)]
         if shapes and spec.name in shapes:
             shape = list(shapes[spec.name])
@@ -100,10 +101,10 @@ def random(
 
 
 def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
-    """The values of an input: a NumPy `.npy`, or as in trtexec's --loadInputs the bare bytes.
+    """Read the values of an input from a NumPy `.npy` file, or from raw bytes as trtexec does.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: the file does not exist, or contains something else.
     """
     try:
         if file.suffix == ".npy":
@@ -113,23 +114,23 @@ def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
             wanted = math.prod(shape) * np.dtype(spec.dtype).itemsize
             if len(content) != wanted:
                 raise InputError(
-                    f"{file} holds {len(content)} bytes; {spec.name} {list(shape)} {spec.dtype} has {wanted}"
+                    f"{file} has {len(content)} bytes; {spec.name} {list(shape)} {spec.dtype} needs {wanted}"
                 )
             array = np.frombuffer(content, spec.dtype).reshape(shape)
     except (OSError, ValueError, EOFError) as e:
         raise InputError(f"{file} cannot be read as the values of {spec.name}: {e}") from None
     if array.dtype.name != spec.dtype or list(array.shape) != list(shape):
         raise InputError(
-            f"{file} holds {array.dtype.name} {list(array.shape)}; {spec.name} is {spec.dtype} {list(shape)}"
+            f"{file} contains {array.dtype.name} {list(array.shape)}; {spec.name} is {spec.dtype} {list(shape)}"
         )
     return array
 
 
 def parse_files(text: str) -> dict[str, Path]:
-    """Read trtexec's notation, `image:a.bin,mask:b.npy`.
+    """Parse trtexec's notation, `image:a.bin,mask:b.npy`.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text has another form.
     """
     files = {}
     for item in filter(None, text.split(",")):
@@ -143,7 +144,7 @@ def parse_files(text: str) -> dict[str, Path]:
 def refuse_unknown(known: Iterable[str], *given: Mapping[str, object]) -> None:
     """
     Raises:
-        UsageError: something is given for an input that nothing has.
+        UsageError: a name is not among the known inputs.
     """
     names = sorted(known)
     for mapping in given:

@@ -1,4 +1,4 @@
-"""Where the time goes: a runtime's profile layer by layer, and summed in the network's scopes."""
+"""Where the time goes: a runtime's profile by layer, and summed by the network's scopes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from r2mrf_deploy.runtimes import Runner
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a profile, with trtexec's figures; milliseconds."""
+    """One layer of a profile, with trtexec's figures, in milliseconds."""
 
     name: str
     scope: str
-    """What it is in the network: backbone, amdf, step2.branch3, shared, ..."""
+    """The part of the network it belongs to: backbone, amdf, step2.branch3, shared, ..."""
     total: float
     average: float
     median: float
@@ -38,11 +38,11 @@ class Profile:
 
     @property
     def average(self) -> float:
-        """Milliseconds of one inference, all layers together."""
+        """Milliseconds per inference, summed over all layers."""
         return sum(layer.total for layer in self.layers) / self.count
 
     def scopes(self) -> dict[str, float]:
-        """Milliseconds of one inference by the network's scopes; steps and branches are kept together."""
+        """Milliseconds per inference by scope, with steps and branches grouped together."""
         sums: dict[str, float] = {}
         for layer in self.layers:
             sums[layer.scope] = sums.get(layer.scope, 0.0) + layer.total / self.count
@@ -53,7 +53,7 @@ class Profile:
         }
 
     def to_trtexec(self) -> list[dict[str, Any]]:
-        """trtexec's --exportProfile: the number of inferences, then an object for each layer; and its scope."""
+        """trtexec's exported profile: the number of inferences, then one object per layer, with its scope added."""
         return [
             {"count": self.count},
             *(
@@ -71,7 +71,7 @@ class Profile:
 
 
 def _kind(scope: str) -> str:
-    """A scope up to its first number: the steps are of one kind."""
+    """A scope up to its first number, so that all steps are of one kind."""
     return re.split(r"\d", scope)[0]
 
 
@@ -80,10 +80,10 @@ def _natural(scope: str) -> list[int]:
 
 
 def profile(name: str, runner: Runner, feed: Mapping[str, np.ndarray], runs: int) -> Profile:
-    """Profile a runner that was opened with `profile=True`, after a warm-up.
+    """Profile a runner that was opened with `profile=True`, after one warm-up inference.
 
     Raises:
-        UsageError: its runtime cannot.
+        UsageError: the runtime cannot profile.
     """
     runner.run(feed)
     rows = runner.profile(feed, runs)

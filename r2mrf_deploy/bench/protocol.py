@@ -1,8 +1,8 @@
-"""Benchmark by trtexec's measuring protocol, for every runtime, several side by side.
+"""Benchmark several candidates side by side on any runtime, by trtexec's measuring protocol.
 
-Each candidate warms up, then runs until it has both `iterations` inferences and `duration` seconds. Candidates take
-turns of `avg_runs` inferences, or half a second, so that whatever else the machine does falls on all alike; ratios are
-taken within a turn. Between turns there is a pause, in which the thread pools of the one before stop spinning.
+Each candidate warms up, then runs for at least `iterations` inferences and `duration` seconds. Candidates take turns of
+`avg_runs` inferences or half a second, so that other load on the machine affects all of them alike; ratios are taken
+within a turn. In the pause between turns, the thread pools of the previous candidate stop spinning.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ PAUSE = 0.05
 """Seconds between turns."""
 TURN = 0.5
 """Seconds after which a turn ends early."""
-SIZE = DEFAULT_SIZE
-"""Height and width where an input leaves them free."""
 CONFIDENCE = 0.95
-"""Of the interval that decides whether a ratio differs from 1."""
+"""Confidence level of the interval that decides whether a ratio differs from 1."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Protocol:
     avg_runs: int = 10
     percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
     streams: int = 1
-    """Inference streams, each a thread of its own."""
+    """Concurrent inference streams, one thread each."""
     transfers: bool = True
-    """Copies to and from the device are part of an inference; trtexec 11 leaves them out unless it is asked."""
+    """Time the copies to and from the device too; trtexec 11 omits them unless asked."""
 
     def __post_init__(self) -> None:
         if self.warm_up < 0 or self.duration < 0 or self.iterations < 1 or self.avg_runs < 1:
@@ -68,28 +66,32 @@ class Protocol:
 
 @dataclass
 class Candidate:
-    """A runner to be timed, and what was measured."""
+    """A runner to be timed, and its timings."""
 
     name: str
     runner: Runner
     feed: dict[str, np.ndarray]
     batch: int = 1
     flags: tuple[str, ...] = ()
-    """The options it was opened with."""
+    """Names of the options it was opened with."""
     turns: list[list[Timing]] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        return f"{self.name} on {self.runner.runtime}"
+        return _title(self.name, self.runner.runtime, self.batch)
 
     @property
     def inferences(self) -> int:
         return sum(map(len, self.turns))
 
 
+def _title(name: str, runtime: str, batch: int) -> str:
+    return f"{name} on {runtime}" + (f", batch {batch}" if batch > 1 else "")
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one candidate."""
+    """The measurement of one candidate."""
 
     name: str
     runtime: str
@@ -99,19 +101,18 @@ class Measurement:
     flags: tuple[str, ...]
     summary: Summary
     speed_up: float
-    """Over the baseline: the median over the turns of its latency's ratio to this one's; over 1 is faster."""
+    """Latency of the baseline divided by this one's, median over the turns; above 1 is faster."""
     speed_up_range: tuple[float, float]
-    """The middle half of those ratios."""
+    """The quartiles of those ratios."""
     differs: bool | None
-    """Whether the 95 % confidence interval of the speed-up leaves out 1; None where there are too few turns to say, and
-    for the baseline itself."""
+    """Whether the 95 % confidence interval of the speed-up excludes 1; None for the baseline or with too few turns."""
     turns: tuple[tuple[Timing, ...], ...]
     shape: list[int]
     """Of the first input."""
 
     @property
     def title(self) -> str:
-        return f"{self.name} on {self.runtime}" + (f", batch {self.batch}" if self.batch > 1 else "")
+        return _title(self.name, self.runtime, self.batch)
 
     @property
     def latency(self) -> Statistics:
@@ -121,24 +122,23 @@ class Measurement:
     def images_per_second(self) -> float:
         return self.summary.throughput * self.batch
 
-    def evidence(self, protocol: Protocol) -> dict[str, Any]:
-        """What a manifest keeps of it."""
-        m = environment.describe()
+    def evidence(self, protocol: Protocol, machine: Mapping[str, str | int]) -> dict[str, Any]:
+        """The summary that a manifest keeps."""
         return {
             "runtime": self.runtime, "device": self.device, "batch": self.batch, "shape": self.shape,
-            "options": list(self.flags), "protocol": asdict(protocol), "machine": m, "latency": asdict(self.latency),
-            "images_per_second": self.images_per_second, "date": environment.now(),
+            "options": list(self.flags), "protocol": asdict(protocol), "machine": dict(machine),
+            "latency": asdict(self.latency), "images_per_second": self.images_per_second, "date": environment.now(),
         }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the single inferences."""
+        """Everything except the individual inferences."""
         found = {k: v for k, v in asdict(replace(self, turns=())).items() if k not in ("summary", "turns")}
         return found | {"images_per_second": self.images_per_second} | asdict(self.summary)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark: what was measured, what could not be, and where."""
+    """A benchmark: what was measured, what could not be measured, and where."""
 
     measurements: list[Measurement]
     skipped: list[tuple[str, str]]
@@ -149,7 +149,7 @@ class Bench:
     machine: dict[str, str | int]
     tools: dict[str, str]
     not_recorded: list[str] = field(default_factory=list)
-    """Why results were not recorded in a manifest."""
+    """Why results could not be recorded in a manifest."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -181,74 +181,76 @@ def bench_artifacts(
     """Time artifacts and checkpoints side by side.
 
     Args:
-        runtime_names: time each artifact on every one of these that opens it; by default on the first that does.
-        size: height and width, where an input leaves them free (a checkpoint's always does); by default 320×320.
-        batches: images at once, where an input leaves that free; each is a candidate of its own.
-        shapes: input name -> shape, over `size` and `batches`.
-        inputs: input name -> file with its values, as `feeds.load` reads it; random values otherwise.
-        options: each runtime is given those that mean something to it.
+        runtime_names: time each artifact on each of these that can open it; by default on its default runtime.
+        size: height and width where an input leaves them free, as a checkpoint does; by default 320×320.
+        batches: batch sizes where an input leaves them free; each makes its own candidate.
+        shapes: input name -> shape; overrides `size` and `batches`.
+        inputs: input name -> file with its values, see `feeds.load`; by default the values are random.
+        options: each runtime gets the options that it supports.
+        profiles: after the timing, also profile each candidate whose runtime can.
         record: keep the results in the artifacts' manifests.
-        profiles: profile each candidate too, after the timing, where its runtime can.
 
     Returns:
-        The first that could be run is the baseline.
+        The measurements; the first candidate that could be run is the baseline.
 
     Raises:
-        RuntimeUnavailable: none of them can be run here.
-        InputError, ArtifactError, CheckpointError, UsageError: something given is wrong.
+        RuntimeUnavailable: none of the artifacts can be run here.
+        InputError, ArtifactError, CheckpointError, UsageError: an argument is wrong.
     """
+    protocol, options, shapes, inputs = protocol or Protocol(), options or OpenOptions(), shapes or {}, inputs or {}
     pairs = _pairs(artifacts, runtime_names)
     called = [a.name for a in artifacts]
     names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
-    _refuse_unsupported(options or OpenOptions(), [runtime for _, runtime in pairs])
+    _refuse_unsupported(options, [runtime for _, runtime in pairs])
     opened: list[tuple[Runner, Path, Runtime]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
     try:
         for artifact, runtime in pairs:
             progress(Progress(f"opening {artifact.name}"))
-            chosen = _supported(options or OpenOptions(), runtime)
+            chosen = _supported(options, runtime)
             try:
                 runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
             except RuntimeUnavailable as e:
                 skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
             opened.append((runner, artifact, runtime))
-            flags = tuple(changed(chosen))
             if size:
-                feeds.refuse_size(artifact.name, runner.inputs, size, shapes or {})
-            fed = feeds.sweep(runner.inputs, batches, size or SIZE, shapes or {}, inputs or {})
+                feeds.refuse_size(artifact.name, runner.inputs, size, shapes)
+            fed = feeds.sweep(runner.inputs, batches, size or DEFAULT_SIZE, shapes, inputs)
+            flags = tuple(changed(chosen))
             candidates += [Candidate(names[artifact], runner, feed, batch, flags) for batch, feed in fed]
             for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
                 skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
         if not candidates:
             raise RuntimeUnavailable(skipped[0][1])
-        if not (protocol or Protocol()).transfers and not any(c.runner.on_gpu for c in candidates):
-            raise UsageError("`transfers` cannot be left out on a CPU, where nothing is copied")
-        feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes or {}, inputs or {})
-        titles = [c.title + (f", batch {c.batch}" if c.batch > 1 else "") for c in candidates]
+        if not protocol.transfers and not any(c.runner.on_gpu for c in candidates):
+            raise UsageError("`transfers` cannot be omitted on a CPU, where nothing is copied")
+        feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes, inputs)
         measured = measure(candidates, protocol, progress=progress)
         tables = []
         if profiles:
             for runner, artifact, runtime in opened:
                 if "profile" not in runtime.supported_options:
-                    skipped.append((f"the profile of {artifact.name} on {runtime.name}", f"{runtime.title} gives none"))
+                    why = f"{runtime.title} cannot profile"
+                    skipped.append((f"the profile of {artifact.name} on {runtime.name}", why))
                     continue
                 progress(Progress(f"profiling {artifact.name} on {runtime.name}"))
-                chosen = replace(_supported(options or OpenOptions(), runtime), profile=True, cuda_graph=None)
+                chosen = replace(_supported(options, runtime), profile=True, cuda_graph=None)
                 feed = next(c.feed for c in candidates if c.runner is runner)
                 with runtimes.open(artifact, runtime.name, trust=trust, options=chosen) as profiled:
-                    tables.append(profile(names[artifact], profiled, feed, (protocol or Protocol()).iterations))
+                    tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
     finally:
         for runner, _, _ in opened:
             runner.close()
-    why = _record(measured, {names[a]: a for a in artifacts}, protocol or Protocol()) if record else []
+    machine = environment.describe()
+    unrecorded = _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record else []
     tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-    return Bench(measured, skipped, tables, titles[0], protocol or Protocol(), environment.describe(), tools, why)
+    return Bench(measured, skipped, tables, candidates[0].title, protocol, machine, tools, unrecorded)
 
 
 def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
-    """Every artifact with every runtime asked for that opens it, or with its default one."""
+    """Each artifact with each requested runtime that opens it, or with its default runtime."""
     asked = [runtimes.get(name) for name in names]
     pairs: list[tuple[Path, Runtime]] = []
     for artifact in artifacts:
@@ -261,7 +263,7 @@ def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, 
         if not any(a.suffix.lower() in runtime.suffixes for a in artifacts):
             suffix = runtime.suffixes[0]
             raise UsageError(
-                f"`runtime` {runtime.name} opens none of the files given: make a {suffix} file with {_MADE_BY[suffix]}"
+                f"`runtime` {runtime.name} opens none of these files: make a {suffix} file with {_MADE_BY[suffix]}"
             )
     return pairs
 
@@ -275,12 +277,15 @@ _MADE_BY = {
 }
 
 
-def _record(measured: Sequence[Measurement], files: Mapping[str, Path], protocol: Protocol) -> list[str]:
+def _record(
+    measured: Sequence[Measurement], files: Mapping[str, Path], protocol: Protocol, machine: Mapping[str, str | int]
+) -> list[str]:
+    """Record latencies in the manifests of the artifacts, and return why some were not recorded."""
     reasons = []
     for name, file in files.items():
         if file.suffix.lower() not in formats.KINDS:
             continue  # a checkpoint has no manifest
-        found = [m.evidence(protocol) for m in measured if m.name == name]
+        found = [m.evidence(protocol, machine) for m in measured if m.name == name]
         if found and (why := Artifact.open(file).record(latency=found)):
             reasons.append(why)
     return reasons
@@ -298,16 +303,13 @@ def _refuse_unsupported(options: OpenOptions, asked: Sequence[Runtime]) -> None:
 
 
 def measure(
-    candidates: Sequence[Candidate],
-    protocol: Protocol | None = None,
-    *,
-    progress: ProgressCallback = silent,
+    candidates: Sequence[Candidate], protocol: Protocol | None = None, *, progress: ProgressCallback = silent
 ) -> list[Measurement]:
     """Time candidates side by side.
 
     Args:
-        candidates: opened, with their inputs; the others are compared with the first. Their turns are filled in.
-        progress: called after each turn, in percent of the candidate's run.
+        candidates: opened, with their inputs; the first is the baseline. Their turns are filled in.
+        progress: called after each turn with the percentage of that candidate's run.
     """
     protocol = protocol or Protocol()
     spent = [0.0] * len(candidates)
@@ -316,7 +318,7 @@ def measure(
         for candidate in candidates:
             _warm_up(candidate, protocol.warm_up)
         while running:
-            # all take part until the last is done, so that every turn has a ratio
+            # all take part until the last is done, so that every turn yields a ratio
             for number, candidate in enumerate(candidates):
                 if len(candidates) > 1:
                     time.sleep(PAUSE)
@@ -338,22 +340,22 @@ def _warm_up(candidate: Candidate, milliseconds: float) -> None:
 
 
 def _turn(candidate: Candidate, protocol: Protocol, streams: ThreadPoolExecutor) -> list[Timing]:
-    """`avg_runs` inferences on every stream, or as many as fit into half a second."""
+    """Run `avg_runs` inferences on every stream, or as many as fit into half a second."""
     together = threading.Barrier(protocol.streams)
 
     def stream() -> list[Timing]:
         try:
-            candidate.runner.run(candidate.feed)  # untimed: wakes its threads and refills the caches
+            candidate.runner.run(candidate.feed)  # untimed: it wakes the threads and refills the caches
             together.wait()
         except BaseException:
-            together.abort()  # the others would wait for this one for ever
+            together.abort()  # or the others would wait forever
             raise
         return _inferences(candidate, protocol)
 
     jobs = [streams.submit(stream) for _ in range(protocol.streams)]
     failed = [e for job in jobs if (e := job.exception()) is not None]
     for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
-        raise error  # the cause before those who only waited for it
+        raise error  # the cause comes before the errors of those that waited for it
     return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
 
 
@@ -374,7 +376,7 @@ def _inferences(candidate: Candidate, protocol: Protocol) -> list[Timing]:
 
 
 def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) -> Measurement:
-    # per image, so that batches of different sizes can be compared
+    # per image, so that different batch sizes can be compared
     theirs, ours = (
         [statistics.median(t.latency for t in turn) / c.batch for turn in c.turns] for c in (baseline, candidate)
     )
@@ -398,10 +400,10 @@ def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) ->
 
 
 def median_interval(ordered: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """The distribution-free confidence interval of the median of sorted values: between two order statistics.
+    """The distribution-free confidence interval of the median of sorted values, between two order statistics.
 
     Returns:
-        None where there are too few values for any (under 6 at 95 %).
+        None where there are too few values (fewer than 6 at 95 %).
     """
     n, tail, k = len(ordered), 0.0, 0
     while 2 * (tail + math.comb(n, k) / 2**n) <= 1 - confidence:

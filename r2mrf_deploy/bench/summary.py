@@ -1,4 +1,4 @@
-"""trtexec's performance summary: what it says of timed inferences, in its words and by its rules.
+"""trtexec's performance summary of timed inferences, in its words and by its rules.
 
 Source: TensorRT's samples/common/sampleReporting.cpp and the documentation of trtexec.
 """
@@ -15,17 +15,17 @@ import numpy as np
 from r2mrf_deploy.runtimes.base import Timing
 
 UNSTABLE = 2.5
-"""Coefficient of variation of the compute time, in percent, over which trtexec warns."""
+"""Coefficient of variation of the compute time, in percent, above which trtexec warns."""
 ENQUEUE_BOUND = 0.8
-"""Share of the compute time over which trtexec warns of the enqueue time."""
+"""Share of the compute time above which trtexec warns about the enqueue time."""
 
 Turn = Sequence[Timing]
-"""Inferences that followed one another without a pause."""
+"""Consecutive inferences without a pause between them."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one quantity over all inferences, in milliseconds."""
+    """Statistics of one quantity over all inferences, in milliseconds."""
 
     min: float
     max: float
@@ -59,11 +59,11 @@ def percentile(ordered: Sequence[float], p: float) -> float:
 
 @dataclass(frozen=True)
 class Summary:
-    """What trtexec says of a run."""
+    """trtexec's figures for a run."""
 
     inferences: int
     throughput: float
-    """Inferences per second of the host's walltime: trtexec's queries per second."""
+    """Inferences per second of host walltime, which trtexec calls queries per second."""
     latency: Statistics
     """H2D, compute and D2H together."""
     enqueue: Statistics
@@ -71,7 +71,7 @@ class Summary:
     compute: Statistics
     d2h: Statistics
     host_walltime: float
-    """Seconds from the first start to the last end of every turn, added up."""
+    """Seconds from the first start to the last end of a turn, summed over the turns."""
     compute_total: float
     """Seconds."""
     variation: float
@@ -100,7 +100,7 @@ class Summary:
         )
 
     def lines(self, on_gpu: bool) -> list[str]:
-        """trtexec's lines. Without a GPU, its "GPU Compute" is called what it is."""
+        """trtexec's lines. "GPU Compute" is "CPU Compute" where there is no GPU."""
         where = "GPU" if on_gpu else "CPU"
         return [
             f"Throughput: {self.throughput:g} qps",
@@ -114,27 +114,27 @@ class Summary:
         ]
 
     def warnings(self, on_gpu: bool) -> list[str]:
-        """What trtexec warns of; of a device's queue and transfers only where there is a device."""
+        """trtexec's warnings; those about the queue and the transfers only apply to a GPU."""
         found = []
         if on_gpu and self.enqueue.median > ENQUEUE_BOUND * self.compute.median:
             found.append(
-                "the host enqueues hardly faster than the GPU computes, so the throughput may be the host's: "
+                "the host enqueues hardly faster than the GPU computes, so the host may limit the throughput: "
                 "try `cuda_graph`"
             )
         for name, transfer in (("host to device", self.h2d), ("device to host", self.d2h)):
             if on_gpu and transfer.median >= self.compute.median:
                 found.append(
-                    f"copying from {name} takes as long as computing, so the throughput may be the bus's: "
-                    "`transfers` leaves the copies out"
+                    f"copying from {name} takes as long as computing, so the bus may limit the throughput: "
+                    "benchmark without `transfers` to leave the copies out"
                 )
         if self.variation > UNSTABLE:
-            cure = "lock the GPU's clocks, or try `spin_wait`" if on_gpu else "give the machine nothing else to do"
+            cure = "lock the GPU's clocks, or try `spin_wait`" if on_gpu else "stop other work on the machine"
             found.append(f"the compute time is unstable, coefficient of variation {self.variation:.1f} %: {cure}")
         return found
 
 
 def trace_averages(turns: Sequence[Turn], runs: int, on_gpu: bool) -> list[str]:
-    """trtexec's trace averages: a line for every `runs` inferences in a row; the last of a turn may be of fewer."""
+    """trtexec's trace averages: a line for every `runs` consecutive inferences; the last of a turn may cover fewer."""
     return [
         f"Average on {len(group)} runs - {'GPU' if on_gpu else 'CPU'} latency: {_mean(group, 'compute'):g} ms - "
         f"Host latency: {_mean(group, 'latency'):g} ms (enqueue {_mean(group, 'enqueue'):g} ms)"
@@ -148,24 +148,16 @@ def _mean(group: Turn, name: str) -> float:
 
 
 def times(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """trtexec's --exportTimes: one object for each inference, milliseconds from the first start; and its turn."""
+    """trtexec's exported times: one object per inference, in milliseconds from the first start, with its turn added."""
     zero = _start(turns[0])
     return [
         {
-            "startEnqMs": t.start_enqueue - zero,
-            "endEnqMs": t.end_enqueue - zero,
-            "startH2dMs": t.start_h2d - zero,
-            "endH2dMs": t.end_h2d - zero,
-            "startComputeMs": t.start_compute - zero,
-            "endComputeMs": t.end_compute - zero,
-            "startD2hMs": t.start_d2h - zero,
-            "endD2hMs": t.end_d2h - zero,
-            "h2dMs": t.h2d,
-            "computeMs": t.compute,
-            "d2hMs": t.d2h,
-            "latencyMs": t.latency,
-            "turn": number,
+            f"{edge}{key}Ms": getattr(t, f"{edge}_{name}") - zero
+            for key, name in (("Enq", "enqueue"), ("H2d", "h2d"), ("Compute", "compute"), ("D2h", "d2h"))
+            for edge in ("start", "end")
         }
+        | {f"{name}Ms": getattr(t, name) for name in ("h2d", "compute", "d2h", "latency")}
+        | {"turn": number}
         for number, turn in enumerate(turns)
         for t in turn
     ]

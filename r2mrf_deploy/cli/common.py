@@ -35,7 +35,7 @@ White = Literal["sharp", "blurred"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="Set a field of the network's config.")]
-Network = Annotated[str | None, typer.Option("--network", help="What a plain state dict is.")]
+Network = Annotated[str | None, typer.Option("--network", help="Network of a plain state dict.")]
 Images = Annotated[
     Path | None,
     typer.Option("--images", help="Folder of photographs; by default those of scikit-image."),
@@ -52,11 +52,13 @@ RuntimeCache = Annotated[
     Path | None, typer.Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of one inference.")]
-Runtime = Annotated[str | None, typer.Option("--runtime", help="pytorch, onnxruntime, openvino, tensorrt, ...")]
+Runtime = Annotated[
+    str | None, typer.Option("--runtime", help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")
+]
 
 
 Precision = Annotated[
-    Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="The types in the graph.")
+    Literal["fp32", "fp16", "bf16", "int8"], typer.Option("--precision", help="Precision of the graph.")
 ]
 Calibration = Annotated[
     Path | None, typer.Option("--calibration", help="Folder of photographs like those to come; 300 are recommended.")
@@ -66,9 +68,10 @@ Method = Annotated[
     typer.Option("--method", help="How INT8 finds ranges; by default percentile."),
 ]
 Keep = Annotated[
-    list[str] | None, typer.Option("--keep", metavar="NAME", help="Node, or part (step1.branch5), in higher precision.")
+    list[str] | None,
+    typer.Option("--keep", metavar="NAME", help="Node or scope (step1.branch5) that stays in higher precision."),
 ]
-QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="INT8 for the first and last layers too.")]
+QuantizeEnds = Annotated[bool, typer.Option("--quantize-ends", help="Quantise the first and the last layers too.")]
 MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="Keep the fewest nodes for which MAE and F drop no more than this.")
 ]

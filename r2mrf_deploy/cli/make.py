@@ -45,10 +45,10 @@ def init(
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
     settings: Set = None,
     images: Images = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """An untrained checkpoint for trials. Its map is informative: its statistics are taken from photographs."""
+    """Make an untrained checkpoint whose map is informative."""
     from r2mrf_deploy.checkpoint import Checkpoint
 
     if output.suffix not in (".pth", ".pt"):
@@ -79,11 +79,11 @@ def export(
             "By default an .onnx beside the checkpoint.",
         ),
     ] = None,
-    formats: Annotated[bool, typer.Option("--formats", help="List the formats and leave.")] = False,
+    formats: Annotated[bool, typer.Option("--formats", help="List the formats and exit.")] = False,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Input size in pixels.")] = "320x320",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per inference.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch, height and width free.")] = False,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Recurrent steps.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Number of recurrent steps.")] = None,
     precision: Precision = "fp32",
     calibration: Calibration = None,
     method: Method = None,
@@ -93,7 +93,7 @@ def export(
     resume: Resume = None,
     gpus: Gpus = None,
     io: Annotated[
-        Literal["image", "tensor"], typer.Option("--io", help="uint8 NHWC RGB, or normalised NCHW.")
+        Literal["image", "tensor"], typer.Option("--io", help="Input: uint8 NHWC RGB, or normalised float NCHW.")
     ] = "image",
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 17 to 23.")] = 17,
     optimize: Annotated[bool, typer.Option("--optimize/--no-optimize", help="Apply the exact rewrites.")] = True,
@@ -177,7 +177,7 @@ def convert(
 def optimize(
     model: Annotated[Path, typer.Argument(help="Any ONNX model of opset 13 or later.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
-    explain: Annotated[bool, typer.Option("--explain", help="Say why rewrites left things alone.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Explain why rewrites did not apply.")] = False,
     as_json: Json = False,
 ) -> None:
     """Apply the exact rewrites to any ONNX model."""
@@ -208,12 +208,12 @@ def build(
     ] = None,
     gpus: Gpus = None,
     min_shapes: Annotated[str, typer.Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
-    opt_shapes: Annotated[str, typer.Option("--opt", help="Shapes to be fastest at.")] = "",
+    opt_shapes: Annotated[str, typer.Option("--opt", help="Shapes to optimise for.")] = "",
     max_shapes: Annotated[str, typer.Option("--max", help="Largest shapes.")] = "",
     mem_pool_size: Annotated[
         str,
         typer.Option(
-            "--memPoolSize", metavar="workspace:1G", help="What the builder may use: workspace, tacticSharedMem, ..."
+            "--memPoolSize", metavar="workspace:1G", help="Memory of the builder: workspace, tacticSharedMem, ..."
         ),
     ] = "",
     builder_optimization_level: Annotated[
@@ -221,31 +221,32 @@ def build(
     ] = None,
     timing_cache_file: Annotated[
         Path | None,
-        typer.Option("--timingCacheFile", help="Kernels' times, read and written back: later builds are faster."),
+        typer.Option("--timingCacheFile", help="File that keeps kernel times, so that later builds are faster."),
     ] = None,
     version_compatible: Annotated[
         bool, typer.Option("--versionCompatible", help="Later minor versions open the plan too.")
     ] = False,
     hardware_compatibility_level: Annotated[
         Literal["none", "ampere+", "sameComputeCapability"] | None,
-        typer.Option("--hardwareCompatibilityLevel", help="Other GPUs that the plan runs on."),
+        typer.Option("--hardwareCompatibilityLevel", help="Which other GPUs the plan shall run on."),
     ] = None,
     strip_weights: Annotated[
-        bool, typer.Option("--stripWeights", help="Leave the weights out, to be refitted.")
+        bool, typer.Option("--stripWeights", help="Leave the weights out; they are refitted later.")
     ] = False,
-    no_tf32: Annotated[bool, typer.Option("--noTF32", help="Full FP32 where TF32 would be faster.")] = False,
+    no_tf32: Annotated[bool, typer.Option("--noTF32", help="Compute FP32 in full precision, not as TF32.")] = False,
     max_aux_streams: Annotated[
-        int | None, typer.Option("--maxAuxStreams", min=0, help="Streams beside the main one.")
+        int | None, typer.Option("--maxAuxStreams", min=0, help="Number of auxiliary streams.")
     ] = None,
     profiling_verbosity: Annotated[
         Literal["layer_names_only", "detailed", "none"] | None,
         typer.Option(
-            "--profilingVerbosity", help="What the plan tells of its layers; detailed where a GPU is at hand."
+            "--profilingVerbosity",
+            help="How much the plan tells of its layers; by default detailed where there is a GPU.",
         ),
     ] = None,
     library: Annotated[
         Literal["tensorrt", "tensorrt_rtx"] | None,
-        typer.Option("--library", help="Which builds; by default what fits the GPU."),
+        typer.Option("--library", help="Library that builds; by default the one that fits the GPU."),
     ] = None,
     as_json: Json = False,
 ) -> None:

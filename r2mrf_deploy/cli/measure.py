@@ -41,12 +41,12 @@ def parity(
     checkpoint: Annotated[
         Path, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
     ],
-    artifacts: Annotated[list[Path], typer.Argument(help="What to compare with it.")],
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts to compare with it.")],
     images: Images = None,
     per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The steps' errors as a picture.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the steps' errors.")] = None,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Of one that fails: the fewest nodes whose precision explains it.")
+        bool, typer.Option("--bisect", help="Find the fewest nodes whose precision explains a failure.")
     ] = False,
     runtime: Runtime = None,
     record: Record = True,
@@ -99,17 +99,23 @@ def evaluate(
     ] = None,
     white: Annotated[White | None, typer.Option("--white", help="What is white in the masks.")] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
+        str | None, typer.Option("--dataset", help="The data set it is: cuhk, cuhk-320, dut, ctcug.")
     ] = None,
-    split: Annotated[Path | None, typer.Option("--split", help="File with the names to evaluate, one a line.")] = None,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="File with the names to evaluate, one per line.")
+    ] = None,
     image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
     masks: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
-    positive: Annotated[White, typer.Option("--positive", help="Class of precision and recall.")] = "sharp",
+    positive: Annotated[
+        White, typer.Option("--positive", help="The positive class of precision and recall.")
+    ] = "sharp",
     baselines: Annotated[
-        list[str] | None, typer.Option("--baseline", help="One that needs no training: lbp, svd, hifst, spectrum.")
+        list[str] | None, typer.Option("--baseline", help="A baseline without training: lbp, svd, hifst, spectrum.")
     ] = None,
-    steps: Annotated[bool, typer.Option("--steps", help="The map after each recurrent step, of checkpoints.")] = False,
-    branches: Annotated[bool, typer.Option("--branches", help="Each branch of the last step alone.")] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Evaluate the map after each recurrent step of a checkpoint.")
+    ] = False,
+    branches: Annotated[bool, typer.Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     runtime: Runtime = None,
     record: Record = True,
@@ -118,7 +124,7 @@ def evaluate(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """How good maps are on photographs with masks. F-measures, MAE, AUC, curves."""
+    """Evaluate maps on photographs with masks: F-measures, MAE, AUC, curves."""
     from r2mrf_deploy import evaluation
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables
@@ -160,25 +166,31 @@ def bench(
         list[Path],
         typer.Argument(parser=model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
     ],
-    runtime: Annotated[list[str] | None, typer.Option("--runtime", help="Time each on these, where they can.")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="Runtime to time each file on; repeat it for several.")
+    ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Where an input's size is free; by default 320x320.")
+        str | None, typer.Option("--size", metavar="HxW", help="Input size where it is free; by default 320x320.")
     ] = None,
     batch: Annotated[
-        str, typer.Option("--batch", metavar="N,N", help="Where the batch is free; several: a sweep.")
+        str, typer.Option("--batch", metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")
     ] = "1",
     shapes: Annotated[
-        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Of inputs with free sizes.")
+        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.")
     ] = "",
-    inputs: Annotated[str, typer.Option("--loadInputs", metavar="image:FILE", help=".npy or bare bytes.")] = "",
-    warm_up: Annotated[float, typer.Option("--warmUp", help="Milliseconds.")] = 200,
-    duration: Annotated[float, typer.Option("--duration", help="Seconds.")] = 3,
-    iterations: Annotated[int, typer.Option("--iterations", help="At least so many inferences.")] = 10,
+    inputs: Annotated[
+        str, typer.Option("--loadInputs", metavar="image:FILE", help="Values of an input: a .npy file, or bare bytes.")
+    ] = "",
+    warm_up: Annotated[float, typer.Option("--warmUp", help="Length of the warm-up in milliseconds.")] = 200,
+    duration: Annotated[float, typer.Option("--duration", help="Least length of a measurement in seconds.")] = 3,
+    iterations: Annotated[int, typer.Option("--iterations", help="The least number of inferences.")] = 10,
     avg_runs: Annotated[
-        int | None, typer.Option("--avgRuns", help="Inferences in a turn (10); prints the averages of so many.")
+        int | None, typer.Option("--avgRuns", help="Inferences per turn (10); prints the average of each turn.")
     ] = None,
-    percentiles: Annotated[str, typer.Option("--percentile", help="Comma-separated.")] = "90,95,99",
-    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Inferences side by side.")] = 1,
+    percentiles: Annotated[
+        str, typer.Option("--percentile", help="Percentiles of the latency, comma-separated.")
+    ] = "90,95,99",
+    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Number of inference streams.")] = 1,
     cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
     transfers: Annotated[
         bool, typer.Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
@@ -187,20 +199,24 @@ def bench(
     buffers: Buffers = None,
     runtime_cache: RuntimeCache = None,
     threads: Threads = None,
-    export_times: Annotated[Path | None, typer.Option("--exportTimes", help="JSON of every inference.")] = None,
+    export_times: Annotated[
+        Path | None, typer.Option("--exportTimes", help="Write every inference's times to a JSON file.")
+    ] = None,
     profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
-    export_profile: Annotated[Path | None, typer.Option("--exportProfile", help="JSON of every layer.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="The figures.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="The table.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Latencies as a picture: .png, .svg, .pdf.")] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="trtexec's lines for each, not only for one.")] = False,
+    export_profile: Annotated[
+        Path | None, typer.Option("--exportProfile", help="Write every layer's times to a JSON file.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures to a CSV file.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table to a Markdown file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the latencies: .png, .svg, .pdf.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Print trtexec's summary of each file.")] = False,
     record: Record = True,
     trust: Trust = False,
     network: Network = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts side by side by trtexec's protocol. Ratios are to the first."""
+    """Time artifacts side by side by trtexec's protocol."""
     from r2mrf_deploy.bench import feeds
     from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
     from r2mrf_deploy.report import bench_files
@@ -264,16 +280,20 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
 def budget(
     source: Annotated[str, typer.Argument(help="An ONNX file, a checkpoint or a preset's name.")],
     gpus: Annotated[
-        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exit 1 if over budget.")
+        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exits with 1 if over budget.")
     ] = None,
     ms: Annotated[float, typer.Option("--ms", min=0.001, help="The budget for one image.")] = 100,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Default: the file's, or 320x320.")] = None,
-    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roof that kernels reach.")] = 0.5,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Input size; by default the file's, or 320x320.")
+    ] = None,
+    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roofline that kernels reach.")] = 0.5,
     settings: Set = None,
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Check the model on this machine.")] = True,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Compare the prediction with a measurement on this machine.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """What a graph must cost on a class of GPUs. By its roofline, against a latency budget."""
+    """Check a latency budget on a class of GPUs by the roofline."""
     from r2mrf_deploy.budget import draw_up
     from r2mrf_deploy.report import tables
 

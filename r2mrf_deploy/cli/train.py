@@ -27,49 +27,58 @@ if TYPE_CHECKING:
 def train(
     preset: Annotated[str, typer.Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Photographs with their masks.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of photographs and masks.")] = None,
     white: Annotated[White | None, typer.Option("--white", help="What is white in the masks of --data.")] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="A published one, which says so: cuhk, cuhk-320, dut, ctcug.")
+        str | None, typer.Option("--dataset", help="The data set it is: cuhk, cuhk-320, dut, ctcug.")
     ] = None,
-    split: Annotated[Path | None, typer.Option("--split", help="File with the names to train on, one a line.")] = None,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="File with the names to train on, one per line.")
+    ] = None,
     image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
-    sharp: Annotated[Path | None, typer.Option("--sharp", help="Sharp photographs, to make composites of.")] = None,
+    sharp: Annotated[
+        Path | None, typer.Option("--sharp", help="Folder of sharp photographs to make composites from.")
+    ] = None,
     masks: Annotated[
         Path | None,
         typer.Option("--masks", help="Folder of the masks in --data; with --sharp, drawn masks for the composites."),
     ] = None,
     masks_white: Annotated[White | None, typer.Option("--masks-white", help="What is white in drawn masks.")] = None,
-    val: Annotated[Path | None, typer.Option("--val", help="Photographs with masks to validate on.")] = None,
+    val: Annotated[Path | None, typer.Option("--val", help="Folder of photographs and masks to validate on.")] = None,
     val_white: Annotated[White | None, typer.Option("--val-white", help="What is white in the masks of --val.")] = None,
-    val_split: Annotated[Path | None, typer.Option("--val-split", help="File with the names of --val to take.")] = None,
+    val_split: Annotated[
+        Path | None, typer.Option("--val-split", help="File with the names to use of --val, one per line.")
+    ] = None,
     recipe: Annotated[
         Literal["paper", "scratch"] | None,
-        typer.Option("--recipe", help="By default the network's paper's where the backbone is trained already."),
+        typer.Option("--recipe", help="The recipe; by default the paper's where the backbone is pretrained."),
     ] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=1)] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures at once, over all devices.")] = None,
-    size: Annotated[int | None, typer.Option("--size", min=32, help="Side of the pictures, in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--lr", help="The largest of the schedule.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Batch size over all devices.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=32, help="Side of the training images in pixels.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--lr", help="The largest learning rate of the schedule.")
+    ] = None,
     average: Annotated[
-        float | None, typer.Option("--average", help="Decay of the average of the weights; 0 for none.")
+        float | None, typer.Option("--average", help="Decay of the weights' moving average (EMA); 0 turns it off.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone-weights", metavar="FILE|imagenet", help="Of a trained backbone.")
+        str | None,
+        typer.Option("--backbone-weights", metavar="FILE|imagenet", help="Weights of a pretrained backbone."),
     ] = None,
     precision: Annotated[Literal["32", "bf16-mixed", "16-mixed"], typer.Option("--precision")] = "32",
     devices: Annotated[int, typer.Option("--devices", min=1, help="GPUs (or processes) on each machine.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of machines.")] = 1,
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], typer.Option("--accelerator")] = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     limit: Annotated[
-        str | None, typer.Option("--time", metavar="HH:MM:SS", help="Stop then; --resume goes on.")
+        str | None, typer.Option("--time", metavar="HH:MM:SS", help="Stop after this time; --resume continues.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in -o.")] = False,
     early_stop: Annotated[
-        int | None, typer.Option("--early-stop", min=1, help="Validations without a better one to stop after.")
+        int | None, typer.Option("--early-stop", min=1, help="Stop after so many validations without improvement.")
     ] = None,
-    every: Annotated[int, typer.Option("--every", min=1, help="Iterations that a kill loses at most.")] = 50,
+    every: Annotated[int, typer.Option("--every", min=1, help="Iterations between checkpoints.")] = 50,
     validate_every: Annotated[
         int,
         typer.Option(
@@ -83,7 +92,7 @@ def train(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on a dataset or on composites. Composites are made of sharp photographs."""
+    """Train a network on a dataset, or on composites of sharp photographs."""
     # Before PyTorch starts OpenMP. Threads that wait actively for each other cost a multiple of the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.datasets import polarity

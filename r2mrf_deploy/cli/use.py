@@ -34,7 +34,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
     as_json: Json = False,
 ) -> None:
-    """The whole chain on a sample photograph. Export, build, compare, time, predict."""
+    """Run the whole chain on a sample photograph."""
     from r2mrf_deploy import demo as verb
 
     result = verb.run(output, console=err)
@@ -66,7 +66,7 @@ def predict(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Maps (white = in focus) and overlays of photographs. They may be of any size, which the maps keep."""
+    """Predict maps (white = in focus) and overlays of photographs."""
     from r2mrf_deploy import images
     from r2mrf_deploy.predict import Predictor
     from r2mrf_deploy.predict import predict as verb
@@ -124,7 +124,7 @@ def inspect(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """What a file is, without running it."""
+    """Show what a file is, without running it."""
     from r2mrf_deploy.inspection import inspect as verb
     from r2mrf_deploy.report import tables
 
@@ -137,7 +137,7 @@ def inspect(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """What is installed, what is missing, and how to get it."""
+    """Show what is installed, what is missing, and how to get it."""
     from r2mrf_deploy import environment
     from r2mrf_deploy.doctor import examine
     from r2mrf_deploy.report import tables

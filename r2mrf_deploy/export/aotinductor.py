@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,7 @@ def _trace(module: torch.nn.Module, source: Artifact, device: str) -> Any:
     with quiet(), torch.no_grad():
         try:
             example = torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
-            return torch.export.export(module.eval(), (example,), strict=False, **further).run_decompositions(
-                {torch.ops.aten.max_pool2d.default: max_pool}
-            )
+            return torch.export.export(module.eval(), (example,), strict=False, **further)
         except Exception as e:  # its exceptions share no base class
             raise BuildError(f"PyTorch cannot trace the graph: {_first_line(e)}") from None
 
@@ -112,31 +109,6 @@ def _example(spec: TensorSpec, profile: dict[str, list[int]]) -> list[int]:
     if shape[x] == shape[y]:
         shape[x] += 2 if shape[x] + 2 <= profile["max"][x] else -2
     return shape
-
-
-def max_pool(
-    x: torch.Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> torch.Tensor:
-    """Max-pooling whose rounding up is written out as padding: [N, C, H, W] to [N, C, h, w], of any dtype of floats.
-
-    PyTorch's compiler settles by the example's size whether rounding up changes anything, and leaves it out where it does
-    not. An ahead-of-time package cannot check that at another size: it writes past the end of its memory.
-
-    Raises:
-        NotImplementedError: rounding up with a stride that is not the kernel's size, or with padding.
-    """
-    if ceil_mode:
-        steps = list(stride) or list(kernel)
-        if steps != list(kernel) or any(padding) or any(d != 1 for d in dilation):
-            raise NotImplementedError("max_pool2d that rounds up and overlaps cannot be compiled for free sizes")
-        down, right = (-size % step for size, step in zip(x.shape[-2:], (steps[0], steps[-1]), strict=True))
-        x = torch.nn.functional.pad(x, (0, right, 0, down), value=-torch.inf)
-    return torch.ops.aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, False)[0]
 
 
 def _first_line(error: Exception) -> str:

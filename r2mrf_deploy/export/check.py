@@ -74,6 +74,9 @@ class Check:
         if contract is None or len(contract.inputs) != 1 or contract.inputs[0].layout is None:
             return None  # it takes no photograph
         name, precision, (spec,) = artifact.path.name, contract.precision, contract.inputs
+        if not runtimes.suitable(artifact.path):
+            reason = f"no runtime opens {artifact.path.suffix} files"
+            return Parity(name, "none", "", precision, "not run", reason, 0)
         reduced = precision != "fp32" and artifact.path.suffix == ".onnx"
         runtime = runtimes.nearest(precision) if reduced else runtimes.default(artifact)
         try:

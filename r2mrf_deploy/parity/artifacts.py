@@ -1,4 +1,4 @@
-"""`r2mrf parity`: artifacts are compared with the checkpoint that they were made from."""
+"""`r2mrf parity`: compare artifacts with the checkpoint that they were made from."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ def compare_artifacts(
     """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
 
     Args:
-        folder: of photographs; by default three of scikit-image's.
-        bisect: of an artifact that fails, look for the fewest nodes whose precision explains it.
+        folder: folder of photographs; by default three that scikit-image ships.
+        bisect: where an artifact fails, find the fewest nodes whose precision explains it.
         record: keep the results in the artifacts' manifests.
-        runtime: what runs the artifacts; by default what comes nearest to computing in the precision of each.
+        runtime: runs the artifacts; by default the one that comes nearest to each artifact's precision.
 
     Returns:
-        One result for each artifact. What no runtime here can run is "not run".
+        One result per artifact; "not run" where no runtime can run it here.
 
     Raises:
-        InputError, CheckpointError, ArtifactError, UsageError: something given is wrong.
+        InputError, CheckpointError, ArtifactError, UsageError: an argument is wrong.
     """
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.parity import bisect as bisection
     from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     opened = [Artifact.open(a) for a in artifacts]
-    steps = next((str(a.contract.config["steps"]) for a in opened if a.contract and "steps" in a.contract.config), None)
-    loaded = Checkpoint.load(
-        checkpoint, network=network, settings=settings, defaults={"steps": steps} if steps else None
-    )
+    steps = [str(a.contract.config["steps"]) for a in opened if a.contract and "steps" in a.contract.config]
+    defaults = {"steps": steps[0]} if steps else None
+    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
     photographs = photographs_for(folder)
     results = []
     for artifact in opened:
@@ -84,6 +83,6 @@ def compare_artifacts(
 
 
 def _judge_of(artifact: Artifact) -> str | None:
-    """What runs an artifact to be judged: of reduced precision, what `convert` judged it with; None leaves the choice."""
+    """The runtime to judge an artifact on: in reduced precision, the one that `convert` used; else None, the default."""
     reduced = artifact.precision != "fp32" and artifact.path.suffix == ".onnx"
     return runtimes.nearest(artifact.precision).name if reduced else None

@@ -1,7 +1,7 @@
 """`r2mrf parity --bisect`: the fewest nodes whose precision explains why an artifact differs from PyTorch.
 
-The FP32 graph is traced again from the checkpoint as the artifact's manifest says it was. Then nodes of the artifact are put
-back into FP32, as few as can be, until the maps agree as well as the precision's tolerance asks.
+The FP32 graph is traced again from the checkpoint with the export options in the artifact's manifest. Then as few nodes of
+the artifact as possible are restored to FP32, until the maps agree within the precision's tolerance.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def bisect(
     settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
 ) -> Search:
-    """Find the fewest nodes whose reduced precision explains a difference; none where the artifact is within its tolerance.
+    """Find the fewest nodes whose reduced precision explains a difference; none where the artifact is within tolerance.
 
     Args:
-        checkpoint: what the artifact was exported from.
+        checkpoint: the one that the artifact was exported from.
         artifact: an ONNX artifact of reduced precision, with its manifest.
-        folder: of photographs; by default three of scikit-image's.
+        folder: folder of photographs; by default three that scikit-image ships.
         network, settings: as for `Checkpoint.load`.
 
     Raises:
-        UsageError: the artifact is no ONNX file of reduced precision.
+        UsageError: the artifact is not an ONNX file of reduced precision.
         ArtifactError: it does not match its manifest, or was not made from this checkpoint.
-        CheckFailed: the difference is not the precision's: it stays in FP32.
+        CheckFailed: the precision does not explain the difference, which remains in FP32.
     """
     manifest = Artifact.open(artifact).manifest if artifact.suffix == ".onnx" else None
     if manifest is None or manifest.precision not in ("fp16", "bf16", "int8"):
-        raise UsageError(f"{artifact}: `bisect` looks into an FP16, BF16 or INT8 .onnx file that has its manifest")
+        raise UsageError(f"{artifact}: `bisect` needs an FP16, BF16 or INT8 .onnx file with its manifest")
     progress(Progress("tracing"))
     original = _original(checkpoint, manifest, network, settings)
     lowered = files.read(artifact)
@@ -59,9 +59,8 @@ def bisect(
     with tempfile.TemporaryDirectory() as name:
         plain = Path(name) / "fp32.onnx"
         onnx.save(original, plain)
-        with runtimes.get("onnxruntime").open(
-            Artifact(plain, contract=manifest.model_copy(update={"precision": "fp32"}))
-        ) as reference:
+        fp32 = manifest.model_copy(update={"precision": "fp32"})
+        with runtimes.get("onnxruntime").open(Artifact(plain, contract=fp32)) as reference:
             limit = manifest.limit(reference.inputs[0].name)
             assert manifest.preprocess is not None
             inputs = sample_inputs(reference, manifest.preprocess, photographs_for(folder), limit)
@@ -73,16 +72,10 @@ def bisect(
             graph = _with(original, lowered, manifest, kept)
             bf16 = manifest.precision == "bf16"
             onnx.save(precision.rounded(graph) if bf16 else graph, trial)
-            described = manifest.model_copy(update={"precision": "fp32"}) if bf16 else manifest
-            return _drop(trial, described, feeds, wanted)
+            return _drop(trial, fp32 if bf16 else manifest, feeds, wanted)
 
         tolerance = TOLERANCES[manifest.precision]
-        return node_search.keep_fewest(
-            nodes,
-            evaluate,
-            Drop(tolerance.mean, tolerance.f),
-            progress,
-        )
+        return node_search.keep_fewest(nodes, evaluate, Drop(tolerance.mean, tolerance.f), progress)
 
 
 def _original(
@@ -96,11 +89,11 @@ def _original(
     loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
     if manifest.checkpoint_sha256 and loaded.sha256 != manifest.checkpoint_sha256:
         raise ArtifactError(
-            f"{manifest.file} was not made from {checkpoint} (SHA-256 differs): give the one it was made from"
+            f"{manifest.file} was not made from {checkpoint} (SHA-256 differs): give the original checkpoint"
         )
     asked = manifest.export
     if not asked:
-        raise ArtifactError(f"{manifest.file} does not record how it was exported: export it again")
+        raise ArtifactError(f"{manifest.file} does not record its export options: export it again")
     deployed = Deployed(
         loaded.module(), loaded.preprocess, io=asked["io"], steps=asked["steps"], all_steps=asked["all_steps"]
     )
@@ -110,7 +103,7 @@ def _original(
 
 
 def _reduced(original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Manifest) -> list[str]:
-    """The nodes that the artifact holds in reduced precision."""
+    """The nodes that are in reduced precision in the artifact."""
     if manifest.precision != "int8":
         return [name for name in precision.computing(original) if name not in set(manifest.kept)]
     makers = {output: node.op_type for node in lowered.graph.node for output in node.output}
@@ -121,7 +114,7 @@ def _reduced(original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Mani
 def _with(
     original: onnx.ModelProto, lowered: onnx.ModelProto, manifest: Manifest, kept: frozenset[str]
 ) -> onnx.ModelProto:
-    """The artifact with some of its nodes back in FP32."""
+    """The artifact with some of its nodes restored to FP32."""
     if manifest.precision == "int8":
         return quantize.restore(lowered, original, kept)
     half: precision.Half = "fp16" if manifest.precision == "fp16" else "bf16"

@@ -1,8 +1,8 @@
 """Parity: does an artifact compute what PyTorch FP32 computes?
 
-Runners are compared on photographs, output by output, and with `per_step` side output by side output. Names come first,
-then dtypes, ranks and shapes, then values: the first difference is the message. A reference map that is nearly flat proves
-nothing, and is reported as such instead of a pass.
+Runners are compared on photographs, output by output, and with `per_step` also by side output. Names are compared first,
+then dtypes, ranks and shapes, then values: the first difference is reported. A nearly flat reference map proves nothing,
+and is reported as uninformative instead of a pass.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.runtimes import Runner
 
 FLAT = 0.02
-"""Standard deviation of a reference map under which it is called flat."""
+"""Standard deviation below which a reference map is called flat."""
 LOGIT_LIMIT = float(np.log(999))
-"""Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many of their digits."""
+"""Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many digits."""
 
 Verdict = Literal["pass", "emulated", "fail", "uninformative", "not run"]
-"""emulated: in tolerance, but computed in another precision than the artifact's, which proves little."""
+"""emulated: within tolerance, but computed in another precision than the artifact's, which proves little."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Tolerance:
     map: float
     """Largest absolute difference of a map."""
     logits: float
-    """Largest difference of the logits, relative to the standard deviation of the reference's."""
+    """Largest difference of the logits, relative to the reference's standard deviation."""
     mean: float = 1.0
-    """Mean absolute difference of a map, the MAE between the two."""
+    """Mean absolute difference (MAE) of a map."""
     f: float = 1.0
-    """1 - F (β² = 0.3) of what is in focus in one map against the other."""
+    """1 - F (β² = 0.3) of the in-focus region of one map against the other's."""
 
 
 TOLERANCES = {
-    # Sums in another order differ by a few units in the last place for each layer. Measured: 1e-5 to 5e-5 of the logits'
-    # spread over all presets, up to 1.4e-4 with very few channels. Any other fault that was tried gave 1e-2 and more.
+    # Another order of summation changes a few units in the last place per layer. Measured: 1e-5 to 5e-5 of the logits'
+    # spread over all presets, up to 1.4e-4 with very few channels. Every fault that was tried gave 1e-2 or more.
     "fp32": Tolerance(map=1e-4, logits=5e-4),
-    # Reduced precision rounds every activation: single pixels at the edge of what is in focus may turn over, so it is held
-    # to the averages that the task is judged by. FP16 has 11 bits, BF16 8: with trained weights the maps differ by 5e-5 and
-    # 1e-3 on average, and by 1e-3 and 2e-2 at most. INT8 has 8 bits and one scale for a whole tensor: 0.02 on average.
-    # The logits' bound is of the side outputs, where drift along the recurrence is looked for.
+    # Reduced precision rounds every activation: single pixels at the edge of the in-focus region may flip, so the bounds
+    # are on the averages that the task is judged by. FP16 has 11 bits, BF16 8: with trained weights the maps differ by 5e-5
+    # and 1e-3 on average, and by 1e-3 and 2e-2 at most. INT8 has 8 bits and one scale per tensor: 0.02 on average.
+    # The bound on the logits applies to the side outputs, which show drift along the recurrence.
     "fp16": Tolerance(map=0.02, logits=0.05, mean=0.002, f=0.005),
     "bf16": Tolerance(map=0.25, logits=0.5, mean=0.005, f=0.02),
     "int8": Tolerance(map=1.0, logits=2.0, mean=0.03, f=0.06),
@@ -66,7 +66,7 @@ class Difference:
     mean: float = 0.0
     """Mean absolute difference: for the map, the MAE between the two maps."""
     relative: float = 0.0
-    """Largest difference over the reference's standard deviation, per photograph; for the map, of its logits."""
+    """Largest difference divided by the reference's standard deviation, per photograph; for the map, of its logits."""
 
 
 @dataclass
@@ -84,31 +84,31 @@ class Parity:
     """The smallest standard deviation of a reference map."""
     map: Difference = field(default_factory=Difference)
     f_measure: float = 1.0
-    """F (β² = 0.3) of the artifact's map at 0.5 against the reference's at 0.5, the least over the photographs."""
+    """F (β² = 0.3) of the artifact's map at 0.5 against the reference's at 0.5, the minimum over the photographs."""
     steps: dict[str, Difference] = field(default_factory=dict)
-    """For each side output, of the logits."""
+    """By side output, of the logits."""
     emulates: str = ""
-    """How the precision is not the one that was computed in."""
+    """How the precision of the computation differs from the artifact's."""
     reference: str = "PyTorch"
     """What the artifact was compared with."""
     bisect: Search | None = None
-    """The nodes whose precision explains a failure, where they were looked for."""
+    """The nodes whose precision explains a failure, where they were searched for."""
     drift: str | None = None
-    """The first side output, in the order of computation, whose relative difference leaves the tolerance."""
-
+    """The first side output, in the order of computation, whose relative difference exceeds the tolerance."""
     not_recorded: str = ""
-    """Why it was not recorded in the manifest."""
+    """Why the result was not recorded in the manifest."""
 
     @property
     def passed(self) -> bool:
         return self.verdict in ("pass", "emulated")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"bisect": asdict(self.bisect) if self.bisect else None}
+        return asdict(self)
 
     def evidence(self) -> dict[str, Any]:
-        """What a manifest keeps of it."""
-        return {k: v for k, v in asdict(self).items() if k not in ("artifact", "bisect")} | {"date": now()}
+        """The summary that a manifest keeps."""
+        left_out = ("artifact", "bisect", "not_recorded")
+        return {k: v for k, v in asdict(self).items() if k not in left_out} | {"date": now()}
 
 
 def compare(
@@ -123,21 +123,21 @@ def compare(
     """Compare two runners on the same inputs.
 
     Args:
-        reference: PyTorch FP32, giving every output that `candidate` gives.
+        reference: PyTorch in FP32, with every output of `candidate`.
         candidate: the artifact.
-        inputs: arrays that both take, batch 1 (a static batch of more is filled with copies).
-        artifact: its name, for the report.
-        precision: whose tolerance holds.
-        per_step: compare every side output too.
+        inputs: arrays that both accept; a static batch above 1 holds copies.
+        artifact: the candidate's name, for the report.
+        precision: selects the tolerance.
+        per_step: also compare every side output.
 
     Raises:
-        UsageError: `per_step`, and the artifact has no side outputs; or no inputs.
+        UsageError: there are no inputs, or `per_step` is set and the artifact has no side outputs.
     """
     if not len(inputs):
         raise UsageError("parity needs at least one photograph")
     names = [s.name for s in candidate.outputs]
     if per_step and not side_outputs(names):
-        raise UsageError(f"{artifact} holds only {', '.join(names)}; export it with `all_steps` to compare steps")
+        raise UsageError(f"{artifact} only outputs {', '.join(names)}; export it with `all_steps` to compare steps")
     result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
     result.emulates = candidate.emulates
     if reason := _structure(reference, candidate):
@@ -176,20 +176,17 @@ def _structure(reference: Runner, candidate: Runner) -> str:
 
 
 def _add_map(result: Parity, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
-    logits = Difference()
+    logits = Difference(relative=result.map.relative)
     _add(logits, _logit(wanted), _logit(got), 1)
-    difference = Difference(result.map.largest, result.map.mean, max(result.map.relative, logits.relative))
-    relative = difference.relative
-    _add(difference, wanted, got, count)
-    difference.relative = relative
-    result.map = difference
+    _add(result.map, wanted, got, count)
+    result.map.relative = logits.relative
     result.f_measure = min(result.f_measure, agreement(got, wanted))
 
 
 def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
     wanted, got = wanted.astype(np.float64), got.astype(np.float64)
     error = np.abs(got - wanted)
-    # a value that is not finite differs without bound
+    # a non-finite value counts as an unbounded difference
     largest = float(error.max()) if np.isfinite(error).all() else float("inf")
     difference.largest = max(difference.largest, largest)
     difference.mean += float(error.mean()) / count if np.isfinite(largest) else float("inf")
@@ -197,14 +194,14 @@ def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int
 
 
 def _logit(focus: np.ndarray) -> np.ndarray:
-    p = np.clip(focus.astype(np.float64), 0, 1)  # a runtime's sigmoid may overstep by a rounding; NaN stays
+    p = np.clip(focus.astype(np.float64), 0, 1)  # a runtime's sigmoid may exceed 1 by a rounding; NaN stays
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.isfinite(p), np.clip(np.log(p / (1 - p)), -LOGIT_LIMIT, LOGIT_LIMIT), np.nan)
 
 
 def _judge(result: Parity) -> None:
     tolerance = TOLERANCES[result.precision]
-    flat = result.reference_spread < FLAT  # then differences relative to the spread mean nothing
+    flat = result.reference_spread < FLAT  # differences relative to the spread mean nothing then
     failures = []
     if not result.map.largest <= tolerance.map:
         failures.append(f"the map differs by up to {result.map.largest:.1e} (allowed: {tolerance.map:.0e})")
@@ -217,7 +214,7 @@ def _judge(result: Parity) -> None:
         failures.append(f"the logits differ by up to {share}")
     result.drift = next((n for n, d in result.steps.items() if not d.relative <= tolerance.logits), None)
     if result.drift and not flat:
-        failures.append(f"it leaves the tolerance at {result.drift}")
+        failures.append(f"it exceeds the tolerance from {result.drift} on")
     if failures:
         result.verdict, result.reason = "fail", "; ".join([*failures, *filter(None, [result.emulates])])
     elif flat:
@@ -227,13 +224,16 @@ def _judge(result: Parity) -> None:
             "agreement proves nothing; use trained weights, those of `r2mrf init`, or other photographs"
         )
     elif result.emulates:
-        result.verdict, result.reason = "emulated", f"{result.emulates}: no proof of what a device with it computes"
+        result.verdict, result.reason = (
+            "emulated",
+            f"{result.emulates}: this does not prove what a device with that precision computes",
+        )
 
 
 def sample_inputs(
     runner: Runner, preprocess: Preprocess, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
 ) -> list[np.ndarray]:
-    """Photographs, uint8 [H, W, 3], as inputs of `runner`."""
+    """Convert photographs, uint8 [H, W, 3], into inputs of `runner`."""
     spec = runner.inputs[0]
     arrays = [images.as_input(p, spec, preprocess, limit) for p in photographs]
     batch = spec.shape[0]
@@ -241,10 +241,10 @@ def sample_inputs(
 
 
 def photographs_for(folder: Path | str | None) -> list[np.ndarray]:
-    """The photographs to compare on: those of a folder, or three that scikit-image ships.
+    """The photographs to compare on: those in a folder, or three that scikit-image ships.
 
     Raises:
-        InputError: the folder has none, or one cannot be read.
+        InputError: the folder has no photographs, or one cannot be read.
         RuntimeUnavailable: no folder, and scikit-image is not installed.
     """
     if folder is not None:

@@ -1,8 +1,8 @@
-"""What reduced precision costs, and the fewest nodes that must keep theirs for it to cost no more than a bound.
+"""Find the fewest nodes that must keep their precision so that the loss of accuracy stays within a bound.
 
-The search assumes that keeping more nodes in floating point makes a map no worse. First whole parts of the network are
-tried, by its scopes; then, of the parts that are needed, nodes are given up in ever smaller groups, until no single one
-of those left can be given up (delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
+The search assumes that keeping more nodes in floating point never makes a map worse. It first tries whole scopes of the
+network; then it gives up nodes of the scopes that are needed, in ever smaller groups, until no single remaining node can
+be given up (delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 @dataclass(frozen=True)
 class Drop:
-    """How far a map of reduced precision is from the FP32 one, over a set of photographs."""
+    """The distance of maps in reduced precision from the FP32 ones, over a set of photographs."""
 
     mae: float
     """Mean absolute difference."""
     f: float
-    """1 - F (β² = 0.3) of what is in focus (at 0.5) in one against the other, averaged over the photographs."""
+    """1 - F (β² = 0.3) of one map at 0.5 against the other at 0.5, averaged over the photographs."""
 
     def within(self, bound: Drop) -> bool:
         return self.mae <= bound.mae and self.f <= bound.f
 
     @property
     def sum(self) -> float:
-        """To put drops in order."""
+        """Orders drops."""
         return self.mae + self.f
 
     def __str__(self) -> str:
@@ -50,16 +50,16 @@ class Kept:
     node: str
     scope: str
     without: Drop
-    """What would be lost if only this one of those kept were given up."""
+    """The drop if, of the kept nodes, only this one were given up."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found."""
+    """The result of a search."""
 
     kept: tuple[Kept, ...]
     before: Drop
-    """With nothing kept."""
+    """With no node kept."""
     after: Drop
     evaluations: int
 
@@ -76,16 +76,16 @@ def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
 
 
 def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: ProgressCallback = silent) -> Search:
-    """Find nodes to keep, as few as can be, so that the drop is within a bound.
+    """Find as few nodes to keep as possible, so that the drop is within a bound.
 
     Args:
-        nodes: those that may be kept.
+        nodes: candidates to be kept.
         evaluate: the drop for a set of kept nodes.
-        bound: what MAE and F may drop by.
+        bound: the drop that is allowed.
         progress: called after each evaluation.
 
     Raises:
-        CheckFailed: the drop is over the bound even with all of them kept.
+        CheckFailed: the drop exceeds the bound even with all nodes kept.
     """
     count = 0
 
@@ -119,7 +119,7 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
 
 
 Tried = Callable[[str, Collection[str], int], Drop]
-"""The drop with some nodes kept; also given what is being tried, and how many evaluations are to come at least."""
+"""The drop with some nodes kept; it also takes a description and the least number of evaluations still to come."""
 
 
 def _bisections(parts: int) -> int:
@@ -127,13 +127,13 @@ def _bisections(parts: int) -> int:
 
 
 def _passes(nodes: int, size: int | None = None) -> int:
-    """The evaluations of `_fewest` where nothing can be given up: a pass for every size of groups, ever smaller."""
+    """The evaluations of `_fewest` where no node can be given up: one pass per group size."""
     size = max(nodes // 2, 1) if size is None else size
     return -(-nodes // size) + (_passes(nodes, size // 2) if size > 1 else 0)
 
 
 def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
-    """The shortest beginning of a list of parts that is enough, by bisection; all of it is known to be."""
+    """The shortest prefix of a list of parts that suffices, by bisection; the whole list is known to suffice."""
     low, high = 0, len(parts)
     while high - low > 1:
         middle = (low + high) // 2
@@ -144,7 +144,7 @@ def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
 
 
 def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict[str, Drop]]:
-    """Give up nodes in ever smaller groups; what is left, and the drop without each."""
+    """Give up nodes in ever smaller groups. Returns the remaining nodes and the drop without each."""
     size = max(len(kept) // 2, 1)
     without: dict[str, Drop] = {}
     while True:
@@ -163,11 +163,11 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
 
 
 class EvaluationCache:
-    """What was evaluated, kept in a file: a search that is interrupted goes on where it was.
+    """Evaluations kept in a file, so that an interrupted search can resume.
 
     Args:
-        file: None keeps nothing.
-        subject: what the evaluations are of; another subject's file is refused.
+        file: None stores nothing.
+        subject: identifies the model and options; a file with another subject is refused.
     """
 
     def __init__(self, file: Path | None, subject: Mapping[str, object]) -> None:
@@ -179,13 +179,15 @@ class EvaluationCache:
                 written = json.loads(file.read_text())
                 subject_then, drops = written["subject"], {k: Drop(**v) for k, v in written["drops"].items()}
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-                raise InputError(f"{file} is not a search to go on with ({e}): delete it") from None
+                raise InputError(f"{file} is not a stored search ({e}): delete it") from None
             if subject_then != self._subject:
-                raise InputError(f"{file} is of another model, calibration or option: delete it, or name another file")
+                raise InputError(
+                    f"{file} belongs to another model, calibration or option: delete it, or name another file"
+                )
             self._drops = drops
 
     def remember(self, evaluate: Evaluate) -> Evaluate:
-        """`evaluate`, asked only for what is not known."""
+        """Wrap `evaluate` so that it is only called for sets that are not known."""
 
         def known(kept: frozenset[str]) -> Drop:
             key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()

@@ -25,7 +25,7 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
-from r2mrf_deploy.runtimes.cuda.execution_context import Lane, LaneRunner
+from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner, ExecutionContext
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -190,7 +190,7 @@ class OnnxRuntimeRunner(Runner):
             self._profiles.cleanup()
 
 
-class OnnxRuntimeDeviceRunner(LaneRunner):
+class OnnxRuntimeDeviceRunner(ContextRunner):
     """A session with its inputs and outputs bound to memory on the GPU, once for every thread that runs it.
 
     A CUDA graph belongs to a session and to the memory that was bound when it was captured, so with one every thread has a
@@ -219,10 +219,10 @@ class OnnxRuntimeDeviceRunner(LaneRunner):
             )
         self.device = f"{device.device().name}, {self._first.device}" + (", CUDA graph" if self._cuda_graph else "")
 
-    def _new_lane(self) -> OnnxRuntimeLane:
-        own = self._cuda_graph and bool(self._lanes)
+    def _new_context(self) -> OnnxRuntimeContext:
+        own = self._cuda_graph and bool(self._contexts)
         session = OnnxRuntimeRunner(*self._source).session if own else self._first.session
-        return OnnxRuntimeLane(self._cuda, session, self.inputs, self.outputs)
+        return OnnxRuntimeContext(self._cuda, session, self.inputs, self.outputs)
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         return self._first._profile(arrays, runs)
@@ -232,10 +232,10 @@ class OnnxRuntimeDeviceRunner(LaneRunner):
         self._first.close()
 
 
-class OnnxRuntimeLane(Lane):
+class OnnxRuntimeContext(ExecutionContext):
     """A session's inputs and outputs in memory on the device, for one thread.
 
-    The session computes on a stream of its own and waits for it; the copies are on the lane's. So the copies in are waited
+    The session computes on a stream of its own and waits for it; the copies are on ours. So the copies in are waited
     for before it begins, and the event after it is recorded when it has ended.
     """
 

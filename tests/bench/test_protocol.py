@@ -212,17 +212,17 @@ def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> No
     assert [r["batch"] for r in rows] == ["1", "3", "1"] and float(rows[1]["latency_median_ms"]) == big.latency.median
     assert files[1].read_text().count("| small.") == 3 and "images/s" in files[1].read_text()
     assert Image.open(files[2]).size[0] > 1000
-    with pytest.raises(UsageError, match="the batch is 1 here"):
+    with pytest.raises(UsageError, match="the batch is fixed at 1 here"):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(4,))
-    with pytest.raises(UsageError, match="`batch` 2,4: the batch is 1 here"):
+    with pytest.raises(UsageError, match="`batch` 2,4: the batch is fixed at 1 here"):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1), batches=(2, 4))
 
 
 def test_what_would_do_nothing_is_refused(small: Path, exported: Path) -> None:
     quick = Protocol(0, 0, 1, 1)
-    with pytest.raises(UsageError, match=r"small\.onnx has a fixed size, 96x128: leave `size` out"):
+    with pytest.raises(UsageError, match=r"small\.onnx has a fixed size, 96x128: omit `size`"):
         bench_artifacts([exported], (), quick, size=(320, 320))
-    with pytest.raises(UsageError, match="`transfers` cannot be left out on a CPU"):
+    with pytest.raises(UsageError, match="`transfers` cannot be omitted on a CPU"):
         bench_artifacts([exported], (), replace(quick, transfers=False))
     with pytest.raises(UsageError, match=r"`runtime` tensorrt opens none .* make a \.plan file with `r2mrf build"):
         bench_artifacts([small, exported], ["onnxruntime", "tensorrt"], quick)
@@ -250,7 +250,7 @@ def test_shapes_and_inputs_are_given(small: Path, exported: Path, tmp_path: Path
     (tmp_path / "no.npy").write_bytes(b"123")
     np.save(tmp_path / "f.npy", image.astype(np.float32))
     for file, said in [
-        ("short.bin", "holds 3 bytes"),
+        ("short.bin", "has 3 bytes"),
         ("no.npy", "cannot be read"),
         ("f.npy", "float32"),
         ("x", "No such"),
@@ -280,4 +280,4 @@ def test_a_profile_is_in_the_network_s_words(exported: Path, tmp_path: Path, run
 
 def test_who_gives_no_profile_is_named(small: Path) -> None:
     done = bench_artifacts([small], (), Protocol(0, 0, 1, 1), size=(64, 64), profiles=True)
-    assert done.skipped == [("the profile of small.pth on pytorch", "PyTorch gives none")]
+    assert done.skipped == [("the profile of small.pth on pytorch", "PyTorch cannot profile")]

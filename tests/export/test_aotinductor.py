@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
-from r2mrf_deploy.export.aotinductor import max_pool
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import sha256
@@ -118,22 +116,6 @@ def test_code_that_computes_something_else_is_not_written(
     with pytest.raises(ArtifactError, match="was not written: it does not compute what PyTorch computes"):
         export_artifact(other, tmp_path / "x.pt2", options)
     assert [p.name for p in tmp_path.iterdir()] == ["other.pth"]
-
-
-@pytest.mark.parametrize(("kernel", "ceil"), [((2, 2), True), ((4, 4), True), ((4, 2), True), ((2, 2), False)])
-def test_max_pool_is_pytorch_s_at_every_size(kernel: tuple[int, int], ceil: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for height in range(4, 13):
-        for width in range(4, 13):
-            x = torch.randn(1, 2, height, width, generator=generator) - 5  # padding with zeros would show
-            assert torch.equal(max_pool(x, kernel, ceil_mode=ceil), F.max_pool2d(x, kernel, ceil_mode=ceil))
-
-
-def test_a_pooling_that_cannot_be_written_out_is_refused() -> None:
-    x = torch.zeros(1, 1, 9, 9)
-    assert torch.equal(max_pool(x, (3, 3), (2, 2), (1, 1)), F.max_pool2d(x, 3, 2, 1))
-    with pytest.raises(NotImplementedError, match="free sizes"):
-        max_pool(x, (3, 3), (2, 2), (1, 1), ceil_mode=True)
 
 
 @pytest.mark.parametrize(

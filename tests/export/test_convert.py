@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +15,13 @@ import pytest
 
 from r2mrf_deploy import images, runtimes, sample_photographs
 from r2mrf_deploy.cli import main
-from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
+from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
+from r2mrf_deploy.export import check
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import PrecisionOptions
 from r2mrf_deploy.graph import naming, precision, quantize
+from r2mrf_deploy.parity import compare
 from r2mrf_deploy.parity.artifacts import compare_artifacts
 from tests.conftest import manifest_of
 
@@ -171,7 +174,7 @@ def test_bisect_names_the_nodes_that_explain_a_failure(
     kept = found["bisect"]["kept"]
     assert kept and found["bisect"]["after"]["mae"] <= limit < found["bisect"]["before"]["mae"]
     assert all(k["without"]["mae"] > limit for k in kept)
-    with pytest.raises(UsageError, match="`bisect` looks into"):
+    with pytest.raises(UsageError, match="`bisect` needs"):
         bisect.bisect(small, exported)
 
 
@@ -236,11 +239,28 @@ def test_what_fp16_would_overflow_stays_in_fp32(exported: Path, tmp_path: Path) 
     assert types[large] == onnx.TensorProto.FLOAT
 
 
-def test_a_map_that_is_not_finite_is_not_written(exported: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(exported: Path, tmp_path: Path) -> None:
+    """Before any runtime sees them: OpenVINO's sigmoid makes a number of NaN on a CPU without AVX-512."""
     model = onnx.load(exported)
     bias = next(i for i in model.graph.initializer if i.name == "network.fusion.bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(1, np.nan, np.float32), bias.name))
     onnx.save(model, tmp_path / "nan.onnx")
-    with pytest.raises(ArtifactError, match="its map is not finite"):
+    with pytest.raises(GraphError, match=r"network\.fusion\.bias has values that are not finite"):
         convert_artifact(tmp_path / "nan.onnx", tmp_path / "h.onnx", PrecisionOptions("bf16"))
     assert not (tmp_path / "h.onnx").exists()
+
+
+def test_a_map_that_is_not_finite_is_not_written(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = check.compare
+
+    def overflowing(*args: Any, **options: Any) -> compare.Parity:
+        result = original(*args, **options)
+        result.map.largest = float("inf")
+        return result
+
+    monkeypatch.setattr(check, "compare", overflowing)
+    with pytest.raises(ArtifactError, match=r"h\.onnx was not written: its map is not finite"):
+        convert_artifact(exported, tmp_path / "h.onnx", PrecisionOptions("fp16"))
+    assert not list(tmp_path.iterdir())

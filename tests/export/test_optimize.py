@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.files import serialized
 from r2mrf_deploy.graph.rewrites import Optimized
 from r2mrf_deploy.images import resize
-from r2mrf_deploy.manifest import Manifest
 from tests.conftest import manifest_of
 
 pytestmark = pytest.mark.artifact
@@ -64,9 +64,12 @@ def test_rewriting_can_be_left_out_and_made_up_for(unoptimized: Path, tmp_path: 
     assert again.optimized.records == []
 
 
-def test_a_file_without_a_manifest_stays_without(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_foreign_model_gets_a_manifest_that_describes_it(tiny_onnx: Callable[..., Path], tmp_path: Path) -> None:
     done = optimize_artifact(tiny_onnx(manifest=False), tmp_path / "out.onnx")
-    assert done.manifest is None and not Manifest.path_for(done.path).exists()
+    assert [str(s) for s in (*done.manifest.inputs, *done.manifest.outputs)] == [
+        "image: uint8 [1×64×64×3]", "map: float32 [1×1×64×64]",
+    ]  # fmt: skip
+    assert (done.manifest.network, done.manifest.opset, done.manifest.precision) == (None, 17, "fp32")
     onnx.checker.check_model(onnx.load(done.path), full_check=True)
 
 
@@ -117,3 +120,13 @@ def test_what_no_file_can_hold_is_said() -> None:
 class _Huge:
     def SerializeToString(self) -> bytes:
         raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
+
+
+def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(small: Path, tmp_path: Path) -> None:
+    """Of one image, whatever the batch."""
+    four = ExportOptions(size=(96, 128), batch=4)
+    exported = export_artifact(small, tmp_path / "a.onnx", four).manifest
+    plain = export_artifact(small, tmp_path / "b.onnx", replace(four, optimize=False)).path
+    optimized = optimize_artifact(plain, tmp_path / "c.onnx").manifest
+    one = cost.multiply_adds(onnx.load(tmp_path / "a.onnx")) // 4
+    assert exported.multiply_adds == optimized.multiply_adds == one > 0

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy import environment, runtimes, sample_photographs
-from r2mrf_deploy.aotinductor import to_aotinductor
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, InputError
-from r2mrf_deploy.export import Exported, ExportOptions
+from r2mrf_deploy.export.base import Exported
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+from tests.conftest import forge
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 CAT = sample_photographs.sample("chelsea")
@@ -35,8 +37,8 @@ def device() -> None:
 def exported(
     device: None, small: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Exported:
-    options = ExportOptions(size=(96, 128), dynamic=request.param)
-    return to_aotinductor(small, tmp_path_factory.mktemp("pt2") / "x.pt2", options, device="cuda")
+    options = ExportOptions(size=(96, 128), dynamic=request.param, format=FormatOptions(device="cuda"))
+    return export_artifact(small, tmp_path_factory.mktemp("pt2") / "x.pt2", options)
 
 
 def picture(height: int = 96, width: int = 128) -> dict[str, np.ndarray]:
@@ -73,6 +75,6 @@ def test_another_compute_capability_is_refused(exported: Exported, tmp_path: Pat
     copy = tmp_path / exported.path.name
     copy.write_bytes(exported.path.read_bytes())
     other = manifest.target.model_copy(update={"compute_capabilities": ["6.1"]})
-    manifest.model_copy(update={"target": other}).save(copy)
+    forge(manifest.model_copy(update={"target": other}), copy)
     with pytest.raises(ArtifactError, match=r"compute capability 6\.1, here is"):
         runtimes.open(copy)

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from r2mrf_deploy.aotinductor import to_aotinductor
 
 from r2mrf_deploy import budget, environment, gpus, runtimes
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
@@ -16,7 +15,7 @@ from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import R2mrfError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
-from r2mrf_deploy.export.options import ExportOptions
+from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.runtimes.cuda import bindings
@@ -95,7 +94,7 @@ def artifact(folder: Path):  # type: ignore[no-untyped-def]
             return checkpoint
         path = folder / f"{size[0]}x{size[1]}{suffix}"
         if suffix == ".pt2":
-            return to_aotinductor(checkpoint, path, ExportOptions(size), device="cuda").path
+            return export_artifact(checkpoint, path, ExportOptions(size, format=FormatOptions(device="cuda"))).path
         if suffix == ".traced.onnx":
             return export_artifact(checkpoint, path, ExportOptions(size, optimize=False)).path
         if suffix == ".plan":

@@ -115,5 +115,5 @@ def test_another_search_s_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another model"):
         EvaluationCache(file, {"model": "b"})
     file.write_text("{")
-    with pytest.raises(InputError, match="not a search"):
+    with pytest.raises(InputError, match="not a stored search"):
         EvaluationCache(file, {"model": "a"})

@@ -1,7 +1,7 @@
 """One thread's way through a GPU: a stream with its buffers, events and CUDA graph, and a runner that gives each thread one.
 
-Execution contexts and streams are not to be shared between threads; engines and weights are. So each thread has a lane of
-its own, and no lane locks. What is enqueued on a lane is a runtime's own business: TensorRT's and PyTorch's are subclasses.
+Execution contexts and streams are not to be shared between threads; engines and weights are. So each thread has a
+context of its own, and no context locks. A runtime's subclass (TensorRT's, PyTorch's, ONNX Runtime's) says what is enqueued.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Buffer:
             self._cuda.unpin(self._pinned.pop())
 
 
-class Lane(ABC):
+class ExecutionContext(ABC):
     """A stream with everything that inferences on it need, for one thread.
 
     Args:
@@ -234,21 +234,21 @@ class Lane(ABC):
             self._cuda.destroy_graph(graph)
 
 
-class LaneRunner(Runner):
-    """An artifact on the GPU, and one lane for every thread that runs it."""
+class ContextRunner(Runner):
+    """An artifact on the GPU, and one context for every thread that runs it."""
 
     on_gpu = True
     in_flight = IN_FLIGHT
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lanes: list[Lane] = []
+        self._contexts: list[ExecutionContext] = []
         self._mine = threading.local()
         self._closed = False
 
     @abstractmethod
-    def _new_lane(self) -> Lane:
-        """A lane for one thread; one is made at a time."""
+    def _new_context(self) -> ExecutionContext:
+        """A context for one thread. They are made one at a time."""
 
     def _run(self, arrays: Arrays) -> Arrays:
         return self._submit(arrays, True)()[0]
@@ -257,27 +257,27 @@ class LaneRunner(Runner):
         return self._submit(arrays, True)()
 
     def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
-        return self._lane().submit(arrays, transfers)
+        return self._context().submit(arrays, transfers)
 
     def close(self) -> None:
         """Give back the device's memory. No thread may be running."""
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            lane.close()
+        contexts, self._contexts = self._contexts, []
+        for context in contexts:
+            context.close()
         self._mine = threading.local()
         self._closed = True
 
-    def _lane(self) -> Any:
-        """This thread's lane, made at its first inference."""
-        lane = getattr(self._mine, "lane", None)
-        if lane is None:
+    def _context(self) -> Any:
+        """This thread's context, made at its first inference."""
+        context = getattr(self._mine, "context", None)
+        if context is None:
             if self._closed:
                 raise ArtifactError("this runner is closed: open the artifact again")
             with self._lock:
-                lane = self._new_lane()
-                self._lanes.append(lane)
-            self._mine.lane = lane
-        return lane
+                context = self._new_context()
+                self._contexts.append(context)
+            self._mine.context = context
+        return context
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

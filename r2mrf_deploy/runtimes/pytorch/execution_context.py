@@ -1,4 +1,4 @@
-"""PyTorch on a GPU as the other runtimes use one: its memory, streams, events and CUDA graphs, and a lane for a program.
+"""PyTorch on a GPU as the other runtimes use one: its memory, streams, events, CUDA graphs and an execution context.
 
 A program is anything that takes the input tensors and returns the output tensors on the current stream: a module, what
 `torch.compile` made of it, an AOTInductor package.
@@ -17,7 +17,7 @@ from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Pending
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError, Device
-from r2mrf_deploy.runtimes.cuda.execution_context import Lane, LaneRunner
+from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner, ExecutionContext
 
 Program = Callable[..., Sequence[Any]]
 """(input tensors) -> output tensors."""
@@ -173,13 +173,13 @@ class TorchCuda(Cuda):
         graph.reset()
 
 
-class TorchLane(Lane):
+class TorchContext(ExecutionContext):
     """A program on a stream, for one thread.
 
     Args:
         program: what is run.
         tf32: as for `precision`.
-        cuda_graph, spin_wait: as for `Lane`.
+        cuda_graph, spin_wait: as for `ExecutionContext`.
     """
 
     def __init__(
@@ -230,8 +230,8 @@ class TorchLane(Lane):
             yield
 
 
-class TorchRunner(LaneRunner):
-    """A program on the GPU, and one lane for every thread that runs it.
+class TorchRunner(ContextRunner):
+    """A program on the GPU, and an execution context for every thread that runs it.
 
     Args:
         runtime, device: for `Runner`; the device's name goes before `device`.
@@ -263,16 +263,16 @@ class TorchRunner(LaneRunner):
         self._cuda_graph = cuda_graph
         self._spin_wait = options.spin_wait
 
-    def _new_lane(self) -> TorchLane:
-        return TorchLane(
+    def _new_context(self) -> TorchContext:
+        return TorchContext(
             self._cuda, self._program, self.inputs, self.outputs, self._tf32, self._cuda_graph, self._spin_wait
         )
 
     def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
-        lane = self._lane()
-        pending = lane.submit(arrays, transfers)
+        context = self._context()
+        pending = context.submit(arrays, transfers)
         if self._cuda_graph:
-            launched = "CUDA graph" if lane.uses_graph else "without a CUDA graph: it could not be captured"
+            launched = "CUDA graph" if context.uses_graph else "without a CUDA graph: it could not be captured"
             self.device = f"{self._title}, {launched}"
         return pending
 

@@ -1,4 +1,4 @@
-"""One thread's way through a TensorRT engine: an execution context on a lane."""
+"""One thread's execution context for a TensorRT engine: TensorRT's own context with a stream and buffers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import LayerTimes
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda
-from r2mrf_deploy.runtimes.cuda.execution_context import Lane
+from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext
 from r2mrf_deploy.runtimes.tensorrt.api import Messages
 
 
-class TensorRTLane(Lane):
-    """An execution context with everything that it needs to run, for one thread.
+class TensorRTContext(ExecutionContext):
+    """TensorRT's context with everything that it needs to run, for one thread.
 
     Args:
-        cuda_graph, spin_wait: as for `Lane`.
+        cuda_graph, spin_wait: as for `ExecutionContext`.
     """
 
     def __init__(
         self,
         cuda: Cuda,
-        context: Any,
+        trt_context: Any,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         messages: Messages,
@@ -33,10 +33,10 @@ class TensorRTLane(Lane):
         spin_wait: bool = False,
     ) -> None:
         super().__init__(cuda, inputs, outputs, cuda_graph, spin_wait)
-        self._context = context
+        self._trt_context = trt_context
         self._messages = messages
-        if not all(s.static for s in inputs) and context.active_optimization_profile != 0:
-            context.set_optimization_profile_async(0, cuda.handle(self._stream))
+        if not all(s.static for s in inputs) and trt_context.active_optimization_profile != 0:
+            trt_context.set_optimization_profile_async(0, cuda.handle(self._stream))
 
     def profile(self, arrays: Mapping[str, np.ndarray], runs: int, profiler: Any) -> list[LayerTimes]:
         """The time of every layer, as TensorRT tells its profiler.
@@ -55,7 +55,7 @@ class TensorRTLane(Lane):
 
         self.run(arrays)
         self._drop_graph()  # what is launched as a graph reports nothing
-        self._context.profiler = Profiler()
+        self._trt_context.profiler = Profiler()
         for _ in range(runs):
             self._enqueue()
             self._cuda.synchronize(self._stream)
@@ -63,31 +63,31 @@ class TensorRTLane(Lane):
 
     def close(self) -> None:
         self._drop_graph()
-        self._context = None
+        self._trt_context = None
         super().close()
 
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         for buffer, shape in zip(self._inputs, shapes, strict=True):
-            if not self._context.set_input_shape(buffer.name, shape):
+            if not self._trt_context.set_input_shape(buffer.name, shape):
                 raise InputError(
                     f"tensorrt: {buffer.name} {list(shape)} is outside the plan's profile: {self._messages.last()}"
                 )
             buffer.resize(shape)
         for buffer in self._outputs:
-            found = tuple(self._context.get_tensor_shape(buffer.name))
+            found = tuple(self._trt_context.get_tensor_shape(buffer.name))
             if any(d < 0 for d in found):
                 raise ArtifactError(f"the size of output {buffer.name!r} depends on the data, which is not supported")
             buffer.resize(found)
         for buffer in (*self._inputs, *self._outputs):
-            self._context.set_tensor_address(buffer.name, buffer.address)
+            self._trt_context.set_tensor_address(buffer.name, buffer.address)
 
     def _capturable(self) -> bool:
         """TensorRT-RTX can say that an engine cannot be captured at this shape; the others try."""
-        asks = getattr(self._context, "is_stream_capturable", None)
+        asks = getattr(self._trt_context, "is_stream_capturable", None)
         return asks is None or bool(asks(self._cuda.handle(self._stream)))
 
     def _execute(self) -> bool:
-        return self._context.execute_async_v3(self._cuda.handle(self._stream))
+        return self._trt_context.execute_async_v3(self._cuda.handle(self._stream))
 
     def _why(self) -> str:
         return f"TensorRT failed on the device: {self._messages.last()}"

@@ -18,10 +18,10 @@ from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
-from r2mrf_deploy.runtimes.cuda.execution_context import LaneRunner
+from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner
 from r2mrf_deploy.runtimes.tensorrt import api
 from r2mrf_deploy.runtimes.tensorrt.api import Library, Messages
-from r2mrf_deploy.runtimes.tensorrt.execution_context import TensorRTLane
+from r2mrf_deploy.runtimes.tensorrt.execution_context import TensorRTContext
 
 
 class TensorRT(Runtime):
@@ -59,8 +59,8 @@ class TensorRT(Runtime):
         return TensorRTRunner(library, artifact, options, bindings.provider(options.buffers))
 
 
-class TensorRTRunner(LaneRunner):
-    """An engine on the GPU, and one lane through it for every thread that runs it."""
+class TensorRTRunner(ContextRunner):
+    """An engine on the GPU, and an execution context for every thread that runs it."""
 
     runtime = "tensorrt"
 
@@ -83,7 +83,7 @@ class TensorRTRunner(LaneRunner):
         if _version_compatible(artifact.contract):  # such a plan brings its own runtime, which is host code
             self._runtime.engine_host_code_allowed = True
         self._engine = _deserialize(library, self._runtime, artifact.path, device, self._messages)
-        self._context_options = ContextOptions(library, self._engine, self._cuda_graph, options.runtime_cache)
+        self._factory = ContextFactory(library, self._engine, self._cuda_graph, options.runtime_cache)
         self.inputs, self.outputs = _specs(library, self._engine)
         if artifact.contract is not None:
             self.inputs = _agreed(self.inputs, artifact.contract.inputs, artifact.path)
@@ -92,30 +92,30 @@ class TensorRTRunner(LaneRunner):
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         if not self._options.profile:
             return super()._profile(arrays, runs)
-        return self._lane().profile(arrays, runs, self._library.module.IProfiler)
+        return self._context().profile(arrays, runs, self._library.module.IProfiler)
 
     def close(self) -> None:
         """Give back the device's memory. No thread may be running."""
         super().close()
-        self._context_options.close()
+        self._factory.close()
         self._engine = None
         self._runtime = None
 
-    def _new_lane(self) -> TensorRTLane:
-        context = self._context_options.new_context()
-        if context is None:
+    def _new_context(self) -> TensorRTContext:
+        trt_context = self._factory.create()
+        if trt_context is None:
             raise RuntimeUnavailable(f"TensorRT has no room for another context: {self._messages.last()}")
-        capture = self._cuda_graph and not self._context_options.captures_itself
+        capture = self._cuda_graph and not self._factory.captures_itself
         spin = self._options.spin_wait
-        return TensorRTLane(self._cuda, context, self.inputs, self.outputs, self._messages, capture, spin)
+        return TensorRTContext(self._cuda, trt_context, self.inputs, self.outputs, self._messages, capture, spin)
 
 
 def _version_compatible(contract: Contract | None) -> bool:
     return contract is not None and contract.target is not None and "versionCompatible" in contract.target.options
 
 
-class ContextOptions:
-    """How contexts of an engine are made. TensorRT-RTX compiles for the GPU now, and captures CUDA graphs itself."""
+class ContextFactory:
+    """Makes TensorRT's contexts of an engine. TensorRT-RTX compiles for the GPU now, and captures CUDA graphs itself."""
 
     def __init__(self, library: Library, engine: Any, cuda_graph: bool, cache_file: Path | None) -> None:
         self._engine = engine
@@ -142,8 +142,8 @@ class ContextOptions:
                 )  # another GPU's or version's is not taken, and rewritten
             self._config.set_runtime_cache(self._cache)
 
-    def new_context(self) -> Any:
-        """An execution context, or None where the device has no room for one."""
+    def create(self) -> Any:
+        """A context of TensorRT's, or None where the device has no room for one."""
         return self._engine.create_execution_context(*([] if self._config is None else [self._config]))
 
     def close(self) -> None:

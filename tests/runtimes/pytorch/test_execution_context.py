@@ -1,4 +1,4 @@
-"""PyTorch's lane on a device made of host memory, and PyTorch's process-wide switches, which must be as they were after."""
+"""PyTorch's execution context on host memory, and PyTorch's process-wide switches, which must be as they were after."""
 
 from __future__ import annotations
 

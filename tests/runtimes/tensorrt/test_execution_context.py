@@ -1,4 +1,4 @@
-"""Lanes and runners on a device made of host memory: what is copied where, and when a CUDA graph is captured again."""
+"""Execution contexts and runners on host memory: what is copied where, and when a CUDA graph is captured again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
 from r2mrf_deploy.manifest import Manifest, TensorSpec
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
 from r2mrf_deploy.runtimes.tensorrt.api import Library, Messages
-from r2mrf_deploy.runtimes.tensorrt.execution_context import TensorRTLane
+from r2mrf_deploy.runtimes.tensorrt.execution_context import TensorRTContext
 from r2mrf_deploy.runtimes.tensorrt.runner import TensorRTRunner
 
 
@@ -72,8 +72,10 @@ INPUT = TensorSpec(name="image", dtype="uint8", shape=["n", "h", "w", 3], layout
 OUTPUT = TensorSpec(name="map", dtype="float32", shape=["n", 1, "h", "w"], layout="NCHW")
 
 
-def lane(cuda: HostCuda, context: Any, graph: bool = True, messages: Messages | None = None) -> TensorRTLane:
-    return TensorRTLane(cuda, context, [INPUT], [OUTPUT], messages or Messages(), graph)
+def execution_context(
+    cuda: HostCuda, context: Any, graph: bool = True, messages: Messages | None = None
+) -> TensorRTContext:
+    return TensorRTContext(cuda, context, [INPUT], [OUTPUT], messages or Messages(), graph)
 
 
 def picture(seed: int, n: int = 1, h: int = 8, w: int = 8) -> dict[str, np.ndarray]:
@@ -90,7 +92,7 @@ SIZES = [(1, 8, 8), (2, 32, 16), (1, 8, 8), (1, 4, 4), (2, 32, 16), (2, 32, 32)]
 @pytest.mark.parametrize("graph", [True, False])
 def test_results_are_right_through_every_change_of_shape(graph: bool) -> None:
     cuda = HostCuda()
-    job = lane(cuda, Context(cuda), graph)
+    job = execution_context(cuda, Context(cuda), graph)
     for seed, size in enumerate(SIZES):
         for again in range(3):
             arrays = picture(10 * seed + again, *size)
@@ -101,7 +103,7 @@ def test_results_are_right_through_every_change_of_shape(graph: bool) -> None:
 
 def test_results_are_the_callers_own() -> None:
     cuda = HostCuda()
-    job = lane(cuda, Context(cuda))
+    job = execution_context(cuda, Context(cuda))
     first = job.run(picture(1))["map"]
     kept = first.copy()
     job.run(picture(2))
@@ -111,15 +113,15 @@ def test_results_are_the_callers_own() -> None:
 def test_what_cannot_be_captured_runs_without_a_graph() -> None:
     cuda = HostCuda()
     context = Context(cuda, capturable=False)
-    job = lane(cuda, context)
+    job = execution_context(cuda, context)
     np.testing.assert_array_equal(job.run(picture(1))["map"], mean(picture(1)))
     assert not job.uses_graph and cuda.captures == 0
 
 
-def test_a_capture_that_fails_leaves_a_lane_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_fails_leaves_a_context_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = HostCuda()
     monkeypatch.setattr(cuda, "capture", lambda stream, work: None)
-    job = lane(cuda, Context(cuda))
+    job = execution_context(cuda, Context(cuda))
     for seed in range(3):
         np.testing.assert_array_equal(job.run(picture(seed))["map"], mean(picture(seed)))
     assert not job.uses_graph
@@ -127,7 +129,7 @@ def test_a_capture_that_fails_leaves_a_lane_that_works(monkeypatch: pytest.Monke
 
 def test_a_shape_outside_the_profile_is_refused_and_forgotten() -> None:
     cuda = HostCuda()
-    job = lane(cuda, Context(cuda, largest=16))
+    job = execution_context(cuda, Context(cuda, largest=16))
     job.run(picture(1))
     with pytest.raises(InputError, match=r"image \[1, 32, 8, 3\] is outside the plan's profile"):
         job.run(picture(1, 1, 32, 8))
@@ -140,7 +142,7 @@ def test_a_device_that_fails_says_why() -> None:
     context.fails = True
     messages.add("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (an illegal memory access. In f at /_src/a)")
     with pytest.raises(RuntimeUnavailable, match="failed on the device: an illegal memory access"):
-        lane(cuda, context, messages=messages).run(picture(1))
+        execution_context(cuda, context, messages=messages).run(picture(1))
 
 
 def test_sizes_that_depend_on_the_data_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,13 +150,13 @@ def test_sizes_that_depend_on_the_data_are_refused(monkeypatch: pytest.MonkeyPat
     context = Context(cuda)
     monkeypatch.setattr(context, "get_tensor_shape", lambda name: (1, -1))
     with pytest.raises(ArtifactError, match="'map' depends on the data"):
-        lane(cuda, context).run(picture(1))
+        execution_context(cuda, context).run(picture(1))
 
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_timing_is_in_order_and_on_the_hosts_clock(graph: bool) -> None:
     cuda = HostCuda()
-    job = lane(cuda, Context(cuda), graph)
+    job = execution_context(cuda, Context(cuda), graph)
     job.run(picture(0))
     for seed in range(3):
         before = now_ms()
@@ -170,7 +172,7 @@ def test_timing_is_in_order_and_on_the_hosts_clock(graph: bool) -> None:
 
 def test_everything_is_given_back() -> None:
     cuda = HostCuda()
-    job = lane(cuda, Context(cuda))
+    job = execution_context(cuda, Context(cuda))
     for size in SIZES:
         job.run(picture(0, *size))
     job.close()
@@ -191,14 +193,14 @@ def test_half_precision_goes_in_and_comes_out() -> None:
     for name, dtype in (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)):
         cuda = HostCuda()
         specs = [TensorSpec(name=n, dtype=name, shape=[2, 3]) for n in ("x", "y")]
-        job = TensorRTLane(cuda, Copy(cuda), specs[:1], specs[1:], Messages(), True)
+        job = TensorRTContext(cuda, Copy(cuda), specs[:1], specs[1:], Messages(), True)
         array = np.arange(6).reshape(2, 3).astype(dtype)
         out = job.run({"x": array})["y"]
         assert out.dtype == array.dtype
         np.testing.assert_array_equal(out.astype(np.float32), array.astype(np.float32))
 
 
-# ---- the runner: one lane for every thread
+# ---- the runner: one context for every thread
 
 
 class Engine:
