@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.files import serialized
 from r2mrf_deploy.graph.rewrites import Optimized
 from r2mrf_deploy.images import resize
+from r2mrf_deploy.manifest import Manifest
 from tests.conftest import manifest_of
 
 pytestmark = pytest.mark.artifact
-
 
 PAIRS = [("image", False, True), ("tensor", False, False), ("image", True, False), ("tensor", True, True)]
 """Of input, free size and outputs every pair of choices; the other combinations are slow tests."""
@@ -122,11 +121,9 @@ class _Huge:
         raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
 
 
-def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(small: Path, tmp_path: Path) -> None:
+def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(export: Callable[..., Path], tmp_path: Path) -> None:
     """Of one image, whatever the batch."""
-    four = ExportOptions(size=(96, 128), batch=4)
-    exported = export_artifact(small, tmp_path / "a.onnx", four).manifest
-    plain = export_artifact(small, tmp_path / "b.onnx", replace(four, optimize=False)).path
-    optimized = optimize_artifact(plain, tmp_path / "c.onnx").manifest
-    one = cost.multiply_adds(onnx.load(tmp_path / "a.onnx")) // 4
+    exported = manifest_of(export(batch=2))
+    optimized = optimize_artifact(export(batch=2, optimize=False), tmp_path / "c.onnx").manifest
+    one = cost.multiply_adds(onnx.load(export(batch=2))) // 2
     assert exported.multiply_adds == optimized.multiply_adds == one > 0
