@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch starts its threads: as many workers as cores would fight
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def forge(manifest: Manifest, model: Path) -> None:
 
 
 TinyOnnx = Callable[..., Path]
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 # r2mrf-edge with so few channels that a test can afford it
 SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
@@ -47,20 +49,102 @@ def dut5() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose map is informative on photographs."""
-    from r2mrf_deploy.checkpoint import Checkpoint
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, fill)`: a folder that `fill(folder)` has filled, once for all workers of pytest-xdist."""
+    from filelock import FileLock
 
-    return Checkpoint.init("r2mrf-edge", SMALL).save(tmp_path_factory.mktemp("small") / "small.pth")
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = root / name, root / f"{name}.filled"
+        with FileLock(root / f"{name}.lock"):
+            if not filled.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def exported(small: Path) -> Path:
-    """The same as an ONNX artifact, 96x128, with every step's outputs."""
+def small(once: Once) -> Path:
+    """A checkpoint whose map is informative on photographs."""
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    return once("small", lambda folder: Checkpoint.init("r2mrf-edge", SMALL).save(folder / "small.pth")) / "small.pth"
+
+
+@pytest.fixture(scope="session")
+def exported(small: Path, once: Once) -> Path:
+    """The same as an ONNX artifact beside it, 96x128, with every step's outputs."""
     from r2mrf_deploy.export.chain import export_artifact
     from r2mrf_deploy.export.options import ExportOptions
 
-    return export_artifact(small, options=ExportOptions(size=(96, 128), all_steps=True)).path
+    once("exported", lambda _: export_artifact(small, options=ExportOptions(size=(96, 128), all_steps=True)))
+    return small.with_suffix(".onnx")
+
+
+@pytest.fixture(scope="session")
+def export(small: Path, once: Once) -> Callable[..., Path]:
+    """`export(**options)`: `small` as an ONNX artifact, 96x128. Tests share the file, so they leave it as it is."""
+    from r2mrf_deploy.export.chain import export_artifact
+    from r2mrf_deploy.export.options import ExportOptions
+
+    def make(**options: Any) -> Path:
+        name = "-".join(["export", *(f"{k}={v}" for k, v in sorted(options.items()))])
+        given = ExportOptions(size=(96, 128), **options)
+        return once(name, lambda folder: export_artifact(small, folder / "small.onnx", given)) / "small.onnx"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def traced(once: Once) -> Callable[..., Path]:
+    """`traced(preset, size=(320, 320), io="image", dynamic=False, **settings)`: a network's graph, not rewritten."""
+    from r2mrf_deploy import networks
+    from r2mrf_deploy.checkpoint import IMAGENET
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
+
+    def make(
+        preset: str, size: tuple[int, int] = (320, 320), io: str = "image", dynamic: bool = False, **settings: str
+    ) -> Path:
+        def fill(folder: Path) -> None:
+            deployed = Deployed(networks.create(*networks.preset(preset, settings)), IMAGENET, io=io)  # type: ignore[arg-type]
+            (folder / "traced.onnx").write_bytes(trace(deployed, size, dynamic=dynamic).SerializeToString())
+
+        return once("-".join(map(str, (preset, *size, io, dynamic, *settings.items()))), fill) / "traced.onnx"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def album(once: Once) -> Path:
+    """A folder of six photographs to calibrate on."""
+    from r2mrf_deploy import images, sample_photographs
+
+    def fill(folder: Path) -> None:
+        for number, photograph in enumerate(sample_photographs.sharp()[:6]):
+            (folder / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
+
+    return once("album", fill)
+
+
+@pytest.fixture(scope="session")
+def converted(exported: Path, album: Path, once: Once) -> Callable[[str], Path]:
+    """`converted(precision)`: `exported` in a reduced precision. Tests share the file, so they leave it as it is."""
+    from r2mrf_deploy.export.convert import convert_artifact
+    from r2mrf_deploy.export.options import PrecisionOptions
+
+    def make(precision: str) -> Path:
+        options = PrecisionOptions(precision, calibration=album if precision == "int8" else None)  # type: ignore[arg-type]
+        return once(precision, lambda folder: convert_artifact(exported, folder / "c.onnx", options)) / "c.onnx"
+
+    return make
 
 
 @pytest.fixture

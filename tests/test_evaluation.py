@@ -102,9 +102,16 @@ def test_steps_and_branches(small: Path, exported: Path, dataset: Dataset) -> No
 
 def test_steps_of_a_network_that_always_runs_all(dataset: Dataset, tmp_path: Path) -> None:
     """Its RLNets' maps, the last of which is the map."""
-    from r2mrf_deploy.checkpoint import Checkpoint
+    import torch
 
-    path = Checkpoint.init("btbcrl", {"width": "0.25"}).save(tmp_path / "b.pth")
+    from r2mrf_deploy import networks
+    from r2mrf_deploy.checkpoint import Checkpoint
+    from r2mrf_deploy.networks.initialise import initialise
+
+    family, config = networks.preset("btbcrl", {"width": "0.25"})
+    network = networks.create(family, config)
+    initialise(network, torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))  # soon done
+    path = Checkpoint.of(family, network, {"trained": False}).save(tmp_path / "b.pth")
     with opened([path], steps=True) as methods:
         rows = {row.name: row.scores for row in evaluate(methods, dataset)}
     assert list(rows) == ["b.pth", "b.pth crl1", "b.pth crl2", "b.pth crl3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,6 @@ from PIL import Image
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export.build import build_artifact
-from r2mrf_deploy.export.chain import export_artifact
-from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.predict import Predictor, predict
 
 pytestmark = pytest.mark.artifact
@@ -27,12 +26,12 @@ def test_the_map_has_the_photograph_s_size(exported: Path, size: tuple[int, int]
     assert focus.min() >= 0 and focus.max() <= 1
 
 
-def test_every_kind_of_artifact_gives_the_same_map(small: Path, exported: Path, tmp_path: Path) -> None:
+def test_every_kind_of_artifact_gives_the_same_map(
+    small: Path, exported: Path, export: Callable[..., Path], tmp_path: Path
+) -> None:
     """At the artifact's own size, so that no resizing differs."""
     photograph = np.asarray(Image.fromarray(sample_photographs.sample("chelsea")).resize((128, 96)))
-    tensor = export_artifact(small, tmp_path / "t.onnx", ExportOptions(size=(96, 128), io="tensor")).path
-    dynamic = export_artifact(small, tmp_path / "d.onnx", ExportOptions(size=(96, 128), dynamic=True)).path
-    batch = export_artifact(small, tmp_path / "b.onnx", ExportOptions(size=(96, 128), batch=2)).path
+    tensor, dynamic, batch = export(io="tensor"), export(dynamic=True), export(batch=2)
     xml = build_artifact(exported, tmp_path / "x.xml").path
     with Predictor.open(small) as predictor:
         expected = predictor(photograph)

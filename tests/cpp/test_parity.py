@@ -10,12 +10,9 @@ import PIL
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import images, sample_photographs
+from r2mrf_deploy import sample_photographs
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.export.build import build_artifact
-from r2mrf_deploy.export.chain import export_artifact
-from r2mrf_deploy.export.convert import convert_artifact
-from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.predict import Predictor
 
 from .conftest import OpenEngine
@@ -25,39 +22,21 @@ pytestmark = pytest.mark.artifact
 SIZES = [(1, 1), (1, 300), (317, 451), (451, 317), (96, 128), (96, 500), (500, 128), (3000, 4000)]
 
 
-@pytest.fixture(scope="module")
-def artifact(small: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make the same network as any kind of artifact that C++ reads on a CPU."""
-    folder = tmp_path_factory.mktemp("cpp")
-    exports = {
-        "tensor": ExportOptions(size=(96, 128), io="tensor"),
-        "dynamic": ExportOptions(size=(96, 128), dynamic=True),
-        "batch": ExportOptions(size=(96, 128), batch=2),
-    }
+@pytest.fixture
+def artifact(
+    exported: Path, export: Callable[..., Path], converted: Callable[[str], Path], tmp_path: Path
+) -> Callable[[str], Path]:
+    """The same network as any kind of artifact that C++ reads on a CPU."""
+    exports = {"tensor": {"io": "tensor"}, "dynamic": {"dynamic": True}, "batch": {"batch": 2}}
 
     def make(kind: str) -> Path:
-        path = folder / f"{kind}.onnx"
         if kind == "fp32":
             return exported
         if kind == "xml":
-            return build_artifact(exported, folder / "x.xml").path
-        if kind in exports:
-            return export_artifact(small, path, exports[kind]).path
-        if not path.exists():
-            options = PrecisionOptions(kind, calibration=_album(folder) if kind == "int8" else None)  # type: ignore[arg-type]
-            convert_artifact(exported, path, options)
-        return path
+            return build_artifact(exported, tmp_path / "x.xml").path
+        return export(**exports[kind]) if kind in exports else converted(kind)
 
     return make
-
-
-def _album(folder: Path) -> Path:
-    """A folder of photographs to calibrate on."""
-    album = folder / "album"
-    album.mkdir()
-    for number, sharp in enumerate(sample_photographs.sharp()[:3]):
-        (album / f"{number}.png").write_bytes(images.png(images.resize(sharp, (96, 128))))
-    return album
 
 
 def photograph(size: tuple[int, int]) -> np.ndarray:

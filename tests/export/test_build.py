@@ -17,7 +17,7 @@ from r2mrf_deploy.export import tensorrt as build_module
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.formats import plan as plan_header
-from r2mrf_deploy.manifest import Manifest, Preprocess
+from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.tensorrt import api, targets
 from r2mrf_deploy.runtimes.tensorrt.api import Library
@@ -123,24 +123,17 @@ def test_progress(tiny_onnx: TinyOnnx) -> None:
     assert phases[-1].startswith("comparing tiny.plan") and phases[0] == phases[-2]
 
 
-@pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def edge(request: pytest.FixtureRequest) -> Path:
     """The smallest of the networks at 320×320, with its preprocessing inside."""
     pytest.importorskip("torch", reason="needs torch")
-    from r2mrf_deploy import networks
-    from r2mrf_deploy.graph.trace import trace
-    from r2mrf_deploy.networks.deployed import Deployed
-
-    network = networks.create(*networks.preset("r2mrf-edge"))
-    preprocess = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    path = tmp_path_factory.mktemp("edge") / "edge.onnx"
-    path.write_bytes(trace(Deployed(network, preprocess, io="image"), (320, 320)).SerializeToString())
+    path: Path = request.getfixturevalue("traced")("r2mrf-edge")
     return path
 
 
 @needs_rtx
-def test_a_network_builds(edge: Path) -> None:
-    built = build_artifact(edge, gpus=["rtx3090"])
+def test_a_network_builds(edge: Path, tmp_path: Path) -> None:
+    built = build_artifact(edge, tmp_path / "edge.plan", gpus=["rtx3090"])
     assert [str(s) for s in built.manifest.inputs] == ["image: uint8 [1×320×320×3]"]
     assert [str(s) for s in built.manifest.outputs] == ["map: float32 [1×1×320×320]"]
     assert built.path.stat().st_size > 0.9 * edge.stat().st_size  # the weights are in it

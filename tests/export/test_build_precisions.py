@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import pytest
 
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.graph import precision, quantize
 from r2mrf_deploy.graph.rewrites import optimize
-from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.runtimes.tensorrt import api
 
 pytest.importorskip("torch", reason="needs torch")
 from r2mrf_deploy import networks
-from r2mrf_deploy.graph.trace import trace
-from r2mrf_deploy.networks.deployed import Deployed
 
 pytestmark = [
     pytest.mark.artifact,
@@ -26,14 +25,14 @@ pytestmark = [
 ]
 QUICK = "r2mrf-edge"
 PRESETS = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in networks.presets()]
-PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "int8"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_precision_builds(preset: str, kind: Literal["fp16", "bf16", "int8"], tmp_path: Path) -> None:
-    network = networks.create(*networks.preset(preset))
-    graph = optimize(trace(Deployed(network, PREPROCESS), (64, 96))).model
+def test_a_precision_builds(
+    preset: str, kind: Literal["fp16", "bf16", "int8"], tmp_path: Path, traced: Callable[..., Path]
+) -> None:
+    graph = optimize(onnx.load(traced(preset, (64, 96)))).model
     if kind == "int8":
         feed = {"image": np.ascontiguousarray(images.resize(sample_photographs.sample("chelsea"), (64, 96))[None])}
         graph = quantize.quantize(graph, quantize.calibrate(graph, [feed]), quantize.ends(graph))

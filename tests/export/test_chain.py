@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -32,41 +33,45 @@ def test_artifact_and_manifest(small: Path, exported: Path) -> None:
     assert not list(exported.parent.glob("*.data")), "weights belong inside the file"
 
 
-def test_a_dynamic_artifact_has_a_profile(small: Path, tmp_path: Path) -> None:
-    done = export_artifact(
-        small, tmp_path / "d.onnx", ExportOptions(size=(96, 128), dynamic=True, io="tensor", steps=3)
-    )
-    assert done.manifest.profiles == {
-        "tensor": {"min": [1, 3, 64, 64], "opt": [1, 3, 96, 128], "max": [4, 3, 1280, 1280]}
-    }
-    assert done.manifest.inputs[0].shape == ["batch", 3, "height", "width"]
-    assert done.manifest.config["steps"] == 3
-    assert not done.manifest.preprocess.inside
-    assert done.parity.photographs == 4, "an odd size is compared too"
+def test_a_dynamic_artifact_has_a_profile(export: Callable[..., Path]) -> None:
+    manifest = manifest_of(export(dynamic=True, io="tensor", all_steps=True, steps=4))
+    assert manifest is not None and manifest.preprocess is not None
+    assert manifest.profiles == {"tensor": {"min": [1, 3, 64, 64], "opt": [1, 3, 96, 128], "max": [4, 3, 1280, 1280]}}
+    assert manifest.inputs[0].shape == ["batch", 3, "height", "width"]
+    assert manifest.config["steps"] == 4
+    assert not manifest.preprocess.inside
+    assert manifest.parity[0]["photographs"] == 4, "an odd size is compared too"
 
 
-def test_steps_settle_a_plain_state_dict(small: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def graph(export: Callable[..., Path]) -> onnx.ModelProto:
+    """What tracing `small` gives for FOUR_STEPS."""
+    return onnx.load(export(steps=4, optimize=False))
+
+
+FOUR_STEPS = ExportOptions(size=(96, 128), steps=4)
+
+
+def test_steps_settle_a_plain_state_dict(
+    small: Path, tmp_path: Path, graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = tmp_path / "plain.pth"
     torch.save(dict(Checkpoint.load(small).state_dict), plain)
     with pytest.raises(CheckpointError, match="`settings` steps="):
         export_artifact(plain)
-    assert export_artifact(plain, options=ExportOptions(size=(64, 64), steps=2)).manifest.config["steps"] == 2
+    monkeypatch.setattr(module, "trace", lambda *_, **__: graph)
+    done = export_artifact(plain, options=FOUR_STEPS)
+    assert done.manifest.config["steps"] == 4 and done.parity.passed
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, tmp_path: Path, graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.trace
-
-    def wrong(*args: object, **kwargs: object) -> onnx.ModelProto:
-        model = original(*args, **kwargs)  # type: ignore[arg-type]
-        bias = next(t for t in model.graph.initializer if t.name.endswith("fusion.bias"))
-        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
-        return model
-
-    monkeypatch.setattr(module, "trace", wrong)
+    bias = next(t for t in graph.graph.initializer if t.name.endswith("fusion.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
+    monkeypatch.setattr(module, "trace", lambda *_, **__: graph)
     with pytest.raises(ArtifactError, match="was not written: it does not compute what PyTorch computes"):
-        export_artifact(small, tmp_path / "wrong.onnx", ExportOptions(size=(64, 64)))
+        export_artifact(small, tmp_path / "wrong.onnx", FOUR_STEPS)
     assert not list(tmp_path.iterdir())
 
 

@@ -30,29 +30,6 @@ pytestmark = pytest.mark.artifact
 REDUCED = ("fp16", "bf16", "int8")
 
 
-@pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of photographs to calibrate on."""
-    folder = tmp_path_factory.mktemp("album")
-    for number, photograph in enumerate(sample_photographs.sharp()[:6]):
-        (folder / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def converted(exported: Path, album: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("converted")
-
-    def make(kind: str) -> Path:
-        path = folder / f"{kind}.onnx"
-        if not path.exists():
-            options = PrecisionOptions(kind, calibration=album if kind == "int8" else None)  # type: ignore[arg-type]
-            convert_artifact(exported, path, options)
-        return path
-
-    return make
-
-
 @pytest.mark.parametrize("kind", REDUCED)
 def test_the_artifact_says_what_it_is(converted: Callable[[str], Path], exported: Path, kind: str) -> None:
     file = converted(kind)
@@ -112,13 +89,14 @@ def test_openvino_converts_it_and_still_computes_so(converted: Callable[[str], P
         np.testing.assert_allclose(a.run({"image": image})["map"], b.run({"image": image})["map"], atol=1e-3)
 
 
-def test_export_reduces_too_and_keeps_parts(
+def test_export_reduces_too_keeps_parts_and_warns_of_few_photographs(
     small: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "k.onnx"
     command = ["export", str(small), "-o", str(file), "--size", "96x128", "--precision", "int8"]
     assert main([*command, "--calibration", str(album), "--keep", "backbone", "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
+    assert any("6 photographs: fewer than 20" in w for w in manifest["warnings"])
     assert manifest["precision"] == "int8" and {naming.scope(n) for n in manifest["kept"]} == {"backbone", "fusion"}
     graph = onnx.load(file)
     made = {output: node.op_type for node in graph.graph.node for output in node.output}
@@ -152,7 +130,7 @@ def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, t
         convert_artifact(exported, tmp_path / "d.onnx", replace(options, calibration=others))
 
 
-@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+@pytest.mark.parametrize("kind", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])  # searched in the same way
 def test_the_search_keeps_arithmetic_in_fp32(exported: Path, album: Path, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("openvino", reason="needs openvino")
     plain = convert_artifact(exported, tmp_path / "a.onnx", PrecisionOptions(kind, album, keep=MOST, max_drop=0.9))  # type: ignore[arg-type]
@@ -236,11 +214,6 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
             exported, exported.parent / ".." / exported.parent.name / exported.name, PrecisionOptions("fp16")
         )
     assert exported.read_bytes() == before
-
-
-def test_few_photographs_are_warned_of(exported: Path, album: Path, tmp_path: Path) -> None:
-    done = convert_artifact(exported, tmp_path / "x.onnx", PrecisionOptions("int8", album))
-    assert any("6 photographs: fewer than 20" in w for w in done.warnings)
 
 
 def test_what_fp16_would_overflow_stays_in_fp32(exported: Path, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +13,49 @@ import pytest
 from r2mrf_deploy import runtimes, sample_photographs
 from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
 from r2mrf_deploy.export import optimize as optimize_module
-from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.optimize import optimize_artifact
-from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.files import serialized
 from r2mrf_deploy.graph.rewrites import Optimized
 from r2mrf_deploy.images import resize
+from r2mrf_deploy.manifest import Manifest
 from tests.conftest import manifest_of
 
 pytestmark = pytest.mark.artifact
 
-
-@pytest.mark.parametrize("all_steps", [False, True])
-@pytest.mark.parametrize(("io", "dynamic"), [("image", False), ("tensor", False), ("image", True), ("tensor", True)])
-def test_export_rewrites_and_keeps_parity(small: Path, tmp_path: Path, io: str, dynamic: bool, all_steps: bool) -> None:
-    options = ExportOptions(size=(96, 128), io=io, dynamic=dynamic, all_steps=all_steps, steps=4)  # type: ignore[arg-type]
-    done = export_artifact(small, tmp_path / "x.onnx", options)
-    assert done.parity.passed  # against PyTorch, every step where there are steps
-    assert {"split concat", "cse", "commute"} <= {r.name for r in done.manifest.rewrites}
-    assert all(r.count > 0 and r.multiply_adds_after <= r.multiply_adds_before for r in done.manifest.rewrites)
+PAIRS = [("image", False, True), ("tensor", False, False), ("image", True, False), ("tensor", True, True)]
+"""Of input, free size and outputs every pair of choices; the other combinations are slow tests."""
+OTHERS = [(io, dynamic, not all_steps) for io, dynamic, all_steps in PAIRS]
 
 
-def test_rewriting_can_be_left_out_and_made_up_for(small: Path, tmp_path: Path) -> None:
-    plain = export_artifact(small, tmp_path / "plain.onnx", ExportOptions(size=(96, 128), steps=4, optimize=False))
-    assert plain.manifest.rewrites == []
-    done = optimize_artifact(plain.path, tmp_path / "new.onnx")
+@pytest.mark.parametrize(
+    ("io", "dynamic", "all_steps"), [*PAIRS, *(pytest.param(*o, marks=pytest.mark.slow) for o in OTHERS)]
+)
+def test_export_rewrites_and_keeps_parity(export: Callable[..., Path], io: str, dynamic: bool, all_steps: bool) -> None:
+    manifest = manifest_of(export(io=io, dynamic=dynamic, all_steps=all_steps, steps=4))
+    assert manifest is not None
+    (parity,) = manifest.parity  # against PyTorch, every step where there are steps
+    assert parity["verdict"] == "pass" and len(parity["steps"]) == (20 if all_steps else 0)
+    assert {"split concat", "cse", "commute"} <= {r.name for r in manifest.rewrites}
+    assert all(r.count > 0 and r.multiply_adds_after <= r.multiply_adds_before for r in manifest.rewrites)
+
+
+@pytest.fixture
+def unoptimized(export: Callable[..., Path]) -> Path:
+    """Four steps; not to be changed."""
+    return export(steps=4, optimize=False)
+
+
+def test_rewriting_can_be_left_out_and_made_up_for(unoptimized: Path, tmp_path: Path) -> None:
+    plain = manifest_of(unoptimized)
+    assert plain is not None and plain.rewrites == []
+    done = optimize_artifact(unoptimized, tmp_path / "new.onnx")
     assert done.manifest and done.manifest.rewrites == done.optimized.records
-    assert (done.manifest.multiply_adds or 0) < 0.9 * (plain.manifest.multiply_adds or 0)
+    assert (done.manifest.multiply_adds or 0) < 0.9 * (plain.multiply_adds or 0)
     assert done.manifest.multiply_adds == cost.multiply_adds(onnx.load(done.path))
-    assert done.manifest.inputs == plain.manifest.inputs and done.manifest.outputs == plain.manifest.outputs
+    assert done.manifest.inputs == plain.inputs and done.manifest.outputs == plain.outputs
     feed = {"image": resize(sample_photographs.sample("chelsea"), (96, 128))[None]}
-    with runtimes.open(plain.path) as before, runtimes.open(done.path) as after:
+    with runtimes.open(unoptimized) as before, runtimes.open(done.path) as after:
         a, b = before.run(feed)["map"], after.run(feed)["map"]
     assert a.std() > 0.05
     np.testing.assert_allclose(b, a, atol=1e-5)  # sums in another order
@@ -77,8 +88,9 @@ def test_what_is_refused(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_a_model_can_be_rewritten_in_its_place(small: Path, tmp_path: Path) -> None:
-    plain = export_artifact(small, tmp_path / "x.onnx", ExportOptions(size=(96, 128), optimize=False)).path
+def test_a_model_can_be_rewritten_in_its_place(unoptimized: Path, tmp_path: Path) -> None:
+    plain = Path(shutil.copy(unoptimized, tmp_path / "x.onnx"))
+    shutil.copy(Manifest.path_for(unoptimized), Manifest.path_for(plain))
     apart = optimize_artifact(plain, tmp_path / "y.onnx").path
     optimize_artifact(plain, plain)
     assert plain.read_bytes() == apart.read_bytes()
@@ -109,11 +121,9 @@ class _Huge:
         raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
 
 
-def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(small: Path, tmp_path: Path) -> None:
+def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(export: Callable[..., Path], tmp_path: Path) -> None:
     """Of one image, whatever the batch."""
-    four = ExportOptions(size=(96, 128), batch=4)
-    exported = export_artifact(small, tmp_path / "a.onnx", four).manifest
-    plain = export_artifact(small, tmp_path / "b.onnx", replace(four, optimize=False)).path
-    optimized = optimize_artifact(plain, tmp_path / "c.onnx").manifest
-    one = cost.multiply_adds(onnx.load(tmp_path / "a.onnx")) // 4
+    exported = manifest_of(export(batch=2))
+    optimized = optimize_artifact(export(batch=2, optimize=False), tmp_path / "c.onnx").manifest
+    one = cost.multiply_adds(onnx.load(export(batch=2))) // 2
     assert exported.multiply_adds == optimized.multiply_adds == one > 0

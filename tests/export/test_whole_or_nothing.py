@@ -37,7 +37,11 @@ def _package(program: object, package_path: str, inductor_configs: dict[str, Any
 
 @pytest.fixture
 def verb(
-    request: pytest.FixtureRequest, small: Path, tiny_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    small: Path,
+    export: Callable[..., Path],
+    tiny_onnx: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Verb:
     """A verb by its name, that writes the path it is given. What is slow in it is done once, or not at all."""
     name = request.param
@@ -49,18 +53,11 @@ def verb(
             "optimize": lambda path: optimize_artifact(model, path),
             "build": lambda path: build_artifact(model, path),
         }[name.split()[0]]
-    traced: list[bytes] = []
-    original = chain.trace
-
-    def trace(*args: Any, **options: Any) -> onnx.ModelProto:
-        if not traced:
-            traced.append(original(*args, **options).SerializeToString())
-        return onnx.load_from_string(traced[0])
-
-    monkeypatch.setattr(chain, "trace", trace)
+    traced = export(optimize=False)
+    monkeypatch.setattr(chain, "trace", lambda *_, **__: onnx.load(traced))
     monkeypatch.setattr(Check, "_compare", lambda *_: None)  # proved elsewhere
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", _package)
-    return lambda path: export_artifact(small, path, ExportOptions(size=(64, 64), optimize=False))
+    return lambda path: export_artifact(small, path, ExportOptions(size=(96, 128), optimize=False))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph import naming
-from r2mrf_deploy.graph.precision import Half, ends, nodes_of, overflowing, precisions, to_half
+from r2mrf_deploy.graph.precision import Half, ends, nodes_of, precisions, to_half
+from r2mrf_deploy.graph.quantize import overflowing
 
 BITS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,11 +40,24 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
-    monkeypatch.setattr("r2mrf_deploy.training.data.VALIDATED", 4)
-    monkeypatch.setattr("r2mrf_deploy.training.data.VALIDATION_SIDE", 64)
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
+        patch.setattr("r2mrf_deploy.training.data.VALIDATED", 4)
+        patch.setattr("r2mrf_deploy.training.data.VALIDATION_SIDE", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """What a training gives that nothing stopped. Tests copy its folder before they change it."""
+    return run.train(order(folder), tmp_path_factory.mktemp("whole"), CPU)
+
+
+@pytest.fixture
+def begun(whole, tmp_path):
+    return shutil.copytree(whole.path.parent, tmp_path / "begun")
 
 
 def order(folder, recipe=SCRATCH, **changed):
@@ -70,8 +84,8 @@ def killed_at(iteration):
 
 
 @pytest.mark.parametrize("recipe", [SCRATCH, PAPER], ids=lambda r: r.name)
-def test_a_training_broken_off_at_any_iteration_ends_in_the_same_weights(folder, tmp_path, recipe):
-    wanted = run.train(order(folder, recipe), tmp_path / "whole", CPU)
+def test_a_training_broken_off_at_any_iteration_ends_in_the_same_weights(folder, whole, tmp_path, recipe):
+    wanted = whole if recipe is SCRATCH else run.train(order(folder, recipe), tmp_path / "whole", CPU)
     for iteration in (1, 4, 6, 8, 10):  # before anything was kept; within a round; while a round is being kept
         with pytest.raises(Killed):
             run.train(order(folder, recipe), tmp_path / "broken", CPU, resume=True, progress=killed_at(iteration))
@@ -83,40 +97,36 @@ def test_a_training_broken_off_at_any_iteration_ends_in_the_same_weights(folder,
     assert not same(done.path, other.path)
 
 
-def test_the_checkpoint_says_how_it_was_trained_and_names_no_folder(folder, tmp_path):
-    done = run.train(order(folder), tmp_path, CPU)
-    checkpoint = Checkpoint.load(done.path)
+def test_the_checkpoint_says_how_it_was_trained_and_names_no_folder(folder, whole):
+    checkpoint = Checkpoint.load(whole.path)
     assert checkpoint.config.width == 4
     assert checkpoint.metrics["recipe"]["name"] == "scratch" and checkpoint.metrics["seed"] == 0
-    assert checkpoint.metrics["iterations"] == done.best and checkpoint.metrics["validation"] == done.validation
+    assert checkpoint.metrics["iterations"] == whole.best and checkpoint.metrics["validation"] == whole.validation
     assert str(folder) not in json.dumps(checkpoint.metrics)
     module = checkpoint.module()
     assert all(p.is_contiguous() for p in module.parameters())
     norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert {int(m.num_batches_tracked) for m in norms} == {2}  # estimated again, for the averaged weights
-    lines = (tmp_path / "log" / "version_0" / "metrics.csv").read_text().splitlines()
+    lines = (whole.path.parent / "log" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"loss", "val_f_max", "val_mae", "learning_rate"} <= set(lines[0].split(","))
 
 
-def test_mixed_precision_trains_other_weights_from_the_same_batches(folder, tmp_path):
-    full = run.train(order(folder), tmp_path / "full", CPU)
+def test_mixed_precision_trains_other_weights_from_the_same_batches(folder, whole, tmp_path):
     mixed = run.train(order(folder, precision="bf16-mixed"), tmp_path / "mixed", replace(CPU, logger="tensorboard"))
-    assert mixed.finished and not same(full.path, mixed.path)
+    assert mixed.finished and not same(whole.path, mixed.path)
     assert Checkpoint.load(mixed.path).state_dict["amdf.weight"].dtype == torch.float32
     assert list((tmp_path / "mixed" / "log").rglob("events.*"))
 
 
-def test_a_time_limit_leaves_weights_and_a_training_to_resume(folder, tmp_path):
+def test_a_time_limit_leaves_weights_and_a_training_to_resume(folder, whole, tmp_path):
     done = run.train(order(folder), tmp_path, replace(CPU, limit=0.0))
     assert not done.finished and done.iterations == 3 and done.path.is_file()
     again = run.train(order(folder), tmp_path, CPU, resume=True)
-    whole = run.train(order(folder), tmp_path / "whole", CPU)
     assert again.finished and same(again.path, whole.path) and again.validation == whole.validation
 
 
-def test_it_stops_early_when_nothing_improves(folder, tmp_path, monkeypatch):
-    scores = run.train(order(folder), tmp_path / "first", CPU).validation
-    flat = callbacks.Scores(**scores)
+def test_it_stops_early_when_nothing_improves(folder, whole, tmp_path, monkeypatch):
+    flat = callbacks.Scores(**whole.validation)
     monkeypatch.setattr("r2mrf_deploy.training.module.Training.validate", lambda _: flat)
     done = run.train(order(folder, validate_every=3, patience=1), tmp_path / "flat", CPU)
     assert done.iterations == 6 and done.finished and done.best == 3
@@ -124,21 +134,19 @@ def test_it_stops_early_when_nothing_improves(folder, tmp_path, monkeypatch):
     assert again.iterations == 6 and again.finished
 
 
-def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder, tmp_path):
-    run.train(order(folder), tmp_path, CPU)
+def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder, begun):
     with pytest.raises(UsageError, match="`resume`"):
-        run.train(order(folder), tmp_path, CPU)
+        run.train(order(folder), begun, CPU)
     with pytest.raises(UsageError, match="seed was 0 and is now 1"):
-        run.train(order(folder, seed=1), tmp_path, CPU, resume=True)
+        run.train(order(folder, seed=1), begun, CPU, resume=True)
     with pytest.raises(UsageError, match=r"weight_decay was 0\.01 and is now 0"):
-        run.train(order(folder, replace(SCRATCH, weight_decay=0.0)), tmp_path, CPU, resume=True)
+        run.train(order(folder, replace(SCRATCH, weight_decay=0.0)), begun, CPU, resume=True)
 
 
-def test_weights_of_an_older_training_are_never_handed_out(folder, tmp_path):
-    run.train(order(folder), tmp_path, CPU)
-    (tmp_path / "last.ckpt").unlink()
+def test_weights_of_an_older_training_are_never_handed_out(folder, begun):
+    (begun / "last.ckpt").unlink()
     wider = replace(order(folder), settings=SETTINGS | {"width": "8"})
-    done = run.train(wider, tmp_path, replace(CPU, limit=0.0))  # over before anything is validated
+    done = run.train(wider, begun, replace(CPU, limit=0.0))  # over before anything is validated
     checkpoint = Checkpoint.load(done.path)
     assert checkpoint.config.width == 8 and checkpoint.metrics["iterations"] == done.best == done.iterations == 3
 
