@@ -35,10 +35,12 @@ check: lint
 	$(PYTEST) -m "not slow and not artifact and not gpu"
 
 test: lint cpp
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and gpu" tests/gpu
 
 test-all: lint cpp
-	$(PYTEST)
+	$(PYTEST) -m "not gpu"
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -250,7 +250,7 @@ def build(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Build a plan, an OpenVINO model or a .pt2 package from an ONNX file."""
+    """Build a plan, OpenVINO model or .pt2 from an ONNX file."""
     from r2mrf_deploy.cli.trtexec import parse_pool_sizes, parse_shapes
     from r2mrf_deploy.export.build import build_artifact
     from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions

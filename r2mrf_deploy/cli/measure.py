@@ -124,7 +124,7 @@ def evaluate(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate maps on photographs with masks: F-measures, MAE, AUC, curves."""
+    """Evaluate maps on photographs with masks."""
     from r2mrf_deploy import evaluation
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables

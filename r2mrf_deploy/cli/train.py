@@ -92,7 +92,7 @@ def train(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on a dataset, or on composites of sharp photographs."""
+    """Train a network on a dataset or on composites."""
     # This must happen before PyTorch starts OpenMP. On a busy machine, spinning threads cost several times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.datasets import polarity

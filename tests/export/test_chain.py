@@ -76,8 +76,8 @@ def test_a_graph_that_computes_something_else_is_not_written(
 
 
 def test_wrong_use(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"ends in \.onnx"):
-        export_artifact(small, tmp_path / "x.plan")
+    with pytest.raises(UsageError, match=r"no exporter writes \.txt files; known are \.onnx \.xml \.plan \.pt2"):
+        export_artifact(small, tmp_path / "x.txt")
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ArtifactError, match="cannot write"):

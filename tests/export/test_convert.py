@@ -23,6 +23,7 @@ from r2mrf_deploy.export.options import PrecisionOptions
 from r2mrf_deploy.graph import naming, precision, quantize
 from r2mrf_deploy.parity import compare
 from r2mrf_deploy.parity.artifacts import compare_artifacts
+from r2mrf_deploy.progress import Progress
 from tests.conftest import manifest_of
 
 pytestmark = pytest.mark.artifact
@@ -109,16 +110,16 @@ MOST = ("backbone", "amdf", "initial", "shared", *(f"step{t}.branch{b}" for t in
 
 
 def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
+    told: list[Progress] = []
     plain = convert_artifact(exported, tmp_path / "a.onnx", PrecisionOptions("int8", album, keep=MOST, max_drop=0.9))
     assert plain.search is not None and not plain.search.kept
     bound = max(plain.search.before.mae, plain.search.before.f) / 3
     options = PrecisionOptions("int8", album, keep=MOST, max_drop=bound, resume=tmp_path / "search.json")
-    done = convert_artifact(exported, tmp_path / "b.onnx", options, phase=asked.append)
+    done = convert_artifact(exported, tmp_path / "b.onnx", options, progress=told.append)
     assert done.search is not None and done.search.kept
     assert max(done.search.after.mae, done.search.after.f) <= bound
     assert {k.node for k in done.search.kept} <= set(done.manifest.kept)
-    assert any(a.startswith("search:") for a in asked) and any(a.startswith("calibrating 6/6") for a in asked)
+    assert Progress("calibrating", 6, 6) in told and any(p.description.startswith("searching") for p in told)
     assert done.manifest.calibration["drop"]["mae"] == done.search.after.mae
     again = convert_artifact(exported, tmp_path / "c.onnx", options)
     assert again.search == done.search

@@ -16,6 +16,7 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph import quantize
 from r2mrf_deploy.graph.precision import precisions
 from r2mrf_deploy.graph.quantize import METHODS, Method
+from r2mrf_deploy.progress import Progress
 
 pytestmark = pytest.mark.artifact
 
@@ -120,9 +121,9 @@ def test_keeping_is_quantising_less(plain: onnx.ModelProto, ranges: quantize.Ran
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_agree_on_the_order_of_ranges(plain: onnx.ModelProto, ranges: quantize.Ranges, method: Method) -> None:
-    said: list[tuple[int, int]] = []
-    found = quantize.calibrate(plain, feeds(), method, lambda n, of: said.append((n, of)))
-    assert said == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    told: list[Progress] = []
+    found = quantize.calibrate(plain, feeds(), method, told.append)
+    assert [(p.done, p.total) for p in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for name, data in found.items():
         low, high = (float(v.item()) for v in data.range_value)
         assert low <= high, name

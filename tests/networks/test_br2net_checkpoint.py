@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.networks.br2net import BR2NetConfig
-from r2mrf_deploy.networks.br2net_checkpoint import RULES, adopt, ours
+from r2mrf_deploy.networks.br2net_checkpoint import RULES, ours
 from r2mrf_deploy.networks.initialise import initialise
 
 pytestmark = pytest.mark.artifact
@@ -128,7 +128,7 @@ def test_every_key_has_its_place(authors: Authors) -> None:
     # 104 convolutions with batch norm; 5 attentions; 2 first predictions; 8 modules of 3 convolutions, 2 norms, 2 slopes
     assert len(theirs) == 104 * 6 + 5 * 4 + 2 * 2 + 8 * (3 * 2 + 2 * 5 + 2)
     assert "layer3.22.0.0.0.4.running_var" in theirs
-    adopted = adopt(theirs)
+    adopted = BR2Net.adopt(theirs)
     assert adopted is not None
     mine = Checkpoint("br2net", BR2NetConfig(), adopted).module().state_dict()
     assert mine.keys() == adopted.keys() and len(mine) == len(theirs)
@@ -186,5 +186,5 @@ def test_what_lacks_or_bends_a_tensor_is_refused_by_its_name(authors: Authors, t
 
 
 def test_other_state_dicts_are_left_alone() -> None:
-    assert adopt({}) is None
-    assert adopt({"layer1.0.conv1.weight": torch.zeros(1)}) is None
+    assert BR2Net.adopt({}) is None
+    assert BR2Net.adopt({"layer1.0.conv1.weight": torch.zeros(1)}) is None
