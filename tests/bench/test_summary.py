@@ -127,7 +127,7 @@ def test_averages_are_printed_where_they_are_asked_for(exported: Path, capsys: p
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--plot x.bmp", "ends in .png, .svg, .pdf"),
+        ("--plot x.bmp", "must end in .png, .svg, .pdf"),
         ("--csv text/x.csv", "cannot write"),
         ("--exportTimes .", "cannot write"),
     ],

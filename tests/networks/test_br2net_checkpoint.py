@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import CheckpointError
-from r2mrf_deploy.networks.br2net import BR2NetConfig
+from r2mrf_deploy.networks.br2net import BR2Net, BR2NetConfig
 from r2mrf_deploy.networks.br2net_checkpoint import RULES, ours
 from r2mrf_deploy.networks.initialise import initialise
 
