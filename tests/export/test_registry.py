@@ -18,6 +18,7 @@ from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import ProgressCallback
+from r2mrf_deploy.report import tables
 from r2mrf_deploy.runtimes.base import Availability
 
 
@@ -60,3 +61,10 @@ def test_formats_are_data() -> None:
         assert exporter.suffix in export.REGISTRY and exporter.title
         assert set(exporter.precisions) <= {"fp32", "fp16", "bf16", "int8"}
         assert exporter.options <= set(FormatOptions.__dataclass_fields__)
+
+
+def test_the_table_in_the_docs_is_the_registry_s() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    for row in tables.format_rows(export.exporters()):
+        cells = [row["suffix"], row["format"], " ".join(row["precisions"]), " ".join(row["options"])]
+        assert "| " + " | ".join(cells).rstrip() + " |" in text
