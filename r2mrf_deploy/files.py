@@ -15,7 +15,7 @@ from r2mrf_deploy.errors import ArtifactError
 
 try:
     import fcntl
-except ImportError:  # Windows has no advisory locks on folders: there, two processes must not write the same file
+except ImportError:  # Windows: there, two processes must not write the same file
     fcntl = None  # type: ignore[assignment]
 
 
@@ -78,8 +78,9 @@ def staging(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent):
             for left in path.parent.glob(f"{prefix}*"):
-                with suppress(BlockingIOError, FileNotFoundError), locked(left, wait=False):
-                    shutil.rmtree(left, ignore_errors=True)
+                with suppress(BlockingIOError, FileNotFoundError), locked(left, wait=False) as dead:
+                    if dead:
+                        shutil.rmtree(left, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
             alive = locked(folder)
             alive.__enter__()
@@ -93,17 +94,28 @@ def staging(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a folder's lock: only one process at a time does. The kernel frees it when the process ends.
+
+    Yields:
+        Whether it is held: some systems and file systems have no such locks.
 
     Raises:
         BlockingIOError: another process holds it, with `wait=False`.
     """
+    if fcntl is None:
+        yield False
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if fcntl is not None:
+        held = True
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        except BlockingIOError:
+            raise
+        except OSError:
+            held = False
+        yield held
     finally:
         os.close(handle)
 
