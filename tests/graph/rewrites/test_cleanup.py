@@ -104,7 +104,11 @@ def test_whole_numbers_below_zero_are_not_divided_here(graph: Graph, apply: Any)
 @pytest.mark.parametrize(
     ("body", "constants", "reason"),
     [
-        ("d = Div(a, b) c = Cast<to=11>(d) y = Add(x, c)", {"a": np.array([-7]), "b": np.array([2])}, "negative integers"),
+        (
+            "d = Div(a, b) c = Cast<to=11>(d) y = Add(x, c)",
+            {"a": np.array([-7]), "b": np.array([2])},
+            "negative integers",
+        ),
         ("e = Expand(o, n) y = Add(x, e)", {"o": np.ones(1), "n": np.array([5000])}, "5000 elements"),
         ("d = Dropout(x, h, t) y = Relu(d)", {"h": np.array(0.5), "t": np.array(True)}, "in training"),
         ("y = Add(o, p)", {"o": np.ones(1), "p": np.ones(1)}, "but an output"),
