@@ -61,7 +61,7 @@ cpp: $(READY) build/cpp/.packages
 	engines/cpp/examples/try_installed.sh out/cpp build/cpp-installed
 	$(CONFIGURE) -B build/cpp-sanitized -DR2MRF_SANITIZE=ON -DR2MRF_APP=OFF
 	cmake --build build/cpp-sanitized -j $(CPP_JOBS)
-	ctest --test-dir build/cpp-sanitized --output-on-failure -j $(CPP_JOBS)
+	ctest --test-dir build/cpp-sanitized --output-on-failure
 
 cpp-long: cpp
 	ctest --test-dir build/cpp-sanitized --output-on-failure -C long -R engine_long
