@@ -83,6 +83,12 @@ class Check:
             candidate = runtimes.open(artifact, runtime.name)
         except RuntimeUnavailable as e:
             return Parity(name, runtime.name, "", precision, "not run", str(e), 0)
+        except ArtifactError:
+            here = runtime.availability().details.get("compute_capability")
+            if contract.target is None or here in (None, *contract.target.compute_capabilities):
+                raise
+            reason = f"it is not built for the GPU at hand, of compute capability {here}"
+            return Parity(name, runtime.name, "", precision, "not run", reason, 0)
         preprocess = contract.preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
         found = photographs_for(None)[: self._photographs]
         with candidate, self._reference() as reference:
