@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,7 @@ import shutil
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 TOOLS = (
     *("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
@@ -103,14 +105,49 @@ def gpu() -> dict[str, str | int]:
 @cache
 def cuda_driver() -> str | None:
     """Why there is no CUDA device to run on, or None where there is one."""
-    import ctypes
+    driver = _driver()
+    if driver is None:
+        return "no NVIDIA driver on this machine"
+    code = driver.cuInit(0)
+    return f"the NVIDIA driver has no usable device (cuInit: error {code})" if code else None
 
+
+def driver_cuda() -> int | None:
+    """The major version of the CUDA that the NVIDIA driver supports; None where there is no driver."""
+    driver, version = _driver(), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    return version.value // 1000
+
+
+@cache
+def compute_capability() -> str | None:
+    """Of the first GPU, as the driver says; None where there is none."""
+    driver = _driver()
+    if driver is None or cuda_driver() is not None:
+        return None
+    found = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        value = ctypes.c_int()
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
+            return None
+        found.append(value.value)
+    return "{}.{}".format(*found)
+
+
+def nvcc() -> Path | None:
+    """CUDA's compiler, or None where there is none: on the PATH, or in CUDA_HOME."""
+    home = os.environ.get("CUDA_HOME")
+    found = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
+    found = found or shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    return Path(found) if found else None
+
+
+def _driver() -> Any | None:
+    """The driver's library."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
-            driver = ctypes.CDLL(library)
+            return ctypes.CDLL(library)
         except OSError:
             continue
-        if code := driver.cuInit(0):
-            return f"the NVIDIA driver has no usable device (cuInit: error {code})"
-        return None
-    return "no NVIDIA driver on this machine"
+    return None

@@ -129,6 +129,16 @@ def capability(sm: int) -> str:
     return f"{sm // 10}.{sm % 10}"
 
 
+def too_old_for_cuda(major: int | None, compute_capability: str | None) -> str | None:
+    """Why what was built for a CUDA cannot run on a GPU; None where it can, or where either is not known.
+
+    CUDA 13 compiles for Turing (7.5) and later, CUDA 12 for Maxwell (5.0) and later (NVIDIA's CUDA Toolkit release notes).
+    """
+    if major is None or compute_capability is None or major < 13 or sm(compute_capability) >= 75:
+        return None
+    return f"this build is for CUDA {major}, which does not support compute capability {compute_capability}"
+
+
 def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str] = ()) -> list[str]:
     """Why an engine must not be built for this class: each reason with what to do instead; empty where it may.
 

@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.profiling import Profile, profile
 from r2mrf_deploy.bench.summary import Statistics, Summary
-from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, R2mrfError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
@@ -75,6 +75,8 @@ class Candidate:
     flags: tuple[str, ...] = ()
     """Names of the options it was opened with."""
     turns: list[list[Timing]] = field(default_factory=list)
+    failure: Exception | None = None
+    """What ended its part."""
 
     @property
     def title(self) -> str:
@@ -205,13 +207,15 @@ def bench_artifacts(
     opened: list[tuple[Runner, Path, Runtime]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
+    unopened: R2mrfError | None = None
     try:
         for artifact, runtime in pairs:
             progress(Progress(f"opening {artifact.name}"))
             chosen = _supported(options, runtime)
             try:
                 runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
-            except RuntimeUnavailable as e:
+            except (RuntimeUnavailable, ArtifactError) as e:
+                unopened = unopened or e
                 skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
             opened.append((runner, artifact, runtime))
@@ -222,12 +226,14 @@ def bench_artifacts(
             candidates += [Candidate(names[artifact], runner, feed, batch, flags) for batch, feed in fed]
             for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
                 skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
-        if not candidates:
-            raise RuntimeUnavailable(skipped[0][1])
+        if not candidates and unopened:
+            raise unopened
         if not protocol.transfers and not any(c.runner.on_gpu for c in candidates):
             raise UsageError("`transfers` cannot be omitted on a CPU, where nothing is copied")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes, inputs)
         measured = measure(candidates, protocol, progress=progress)
+        skipped += [(c.title, _why(c.failure)) for c in candidates if c.failure]
+        candidates = [c for c in candidates if not c.failure]
         tables = []
         if profiles:
             for runner, artifact, runtime in opened:
@@ -237,7 +243,9 @@ def bench_artifacts(
                     continue
                 progress(Progress(f"profiling {artifact.name} on {runtime.name}"))
                 chosen = replace(_supported(options, runtime), profile=True, cuda_graph=None)
-                feed = next(c.feed for c in candidates if c.runner is runner)
+                feed = next((c.feed for c in candidates if c.runner is runner), None)
+                if feed is None:
+                    continue
                 with runtimes.open(artifact, runtime.name, trust=trust, options=chosen) as profiled:
                     tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
     finally:
@@ -247,6 +255,12 @@ def bench_artifacts(
     unrecorded = _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record else []
     tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
     return Bench(measured, skipped, tables, candidates[0].title, protocol, machine, tools, unrecorded)
+
+
+def _why(error: Exception) -> str:
+    """An error in one line, with its kind where it is not one of ours."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return text if isinstance(error, R2mrfError) else f"{type(error).__name__}: {text}"
 
 
 def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
@@ -308,39 +322,50 @@ def measure(
     """Time candidates side by side.
 
     Args:
-        candidates: opened, with their inputs; the first is the baseline. Their turns are filled in.
+        candidates: opened, with their inputs. Their turns are filled in; one that fails takes no further part, and its
+            `failure` says why. The first that does not fail is the baseline.
         progress: called after each turn with the percentage of that candidate's run.
+
+    Raises:
+        Exception: what the first candidate raised, where all of them failed.
     """
     protocol = protocol or Protocol()
-    spent = [0.0] * len(candidates)
-    running = set(range(len(candidates)))
+    spent = dict.fromkeys(range(len(candidates)), 0.0)
+    running = set(spent)
     with ThreadPoolExecutor(protocol.streams) as streams:
-        for candidate in candidates:
-            _warm_up(candidate, protocol.warm_up)
+        for number, candidate in enumerate(candidates):
+            if _attempt(candidate, _warm_up, protocol, streams) is None:
+                running.discard(number)
         while running:
             # all take part until the last is done, so that every turn yields a ratio
             for number, candidate in enumerate(candidates):
+                if candidate.failure is not None:
+                    continue
                 if len(candidates) > 1:
                     time.sleep(PAUSE)
                 start = time.perf_counter()
-                candidate.turns.append(_turn(candidate, protocol, streams))
+                turn = _attempt(candidate, _turn, protocol, streams)
+                if turn is None:
+                    running.discard(number)
+                    continue
+                candidate.turns.append(turn)
                 spent[number] += time.perf_counter() - start
                 share = min(candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9))
                 if share >= 1:
                     running.discard(number)
                 progress(Progress(f"timing {candidate.title}", round(100 * min(share, 1.0)), 100))
-    return [_summarise(c, protocol, candidates[0]) for c in candidates]
+    sound = [c for c in candidates if c.failure is None]
+    if not sound and candidates and (error := candidates[0].failure):
+        raise error
+    return [_summarise(c, protocol, sound[0]) for c in sound]
 
 
-def _warm_up(candidate: Candidate, milliseconds: float) -> None:
-    end = time.perf_counter() + milliseconds / 1e3
-    candidate.runner.run(candidate.feed)
-    while time.perf_counter() < end:
-        candidate.runner.run(candidate.feed)
+Part = Callable[["Candidate", Protocol], list[Timing]]
+"""What one stream does in a candidate's turn."""
 
 
-def _turn(candidate: Candidate, protocol: Protocol, streams: ThreadPoolExecutor) -> list[Timing]:
-    """Run `avg_runs` inferences on every stream, or as many as fit into half a second."""
+def _attempt(candidate: Candidate, part: Part, protocol: Protocol, streams: ThreadPoolExecutor) -> list[Timing] | None:
+    """Have every stream do its part, in a thread of its own; None where the candidate failed."""
     together = threading.Barrier(protocol.streams)
 
     def stream() -> list[Timing]:
@@ -350,16 +375,28 @@ def _turn(candidate: Candidate, protocol: Protocol, streams: ThreadPoolExecutor)
         except BaseException:
             together.abort()  # or the others would wait forever
             raise
-        return _inferences(candidate, protocol)
+        return part(candidate, protocol)
 
     jobs = [streams.submit(stream) for _ in range(protocol.streams)]
     failed = [e for job in jobs if (e := job.exception()) is not None]
+    # the cause comes before the errors of those that waited for it
     for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
-        raise error  # the cause comes before the errors of those that waited for it
+        if not isinstance(error, Exception):
+            raise error
+        candidate.failure = error
+        return None
     return sorted((t for job in jobs for t in job.result()), key=lambda t: t.start_enqueue)
 
 
-def _inferences(candidate: Candidate, protocol: Protocol) -> list[Timing]:
+def _warm_up(candidate: Candidate, protocol: Protocol) -> list[Timing]:
+    end = time.perf_counter() + protocol.warm_up / 1e3
+    while time.perf_counter() < end:
+        candidate.runner.run(candidate.feed)
+    return []
+
+
+def _turn(candidate: Candidate, protocol: Protocol) -> list[Timing]:
+    """`avg_runs` inferences, or as many as fit into half a second."""
     runner, started = candidate.runner, 0
     flying: deque[Pending] = deque()
     done: list[Timing] = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.progress import Progress, ProgressCallback
 from r2mrf_deploy.runtimes.aotinductor import AOTInductor, quiet, target_here
 from r2mrf_deploy.runtimes.base import Availability
-from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
+from r2mrf_deploy.runtimes.pytorch.cuda import triton_availability
 from r2mrf_deploy.runtimes.pytorch.execution_context import precision
 
 
@@ -52,12 +55,26 @@ class AOTInductorExporter(Exporter):
             "aot_inductor.metadata": {formats.KEY: contract.embedded()},
             "cpp.dynamic_threads": True,  # as many as the process that runs it wants
         }
-        with quiet(), torch.no_grad(), precision(tf32=False if device == "cuda" else None):
+        with quiet(), torch.no_grad(), _cuda_home(device), precision(tf32=False if device == "cuda" else None):
             try:
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
             except Exception as e:  # its exceptions share no base class
                 raise BuildError(f"PyTorch cannot compile the graph: {_first_line(e)}; --debug shows the rest") from e
         return contract, f"compiled by PyTorch {torch.__version__} for the {device}"
+
+
+@contextlib.contextmanager
+def _cuda_home(device: str) -> Iterator[None]:
+    """Say where CUDA is while a package is linked: PyTorch looks for the driver's stub library there, and only there."""
+    compiler, home = environment.nvcc(), os.environ.get("CUDA_HOME")
+    if device != "cuda" or home or compiler is None:
+        yield
+        return
+    os.environ["CUDA_HOME"] = str(compiler.resolve().parents[1])
+    try:
+        yield
+    finally:
+        del os.environ["CUDA_HOME"]
 
 
 def _device(name: str | None) -> str:
@@ -66,7 +83,7 @@ def _device(name: str | None) -> str:
     Raises:
         RuntimeUnavailable: it is not here.
     """
-    gpu = cuda_availability()
+    gpu = triton_availability()
     if name == "cuda" and not gpu.ok:
         raise RuntimeUnavailable(f"`device` cuda: {gpu.reason}; {gpu.cure}, or use cpu")
     return name or ("cuda" if gpu.ok else "cpu")

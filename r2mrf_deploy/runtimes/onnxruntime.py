@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from r2mrf_deploy import environment
+from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
-from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner, ExecutionContext
+from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -81,6 +81,8 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
             )
         if reason := environment.cuda_driver():
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
+        if reason := gpus.too_old_for_cuda(cuda_major(), environment.compute_capability()):
+            return Availability(False, state.version, reason, "install an onnxruntime-gpu for CUDA 12: docs/gpu.md")
         return state
 
     def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
@@ -99,7 +101,8 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
             runner = OnnxRuntimeRunner(self, artifact, options)
             runner.device += f", copies not timed apart: {e}"
             return runner
-        return OnnxRuntimeDeviceRunner(self, artifact, options, device)
+        with PREPARING:
+            return OnnxRuntimeDeviceRunner(self, artifact, options, device)
 
 
 class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
@@ -317,12 +320,26 @@ def _elsewhere(session: Any, wanted: str) -> str:
 
 
 def _preload() -> None:
-    """Make the CUDA libraries that pip installed known, as importing PyTorch would."""
+    """Make the CUDA libraries that pip installed known, as importing PyTorch would: also those in another folder than
+    ONNX Runtime itself, where it does not look."""
     import onnxruntime
 
-    if hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # what is missing is said by the session
-            onnxruntime.preload_dlls()
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return
+    found = importlib.util.find_spec("nvidia")
+    places = [Path(p) for p in found.submodule_search_locations or ()] if found else []
+    with contextlib.redirect_stdout(io.StringIO()):  # what is missing is said by the session
+        for folder in (folder for place in places for folder in sorted(place.glob("*/lib"))):
+            onnxruntime.preload_dlls(directory=str(folder))
+        onnxruntime.preload_dlls()
+
+
+def cuda_major() -> int | None:
+    """The CUDA that this ONNX Runtime was built for; None where it does not say."""
+    from onnxruntime.capi import build_and_package_info
+
+    said = str(getattr(build_and_package_info, "cuda_version", "")).partition(".")[0]
+    return int(said) if said.isdigit() else None
 
 
 def missing_tensorrt() -> str | None:

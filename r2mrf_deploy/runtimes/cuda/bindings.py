@@ -205,21 +205,22 @@ class CudaPython(Cuda):
         self._do(self._rt.cudaEventDestroy(event))
 
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
+        rt = self._rt
         # Thread-local: other threads may allocate on the device meanwhile.
-        self._do(
-            self._rt.cudaStreamBeginCapture(stream, self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
-        )
+        self._do(rt.cudaStreamBeginCapture(stream, rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+        done, executable = False, None
         try:
             done = work()
         finally:
-            error, graph = self._rt.cudaStreamEndCapture(stream)
-        if not done or int(error):
-            self._rt.cudaGetLastError()  # a capture that failed must not fail the next call
-            return None
-        try:
-            return self._do(self._rt.cudaGraphInstantiate(graph, 0))
-        finally:
-            self._do(self._rt.cudaGraphDestroy(graph))
+            error, graph = rt.cudaStreamEndCapture(stream)
+            if not int(error):
+                if done:
+                    refused, executable = rt.cudaGraphInstantiate(graph, 0)
+                    executable = None if int(refused) else executable
+                rt.cudaGraphDestroy(graph)
+            if executable is None:
+                rt.cudaGetLastError()  # a capture that failed must not fail the next call
+        return executable
 
     def launch(self, graph: Any, stream: Any) -> None:
         self._do(self._rt.cudaGraphLaunch(graph, stream))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,14 @@ import numpy as np
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
-from r2mrf_deploy.runtimes.cuda.bindings import Cuda
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError
 
 IN_FLIGHT = 2
 """Inferences enqueued at once: the device does one while the host prepares the next, as in trtexec."""
+
+PREPARING = threading.RLock()
+"""Held while anything is allocated, compiled or captured for a device: ONNX Runtime captures its graphs in a mode that any
+thread's allocation breaks, and PyTorch waits for the whole device before a capture."""
 
 _REBASE_MS = 10_000.0
 """Events give their distance as float32 milliseconds, which after 10 s still resolves 1 µs."""
@@ -42,11 +47,12 @@ class Buffer:
     def resize(self, shape: Sequence[int]) -> None:
         """Make room for `shape`; the address may change."""
         self.shape = tuple(shape)
-        if self._pinned and self._size <= self._pinned[0].nbytes:
+        if len(self._pinned) == IN_FLIGHT and self._size <= self._pinned[0].nbytes:
             return
         self.close()
         self.address = self._cuda.malloc(self._size)
-        self._pinned = [self._cuda.pinned(max(self._size, 1)) for _ in range(IN_FLIGHT)]
+        while len(self._pinned) < IN_FLIGHT:
+            self._pinned.append(self._cuda.pinned(max(self._size, 1)))
 
     @property
     def _size(self) -> int:
@@ -64,11 +70,13 @@ class Buffer:
         return self.host(slot).view(self.dtype).reshape(self.shape).copy()
 
     def close(self) -> None:
-        if self.address:
-            self._cuda.free(self.address)
-            self.address = 0
+        address, self.address = self.address, 0
+        with suppress(CudaError):  # the device was lost, and the memory with it
+            if address:
+                self._cuda.free(address)
         while self._pinned:
-            self._cuda.unpin(self._pinned.pop())
+            with suppress(CudaError):
+                self._cuda.unpin(self._pinned.pop())
 
 
 class ExecutionContext(ABC):
@@ -152,8 +160,10 @@ class ExecutionContext(ABC):
 
     def _wait(self, slot: int, start: float, end: float, transfers: bool) -> tuple[Arrays, Timing]:
         marks = self._marks[slot]
-        self._cuda.wait(marks[-1])
-        self._waiting.remove(slot)
+        try:
+            self._cuda.wait(marks[-1])
+        finally:
+            self._waiting.remove(slot)
         zero = self._base_ms + self._cuda.elapsed(self._base, marks[0])
         h2d, compute, d2h = (self._cuda.elapsed(marks[0], mark) for mark in marks[1:])
         timing = Timing(
@@ -169,13 +179,16 @@ class ExecutionContext(ABC):
         return {b.name: b.value(slot) for b in self._outputs} if transfers else {}, timing
 
     def close(self) -> None:
-        self._drop_graph()
+        with suppress(CudaError):
+            self._drop_graph()
         for buffer in (*self._inputs, *self._outputs):
             buffer.close()
         for event in (self._base, *(mark for marks in self._marks for mark in marks)):
-            self._cuda.destroy_event(event)
+            with suppress(CudaError):
+                self._cuda.destroy_event(event)
         self._marks = []
-        self._cuda.destroy_stream(self._stream)
+        with suppress(CudaError):
+            self._cuda.destroy_stream(self._stream)
 
     def _prepare(self, arrays: Mapping[str, np.ndarray], slot: int) -> None:
         """Put the inputs into pinned memory; where their shapes are new, make room and capture the graph again."""
@@ -185,6 +198,10 @@ class ExecutionContext(ABC):
             return
         if self._waiting:
             raise RuntimeError("an inference of another shape is in flight: wait for it")
+        with PREPARING:
+            self._prepare_shapes(shapes, arrays, slot)
+
+    def _prepare_shapes(self, shapes: list[tuple[int, ...]], arrays: Mapping[str, np.ndarray], slot: int) -> None:
         self._shapes = None  # if this fails half-way, the next call starts over
         self._drop_graph()
         self._set_shapes(shapes)
@@ -241,7 +258,6 @@ class ContextRunner(Runner):
     in_flight = IN_FLIGHT
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._contexts: list[ExecutionContext] = []
         self._mine = threading.local()
         self._closed = False
@@ -273,7 +289,7 @@ class ContextRunner(Runner):
         if context is None:
             if self._closed:
                 raise ArtifactError("this runner is closed: open the artifact again")
-            with self._lock:
+            with PREPARING:
                 context = self._new_context()
                 self._contexts.append(context)
             self._mine.context = context

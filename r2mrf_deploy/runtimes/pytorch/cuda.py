@@ -5,13 +5,17 @@ Each is a runtime of its own, so that a benchmark finds a GPU's best and does no
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from r2mrf_deploy import environment
+from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorch, specs_of
 from r2mrf_deploy.runtimes.pytorch.execution_context import Program, TorchCuda, TorchRunner
 
@@ -53,7 +57,7 @@ class PyTorchCUDA(Runtime):
     variant: ClassVar[Variant] = Variant()
 
     def availability(self) -> Availability:
-        return cuda_availability()
+        return triton_availability() if self.variant.compiled else cuda_availability()
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         from r2mrf_deploy.checkpoint import Checkpoint
@@ -61,7 +65,8 @@ class PyTorchCUDA(Runtime):
         if self.variant.cuda_graph and options.cuda_graph is False:
             raise UsageError(f"{self.name} is the one that uses a CUDA graph: without it, it is {ChannelsLast.name}")
         loaded = Checkpoint.load(artifact.path, network=options.network, settings=dict(options.settings))
-        module, program = make_program(loaded, self.variant, "cuda")
+        with PREPARING:
+            module, program = make_program(loaded, self.variant, "cuda")
         inputs, outputs = specs_of(module)
         return TorchRunner(
             TorchCuda(),
@@ -119,15 +124,53 @@ def cuda_availability() -> Availability:
         reason = "this PyTorch cannot use the GPU: it was built without CUDA, or for a newer driver"
         return Availability(False, state.version, reason, "install PyTorch for the driver's CUDA (pytorch.org)")
     major, minor = torch.cuda.get_device_capability()
-    details = {"device": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
-    return Availability(True, state.version, details=details)
+    name, capability = torch.cuda.get_device_name(), f"{major}.{minor}"
+    if not has_code_for(torch.cuda.get_arch_list(), capability):
+        reason = f"this PyTorch holds no code for compute capability {capability}, that of the {name}"
+        cure = "install a build of PyTorch that does: docs/gpu.md" if major < 8 else "install a newer PyTorch"
+        return Availability(False, state.version, reason, cure)
+    return Availability(True, state.version, details={"device": name, "compute_capability": capability})
 
 
-def make_program(checkpoint: Checkpoint, variant: Variant, device: str) -> tuple[Deployed, Program]:
+def triton_availability() -> Availability:
+    """Whether PyTorch can also compile for the CUDA device: its compiler writes Triton, which begins with Volta."""
+    state = cuda_availability()
+    if not state.ok:
+        return state
+    if importlib.util.find_spec("triton") is None:
+        return Availability(False, state.version, "PyTorch's compiler needs Triton", "pip install triton")
+    if gpus.sm(capability := state.details["compute_capability"]) < 70:
+        reason = f"Triton, which PyTorch's compiler writes, needs compute capability 7.0; this GPU has {capability}"
+        return Availability(False, state.version, reason, "choose another `runtime`: docs/gpu.md")
+    return state
+
+
+def has_code_for(architectures: Sequence[str], compute_capability: str) -> bool:
+    """Whether a library runs on a GPU.
+
+    Machine code runs on its own minor version and later ones of the same major; PTX, which the driver compiles, on every
+    later one ("CUDA C++ Programming Guide", Binary Compatibility and PTX Compatibility).
+
+    Args:
+        architectures: what the library was compiled for, as PyTorch says it: "sm_86" is machine code, "compute_90" PTX.
+    """
+    here = gpus.sm(compute_capability)
+    for architecture in architectures:
+        kind, _, number = architecture.partition("_")
+        made_for = int(re.sub(r"\D", "", number))
+        if made_for <= here and (kind == "compute" or made_for // 10 == here // 10):
+            return True
+    return False
+
+
+def make_program(
+    checkpoint: Checkpoint, variant: Variant, device: str, *, all_steps: bool = False
+) -> tuple[Deployed, Program]:
     """A checkpoint's network on a device, as a variant runs it.
 
     Args:
         device: PyTorch's name of it: "cuda", "cpu".
+        all_steps: as for `Deployed`.
 
     Returns:
         (the network with its preprocessing, what runs it): the contract's input to the contract's outputs, as tensors.
@@ -136,7 +179,8 @@ def make_program(checkpoint: Checkpoint, variant: Variant, device: str) -> tuple
 
     from r2mrf_deploy.networks.deployed import Deployed
 
-    module = Deployed(checkpoint.module(), checkpoint.preprocess).eval().requires_grad_(False).to(device)
+    module = Deployed(checkpoint.module(), checkpoint.preprocess, all_steps=all_steps)
+    module.eval().requires_grad_(False).to(device)
     # An image comes as NHWC, and convolutions keep the layout of their input: without this every variant is channels last.
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     dtype = torch.float16 if variant.half else torch.float32

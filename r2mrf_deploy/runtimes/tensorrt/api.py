@@ -180,6 +180,8 @@ def _recorder(library: Library) -> tuple[Any, Messages]:
         def num_errors(self) -> int:  # TensorRT asks nothing back: what was reported is kept in `messages`
             return 0
 
+        get_num_errors = num_errors  # as the parser calls it
+
         def get_error_code(self, index: int) -> Any:
             return library.module.ErrorCodeTRT.SUCCESS
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy.errors import ArtifactError, InputError
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import LayerTimes
-from r2mrf_deploy.runtimes.cuda.bindings import Cuda
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError
 from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext
 from r2mrf_deploy.runtimes.tensorrt.api import Messages
 
@@ -35,8 +36,11 @@ class TensorRTContext(ExecutionContext):
         super().__init__(cuda, inputs, outputs, cuda_graph, spin_wait)
         self._trt_context = trt_context
         self._messages = messages
-        if not all(s.static for s in inputs) and trt_context.active_optimization_profile != 0:
-            trt_context.set_optimization_profile_async(0, cuda.handle(self._stream))
+        if all(s.static for s in inputs) or trt_context.active_optimization_profile == 0:
+            return
+        if not trt_context.set_optimization_profile_async(0, cuda.handle(self._stream)):
+            self.close()
+            raise RuntimeUnavailable(f"TensorRT does not take the plan's profile: {messages.last()}")
 
     def profile(self, arrays: Mapping[str, np.ndarray], runs: int, profiler: Any) -> list[LayerTimes]:
         """The time of every layer, as TensorRT tells its profiler.
@@ -62,8 +66,9 @@ class TensorRTContext(ExecutionContext):
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
 
     def close(self) -> None:
-        self._drop_graph()
-        self._trt_context = None
+        with suppress(CudaError):
+            self._drop_graph()
+        self._trt_context = None  # before its stream
         super().close()
 
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -79,7 +84,8 @@ class TensorRTContext(ExecutionContext):
                 raise ArtifactError(f"the size of output {buffer.name!r} depends on the data, which is not supported")
             buffer.resize(found)
         for buffer in (*self._inputs, *self._outputs):
-            self._trt_context.set_tensor_address(buffer.name, buffer.address)
+            if not self._trt_context.set_tensor_address(buffer.name, buffer.address):
+                raise RuntimeUnavailable(f"TensorRT does not take the memory of {buffer.name}: {self._messages.last()}")
 
     def _capturable(self) -> bool:
         """TensorRT-RTX can say that an engine cannot be captured at this shape; the others try."""

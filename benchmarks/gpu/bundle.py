@@ -1,0 +1,203 @@
+"""Make a folder to carry to a GPU machine that reaches no package index.
+
+    python benchmarks/gpu/bundle.py --python 3.12 --have packages.txt --compute-capability 9.0 -o out/gpu-bundle
+
+`packages.txt` is what that machine has: the output of `pip freeze`, or bare names. The bundle holds the toolkit, the wheels
+that the machine lacks, and the kit; in parts of at most `--part` MB each, since what carries them often has a limit. There:
+
+    python part1/install.py && PYTHONPATH=r2mrf-site python part1/kit/first_minutes.py
+
+With `--compute-capability`, ONNX Runtime's CUDA code is reduced to that GPU's and packed harder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from email.parser import Parser
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+import fatbin  # noqa: E402
+
+GLIBC = ("39", "35", "34", "31", "28", "27", "24", "17", "12", "5")
+PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+KIT = ("first_minutes.py", "steps.py", "report.py")
+LARGE = "libonnxruntime_providers_cuda.so"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, metavar="3.12", help="the version of Python there")
+    parser.add_argument("--have", type=Path, required=True, metavar="FILE", help="the packages that are there")
+    parser.add_argument("--compute-capability", metavar="9.0", help="of the GPU there")
+    parser.add_argument("--part", type=float, default=60.0, metavar="MB", help="at most this large is a part")
+    parser.add_argument("-o", "--output", type=Path, default=Path("out/gpu-bundle"))
+    given = parser.parse_args()
+    if given.output.exists() and any(given.output.iterdir()):
+        raise SystemExit(f"{given.output} is not empty: choose another folder, or remove it")
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = collect(given.python, have(given.have), Path(folder))
+        if given.compute_capability:
+            wheels = [
+                reduced(w, given.compute_capability) if w.name.startswith("onnxruntime_gpu") else w for w in wheels
+            ]
+        parts = pack(wheels, given.output, int(given.part * 1e6))
+    for part in parts:
+        size = sum(f.stat().st_size for f in part.rglob("*") if f.is_file()) / 1e6
+        print(f"{part}: {size:.1f} MB, {', '.join(sorted(f.name for f in part.iterdir()))}")
+
+
+def have(file: Path) -> dict[str, str | None]:
+    """The packages of a list, each with its version where that is given."""
+    found: dict[str, str | None] = {}
+    for line in file.read_text().splitlines():
+        text = line.partition("#")[0].partition(";")[0].partition(" @ ")[0].strip()
+        if text and not text.startswith("-"):
+            name, _, version = text.partition("==")
+            found[canonicalize_name(name.strip())] = version.strip() or None
+    return found
+
+
+def collect(python: str, there: Mapping[str, str | None], folder: Path) -> list[Path]:
+    """The toolkit's wheel and every wheel that it needs and the machine lacks."""
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would pack what a former version left there
+    _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+    (own,) = folder.glob("r2mrf_deploy-*.whl")
+    wheels, done = [own], {"r2mrf-deploy"}
+    waiting = [*_needs(own, python, "export"), Requirement("cuda-bindings>=12.6"), Requirement("pytest>=9.0")]
+    while waiting:
+        need = waiting.pop(0)
+        name = canonicalize_name(need.name)
+        if name in done or _suffices(need, there.get(name, "missing") if name in there else "missing"):
+            continue
+        done.add(name)
+        if name in there:
+            print(f"{name} {there[name]} is there, but {need} is needed: the bundle brings it")
+        before = set(folder.iterdir())
+        tags = [f"--platform={p}" for p in PLATFORMS]
+        _pip(
+            *("download", "--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"),
+            *(*tags, "--dest", str(folder), f"{need.name}{need.specifier}"),
+        )
+        (wheel,) = set(folder.iterdir()) - before
+        wheels.append(wheel)
+        waiting += _needs(wheel, python)
+    return wheels
+
+
+def _suffices(need: Requirement, version: str | None) -> bool:
+    """Whether a version that is there will do; one that is not known is taken to."""
+    return version is None or (version != "missing" and need.specifier.contains(version, prereleases=True))
+
+
+def _needs(wheel: Path, python: str, *extras: str) -> list[Requirement]:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
+        said = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
+    place = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    place |= {
+        "platform_machine": "x86_64",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+    }
+    return [
+        need
+        for need in map(Requirement, said)
+        if need.marker is None or any(need.marker.evaluate(place | {"extra": extra}) for extra in ("", *extras))
+    ]
+
+
+def _pip(*arguments: str) -> None:
+    if subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments]).returncode:
+        raise SystemExit(f"pip could not {arguments[0]} {arguments[-1]}: its message is above")
+
+
+def reduced(wheel: Path, compute_capability: str) -> Path:
+    """ONNX Runtime's wheel with the CUDA code for one GPU, as a version of its own; the wheel itself where that fails."""
+    architecture = int(compute_capability.replace(".", ""))
+    name, version, tags = wheel.name.split("-", 2)
+    local = f"{version}+sm{architecture}"
+    target = wheel.with_name(f"{name}-{local}-{tags}")
+    record: list[str] = []
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_LZMA) as packed:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename.endswith(".dist-info/RECORD"):
+                continue
+            if entry.filename.endswith(LARGE):
+                content, held = fatbin.reduce(content, architecture)
+                print(f"ONNX Runtime holds code for {', '.join(map(str, sorted(held)))}; {architecture} is kept")
+                if (why := _does_not_load(content)) is not None:
+                    print(f"the reduced {LARGE} does not load ({why}): the bundle holds the whole one")
+                    return wheel
+            if entry.filename.endswith(".dist-info/METADATA"):
+                content = content.replace(f"\nVersion: {version}\n".encode(), f"\nVersion: {local}\n".encode())
+            path = entry.filename.replace(f"{name}-{version}.dist-info", f"{name}-{local}.dist-info")
+            digest = urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f"{path},sha256={digest},{len(content)}")
+            packed.writestr(path, content)
+        record.append(f"{name}-{local}.dist-info/RECORD,,")
+        packed.writestr(f"{name}-{local}.dist-info/RECORD", "\n".join(record) + "\n")
+    return target
+
+
+def _does_not_load(library: bytes) -> str | None:
+    """Why the loader refuses a library of ONNX Runtime's here; None where it loads, or where its own needs are missing."""
+    program = (
+        "import ctypes, pathlib, sys, onnxruntime\nfrom r2mrf_deploy.runtimes.onnxruntime import _preload\n_preload()\n"
+        "folder = pathlib.Path(onnxruntime.__file__).parent / 'capi'\n"
+        "ctypes.CDLL(str(folder / 'libonnxruntime_providers_shared.so'), ctypes.RTLD_GLOBAL)\n"
+        "try: ctypes.CDLL(str(folder / 'libonnxruntime_providers_cuda.so'))\n"
+        "except OSError: sys.exit(0)\n"  # not even the whole one loads here
+        "ctypes.CDLL(sys.argv[1])\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / LARGE
+        path.write_bytes(library)
+        done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd=ROOT)
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def pack(wheels: list[Path], output: Path, limit: int) -> list[Path]:
+    """Lay the wheels and the kit into parts; what is larger than a part is cut into volumes."""
+    first = output / "part1"
+    (first / "kit").mkdir(parents=True)
+    for name in KIT:
+        shutil.copy(HERE / name, first / "kit" / name)
+    shutil.copy(HERE / "install.py", first)
+    parts, room = [first], limit - 200_000  # the kit, and the table of contents
+    contents: dict[str, list[dict[str, str]]] = {}
+    for wheel in sorted(wheels, key=lambda w: w.stat().st_size):
+        content, volumes = wheel.read_bytes(), contents.setdefault(wheel.name, [])
+        while content:
+            if room < min(len(content), 1_000_000):
+                parts.append(output / f"part{len(parts) + 1}")
+                parts[-1].mkdir()
+                room = limit
+            piece, content = content[:room], content[room:]
+            name = wheel.name if not content and not volumes else f"{wheel.name}.{len(volumes) + 1}"
+            (parts[-1] / name).write_bytes(piece)
+            volumes.append({"name": name, "sha256": hashlib.sha256(piece).hexdigest()})
+            room -= len(piece)
+    (first / "contents.json").write_text(json.dumps(contents, indent=1))
+    return parts
+
+
+if __name__ == "__main__":
+    main()

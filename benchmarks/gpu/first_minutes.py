@@ -1,0 +1,132 @@
+"""The first minutes on a GPU: evidence at once, the most valuable first, each step in a process of its own.
+
+    python benchmarks/gpu/first_minutes.py
+
+A line of JSON is on disk after every step (`steps.jsonl`), and the table and the results file are written again after each.
+A step that hangs is stopped at its limit, one that fails says why, and the others go on. Started again it goes on where it
+was cut off. With `--dry-run` all steps run on the CPU with a small network, and write the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+import report  # noqa: E402
+import steps as all_steps  # noqa: E402
+
+SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
+FAMILIES = ("pytorch", "aotinductor", "onnxruntime", "tensorrt")
+
+
+def main() -> None:
+    given = _parser().parse_args()
+    sizes = [_size(s) for s in given.size or (["65x96"] if given.dry_run else ["320x320", "427x640"])]
+    batches = given.batch or ([1] if given.dry_run else [1, 16])
+    order = {
+        "device": "cpu" if given.dry_run else "cuda", "network": "r2mrf-edge" if given.dry_run else given.network,
+        "settings": list(SMALL.items()) if given.dry_run else [], "seconds": 0.1 if given.dry_run else given.seconds,
+        "sizes": sizes, "batches": batches, "families": given.runtimes or list(FAMILIES),
+    }  # fmt: skip
+    folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other(folder, order)
+    log = folder / "steps.jsonl"
+    done = {line["step"] for line in report.lines(log) if line["ok"] or not given.again}
+    end = time.monotonic() + given.minutes * 60
+    for step in all_steps.steps(sizes, batches, order["families"]):
+        wanted = not given.only or any(fnmatch.fnmatch(step.name, pattern) for pattern in given.only)
+        if step.name in done or not wanted:
+            continue
+        if (left := end - time.monotonic()) < 5:
+            print(f"the {given.minutes:g} minutes are over: start it again to go on with {step.name}")
+            break
+        line = run(step, folder, order, min(step.limit, left))
+        with log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{step.name}: {'done' if line['ok'] else line['reason']} ({line['seconds']:.1f} s)", flush=True)
+        report.write(folder, given.output or folder)
+    print((folder / "table.md").read_text() if (folder / "table.md").exists() else "there is nothing to show yet")
+
+
+def run(step: Any, folder: Path, order: dict[str, Any], limit: float) -> dict[str, Any]:
+    """Run one step in a process of its own: its line."""
+    result, started = folder / f"{step.name}.json", time.monotonic()
+    result.unlink(missing_ok=True)
+    command = json.dumps(order | {"step": step.name, "folder": str(folder), "result": str(result)})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+    with (folder / f"{step.name}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "steps.py"), command], stdout=log, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(limit)
+            reason = "" if code == 0 else _last_line(folder / f"{step.name}.log") or f"it ended with {code}"
+        except subprocess.TimeoutExpired:
+            reason = f"it was stopped after {limit:.0f} s"
+        finally:
+            _end(process)
+    line = {"step": step.name, "ok": not reason and result.exists(), "seconds": time.monotonic() - started}
+    return line | ({"reason": reason} if reason else {"result": json.loads(result.read_text())})
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a step and everything that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    found = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return found[-1].strip()[:500] if found else ""
+
+
+def _refuse_other(folder: Path, order: dict[str, Any]) -> None:
+    """Refuse to mix what was measured with another network, or dry, into one folder."""
+    kept, same = folder / "order.json", ("device", "network", "settings")
+    now = json.loads(json.dumps({key: order[key] for key in same}))
+    if kept.exists() and json.loads(kept.read_text()) != now:
+        raise SystemExit(f"{folder} holds results of {json.loads(kept.read_text())}: choose another --folder")
+    kept.write_text(json.dumps(now))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise SystemExit(f"--size {text}: write it as 320x320, height first")
+    return int(height), int(width)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("out/gpu"), help="where everything is kept")
+    parser.add_argument("--output", type=Path, help="where gpu-NAME.json goes too, as benchmarks/results")
+    parser.add_argument("--network", default="r2mrf", help="a preset")
+    parser.add_argument("--size", action="append", help="height x width, as 320x320; may be given several times")
+    parser.add_argument("--batch", action="append", type=int, help="may be given several times")
+    parser.add_argument(
+        "--runtimes", action="append", choices=FAMILIES, help="time these only; may be given several times"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each candidate")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no step after these")
+    parser.add_argument("--only", action="append", metavar="PATTERN", help="steps by name, as 'pytorch-*'")
+    parser.add_argument("--again", action="store_true", help="run the steps again that failed")
+    parser.add_argument("--dry-run", action="store_true", help="run all steps on the CPU, with a small network")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
