@@ -94,8 +94,8 @@ class IProfiler(_Interface):
 class Trouble:
     """What shall go wrong from now on."""
 
-    contexts: bool = False
-    """No room for another context."""
+    room: int | None = None
+    """For so many more contexts; None is room for all."""
     executions: int = 0
     """So many of the next are refused."""
     captured_executions: bool = False
@@ -247,10 +247,13 @@ class Engine(_Reporting):
 
     def create_execution_context(self, *config: RuntimeConfig) -> Context | None:
         what = "ICudaEngine::createExecutionContext"
-        error, activations = (2, None) if self.library.trouble.contexts else self.library.cuda.cudaMalloc(_SCRATCH)
+        trouble = self.library.trouble
+        error, activations = (2, None) if trouble.room == 0 else self.library.cuda.cudaMalloc(_SCRATCH)
         if error:
             self._refuse(what, ErrorCodeTRT.FAILED_ALLOCATION, TEXTS[int(error)].decode())
             return None
+        if trouble.room is not None:
+            trouble.room -= 1
         self._contexts += 1
         profile = -1 if self.library.implicit_profile and self._contexts > 1 else 0
         return (RtxContext if self.library.rtx else Context)(self, activations, profile)

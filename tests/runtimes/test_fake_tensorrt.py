@@ -101,7 +101,7 @@ REFUSALS: dict[str, tuple[Refusal, str]] = {
     "address": (lambda h: set_trouble(h, "addresses").set_tensor_address("image", 1 << 40), "image at"),
     "profile": (lambda h: set_trouble(h, "profiles").set_optimization_profile_async(0, h.stream), "profile 0 cannot"),
     "execution": (lambda h: set_trouble(h, "executions", 1).execute_async_v3(h.stream), "wants it so"),
-    "room": (lambda h: set_trouble(h, "contexts").engine.create_execution_context(), "out of memory"),
+    "room": (lambda h: set_trouble(h, "room", 0).engine.create_execution_context(), "out of memory"),
 }
 
 
