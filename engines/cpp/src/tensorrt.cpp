@@ -46,6 +46,10 @@ struct Library {
   }
 
   static const Library &get(bool rtx) {
+    if (rtx && NV_TENSORRT_MAJOR < 10) {  // whose sizes are 32-bit, while TensorRT-RTX returns 64-bit ones
+      throw Unavailable("the library was built with the headers of TensorRT " R2MRF_TENSORRT_MAJOR
+                        ", which do not fit TensorRT-RTX: build it with those of 10 or later");
+    }
     if (rtx) {
       static const Library one(true);
       return one;
@@ -73,11 +77,13 @@ std::string numpy_name(nvinfer1::DataType type) {
   switch (type) {
     case nvinfer1::DataType::kFLOAT: return "float32";
     case nvinfer1::DataType::kHALF: return "float16";
-    case nvinfer1::DataType::kBF16: return "bfloat16";
     case nvinfer1::DataType::kUINT8: return "uint8";
     case nvinfer1::DataType::kINT8: return "int8";
     case nvinfer1::DataType::kINT32: return "int32";
+#if NV_TENSORRT_MAJOR >= 9
+    case nvinfer1::DataType::kBF16: return "bfloat16";
     case nvinfer1::DataType::kINT64: return "int64";
+#endif
     default: return "type " + std::to_string(static_cast<int>(type));
   }
 }
