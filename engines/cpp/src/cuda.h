@@ -40,6 +40,10 @@ class Cuda {
   // The process's CUDA runtime. Throws Unavailable where there is none.
   static const Cuda &get();
 
+  // Throws Unavailable where there is no device or no driver, or the driver is for an older major version of CUDA than
+  // the runtime: it serves every minor version of its own.
+  void check_driver() const;
+
   // The calling thread's current device. Throws Unavailable where there is no device or no driver.
   [[nodiscard]] int device() const;
   void set_device(int device) const;
@@ -78,6 +82,8 @@ class Cuda {
   SharedLibrary library_;
   decltype(cudaGetErrorString) *get_error_string_ = nullptr;
   decltype(cudaGetLastError) *get_last_error_ = nullptr;
+  decltype(cudaDriverGetVersion) *driver_get_version_ = nullptr;
+  decltype(cudaRuntimeGetVersion) *runtime_get_version_ = nullptr;
   decltype(cudaGetDevice) *get_device_ = nullptr;
   decltype(cudaSetDevice) *set_device_ = nullptr;
   decltype(cudaGetDeviceCount) *get_device_count_ = nullptr;

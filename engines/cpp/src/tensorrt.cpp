@@ -108,7 +108,7 @@ class TensorRT final : public Backend {
     const std::vector<char> plan = bytes_of(artifact);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     const std::string why = complaint;
-    const std::string capability = Cuda::get().compute_capability();  // the first question where it did not open
+    const std::string capability = Cuda::get().compute_capability();
     cuda_device_ = Cuda::get().device();
     if (!engine_) {
       throw ArtifactError(artifact.string() + " does not open on a GPU of compute capability " + capability + ": " + why +
@@ -127,9 +127,12 @@ class TensorRT final : public Backend {
 
  private:
   static nvinfer1::IRuntime *create(const Library &library) {
-    auto *runtime = static_cast<nvinfer1::IRuntime *>(library.create_runtime(&logger, NV_TENSORRT_VERSION));
-    if (runtime == nullptr) throw Unavailable(library.title + " " + library.version + " does not start: " + complaint);
-    return runtime;
+    void *runtime = library.create_runtime(&logger, NV_TENSORRT_VERSION);
+    // where CUDA does not start, TensorRT 11.4 complains and returns a pointer to nothing
+    if (runtime == nullptr || !complaint.empty()) {
+      throw Unavailable(library.title + " " + library.version + " does not start: " + last_complaint());
+    }
+    return static_cast<nvinfer1::IRuntime *>(runtime);
   }
 
   TensorSpec input_;
@@ -153,6 +156,7 @@ std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path &artifact, co
   check_plan_manifest(header, manifest, artifact.string());
   const Library &library = Library::get(header.flavour == "tensorrt_rtx");
   check_plan_version(header, library.version, manifest.target->version_compatible, artifact.string());
+  Cuda::get().check_driver();
   complaint.clear();
   return std::make_unique<TensorRT>(artifact, manifest, library);
 }
