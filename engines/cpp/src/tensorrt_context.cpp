@@ -21,6 +21,12 @@ nvinfer1::Dims dims_of(const Shape &shape) {
   return dims;
 }
 
+// No type is wider than 8 bytes. TensorRT itself may say -1 since 10.1, unless the tensor is vectorized.
+std::size_t element_bytes(nvinfer1::DataType type) {
+  if (type == nvinfer1::DataType::kHALF) return 2;
+  return type == nvinfer1::DataType::kFLOAT ? 4 : 8;
+}
+
 std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &engine) {
   std::unique_ptr<nvinfer1::IExecutionContext> context(engine.createExecutionContext());
   if (!context) throw Unavailable("TensorRT has no room for another context: " + last_complaint());
@@ -83,7 +89,7 @@ void TensorRTContext::make_outputs() {
     if (dims.nbDims < 0 || std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; })) {
       throw ArtifactError(std::string("the size of output \"") + name + "\" depends on the data, which is not supported");
     }
-    const std::size_t bytes = product(shape) * static_cast<std::size_t>(engine_.getTensorBytesPerComponent(name));
+    const std::size_t bytes = product(shape) * element_bytes(engine_.getTensorDataType(name));
     outputs_.push_back({name, cuda_.device_memory(std::max(bytes, std::size_t{1}))});
     if (!trt_context_->setTensorAddress(name, outputs_.back().memory.get())) {
       throw ArtifactError(std::string("TensorRT does not take the output \"") + name + "\": " + last_complaint());
