@@ -138,7 +138,7 @@ double Cuda::elapsed(const Event &start, const Event &end) const {
 
 void Cuda::launch(const Graph &graph, const Stream &stream) const { check(graph_launch_(graph.get(), stream.get())); }
 
-Graph Cuda::end_capture(const Stream &stream, bool enqueued) const {
+Graph Cuda::end_capture(const Stream &stream, bool enqueued) const noexcept {
   cudaGraph_t captured = nullptr;
   const bool ended = stream_end_capture_(stream.get(), &captured) == cudaSuccess;
   cudaGraphExec_t graph = nullptr;
@@ -147,7 +147,7 @@ Graph Cuda::end_capture(const Stream &stream, bool enqueued) const {
   return forget({graph, graph_exec_destroy_});
 }
 
-Graph Cuda::forget(Graph graph) const {
+Graph Cuda::forget(Graph graph) const noexcept {
   if (graph == nullptr) get_last_error_();
   return graph;
 }

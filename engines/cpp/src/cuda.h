@@ -65,19 +65,25 @@ class Cuda {
   [[nodiscard]] double elapsed(const Event &start, const Event &end) const;  // milliseconds
   void launch(const Graph &graph, const Stream &stream) const;
 
-  // What `work` enqueues, as a graph; null where it cannot be captured.
+  // What `work` enqueues, as a graph; null where it cannot be captured. The capture ends even where `work` throws.
   template <typename Work>
   [[nodiscard]] Graph capture(const Stream &stream, Work work) const {
     if (stream_begin_capture_(stream.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return forget(no_graph());
-    const bool enqueued = work();
+    bool enqueued = false;
+    try {
+      enqueued = work();
+    } catch (...) {
+      static_cast<void>(end_capture(stream, false));
+      throw;
+    }
     return end_capture(stream, enqueued);
   }
 
  private:
   Cuda();
   void check(cudaError_t error) const;
-  [[nodiscard]] Graph end_capture(const Stream &stream, bool enqueued) const;
-  [[nodiscard]] Graph forget(Graph graph) const;  // clears the last error, which was an answer
+  [[nodiscard]] Graph end_capture(const Stream &stream, bool enqueued) const noexcept;
+  [[nodiscard]] Graph forget(Graph graph) const noexcept;  // clears the last error, which was an answer
 
   SharedLibrary library_;
   decltype(cudaGetErrorString) *get_error_string_ = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <utility>
 
 #include "error.h"
 
@@ -107,11 +108,11 @@ void TensorRTContext::make_outputs() {
 
 // The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
 void TensorRTContext::first_inference() {
+  graph_.reset();
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
   enqueue();
   cuda_.synchronize(stream_);
   graph_ = cuda_.capture(stream_, [this] { return trt_context_->enqueueV3(stream_.get()); });
-  ready_ = true;
 }
 
 void TensorRTContext::enqueue() {
@@ -124,7 +125,7 @@ void TensorRTContext::enqueue() {
 
 RawMap TensorRTContext::infer() {
   const OnDevice here(cuda_, device_);
-  if (!ready_) first_inference();
+  if (!std::exchange(ready_, false)) first_inference();
   cuda_.record(marks_[0], stream_);
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
   cuda_.record(marks_[1], stream_);
@@ -135,12 +136,11 @@ RawMap TensorRTContext::infer() {
   cuda_.copy_out(host_map_.get(), device_map_, map_bytes_, stream_);
   cuda_.record(marks_[3], stream_);
   cuda_.wait(marks_[3]);
-  return {host_map_.get(),
-          map_dtype_,
-          static_cast<std::uint32_t>(map_shape_[2]),
-          static_cast<std::uint32_t>(map_shape_[3]),
-          {enqueued.count(), cuda_.elapsed(marks_[0], marks_[1]), cuda_.elapsed(marks_[1], marks_[2]),
-           cuda_.elapsed(marks_[2], marks_[3])}};
+  const InferenceTimes times{enqueued.count(), cuda_.elapsed(marks_[0], marks_[1]), cuda_.elapsed(marks_[1], marks_[2]),
+                             cuda_.elapsed(marks_[2], marks_[3])};
+  ready_ = true;
+  return {host_map_.get(), map_dtype_, static_cast<std::uint32_t>(map_shape_[2]),
+          static_cast<std::uint32_t>(map_shape_[3]), times};
 }
 
 }  // namespace r2mrf_internal

@@ -24,6 +24,7 @@ class TensorRTContext final : public ExecutionContext {
 
   // Throws InputError where the plan's profile does not have the shape.
   void *input(const Shape &shape) override;
+  // Should it fail, the next call begins again as with a new shape.
   RawMap infer() override;
 
  private:
@@ -54,7 +55,7 @@ class TensorRTContext final : public ExecutionContext {
   const void *device_map_ = nullptr;  // one of outputs_
   PinnedMemory host_map_;
   std::array<Event, 4> marks_;
-  bool ready_ = false;  // one inference was done at this shape
+  bool ready_ = false;  // one inference was done at this shape, and the last one did not fail
   Graph graph_;
 };
 

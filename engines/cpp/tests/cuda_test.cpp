@@ -1,4 +1,4 @@
-// Devices and the driver's version, on a runtime that only keeps account of them.
+// Devices, the driver's version and captured graphs, on a runtime that only keeps account of them.
 #include <thread>
 
 #include "check.h"
@@ -41,11 +41,26 @@ void test_driver(const Cuda &cuda) {
   CHECK_THROWS(Unavailable, cuda.check_driver(), "there is no CUDA device");
 }
 
+void test_capture(const Cuda &cuda) {
+  const Stream stream = cuda.stream();
+  const auto enqueued = [] { return true; };
+  host_cuda() = {};
+  CHECK(cuda.capture(stream, enqueued) != nullptr);
+  CHECK(cuda.capture(stream, [] { return false; }) == nullptr);
+  host_cuda().instantiates = false;
+  CHECK(cuda.capture(stream, enqueued) == nullptr);
+  CHECK_THROWS(InputError, cuda.capture(stream, []() -> bool { throw InputError("not now"); }), "not now");
+  CHECK(!host_cuda().capturing);
+  CHECK(host_cuda().captures == 4);
+  CHECK(host_cuda().graphs == 0);
+}
+
 }  // namespace
 
 int main() {
   const Cuda &cuda = Cuda::get();
   test_each_thread_has_its_device(cuda);
   test_driver(cuda);
+  test_capture(cuda);
   return exit_code();
 }

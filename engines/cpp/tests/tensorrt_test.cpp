@@ -70,6 +70,31 @@ void test_a_graph_replaces_enqueueing() {
   CHECK(host_cuda().graphs == 0);
 }
 
+void test_without_a_graph_each_run_enqueues(bool instantiates, int captures) {
+  host_cuda() = {};
+  host_cuda().instantiates = instantiates;
+  Plan plan;
+  TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0);
+  for (int i = 0; i < 3; ++i) CHECK(first_of_map(context, static_cast<float>(i)) == static_cast<float>(i));
+  CHECK(plan.enqueued == 4 + captures);
+  CHECK(host_cuda().captures == captures);
+  CHECK(host_cuda().graphs == 0);
+}
+
+void test_a_failed_run_is_followed_by_a_first_one() {
+  host_cuda() = {};
+  Plan plan;
+  TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0);
+  CHECK(first_of_map(context, 1) == 1);
+  host_cuda().launches = false;
+  CHECK_THROWS(Unavailable, first_of_map(context, 2), "CUDA error 999");
+  host_cuda().launches = true;
+  CHECK(first_of_map(context, 3) == 3);
+  CHECK(plan.enqueued == 4);  // warmed up and captured again
+  CHECK(host_cuda().captures == 2);
+  CHECK(host_cuda().graphs == 1);
+}
+
 // TensorRT returns a pointer to nothing here, so whatever comes too late ends the program.
 void test_a_plan_without_cuda() {
   std::array<char, 64> plan{'f', 't', 'r', 't'};
@@ -96,6 +121,8 @@ void test_a_plan_without_cuda() {
 
 int main() {
   test_a_graph_replaces_enqueueing();
+  test_without_a_graph_each_run_enqueues(false, 1);  // a graph that cannot be instantiated
+  test_a_failed_run_is_followed_by_a_first_one();
   test_a_plan_without_cuda();
   return exit_code();
 }
