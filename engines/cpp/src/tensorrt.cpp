@@ -33,8 +33,9 @@ Logger logger;
 
 // One of the two, loaded.
 struct Library {
-  explicit Library(bool rtx)
-      : title(rtx ? "TensorRT-RTX" : "TensorRT"),
+  explicit Library(bool is_rtx)
+      : rtx(is_rtx),
+        title(rtx ? "TensorRT-RTX" : "TensorRT"),
         library({rtx ? "libtensorrt_rtx.so.1" : "libnvinfer.so." R2MRF_TENSORRT_MAJOR},
                 "install the library that built the plan, or name its folder in LD_LIBRARY_PATH") {
     library.load(create_runtime, "createInferRuntime_INTERNAL");
@@ -58,6 +59,7 @@ struct Library {
     return other;
   }
 
+  bool rtx;
   std::string title;
   std::string version;  // major.minor.patch
   SharedLibrary library;
@@ -102,7 +104,7 @@ std::vector<TensorSpec> specs_of(const nvinfer1::ICudaEngine &engine, nvinfer1::
 class TensorRT final : public Backend {
  public:
   TensorRT(const std::filesystem::path &artifact, const Manifest &manifest, const Library &library)
-      : input_(manifest.inputs.at(0)), runtime_(create(library)) {
+      : input_(manifest.inputs.at(0)), rtx_(library.rtx), runtime_(create(library)) {
     // a version-compatible plan brings its own runtime, which is host code
     if (manifest.target->version_compatible) runtime_->setEngineHostCodeAllowed(true);
     const std::vector<char> plan = bytes_of(artifact);
@@ -122,7 +124,7 @@ class TensorRT final : public Backend {
   [[nodiscard]] std::string device() const override { return device_; }
   std::unique_ptr<ExecutionContext> context() override {
     const OnDevice here(Cuda::get(), cuda_device_);
-    return std::make_unique<TensorRTContext>(*engine_, input_, cuda_device_);
+    return std::make_unique<TensorRTContext>(*engine_, input_, cuda_device_, rtx_);
   }
 
  private:
@@ -136,6 +138,7 @@ class TensorRT final : public Backend {
   }
 
   TensorSpec input_;
+  bool rtx_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // before runtime_ in destruction
   int cuda_device_ = 0;  // on which the plan was opened

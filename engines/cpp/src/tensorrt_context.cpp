@@ -36,10 +36,11 @@ std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &
 
 }  // namespace
 
-TensorRTContext::TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device)
+TensorRTContext::TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device, bool rtx)
     : cuda_(Cuda::get()),
       device_(device),
       engine_(engine),
+      rtx_(rtx),
       spec_(std::move(input)),
       stream_(cuda_.stream()),
       trt_context_(new_context(engine)),
@@ -106,13 +107,14 @@ void TensorRTContext::make_outputs() {
   }
 }
 
-// The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
+// The first inference at a shape allocates and compiles, which cannot be captured; so it goes before. TensorRT-RTX lets
+// itself be captured only where the application allocates its memory and isStreamCapturable() agrees.
 void TensorRTContext::first_inference() {
   graph_.reset();
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
   enqueue();
   cuda_.synchronize(stream_);
-  graph_ = cuda_.capture(stream_, [this] { return trt_context_->enqueueV3(stream_.get()); });
+  if (!rtx_) graph_ = cuda_.capture(stream_, [this] { return trt_context_->enqueueV3(stream_.get()); });
 }
 
 void TensorRTContext::enqueue() {

@@ -62,7 +62,7 @@ void test_a_graph_replaces_enqueueing() {
   host_cuda() = {};
   Plan plan;
   {
-    TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0);
+    TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0, false);
     for (int i = 0; i < 3; ++i) CHECK(first_of_map(context, 7) == 7);
     CHECK(plan.enqueued == 2);  // once to warm up, once to capture
     CHECK(host_cuda().graphs == 1);
@@ -70,11 +70,11 @@ void test_a_graph_replaces_enqueueing() {
   CHECK(host_cuda().graphs == 0);
 }
 
-void test_without_a_graph_each_run_enqueues(bool instantiates, int captures) {
+void test_without_a_graph_each_run_enqueues(bool rtx, bool instantiates, int captures) {
   host_cuda() = {};
   host_cuda().instantiates = instantiates;
   Plan plan;
-  TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0);
+  TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0, rtx);
   for (int i = 0; i < 3; ++i) CHECK(first_of_map(context, static_cast<float>(i)) == static_cast<float>(i));
   CHECK(plan.enqueued == 4 + captures);
   CHECK(host_cuda().captures == captures);
@@ -84,7 +84,7 @@ void test_without_a_graph_each_run_enqueues(bool instantiates, int captures) {
 void test_a_failed_run_is_followed_by_a_first_one() {
   host_cuda() = {};
   Plan plan;
-  TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0);
+  TensorRTContext context(plan, {"x", "float32", kShape, "NCHW"}, 0, false);
   CHECK(first_of_map(context, 1) == 1);
   host_cuda().launches = false;
   CHECK_THROWS(Unavailable, first_of_map(context, 2), "CUDA error 999");
@@ -121,7 +121,8 @@ void test_a_plan_without_cuda() {
 
 int main() {
   test_a_graph_replaces_enqueueing();
-  test_without_a_graph_each_run_enqueues(false, 1);  // a graph that cannot be instantiated
+  test_without_a_graph_each_run_enqueues(true, true, 0);    // TensorRT-RTX is not captured
+  test_without_a_graph_each_run_enqueues(false, false, 1);  // a graph that cannot be instantiated
   test_a_failed_run_is_followed_by_a_first_one();
   test_a_plan_without_cuda();
   return exit_code();
