@@ -27,6 +27,8 @@ Cuda::Cuda()
                "install the CUDA runtime, or name its folder in LD_LIBRARY_PATH") {
   library_.load(get_error_string_, "cudaGetErrorString");
   library_.load(get_last_error_, "cudaGetLastError");
+  library_.load(driver_get_version_, "cudaDriverGetVersion");
+  library_.load(runtime_get_version_, "cudaRuntimeGetVersion");
   library_.load(get_device_, "cudaGetDevice");
   library_.load(set_device_, "cudaSetDevice");
   library_.load(get_device_count_, "cudaGetDeviceCount");
@@ -55,6 +57,19 @@ Cuda::Cuda()
 const Cuda &Cuda::get() {
   static const Cuda cuda;
   return cuda;
+}
+
+void Cuda::check_driver() const {
+  int driver = 0;  // 12080 is CUDA 12.8, and 0 where there is no driver
+  int runtime = 0;
+  check(driver_get_version_(&driver));
+  check(runtime_get_version_(&runtime));
+  if (driver / 1000 < runtime / 1000) {
+    const std::string there = std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10);
+    throw Unavailable((driver == 0 ? "there is no NVIDIA driver" : "the NVIDIA driver is for CUDA " + there) +
+                      ", but one for CUDA " + std::to_string(runtime / 1000) + ".0 or later is needed: install one");
+  }
+  static_cast<void>(device());
 }
 
 int Cuda::device() const {
@@ -123,7 +138,7 @@ double Cuda::elapsed(const Event &start, const Event &end) const {
 
 void Cuda::launch(const Graph &graph, const Stream &stream) const { check(graph_launch_(graph.get(), stream.get())); }
 
-Graph Cuda::end_capture(const Stream &stream, bool enqueued) const {
+Graph Cuda::end_capture(const Stream &stream, bool enqueued) const noexcept {
   cudaGraph_t captured = nullptr;
   const bool ended = stream_end_capture_(stream.get(), &captured) == cudaSuccess;
   cudaGraphExec_t graph = nullptr;
@@ -132,7 +147,7 @@ Graph Cuda::end_capture(const Stream &stream, bool enqueued) const {
   return forget({graph, graph_exec_destroy_});
 }
 
-Graph Cuda::forget(Graph graph) const {
+Graph Cuda::forget(Graph graph) const noexcept {
   if (graph == nullptr) get_last_error_();
   return graph;
 }

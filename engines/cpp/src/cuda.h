@@ -40,6 +40,10 @@ class Cuda {
   // The process's CUDA runtime. Throws Unavailable where there is none.
   static const Cuda &get();
 
+  // Throws Unavailable where there is no device or no driver, or the driver is for an older major version of CUDA than
+  // the runtime: it serves every minor version of its own.
+  void check_driver() const;
+
   // The calling thread's current device. Throws Unavailable where there is no device or no driver.
   [[nodiscard]] int device() const;
   void set_device(int device) const;
@@ -61,23 +65,31 @@ class Cuda {
   [[nodiscard]] double elapsed(const Event &start, const Event &end) const;  // milliseconds
   void launch(const Graph &graph, const Stream &stream) const;
 
-  // What `work` enqueues, as a graph; null where it cannot be captured.
+  // What `work` enqueues, as a graph; null where it cannot be captured. The capture ends even where `work` throws.
   template <typename Work>
   [[nodiscard]] Graph capture(const Stream &stream, Work work) const {
     if (stream_begin_capture_(stream.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return forget(no_graph());
-    const bool enqueued = work();
+    bool enqueued = false;
+    try {
+      enqueued = work();
+    } catch (...) {
+      static_cast<void>(end_capture(stream, false));
+      throw;
+    }
     return end_capture(stream, enqueued);
   }
 
  private:
   Cuda();
   void check(cudaError_t error) const;
-  [[nodiscard]] Graph end_capture(const Stream &stream, bool enqueued) const;
-  [[nodiscard]] Graph forget(Graph graph) const;  // clears the last error, which was an answer
+  [[nodiscard]] Graph end_capture(const Stream &stream, bool enqueued) const noexcept;
+  [[nodiscard]] Graph forget(Graph graph) const noexcept;  // clears the last error, which was an answer
 
   SharedLibrary library_;
   decltype(cudaGetErrorString) *get_error_string_ = nullptr;
   decltype(cudaGetLastError) *get_last_error_ = nullptr;
+  decltype(cudaDriverGetVersion) *driver_get_version_ = nullptr;
+  decltype(cudaRuntimeGetVersion) *runtime_get_version_ = nullptr;
   decltype(cudaGetDevice) *get_device_ = nullptr;
   decltype(cudaSetDevice) *set_device_ = nullptr;
   decltype(cudaGetDeviceCount) *get_device_count_ = nullptr;

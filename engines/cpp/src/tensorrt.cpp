@@ -33,8 +33,9 @@ Logger logger;
 
 // One of the two, loaded.
 struct Library {
-  explicit Library(bool rtx)
-      : title(rtx ? "TensorRT-RTX" : "TensorRT"),
+  explicit Library(bool is_rtx)
+      : rtx(is_rtx),
+        title(rtx ? "TensorRT-RTX" : "TensorRT"),
         library({rtx ? "libtensorrt_rtx.so.1" : "libnvinfer.so." R2MRF_TENSORRT_MAJOR},
                 "install the library that built the plan, or name its folder in LD_LIBRARY_PATH") {
     library.load(create_runtime, "createInferRuntime_INTERNAL");
@@ -46,6 +47,10 @@ struct Library {
   }
 
   static const Library &get(bool rtx) {
+    if (rtx && NV_TENSORRT_MAJOR < 10) {  // whose sizes are 32-bit, while TensorRT-RTX returns 64-bit ones
+      throw Unavailable("the library was built with the headers of TensorRT " R2MRF_TENSORRT_MAJOR
+                        ", which do not fit TensorRT-RTX: build it with those of 10 or later");
+    }
     if (rtx) {
       static const Library one(true);
       return one;
@@ -54,6 +59,7 @@ struct Library {
     return other;
   }
 
+  bool rtx;
   std::string title;
   std::string version;  // major.minor.patch
   SharedLibrary library;
@@ -73,11 +79,13 @@ std::string numpy_name(nvinfer1::DataType type) {
   switch (type) {
     case nvinfer1::DataType::kFLOAT: return "float32";
     case nvinfer1::DataType::kHALF: return "float16";
-    case nvinfer1::DataType::kBF16: return "bfloat16";
     case nvinfer1::DataType::kUINT8: return "uint8";
     case nvinfer1::DataType::kINT8: return "int8";
     case nvinfer1::DataType::kINT32: return "int32";
+#if NV_TENSORRT_MAJOR >= 9
+    case nvinfer1::DataType::kBF16: return "bfloat16";
     case nvinfer1::DataType::kINT64: return "int64";
+#endif
     default: return "type " + std::to_string(static_cast<int>(type));
   }
 }
@@ -96,13 +104,13 @@ std::vector<TensorSpec> specs_of(const nvinfer1::ICudaEngine &engine, nvinfer1::
 class TensorRT final : public Backend {
  public:
   TensorRT(const std::filesystem::path &artifact, const Manifest &manifest, const Library &library)
-      : input_(manifest.inputs.at(0)), runtime_(create(library)) {
+      : input_(manifest.inputs.at(0)), rtx_(library.rtx), runtime_(create(library)) {
     // a version-compatible plan brings its own runtime, which is host code
     if (manifest.target->version_compatible) runtime_->setEngineHostCodeAllowed(true);
     const std::vector<char> plan = bytes_of(artifact);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     const std::string why = complaint;
-    const std::string capability = Cuda::get().compute_capability();  // the first question where it did not open
+    const std::string capability = Cuda::get().compute_capability();
     cuda_device_ = Cuda::get().device();
     if (!engine_) {
       throw ArtifactError(artifact.string() + " does not open on a GPU of compute capability " + capability + ": " + why +
@@ -116,17 +124,21 @@ class TensorRT final : public Backend {
   [[nodiscard]] std::string device() const override { return device_; }
   std::unique_ptr<ExecutionContext> context() override {
     const OnDevice here(Cuda::get(), cuda_device_);
-    return std::make_unique<TensorRTContext>(*engine_, input_, cuda_device_);
+    return std::make_unique<TensorRTContext>(*engine_, input_, cuda_device_, rtx_);
   }
 
  private:
   static nvinfer1::IRuntime *create(const Library &library) {
-    auto *runtime = static_cast<nvinfer1::IRuntime *>(library.create_runtime(&logger, NV_TENSORRT_VERSION));
-    if (runtime == nullptr) throw Unavailable(library.title + " " + library.version + " does not start: " + complaint);
-    return runtime;
+    void *runtime = library.create_runtime(&logger, NV_TENSORRT_VERSION);
+    // where CUDA does not start, TensorRT 11.4 complains and returns a pointer to nothing
+    if (runtime == nullptr || !complaint.empty()) {
+      throw Unavailable(library.title + " " + library.version + " does not start: " + last_complaint());
+    }
+    return static_cast<nvinfer1::IRuntime *>(runtime);
   }
 
   TensorSpec input_;
+  bool rtx_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // before runtime_ in destruction
   int cuda_device_ = 0;  // on which the plan was opened
@@ -147,6 +159,7 @@ std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path &artifact, co
   check_plan_manifest(header, manifest, artifact.string());
   const Library &library = Library::get(header.flavour == "tensorrt_rtx");
   check_plan_version(header, library.version, manifest.target->version_compatible, artifact.string());
+  Cuda::get().check_driver();
   complaint.clear();
   return std::make_unique<TensorRT>(artifact, manifest, library);
 }

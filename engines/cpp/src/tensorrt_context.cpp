@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <utility>
 
 #include "error.h"
 
@@ -21,6 +22,12 @@ nvinfer1::Dims dims_of(const Shape &shape) {
   return dims;
 }
 
+// No type is wider than 8 bytes. TensorRT itself may say -1 since 10.1, unless the tensor is vectorized.
+std::size_t element_bytes(nvinfer1::DataType type) {
+  if (type == nvinfer1::DataType::kHALF) return 2;
+  return type == nvinfer1::DataType::kFLOAT ? 4 : 8;
+}
+
 std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &engine) {
   std::unique_ptr<nvinfer1::IExecutionContext> context(engine.createExecutionContext());
   if (!context) throw Unavailable("TensorRT has no room for another context: " + last_complaint());
@@ -29,10 +36,11 @@ std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &
 
 }  // namespace
 
-TensorRTContext::TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device)
+TensorRTContext::TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device, bool rtx)
     : cuda_(Cuda::get()),
       device_(device),
       engine_(engine),
+      rtx_(rtx),
       spec_(std::move(input)),
       stream_(cuda_.stream()),
       trt_context_(new_context(engine)),
@@ -83,7 +91,7 @@ void TensorRTContext::make_outputs() {
     if (dims.nbDims < 0 || std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; })) {
       throw ArtifactError(std::string("the size of output \"") + name + "\" depends on the data, which is not supported");
     }
-    const std::size_t bytes = product(shape) * static_cast<std::size_t>(engine_.getTensorBytesPerComponent(name));
+    const std::size_t bytes = product(shape) * element_bytes(engine_.getTensorDataType(name));
     outputs_.push_back({name, cuda_.device_memory(std::max(bytes, std::size_t{1}))});
     if (!trt_context_->setTensorAddress(name, outputs_.back().memory.get())) {
       throw ArtifactError(std::string("TensorRT does not take the output \"") + name + "\": " + last_complaint());
@@ -99,13 +107,14 @@ void TensorRTContext::make_outputs() {
   }
 }
 
-// The first inference at a shape allocates and compiles, which cannot be captured; so it goes before.
+// The first inference at a shape allocates and compiles, which cannot be captured; so it goes before. TensorRT-RTX lets
+// itself be captured only where the application allocates its memory and isStreamCapturable() agrees.
 void TensorRTContext::first_inference() {
+  graph_.reset();
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
   enqueue();
   cuda_.synchronize(stream_);
-  graph_ = cuda_.capture(stream_, [this] { return trt_context_->enqueueV3(stream_.get()); });
-  ready_ = true;
+  if (!rtx_) graph_ = cuda_.capture(stream_, [this] { return trt_context_->enqueueV3(stream_.get()); });
 }
 
 void TensorRTContext::enqueue() {
@@ -118,7 +127,7 @@ void TensorRTContext::enqueue() {
 
 RawMap TensorRTContext::infer() {
   const OnDevice here(cuda_, device_);
-  if (!ready_) first_inference();
+  if (!std::exchange(ready_, false)) first_inference();
   cuda_.record(marks_[0], stream_);
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
   cuda_.record(marks_[1], stream_);
@@ -129,12 +138,11 @@ RawMap TensorRTContext::infer() {
   cuda_.copy_out(host_map_.get(), device_map_, map_bytes_, stream_);
   cuda_.record(marks_[3], stream_);
   cuda_.wait(marks_[3]);
-  return {host_map_.get(),
-          map_dtype_,
-          static_cast<std::uint32_t>(map_shape_[2]),
-          static_cast<std::uint32_t>(map_shape_[3]),
-          {enqueued.count(), cuda_.elapsed(marks_[0], marks_[1]), cuda_.elapsed(marks_[1], marks_[2]),
-           cuda_.elapsed(marks_[2], marks_[3])}};
+  const InferenceTimes times{enqueued.count(), cuda_.elapsed(marks_[0], marks_[1]), cuda_.elapsed(marks_[1], marks_[2]),
+                             cuda_.elapsed(marks_[2], marks_[3])};
+  ready_ = true;
+  return {host_map_.get(), map_dtype_, static_cast<std::uint32_t>(map_shape_[2]),
+          static_cast<std::uint32_t>(map_shape_[3]), times};
 }
 
 }  // namespace r2mrf_internal

@@ -19,11 +19,13 @@ std::string last_complaint();
 class TensorRTContext final : public ExecutionContext {
  public:
   // engine must outlive the context and was opened on `device`, which is the thread's current one now; later the context sees to
-  // that. Throws Unavailable where the device has no room for another context.
-  TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device);
+  // that. TensorRT-RTX's plans run without a CUDA graph. Throws Unavailable where the device has no room for another
+  // context.
+  TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device, bool rtx);
 
   // Throws InputError where the plan's profile does not have the shape.
   void *input(const Shape &shape) override;
+  // Should it fail, the next call begins again as with a new shape.
   RawMap infer() override;
 
  private:
@@ -40,6 +42,7 @@ class TensorRTContext final : public ExecutionContext {
   const Cuda &cuda_;
   int device_;
   nvinfer1::ICudaEngine &engine_;
+  bool rtx_;
   TensorSpec spec_;
   Stream stream_;
   std::unique_ptr<nvinfer1::IExecutionContext> trt_context_;
@@ -54,7 +57,7 @@ class TensorRTContext final : public ExecutionContext {
   const void *device_map_ = nullptr;  // one of outputs_
   PinnedMemory host_map_;
   std::array<Event, 4> marks_;
-  bool ready_ = false;  // one inference was done at this shape
+  bool ready_ = false;  // one inference was done at this shape, and the last one did not fail
   Graph graph_;
 };
 
