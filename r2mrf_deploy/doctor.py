@@ -30,13 +30,22 @@ _STEPS = {
 
 
 def examine() -> list[Row]:
-    """One row per runtime and step."""
+    """One row per runtime with its variants, and per step."""
     rows = []
-    for name in runtimes.names():
-        runtime = runtimes.get(name)
+    known = [runtimes.get(name) for name in runtimes.names()]
+    for runtime in known:
+        if runtime.variant_of:
+            continue
         state = runtime.availability()
-        note = "; ".join(filter(None, (state.reason, state.cure)))
-        rows.append(Row(name, "runs " + " ".join(runtime.suffixes), state.ok, state.version, note))
+        notes = [state.reason, state.cure]
+        variants = [r for r in known if r.variant_of == runtime.name]
+        if variants:
+            notes.append("also " + ", ".join(r.name.removeprefix(runtime.name) for r in variants))
+        for variant in variants if state.ok else ():
+            if not (other := variant.availability()).ok:
+                notes.append(f"not {variant.name}: {other.reason}; {other.cure}")
+        note = "; ".join(filter(None, notes))
+        rows.append(Row(runtime.name, "runs " + " ".join(runtime.suffixes), state.ok, state.version, note))
     for name, (packages, extra) in _STEPS.items():
         missing = [p for p in packages if environment.version(p) is None]
         note = f'{", ".join(missing)} missing: pip install "r2mrf-deploy[{extra}]"' if missing else ""

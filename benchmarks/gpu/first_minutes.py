@@ -34,14 +34,18 @@ def main() -> None:
     given = _parser().parse_args()
     sizes = [_size(s) for s in given.size or (["65x96"] if given.dry_run else ["320x320", "427x640"])]
     batches = given.batch or ([1] if given.dry_run else [1, 16])
-    order = {
-        "device": "cpu" if given.dry_run else "cuda", "network": "r2mrf-edge" if given.dry_run else given.network,
-        "settings": list(SMALL.items()) if given.dry_run else [], "seconds": 0.1 if given.dry_run else given.seconds,
-        "sizes": sizes, "batches": batches, "families": given.runtimes or list(FAMILIES),
-    }  # fmt: skip
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_other(folder, order)
+    place = all_steps.Place(folder, "cuda", given.network, (), given.seconds)
+    if given.dry_run:
+        place = all_steps.Place(folder, "cpu", "r2mrf-edge", tuple(SMALL.items()), 0.1)
+    order = {
+        "place": place.order(),
+        "sizes": sizes,
+        "batches": batches,
+        "families": given.runtimes or list(FAMILIES),
+    }
+    _refuse_other(folder, order["place"])
     log = folder / "steps.jsonl"
     done = {line["step"] for line in report.lines(log) if line["ok"] or not given.again}
     end = time.monotonic() + given.minutes * 60
@@ -52,7 +56,7 @@ def main() -> None:
         if (left := end - time.monotonic()) < 5:
             print(f"the {given.minutes:g} minutes are over: start it again to go on with {step.name}")
             break
-        line = run(step, folder, order, min(step.limit, left))
+        line = run(step, folder, order, min(step.limit * (4 if given.dry_run else 1), left))
         with log.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{step.name}: {'done' if line['ok'] else line['reason']} ({line['seconds']:.1f} s)", flush=True)
@@ -64,21 +68,21 @@ def run(step: Any, folder: Path, order: dict[str, Any], limit: float) -> dict[st
     """Run one step in a process of its own: its line."""
     result, started = folder / f"{step.name}.json", time.monotonic()
     result.unlink(missing_ok=True)
-    command = json.dumps(order | {"step": step.name, "folder": str(folder), "result": str(result)})
+    command = json.dumps(order | {"step": step.name, "result": str(result)})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
     with (folder / f"{step.name}.log").open("w") as log:
+        program = [sys.executable, "-X", "faulthandler", str(HERE / "steps.py"), command]
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "steps.py"), command], stdout=log, stderr=subprocess.STDOUT, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
+            program, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
         try:
             code = process.wait(limit)
-            reason = "" if code == 0 else _last_line(folder / f"{step.name}.log") or f"it ended with {code}"
+            reason = "" if code == 0 and result.exists() else _why(code, folder / f"{step.name}.log")
         except subprocess.TimeoutExpired:
             reason = f"it was stopped after {limit:.0f} s"
         finally:
             _end(process)
-    line = {"step": step.name, "ok": not reason and result.exists(), "seconds": time.monotonic() - started}
+    line = {"step": step.name, "ok": not reason, "seconds": time.monotonic() - started}
     return line | ({"reason": reason} if reason else {"result": json.loads(result.read_text())})
 
 
@@ -89,15 +93,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last_line(log: Path) -> str:
-    found = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return found[-1].strip()[:500] if found else ""
+def _why(code: int, log: Path) -> str:
+    """Why a step failed: its last line, or where it crashed."""
+    found = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if code < 0:
+        where = next((line for line in found if line.startswith("File ")), "")
+        return f"it crashed with signal {-code} {where}".strip()
+    return found[-1][:500] if found else f"it ended with {code}"
 
 
-def _refuse_other(folder: Path, order: dict[str, Any]) -> None:
+def _refuse_other(folder: Path, place: dict[str, Any]) -> None:
     """Refuse to mix what was measured with another network, or dry, into one folder."""
     kept, same = folder / "order.json", ("device", "network", "settings")
-    now = json.loads(json.dumps({key: order[key] for key in same}))
+    now = json.loads(json.dumps({key: place[key] for key in same}))
     if kept.exists() and json.loads(kept.read_text()) != now:
         raise SystemExit(f"{folder} holds results of {json.loads(kept.read_text())}: choose another --folder")
     kept.write_text(json.dumps(now))

@@ -6,12 +6,12 @@ A step returns what it found, for JSON. What it makes lies in the folder, where 
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ class Place:
     settings: tuple[tuple[str, str], ...] = ()
     seconds: float = 1.0
     """To time each candidate for."""
+
+    def order(self) -> dict[str, Any]:
+        """As JSON, for another process."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+    @classmethod
+    def ordered(cls, order: dict[str, Any]) -> Place:
+        return cls(**order | {"folder": Path(order["folder"]), "settings": tuple(map(tuple, order["settings"]))})
 
     @property
     def checkpoint(self) -> Path:
@@ -104,8 +112,9 @@ def steps(sizes: Sequence[tuple[int, int]], batches: Sequence[int], families: Se
         if set(families) - {"pytorch"}:
             found.append(Step(f"export-{config}", 280, lambda place, config=config: export(place, config)))
         for family in families:
-            if family in COMPILED:
-                found.append(Step(f"{family}-{config}", 120, _timing(config, COMPILED[family])))
+            for precision, graph in COMPILED_AS if family in COMPILED else ():  # apart: a crash takes the whole process
+                name = f"{family}-{config}-{precision}{'-graph' if graph else ''}"
+                found.append(Step(name, 90, _timing(config, _pair(family, precision, graph))))
     if "pytorch" in families:
         first = Config(sizes[0], batches[0])
         found.append(Step(f"compile-{first}", 280, _timing(first, COMPILE)))
@@ -275,28 +284,45 @@ def parity(place: Place) -> Result:
 
 
 def export(place: Place, config: Config) -> Result:
-    """Artifacts of the network as traced and rewritten, in FP32 and FP16, several at once; and their roofs on this card."""
+    """Artifacts of the network as traced and rewritten, in FP32 and FP16, several at once; and their roofs on this card.
+
+    Each is made by a process of its own: a compiler that crashes takes its own artifact with it, and says so.
+    """
     (place.folder / str(config)).mkdir(parents=True, exist_ok=True)
     _ = place.checkpoint
+
+    def make(form: str, half: bool, suffix: str) -> tuple[str, bool, str, str]:
+        path = place.artifact(config, form, half, suffix)
+        log = path.with_name(path.name + ".log")
+        order = json.dumps(
+            {"place": place.order(), "config": [config.size, config.batch], "make": [form, half, suffix]}
+        )
+        with log.open("w") as output:
+            code = subprocess.run(
+                [sys.executable, "-X", "faulthandler", __file__, order], stdout=output, stderr=output
+            ).returncode
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+        return form, half, suffix, last[0] if not code and last else f"exit code {code}: {' '.join(last)}"
+
     found: Result = {}
-    with ProcessPoolExecutor(max(1, min(6, environment.cores() // 2)), mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(_make, place, config, form, False, ".onnx") for form in FORMS}
+    with ThreadPoolExecutor(max(1, min(6, environment.cores() // 2))) as pool:
+        waiting = {pool.submit(make, form, False, ".onnx") for form in FORMS}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for path, said in (job.result() for job in done):
+            for form, half, suffix, said in (job.result() for job in done):
+                path = place.artifact(config, form, half, suffix)
                 found[path.name] = said
-                form, half = path.stem.removesuffix("-fp16"), path.stem.endswith("-fp16")
-                if path.suffix == ".onnx" and path.exists():  # the others are made from it
+                if suffix == ".onnx" and path.exists():  # the others are made from it
                     further = [(half, ".pt2"), (half, ".plan"), *([] if half else [(True, ".onnx")])]
-                    waiting |= {pool.submit(_make, place, config, form, h, suffix) for h, suffix in reversed(further)}
+                    waiting |= {pool.submit(make, form, h, other) for h, other in reversed(further)}
     return found
 
 
-def _make(place: Place, config: Config, form: str, half: bool, suffix: str) -> tuple[Path, str]:
-    """Make one file where it is not there yet: (the file, what became of it)."""
+def make(place: Place, config: Config, form: str, half: bool, suffix: str) -> str:
+    """Make one file where it is not there yet: what became of it."""
     path, source = (place.artifact(config, form, half, s) for s in (suffix, ".onnx"))
     if path.exists():
-        return path, "was there"
+        return "was there"
     try:
         if suffix == ".plan" and not (state := runtimes.get("tensorrt").availability()).ok:
             raise RuntimeUnavailable(f"nothing here runs a plan: {state.reason}")
@@ -308,10 +334,10 @@ def _make(place: Place, config: Config, form: str, half: bool, suffix: str) -> t
             options = ExportOptions(config.size, batch=config.batch, optimize=FORMS[form])
             made = export_artifact(place.checkpoint, path, options)
     except R2mrfError as e:
-        return path, str(e)
+        return str(e)
     if suffix == ".onnx":
         path.with_suffix(".roof.json").write_text(json.dumps(_roof(place, path)))
-    return path, made.parity.verdict if made.parity else "made"
+    return made.parity.verdict if made.parity else "made"
 
 
 def _roof(place: Place, onnx: Path) -> Result:
@@ -360,17 +386,20 @@ PYTORCH = (
 GRAPHS = tuple(w for w in PYTORCH if w.cuda_graph)
 COMPILE = (*PYTORCH[:3], Way("pytorch-cuda-compile", precision="fp16"))
 COMPILED = {
-    family: tuple(
-        Way(runtime, form, precision, graph, suffix)
-        for precision, graph in (("fp16", True), ("fp32", True), ("fp16", False))
-        for form in FORMS
-    )
-    for family, runtime, suffix in (
-        ("aotinductor", "aotinductor", ".pt2"),
-        ("onnxruntime", "onnxruntime-cuda", ".onnx"),
-        ("tensorrt", "tensorrt", ".plan"),
-    )
+    "aotinductor": ("aotinductor", ".pt2"),
+    "onnxruntime": ("onnxruntime-cuda", ".onnx"),
+    "tensorrt": ("tensorrt", ".plan"),
 }
+COMPILED_AS = (("fp16", True), ("fp32", True), ("fp16", False))
+"""(precision, whether it is launched as a CUDA graph)."""
+
+
+def _pair(family: str, precision: str, graph: bool) -> tuple[Way, ...]:
+    """A graph as traced and as rewritten: their ratio is what the rewrites give."""
+    runtime, suffix = COMPILED[family]
+    return tuple(Way(runtime, form, precision, graph, suffix) for form in FORMS)
+
+
 ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime"}
 
 
@@ -420,8 +449,10 @@ def _opened(
         if name == "tensorrt" and not way.cuda_graph and place.device == "cuda":
             options = OpenOptions(cuda_graph=False)
         try:
+            if not (state := runtimes.get(name).availability()).ok:
+                raise RuntimeUnavailable(f"{state.reason}; {state.cure}")
             if not file.exists():
-                raise RuntimeUnavailable(f"{file.name} could not be made")
+                raise RuntimeUnavailable(f"{file.name} could not be made: see the step export-{config}")
             runner = runtimes.open(file, name, options=options)
         except (R2mrfError, RuntimeError) as e:
             skipped[f"{way} on {name}"] = str(e).splitlines()[0]
@@ -460,20 +491,17 @@ def kernel_times(place: Place, config: Config, shown: int = 25) -> Result:
     }  # fmt: skip
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run one step: the order as JSON, and where its result goes."""
-    order = json.loads(arguments[0])
-    place = Place(
-        Path(order["folder"]), order["device"], order["network"], tuple(map(tuple, order["settings"])), order["seconds"]
-    )
+def main(order: dict[str, Any]) -> None:
+    """Run one step and write its result, or make one artifact and print what became of it."""
+    place = Place.ordered(order["place"])
+    if "make" in order:
+        size, batch = order["config"]
+        print(make(place, Config(tuple(size), batch), *order["make"]))
+        return
     chosen = steps([tuple(s) for s in order["sizes"]], order["batches"], order["families"])
     step = next(s for s in chosen if s.name == order["step"])
-    result = step.run(place)
-    Path(order["result"]).write_text(json.dumps(result, default=str))
+    Path(order["result"]).write_text(json.dumps(step.run(place), default=str))
 
 
 if __name__ == "__main__":
-    import sys
-
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    main(sys.argv[1:])
+    main(json.loads(sys.argv[1]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import platform
 import warnings
 from collections.abc import Iterator, Sequence
@@ -53,11 +54,17 @@ class AOTInductor(Runtime):
 
     def availability(self) -> Availability:
         state = PyTorch().availability()
-        if not state.ok or environment.cxx():
+        if not state.ok:
             return state
-        return Availability(
-            True, state.version, "packages run here, but none can be made: no C++ compiler", environment.CXX
-        )
+        if environment.cxx() is None:
+            reason = "packages run here, but none can be made: no C++ compiler"
+            return Availability(True, state.version, reason, environment.CXX)
+        if environment.cuda_driver() is None and environment.nvcc() is None and "CUDA_HOME" not in os.environ:
+            reason = (
+                "packages for the GPU run here, but none can be made: they are linked with CUDA's stub of the driver"
+            )
+            return Availability(True, state.version, reason, "install CUDA's toolkit, or set CUDA_HOME to its folder")
+        return state
 
     def _check(self, artifact: Artifact, options: OpenOptions) -> None:
         device = artifact.header.device

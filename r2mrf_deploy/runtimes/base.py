@@ -214,6 +214,8 @@ class Runtime(ABC):
     """The fields of OpenOptions that it supports."""
     unsupported_precisions: ClassVar[frozenset[str]] = frozenset()
     """Precisions that it has no kernels for."""
+    variant_of: ClassVar[str] = ""
+    """The runtime that this one is a variant of, where the same things make the two available."""
 
     @abstractmethod
     def availability(self) -> Availability: ...

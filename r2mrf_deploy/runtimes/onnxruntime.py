@@ -117,7 +117,8 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
     def availability(self) -> Availability:
         state = super().availability()
         if state.version and (missing := missing_tensorrt()):
-            cure = "pip install the tensorrt of that version, or put its folder on LD_LIBRARY_PATH"
+            major = missing.rpartition(".")[2]
+            cure = f'pip install "tensorrt=={major}.*", not a newer one, or put its folder on LD_LIBRARY_PATH'
             return Availability(False, state.version, f"{missing} does not load", cure)
         return state
 

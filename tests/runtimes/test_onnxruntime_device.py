@@ -258,6 +258,7 @@ def test_tensorrt_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(module, "_preload", lambda: None)
     monkeypatch.setattr(environment, "cuda_driver", lambda: None)
+    monkeypatch.setattr(environment, "compute_capability", lambda: "8.6")
     state = OnnxRuntimeTensorRT().availability()
     if "no Tensorrt provider" in state.reason:
         pytest.skip("needs an ONNX Runtime that was built for TensorRT")

@@ -27,6 +27,7 @@ _CURES = {
     100: "run on a machine with an NVIDIA GPU, and make it visible (CUDA_VISIBLE_DEVICES)",
     209: "the plan holds no code for this GPU: build it with `gpus` for this one",
     700: "the device is in an error state: open the artifact again in a new process",
+    719: "the device is in an error state: open the artifact again in a new process",
 }
 _DOCTOR = "see `r2mrf doctor` for the driver and the versions"
 

@@ -101,11 +101,18 @@ class ExecutionContext(ABC):
         self._capturing = cuda_graph and cuda.graphs
         self._shapes: list[tuple[int, ...]] | None = None
         self._graph: Any | None = None
-        self._stream = cuda.stream()
-        self._base = cuda.event(spin_wait)
-        self._base_ms = -_REBASE_MS
-        self._marks = [[cuda.event(spin_wait) for _ in range(4)] for _ in range(IN_FLIGHT)]
         self._waiting: list[int] = []  # slots, the oldest first
+        self._base_ms = -_REBASE_MS
+        self._stream = cuda.stream()
+        self._events: list[Any] = []
+        try:
+            while len(self._events) < 4 * IN_FLIGHT + 1:
+                self._events.append(cuda.event(spin_wait))
+        except CudaError:
+            ExecutionContext.close(self)
+            raise
+        self._base, *marks = self._events
+        self._marks = [marks[4 * slot : 4 * slot + 4] for slot in range(IN_FLIGHT)]
 
     @abstractmethod
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -179,16 +186,22 @@ class ExecutionContext(ABC):
         return {b.name: b.value(slot) for b in self._outputs} if transfers else {}, timing
 
     def close(self) -> None:
-        with suppress(CudaError):
-            self._drop_graph()
+        """Give everything back. What a lost device refuses to take back went with it."""
+        self._finish()
         for buffer in (*self._inputs, *self._outputs):
             buffer.close()
-        for event in (self._base, *(mark for marks in self._marks for mark in marks)):
+        while self._events:
             with suppress(CudaError):
-                self._cuda.destroy_event(event)
-        self._marks = []
+                self._cuda.destroy_event(self._events.pop())
         with suppress(CudaError):
             self._cuda.destroy_stream(self._stream)
+
+    def _finish(self) -> None:
+        """Wait for what is enqueued, so that nothing uses what is given back now."""
+        with suppress(CudaError):
+            self._cuda.synchronize(self._stream)
+        with suppress(CudaError):
+            self._drop_graph()
 
     def _prepare(self, arrays: Mapping[str, np.ndarray], slot: int) -> None:
         """Put the inputs into pinned memory; where their shapes are new, make room and capture the graph again."""
@@ -203,6 +216,7 @@ class ExecutionContext(ABC):
 
     def _prepare_shapes(self, shapes: list[tuple[int, ...]], arrays: Mapping[str, np.ndarray], slot: int) -> None:
         self._shapes = None  # if this fails half-way, the next call starts over
+        self._cuda.synchronize(self._stream)  # an inference that failed may still use the buffers
         self._drop_graph()
         self._set_shapes(shapes)
         self._fill(arrays, slot)

@@ -84,30 +84,35 @@ class PyTorchCUDA(Runtime):
 class TF32(PyTorchCUDA):
     name = "pytorch-cuda-tf32"
     title = "PyTorch CUDA TF32"
+    variant_of = PyTorchCUDA.name
     variant = Variant(tf32=True)
 
 
 class FP16(PyTorchCUDA):
     name = "pytorch-cuda-fp16"
     title = "PyTorch CUDA FP16"
+    variant_of = PyTorchCUDA.name
     variant = Variant(half=True)
 
 
 class ChannelsLast(PyTorchCUDA):
     name = "pytorch-cuda-channels-last"
     title = "PyTorch CUDA FP16 channels last"
+    variant_of = PyTorchCUDA.name
     variant = Variant(half=True, channels_last=True)
 
 
 class Compiled(PyTorchCUDA):
     name = "pytorch-cuda-compile"
     title = "PyTorch CUDA compiled"
+    variant_of = PyTorchCUDA.name
     variant = Variant(half=True, channels_last=True, compiled=True)
 
 
 class Graph(PyTorchCUDA):
     name = "pytorch-cuda-graph"
     title = "PyTorch CUDA graph"
+    variant_of = PyTorchCUDA.name
     variant = Variant(half=True, channels_last=True, cuda_graph=True)
 
 

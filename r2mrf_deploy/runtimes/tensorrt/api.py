@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.gpus import Flavour
 
@@ -127,6 +128,22 @@ def installed() -> dict[Flavour, str]:
             except (ImportError, OSError, AttributeError):  # a stub, or libraries that do not load
                 continue
     return found
+
+
+def driver_refusal(flavour: Flavour) -> str | None:
+    """Why the NVIDIA driver is too old for a TensorRT that is installed; None where it is not, or where one does not say.
+
+    It is asked before anything of TensorRT's is made: where CUDA cannot start, 11.4 returns a runtime that is none, and
+    the next call crashes. A driver supports every minor version of its CUDA ("CUDA Compatibility", NVIDIA).
+    """
+    there = environment.driver_cuda()
+    built_for = [major for major in range(11, 20) if environment.version(f"{flavour}_cu{major}_bindings")]
+    if there is None or not built_for or there >= max(built_for):
+        return None
+    return f"{TITLES[flavour]} is built for CUDA {max(built_for)}, and the NVIDIA driver supports CUDA {there} at most"
+
+
+NEWER_DRIVER = "install a newer NVIDIA driver, or the package for the driver's CUDA"
 
 
 def load(flavour: Flavour) -> Library:

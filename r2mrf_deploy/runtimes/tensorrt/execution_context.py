@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import LayerTimes
-from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError
+from r2mrf_deploy.runtimes.cuda.bindings import Cuda
 from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext
 from r2mrf_deploy.runtimes.tensorrt.api import Messages
 
@@ -66,8 +65,7 @@ class TensorRTContext(ExecutionContext):
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
 
     def close(self) -> None:
-        with suppress(CudaError):
-            self._drop_graph()
+        self._finish()
         self._trt_context = None  # before its stream
         super().close()
 

@@ -18,7 +18,7 @@ from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
-from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner
+from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner
 from r2mrf_deploy.runtimes.tensorrt import api
 from r2mrf_deploy.runtimes.tensorrt.api import Library, Messages
 from r2mrf_deploy.runtimes.tensorrt.execution_context import TensorRTContext
@@ -42,6 +42,10 @@ class TensorRT(Runtime):
             builds = "tensorrt_rtx" in found
             what = "plans can be built here, not run" if builds else "plans can be neither built nor run here"
             return Availability(False, version, f"{what}: {e.reason}", e.cure, {"builds": builds})
+        refusals = [refusal for flavour in found if (refusal := api.driver_refusal(flavour))]
+        if len(refusals) == len(found):
+            can = {"builds": "tensorrt_rtx" in found}
+            return Availability(False, version, "; ".join(refusals), api.NEWER_DRIVER, can)
         details = {"builds": True, "device": device.name, "compute_capability": device.compute_capability}
         return Availability(True, version, details=details)
 
@@ -56,7 +60,10 @@ class TensorRT(Runtime):
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         library = api.load(artifact.header.flavour)
-        return TensorRTRunner(library, artifact, options, bindings.provider(options.buffers))
+        if refusal := api.driver_refusal(library.flavour):
+            raise RuntimeUnavailable(f"{refusal}: {api.NEWER_DRIVER}")
+        with PREPARING:
+            return TensorRTRunner(library, artifact, options, bindings.provider(options.buffers))
 
 
 class TensorRTRunner(ContextRunner):

@@ -46,8 +46,9 @@ class Context:
         n, h, w, _ = self._shape
         return (n, 1, h, w)
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
+        return True
 
     def is_stream_capturable(self, stream: int) -> bool:
         return self.capturable
