@@ -119,6 +119,7 @@ def steps(sizes: Sequence[tuple[int, int]], batches: Sequence[int], families: Se
         first = Config(sizes[0], batches[0])
         found.append(Step(f"compile-{first}", 280, _timing(first, COMPILE)))
         found.append(Step(f"streams-{first}", 90, lambda place: overlap(place, first)))
+        found.append(Step(f"modules-{first}", 90, lambda place: as_modules(place, first)))
         found.append(Step(f"kernels-{first}", 90, lambda place: kernel_times(place, first)))
     return found
 
@@ -130,9 +131,9 @@ def card(place: Place) -> Result:
         return found | {"class": None}
     import torch
 
-    rates: dict[str, float] = {}
     from r2mrf_deploy.runtimes.pytorch.execution_context import precision
 
+    rates: dict[str, float] = {}
     for name, dtype, tf32 in (
         ("fp32", torch.float32, False),
         ("tf32", torch.float32, True),
@@ -143,11 +144,11 @@ def card(place: Place) -> Result:
         layer, image = layer.to(memory_format=torch.channels_last), torch.randn(batch, channels, side, side)
         image = image.to("cuda", dtype).to(memory_format=torch.channels_last)
         with torch.inference_mode(), precision(tf32):
-            ms = _fastest(lambda layer=layer, image=image: layer(image))
+            ms = _milliseconds(lambda layer=layer, image=image: layer(image))[0]
         rates[name] = 2 * 9 * channels**2 * side**2 * batch / ms / 1e9
     source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
-    ms = _fastest(lambda: target.copy_(source))
+    ms = _milliseconds(lambda: target.copy_(source))[0]
     return found | {
         "class": gpus.of_device(torch.cuda.get_device_name(), "{}.{}".format(*torch.cuda.get_device_capability())).name,  # type: ignore[union-attr]
         "architectures": torch.cuda.get_arch_list(),
@@ -156,8 +157,8 @@ def card(place: Place) -> Result:
     }
 
 
-def _fastest(work: Callable[[], Any], repeats: int = 20) -> float:
-    """The shortest of several runs on the device, in milliseconds."""
+def _milliseconds(work: Callable[[], Any], repeats: int = 30) -> list[float]:
+    """Of several runs on the device, the shortest first."""
     import torch
 
     times = []
@@ -168,7 +169,7 @@ def _fastest(work: Callable[[], Any], repeats: int = 20) -> float:
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))
-    return min(times)
+    return sorted(times)
 
 
 def smoke(place: Place) -> Result:
@@ -468,6 +469,36 @@ def overlap(place: Place, config: Config) -> Result:
         f"{streams} streams": timing(place, config, ways, Protocol(duration=place.seconds, streams=streams))
         for streams in (1, 2, 3)
     }
+
+
+def as_modules(place: Place, config: Config) -> Result:
+    """The FP16 graphs as PyTorch modules, each a CUDA graph, in milliseconds: what the rewrites give without a compiler."""
+    import torch
+
+    from r2mrf_deploy.graph.torch_module import to_module
+
+    found: Result = {}
+    image = torch.randint(0, 256, (config.batch, *config.size, 3), dtype=torch.uint8, device=place.device)
+    for form in FORMS:
+        module = to_module(files.read(place.artifact(config, form, place.device == "cuda", ".onnx"))).to(place.device)
+        with torch.inference_mode():
+            if place.device == "cpu":
+                found[form] = [list(output.shape) for output in module(image)]
+                continue
+            for layout in ("NCHW", "NHWC"):
+                for buffer in module.buffers() if layout == "NHWC" else ():
+                    if buffer.ndim == 4:
+                        buffer.data = buffer.data.contiguous(memory_format=torch.channels_last)
+                torch.backends.cudnn.benchmark = True
+                with torch.cuda.stream(torch.cuda.Stream()):
+                    for _ in range(3):
+                        module(image)
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    module(image)
+                found[f"{form}, {layout}"] = _milliseconds(graph.replay)[15]
+    return found
 
 
 def kernel_times(place: Place, config: Config, shown: int = 25) -> Result:

@@ -1,0 +1,256 @@
+"""The kit for a GPU machine: what it carries arrives whole, and what its steps find is on disk whatever becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+KIT = Path(__file__).parents[2] / "benchmarks" / "gpu"
+
+
+def load(name: str) -> ModuleType:
+    sys.path.insert(0, str(KIT))
+    try:
+        spec = importlib.util.spec_from_file_location(f"gpu_kit_{name}", KIT / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(KIT))
+    return module
+
+
+fatbin, bundle, report = load("fatbin"), load("bundle"), load("report")
+
+
+def fat(codes: dict[int, bytes]) -> bytes:
+    """A library that holds machine code for some architectures, with other bytes around it."""
+    entries = b"".join(
+        struct.pack("<HHIQ12xI32x", 2, 257, 64, len(code), architecture) + code for architecture, code in codes.items()
+    )
+    return b"before" + struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entries)) + entries + b"after"
+
+
+def test_only_the_code_for_other_gpus_is_taken_out() -> None:
+    whole = fat({75: b"seventy-five", 90: b"ninety", 120: b"hundred-and-twenty"})
+    left, held = fatbin.reduce(whole, 90)
+    assert left == whole.replace(b"seventy-five", bytes(12)).replace(b"hundred-and-twenty", bytes(18))
+    assert dict(held) == {75: 12, 90: 6, 120: 18}
+
+
+def test_a_library_without_code_for_the_gpu_is_refused() -> None:
+    with pytest.raises(fatbin.NotFatBinary, match=r"no code for 61, only for \[75, 90\]"):
+        fatbin.reduce(fat({75: b"a", 90: b"b"}), 61)
+
+
+def test_an_entry_that_is_not_as_expected_is_not_guessed_at() -> None:
+    damaged = bytearray(fat({90: b"ninety"}))
+    struct.pack_into("<Q", damaged, 6 + 16 + 8, 10_000)  # its code would reach past the end
+    with pytest.raises(fatbin.NotFatBinary, match="not as expected"):
+        fatbin.reduce(bytes(damaged), 90)
+
+
+def test_the_list_of_what_is_there_is_read_in_every_form(tmp_path: Path) -> None:
+    (tmp_path / "have").write_text(
+        "# comment\nTorch==2.11.0\nscikit_image\nx @ file:///somewhere\n-e .\n\nnumpy==2.5 ; python_version>'3'\n"
+    )
+    found = bundle.have(tmp_path / "have")
+    assert found == {"torch": "2.11.0", "scikit-image": None, "x": None, "numpy": "2.5"}
+
+
+def test_what_is_there_is_not_carried_unless_it_is_too_old() -> None:
+    need = bundle.Requirement("torch>=2.7")
+    assert bundle._suffices(need, "2.11.0") and bundle._suffices(need, None)
+    assert not bundle._suffices(need, "2.6.0") and not bundle._suffices(need, "missing")
+
+
+def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    content = files | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, data in content.items():
+            archive.writestr(file, data)
+        archive.writestr(f"{info}/RECORD", "".join(f"{f},,\n" for f in content) + f"{info}/RECORD,,\n")
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """A bundle whose larger wheel is cut in two."""
+    small = wheel(tmp_path, "smaller", {"smaller.py": b"answer = 42\n"})
+    large = wheel(tmp_path, "larger", {"larger.py": b"answer = 43\n#" + bytes(range(1, 10)) * 300_000})
+    return bundle.pack([large, small], tmp_path / "bundle", 2_000_000)
+
+
+def install(parts: list[Path], target: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(parts[0] / "install.py"), *map(str, parts), "--target", str(target)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_bundle_is_cut_into_parts_and_installs_whole(parts: list[Path], tmp_path: Path) -> None:
+    sizes = [sum(f.stat().st_size for f in part.rglob("*") if f.is_file()) for part in parts]
+    assert len(parts) == 2 and max(sizes) <= 2_000_000
+    done = install(parts, tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    program = "import smaller, larger; print(smaller.answer + larger.answer)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True
+    )
+    assert done.stdout.strip() == b"85"
+
+
+def test_a_part_that_is_not_here_yet_is_named_and_the_rest_installed(parts: list[Path], tmp_path: Path) -> None:
+    done = install(parts[:1], tmp_path / "site")
+    assert (
+        done.returncode == 0
+        and "1 of 2 wheels" in done.stdout
+        and "larger-1.0-py3-none-any.whl is not here whole" in done.stdout
+    )
+    assert (tmp_path / "site" / "smaller.py").exists() and not (tmp_path / "site" / "larger.py").exists()
+
+
+def test_a_damaged_part_is_refused(parts: list[Path], tmp_path: Path) -> None:
+    (volume,) = parts[1].iterdir()
+    content = bytearray(volume.read_bytes())
+    content[100] ^= 1
+    volume.write_bytes(content)
+    done = install(parts, tmp_path / "site")
+    assert done.returncode != 0 and f"{volume} is damaged" in done.stderr and not (tmp_path / "site").exists()
+
+
+def test_a_reduced_wheel_is_a_version_of_its_own_with_a_record_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "_does_not_load", lambda library: None)
+    library = f"onnxruntime/capi/{bundle.LARGE}"
+    whole = wheel(
+        tmp_path, "onnxruntime_gpu", {library: fat({75: b"old" * 1000, 90: b"new"}), "onnxruntime/x.py": b"x = 1\n"}
+    )
+    made = bundle.reduced(whole, "9.0")
+    assert made.name == "onnxruntime_gpu-1.0+sm90-py3-none-any.whl"
+    with zipfile.ZipFile(made) as archive:
+        assert b"old" not in archive.read(library) and b"new" in archive.read(library)
+        info = "onnxruntime_gpu-1.0+sm90.dist-info"
+        assert b"\nVersion: 1.0+sm90\n" in archive.read(f"{info}/METADATA")
+        for line in archive.read(f"{info}/RECORD").decode().splitlines():
+            name, digest, size = line.split(",")
+            if digest:
+                content = archive.read(name)
+                wanted = bundle.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+                assert (digest, int(size)) == (f"sha256={wanted}", len(content))
+
+
+class Steps:
+    """Steps that end in every way, in place of the real ones."""
+
+    PROGRAM = """
+import json, os, sys, time
+order = json.loads(sys.argv[1])
+name = order["step"]
+if name == "hangs": time.sleep(60)
+if name == "raises": raise ValueError("what went wrong")
+if name == "crashes": os.kill(os.getpid(), 11)
+open(order["result"], "w").write(json.dumps({"answer": name}))
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self.kit = folder / "kit"
+        self.kit.mkdir()
+        (self.kit / "steps.py").write_text(self.PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "said"),
+    [
+        ("works", 60, None),
+        ("raises", 60, "ValueError: what went wrong"),
+        ("crashes", 60, "crashed with signal 11"),
+        ("hangs", 1, "stopped after 1 s"),
+    ],
+)
+def test_a_step_that_fails_says_why_and_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: float, said: str | None
+) -> None:
+    first_minutes = load("first_minutes")
+    monkeypatch.setattr(first_minutes, "HERE", Steps(tmp_path).kit)
+    step = first_minutes.all_steps.Step(name, limit, lambda place: {})
+    started = time.monotonic()
+    line = first_minutes.run(step, tmp_path, {}, limit)
+    assert time.monotonic() - started < 30 and line["step"] == name
+    if said is None:
+        assert line["ok"] and line["result"] == {"answer": name}
+    else:
+        assert not line["ok"] and said in line["reason"]
+
+
+def test_a_line_that_was_cut_off_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    log = tmp_path / "steps.jsonl"
+    log.write_text(
+        '{"step": "a", "ok": false, "reason": "x"}\n{"step": "a", "ok": true, "result": {}}\n{"step": "b", "o'
+    )
+    assert [(line["step"], line["ok"]) for line in report.lines(log)] == [("a", True)]
+    assert report.lines(tmp_path / "none") == []
+
+
+def measurement(runtime: str, precision: str, latency: float) -> dict[str, Any]:
+    figures = {"latency": {"median": latency}, "compute": {"median": latency}, "images_per_second": 1000 / latency}
+    return figures | {
+        "name": f"traced {precision}",
+        "runtime": runtime,
+        "form": "traced",
+        "precision": precision,
+        "speed_up": 1.0,
+    }
+
+
+def test_the_table_shows_every_measurement_beside_its_roof_and_every_failure(tmp_path: Path) -> None:
+    timing = {
+        "config": "32x32-b1",
+        "measurements": [measurement("pytorch-cuda", "fp32", 4.0)],
+        "skipped": {"x": "no room"},
+    }
+    lines = [
+        {"step": "card", "ok": True, "result": {"machine": {"gpu": "NVIDIA X 1"}}},
+        {"step": "pytorch-32x32-b1", "ok": True, "result": timing},
+        {"step": "export-32x32-b1", "ok": False, "reason": "it crashed"},
+    ]
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "32x32-b1").mkdir()
+    (tmp_path / "32x32-b1" / "traced.roof.json").write_text('{"fp32": {"roof_ms": 1.0}}')
+    report.write(tmp_path, tmp_path / "results")
+    said = (tmp_path / "table.md").read_text()
+    assert "| pytorch-cuda | traced fp32 | 4.00 | 250 | 25 % | 1.00 |" in said
+    assert "x was not timed: no room" in said and "export-32x32-b1 failed: it crashed" in said
+    kept = json.loads((tmp_path / "results" / "gpu-x-1.json").read_text())
+    assert kept["roofs"] == {"32x32-b1": {"traced-fp32": {"roof_ms": 1.0}}} and len(kept["steps"]) == 3
+
+
+@pytest.mark.artifact
+def test_the_steps_run_on_a_cpu_and_go_on_where_they_were_cut_off(tmp_path: Path) -> None:
+    command = [sys.executable, str(KIT / "first_minutes.py"), "--dry-run", "--folder", str(tmp_path / "dry")]
+    few = [*command, "--only", "card", "--only", "bindings", "--runtimes", "pytorch"]
+    done = subprocess.run([*few, "--only", "pytorch-*"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {line["step"]: line for line in report.lines(tmp_path / "dry" / "steps.jsonl")}
+    assert list(found) == ["card", "bindings", "pytorch-65x96-b1"] and all(line["ok"] for line in found.values())
+    assert (tmp_path / "dry" / "gpu-dry-run.json").exists()
+    again = subprocess.run(few, capture_output=True, text=True)
+    assert again.returncode == 0 and "done" not in again.stdout  # what was done is not done again
+    other = subprocess.run([*command[:2], "--folder", str(tmp_path / "dry")], capture_output=True, text=True)
+    assert other.returncode != 0 and "choose another --folder" in other.stderr
