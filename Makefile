@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long clean
+.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long gpu clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint      lint and types only"
 	@echo "make cpp       the C++ library, tested (also with sanitizers), into out/cpp"
 	@echo "make cpp-long  its tests that take minutes: ten thousand engines of OpenVINO's, with sanitizers"
+	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
 	@echo "make clean     remove what was made, the environment too"
 
 demo: $(READY)
@@ -65,6 +66,9 @@ cpp: $(READY) build/cpp/.packages
 
 cpp-long: cpp
 	ctest --test-dir build/cpp-sanitized --output-on-failure -C long -R engine_long
+
+gpu: $(READY)
+	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results
 
 build/cpp/.packages: Makefile
 	@mkdir -p $(@D)

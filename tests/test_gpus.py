@@ -99,3 +99,20 @@ def test_what_a_card_can_do_is_not_refused(
     gpu: str, flavour: gpus.Flavour, version: str, precisions: list[str]
 ) -> None:
     assert gpus.refusals(gpus.get(gpu), flavour, version, precisions) == []
+
+
+@pytest.mark.parametrize(
+    ("major", "capability", "refused"),
+    [
+        (13, "6.1", True),
+        (13, "7.0", True),
+        (13, "7.5", False),
+        (12, "6.1", False),
+        (None, "6.1", False),
+        (13, None, False),
+    ],
+)
+def test_cuda_13_does_not_support_what_is_older_than_turing(
+    major: int | None, capability: str | None, refused: bool
+) -> None:
+    assert (gpus.too_old_for_cuda(major, capability) is not None) == refused

@@ -281,3 +281,46 @@ def test_a_profile_is_in_the_network_s_words(exported: Path, tmp_path: Path, run
 def test_who_gives_no_profile_is_named(small: Path) -> None:
     done = bench_artifacts([small], (), Protocol(0, 0, 1, 1), size=(64, 64), profiles=True)
     assert done.skipped == [("the profile of small.pth on pytorch", "PyTorch cannot profile")]
+
+
+class Failing(Sleeper):
+    """Fails from its nth inference on."""
+
+    def __init__(self, name: str, good: int) -> None:
+        super().__init__(name, 1)
+        self._left = good
+
+    def _run(self, arrays: Arrays) -> Arrays:
+        self._left -= 1
+        if self._left < 0:
+            raise RuntimeError(f"{self.runtime}: the device was lost")
+        return super()._run(arrays)
+
+
+@pytest.mark.parametrize("good", [0, 3, 14])  # in the warm-up, in its first turn, in its second
+@pytest.mark.parametrize("first", [True, False])
+def test_a_candidate_that_fails_does_so_alone(good: int, first: bool) -> None:
+    sound = candidates(1, 2)
+    failing = Candidate("bad", Failing("bad", good), sound[0].feed)
+    measured = measure([failing, *sound] if first else [*sound, failing], Protocol(0, 0, 30, 10))
+    assert [m.name for m in measured] == ["s1", "s2"]
+    assert measured[0].speed_up == 1.0 and all(m.summary.inferences >= 30 for m in measured)
+    assert str(failing.failure) == "bad: the device was lost"
+
+
+def test_where_all_fail_the_first_reason_is_raised() -> None:
+    feed = candidates(1)[0].feed
+    with pytest.raises(RuntimeError, match="one: the device was lost"):
+        measure([Candidate(n, Failing(n, 0), feed) for n in ("one", "two")], Protocol(0, 0, 10, 10))
+
+
+def test_every_stream_warms_up_in_the_thread_that_is_timed() -> None:
+    threads: list[int] = []
+
+    class Remembering(Sleeper):
+        def _run(self, arrays: Arrays) -> Arrays:
+            threads.append(threading.get_ident())
+            return super()._run(arrays)
+
+    measure([Candidate("x", Remembering("x", 1), candidates(1)[0].feed)], Protocol(20, 0, 20, 10, streams=2))
+    assert len(set(threads)) == 2 and threading.get_ident() not in threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
+from r2mrf_deploy.export import aotinductor
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import sha256
@@ -148,3 +150,20 @@ def test_a_device_that_is_not_here_is_refused(small: Path, tmp_path: Path) -> No
         with pytest.raises(RuntimeUnavailable, match=r"`device` cuda: .* or use cpu"):
             export_artifact(small, tmp_path / "x.pt2", ExportOptions(format=FormatOptions(device="cuda")))
     assert not list(tmp_path.iterdir())
+
+
+def test_cuda_home_is_set_where_the_compiler_is_found_and_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(mode=0o755)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(nvcc.parent), prepend=":")
+    with aotinductor._cuda_home("cuda"):
+        assert os.environ["CUDA_HOME"] == str(tmp_path / "cuda")
+    with aotinductor._cuda_home("cpu"):
+        assert "CUDA_HOME" not in os.environ
+    monkeypatch.setenv("CUDA_HOME", "/mine")
+    with aotinductor._cuda_home("cuda"):
+        assert os.environ["CUDA_HOME"] == "/mine"

@@ -273,3 +273,26 @@ def test_options_that_mean_nothing_are_refused(tiny_onnx: TinyOnnx) -> None:
             runtimes.open(tiny_onnx(), name, options=OpenOptions(**option))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="ONNX Runtime TensorRT does not support `spin_wait"):
         runtimes.open(tiny_onnx(), "onnxruntime-tensorrt", options=OpenOptions(spin_wait=True))
+
+
+def test_a_gpu_that_its_cuda_does_not_support_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "cuda_driver", lambda: None)
+    monkeypatch.setattr(environment, "compute_capability", lambda: "6.1")
+    monkeypatch.setattr(module, "cuda_major", lambda: 13)
+    state = runtimes.get("onnxruntime-cuda").availability()
+    if "no CUDA provider" in state.reason:
+        pytest.skip("needs an ONNX Runtime that was built for CUDA")
+    assert not state.ok and "does not support compute capability 6.1" in state.reason and "CUDA 12" in state.cure
+    monkeypatch.setattr(module, "cuda_major", lambda: 12)
+    assert runtimes.get("onnxruntime-cuda").availability().ok
+
+
+def test_libraries_in_another_folder_than_onnx_runtime_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia" / "cu99" / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked: list[str | None] = []
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda directory=None: asked.append(directory), raising=False)
+    module._preload()
+    assert str(tmp_path / "nvidia" / "cu99" / "lib") in asked and asked[-1] is None

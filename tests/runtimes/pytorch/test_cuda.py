@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,54 @@ def test_options_that_mean_nothing_are_refused(small: Path, monkeypatch: pytest.
         runtimes.open(small, "pytorch-cuda-fp16", options=OpenOptions(threads=2))
     with pytest.raises(UsageError, match="without it, it is pytorch-cuda-channels-last"):
         runtimes.open(small, "pytorch-cuda-graph", options=OpenOptions(cuda_graph=False))
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        (["sm_75", "sm_80", "sm_90"], "6.1", False),  # CUDA 13's wheels on a GTX 1080 Ti
+        (["sm_50", "sm_60", "sm_70"], "6.1", True),  # its own major version, an older minor one
+        (["sm_75", "sm_80", "sm_86"], "8.9", True),
+        (["sm_86"], "8.0", False),
+        (["sm_90a"], "9.0", True),
+        (["sm_90"], "12.0", False),
+        (["sm_90", "compute_90"], "12.0", True),  # PTX
+        ([], "9.0", False),
+    ],
+)
+def test_a_gpu_needs_code_of_its_own_major_version_or_ptx(
+    architectures: list[str], capability: str, runs: bool
+) -> None:
+    assert cuda.has_code_for(architectures, capability) == runs
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int], list[str]], None]:
+    """PyTorch's answers where there is a GPU."""
+
+    def set_up(capability: tuple[int, int], architectures: list[str]) -> None:
+        monkeypatch.setattr(environment, "cuda_driver", lambda: None)
+        for name, value in (
+            ("is_available", True),
+            ("get_device_capability", capability),
+            ("get_device_name", "a card"),
+        ):
+            monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+
+    return set_up
+
+
+def test_a_pytorch_without_code_for_the_gpu_says_so_before_it_is_used(card: Callable[..., None]) -> None:
+    card((6, 1), ["sm_75", "sm_90"])
+    state = cuda.cuda_availability()
+    assert not state.ok and "no code for compute capability 6.1" in state.reason and "docs/gpu.md" in state.cure
+
+
+def test_pascal_runs_eagerly_but_is_not_compiled_for(card: Callable[..., None]) -> None:
+    card((6, 1), ["sm_61"])
+    assert runtimes.get("pytorch-cuda").availability().ok
+    for state in (runtimes.get("pytorch-cuda-compile").availability(), cuda.triton_availability()):
+        assert not state.ok and "needs compute capability 7.0" in state.reason
+    card((7, 0), ["sm_70"])
+    assert cuda.triton_availability().ok

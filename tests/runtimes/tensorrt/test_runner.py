@@ -68,3 +68,21 @@ def test_threads_are_not_an_option(plan: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(bindings, "device", lambda: bindings.Device("GeForce RTX 3090", "8.6"))
     with pytest.raises(UsageError, match="TensorRT does not support `threads`"):
         TensorRT().open(Artifact.open(plan), OpenOptions(threads=2))
+
+
+@pytest.mark.parametrize(("driver", "refused"), [(12, True), (13, False), (14, False), (None, False)])
+def test_a_driver_that_is_too_old_is_refused_before_anything_of_tensorrt_is_made(
+    monkeypatch: pytest.MonkeyPatch, driver: int | None, refused: bool
+) -> None:
+    monkeypatch.setattr(api.environment, "driver_cuda", lambda: driver)
+    monkeypatch.setattr(api.environment, "version", lambda name: "11.4" if name == "tensorrt_cu13_bindings" else None)
+    said = api.driver_refusal("tensorrt")
+    assert (said is not None) == refused
+    if said:
+        assert "built for CUDA 13" in said and "supports CUDA 12 at most" in said
+
+
+def test_the_parser_may_count_the_errors_of_a_recorder() -> None:
+    library = api.load("tensorrt_rtx")
+    recorder, _ = api._recorder(library)
+    assert recorder.get_num_errors() == recorder.num_errors() == 0

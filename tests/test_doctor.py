@@ -1,0 +1,32 @@
+"""The doctor: one row for a runtime with its variants."""
+
+from __future__ import annotations
+
+import pytest
+
+from r2mrf_deploy import doctor, environment, runtimes
+from r2mrf_deploy.runtimes.aotinductor import AOTInductor
+from r2mrf_deploy.runtimes.base import Availability
+from r2mrf_deploy.runtimes.pytorch import cuda
+
+
+def test_variants_share_a_row_that_names_those_that_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cuda, "cuda_availability", lambda: Availability(True, "2.0", details={"compute_capability": "6.1"})
+    )
+    rows = {row.name: row for row in doctor.examine()}
+    variants = [n for n in runtimes.names() if runtimes.get(n).variant_of]
+    assert len(variants) == 5 and not set(variants) & set(rows)
+    note = rows["pytorch-cuda"].note
+    assert rows["pytorch-cuda"].ok and all(v.removeprefix("pytorch-cuda") in note for v in variants)
+    assert "not pytorch-cuda-compile: " in note and "not pytorch-cuda-fp16" not in note
+
+
+def test_a_gpu_without_cuda_s_toolkit_makes_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "cuda_driver", lambda: None)
+    monkeypatch.setattr(environment, "nvcc", lambda: None)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    state = AOTInductor().availability()
+    assert state.ok and "none can be made" in state.reason and "CUDA_HOME" in state.cure
+    monkeypatch.setenv("CUDA_HOME", "/somewhere")
+    assert not AOTInductor().availability().reason
