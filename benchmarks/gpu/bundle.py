@@ -36,7 +36,7 @@ import fatbin  # noqa: E402
 
 GLIBC = ("39", "35", "34", "31", "28", "27", "24", "17", "12", "5")
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64", "linux_x86_64"]
-KIT = ("first_minutes.py", "steps.py", "report.py")
+KIT = ("first_minutes.py", "steps.py", "place.py", "device.py", "artifacts.py", "timings.py", "report.py")
 LARGE = "libonnxruntime_providers_cuda.so"
 
 

@@ -25,6 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import report  # noqa: E402
 import steps as all_steps  # noqa: E402
+from place import Place  # noqa: E402
 
 SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
 FAMILIES = ("pytorch", "aotinductor", "onnxruntime", "tensorrt")
@@ -36,9 +37,9 @@ def main() -> None:
     batches = given.batch or ([1] if given.dry_run else [1, 16])
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    place = all_steps.Place(folder, "cuda", given.network, (), given.seconds)
+    place = Place(folder, "cuda", given.network, (), given.seconds)
     if given.dry_run:
-        place = all_steps.Place(folder, "cpu", "r2mrf-edge", tuple(SMALL.items()), 0.1)
+        place = Place(folder, "cpu", "r2mrf-edge", tuple(SMALL.items()), 0.1)
     order = {
         "place": place.order(),
         "sizes": sizes,

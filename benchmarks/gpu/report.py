@@ -52,7 +52,7 @@ def table(found: list[Line], roofs: dict[str, Any], name: str) -> str:
         said.append("|---|---|---:|---:|---:|---:|")
         for line in found:
             for timing in _timings(line):
-                if timing["config"] == config and line["step"].partition("-")[0] != "streams":
+                if timing["config"] == config:
                     said += [_row(m, roofs.get(config, {}), timing) for m in timing["measurements"]]
         said += [
             f"\n- {what} was not timed: {why}"
@@ -66,10 +66,8 @@ def table(found: list[Line], roofs: dict[str, Any], name: str) -> str:
 
 
 def _timings(line: Line) -> list[dict[str, Any]]:
-    """The benchmarks in a step's result."""
-    result = line.get("result", {})
-    inside = [result, *result.values()] if line["step"].startswith("streams") else [result]
-    return [r for r in inside if isinstance(r, dict) and "measurements" in r]
+    """The benchmark that a step's result is, if it is one."""
+    return [line["result"]] if "measurements" in line.get("result", {}) else []
 
 
 def _row(m: dict[str, Any], roofs: dict[str, Any], timing: dict[str, Any]) -> str:

@@ -79,6 +79,12 @@ class Candidate:
     """What ended its part."""
 
     @property
+    def reason(self) -> str:
+        """`failure` in one line, with its kind where it is not one of ours."""
+        text = next((line.strip() for line in str(self.failure).splitlines() if line.strip()), "")
+        return text if isinstance(self.failure, R2mrfError) else f"{type(self.failure).__name__}: {text}"
+
+    @property
     def title(self) -> str:
         return _title(self.name, self.runner.runtime, self.batch)
 
@@ -232,7 +238,7 @@ def bench_artifacts(
             raise UsageError("`transfers` cannot be omitted on a CPU, where nothing is copied")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes, inputs)
         measured = measure(candidates, protocol, progress=progress)
-        skipped += [(c.title, _why(c.failure)) for c in candidates if c.failure]
+        skipped += [(c.title, c.reason) for c in candidates if c.failure]
         candidates = [c for c in candidates if not c.failure]
         tables = []
         if profiles:
@@ -255,12 +261,6 @@ def bench_artifacts(
     unrecorded = _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record else []
     tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
     return Bench(measured, skipped, tables, candidates[0].title, protocol, machine, tools, unrecorded)
-
-
-def _why(error: Exception) -> str:
-    """An error in one line, with its kind where it is not one of ours."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return text if isinstance(error, R2mrfError) else f"{type(error).__name__}: {text}"
 
 
 def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
@@ -330,13 +330,12 @@ def measure(
         Exception: what the first candidate raised, where all of them failed.
     """
     protocol = protocol or Protocol()
-    spent = dict.fromkeys(range(len(candidates)), 0.0)
-    running = set(spent)
+    spent = [0.0] * len(candidates)
+    running = set(range(len(candidates)))
     with ThreadPoolExecutor(protocol.streams) as streams:
-        for number, candidate in enumerate(candidates):
-            if _attempt(candidate, _warm_up, protocol, streams) is None:
-                running.discard(number)
-        while running:
+        for candidate in candidates:
+            _attempt(candidate, _warm_up, protocol, streams)
+        while running := {number for number in running if candidates[number].failure is None}:
             # all take part until the last is done, so that every turn yields a ratio
             for number, candidate in enumerate(candidates):
                 if candidate.failure is not None:
@@ -346,7 +345,6 @@ def measure(
                 start = time.perf_counter()
                 turn = _attempt(candidate, _turn, protocol, streams)
                 if turn is None:
-                    running.discard(number)
                     continue
                 candidate.turns.append(turn)
                 spent[number] += time.perf_counter() - start

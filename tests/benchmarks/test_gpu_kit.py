@@ -115,6 +115,12 @@ def test_a_bundle_is_cut_into_parts_and_installs_whole(parts: list[Path], tmp_pa
     assert done.stdout.strip() == b"85"
 
 
+def test_the_kit_in_a_bundle_is_whole(parts: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, str(parts[0] / "kit" / "first_minutes.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "--dry-run" in done.stdout, done.stderr
+
+
 def test_a_part_that_is_not_here_yet_is_named_and_the_rest_installed(parts: list[Path], tmp_path: Path) -> None:
     done = install(parts[:1], tmp_path / "site")
     assert (

@@ -1,0 +1,91 @@
+"""The artifacts that are timed, several at once, each made by a process of its own; and their roofs on the card."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from place import FORMS, Config, Place, Result
+
+from r2mrf_deploy import budget, environment, runtimes
+from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
+from r2mrf_deploy.graph import files
+
+PROGRAM = Path(__file__).with_name("steps.py")
+"""What makes one artifact when it is told to."""
+
+
+def export(place: Place, config: Config) -> Result:
+    """Artifacts of the network as traced and rewritten, in FP32 and FP16, several at once; and their roofs on this card.
+
+    Each is made by a process of its own: a compiler that crashes takes its own artifact with it, and says so.
+    """
+    (place.folder / str(config)).mkdir(parents=True, exist_ok=True)
+    _ = place.checkpoint
+
+    def make(form: str, half: bool, suffix: str) -> tuple[str, bool, str, str]:
+        path = place.artifact(config, form, half, suffix)
+        log = path.with_name(path.name + ".log")
+        order = json.dumps(
+            {"place": place.order(), "config": [config.size, config.batch], "make": [form, half, suffix]}
+        )
+        with log.open("w") as output:
+            code = subprocess.run(
+                [sys.executable, "-X", "faulthandler", str(PROGRAM), order], stdout=output, stderr=output
+            ).returncode
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+        return form, half, suffix, last[0] if not code and last else f"exit code {code}: {' '.join(last)}"
+
+    found: Result = {}
+    with ThreadPoolExecutor(max(1, min(6, environment.cores() // 2))) as pool:
+        waiting = {pool.submit(make, form, False, ".onnx") for form in FORMS}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for form, half, suffix, said in (job.result() for job in done):
+                path = place.artifact(config, form, half, suffix)
+                found[path.name] = said
+                if suffix == ".onnx" and path.exists():  # the others are made from it
+                    further = [(half, ".pt2"), (half, ".plan"), *([] if half else [(True, ".onnx")])]
+                    waiting |= {pool.submit(make, form, h, other) for h, other in reversed(further)}
+    return found
+
+
+def make(place: Place, config: Config, form: str, half: bool, suffix: str) -> str:
+    """Make one file where it is not there yet: what became of it."""
+    path, source = (place.artifact(config, form, half, s) for s in (suffix, ".onnx"))
+    if path.exists():
+        return "was there"
+    try:
+        if suffix == ".plan" and not (state := runtimes.get("tensorrt").availability()).ok:
+            raise RuntimeUnavailable(f"nothing here runs a plan: {state.reason}")
+        if suffix != ".onnx":
+            made = build_artifact(source, path, device=place.device if suffix == ".pt2" else None)  # type: ignore[arg-type]
+        elif half:
+            made = convert_artifact(place.artifact(config, form, False, ".onnx"), path, PrecisionOptions("fp16"))
+        else:
+            options = ExportOptions(config.size, batch=config.batch, optimize=FORMS[form])
+            made = export_artifact(place.checkpoint, path, options)
+    except R2mrfError as e:
+        return str(e)
+    if suffix == ".onnx":
+        path.with_suffix(".roof.json").write_text(json.dumps(roof(place, path)))
+    return made.parity.verdict if made.parity else "made"
+
+
+def roof(place: Place, onnx: Path) -> Result:
+    """The least milliseconds that a graph takes on this card by its published figures, in each precision."""
+    card_class, graph, found = place.card(), budget.Graph.of(onnx.stem, files.read(onnx)), {}
+    half = onnx.stem.endswith("-fp16")
+    if half and card_class.tflops["fp16"] < card_class.tflops["fp32"]:
+        return {}
+    for precision in ("fp16",) if half else ("fp32", "tf32"):
+        said = budget.predict(graph, budget.Roof.of(card_class, tf32=precision == "tf32"))
+        found[precision] = {"roof_ms": said.roof, "multiply_adds": said.multiply_adds, "kernels": said.kernels}
+    return found
