@@ -66,7 +66,7 @@ def pair(family: str, precision: str, graph: bool) -> tuple[Way, ...]:
     return tuple(Way(runtime, form, precision, graph, suffix) for form in FORMS)
 
 
-ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime"}
+ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime", "tensorrt": "tensorrt"}
 
 
 def timing_of(config: Config, ways: Sequence[Way]) -> Callable[[Place], Result]:
