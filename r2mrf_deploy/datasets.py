@@ -1,10 +1,12 @@
 """Photographs and their masks on disk.
 
-A mask does not show whether white means sharp or blurred. The caller always says so. In this package 1 is in focus.
+A mask does not show whether white means sharp or blurred, so the caller always says it. In this package 1 is in focus.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +134,10 @@ def read_dataset(
     photographs = {name: path for name, path in everything.items() if name.startswith(prefix)} or everything
     masks = _by_name(_part(folder, "mask", mask_folder))
     found = _partners(photographs, masks)
-    missing = [str(photographs[n].name) for n in photographs if n not in found]
-    if split is None and missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InputError(f"{folder}: {len(missing)} of {len(photographs)} photographs have no mask: {shown}")
     names = list(photographs) if split is None else _split(split, photographs)
-    for name in names:
-        if name not in found:
-            raise InputError(f"{folder}: {photographs[name].name} has no mask")
+    if missing := [photographs[n].name for n in names if n not in found]:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(f"{folder}: {len(missing)} of {len(names)} photographs have no mask: {shown}")
     pairs = [Pair(n, photographs[n], found[n]) for n in names]
     return Dataset(folder, white, pairs, len(everything) - len(photographs))
 
@@ -192,7 +190,7 @@ def _part(folder: Path, what: str, name: str | None) -> Path:
 
 
 def _means(name: str) -> str | None:
-    """Guess from its name what a folder holds: `image_gt` holds masks."""
+    """Guess from its name what a folder contains: `image_gt` contains masks."""
     return next((w for w in ("mask", "image") if any(word in name.lower() for word in _WORDS[w])), None)
 
 
@@ -201,7 +199,7 @@ def _check_size(pair: Pair, mask: Sequence[int]) -> None:
     if tuple(mask) != size:
         raise InputError(
             f"{pair.mask} is {mask[0]}×{mask[1]}, its photograph {size[0]}×{size[1]}: "
-            "a mask has the size of its photograph"
+            "a mask must have the size of its photograph"
         )
 
 
@@ -209,7 +207,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in images.find([folder]):
         if path.stem in files:
-            raise InputError(f"{folder}: {files[path.stem].name} and {path.name} have one name")
+            raise InputError(f"{folder}: {files[path.stem].name} and {path.name} have the same name")
         files[path.stem] = path
     numbered = all(stem.isdigit() for stem in files)
     return dict(sorted(files.items(), key=lambda item: int(item[0]))) if numbered else files
@@ -226,8 +224,9 @@ def _partners(photographs: dict[str, Path], masks: dict[str, Path]) -> dict[str,
 
 
 def _number(name: str) -> str:
-    digits = len(name) - len(name.rstrip("0123456789"))
-    return name[len(name) - digits :] if digits else name
+    """The number at the end of a name, or the name if it has none."""
+    digits = re.search(r"[0-9]+$", name)
+    return digits[0] if digits else name
 
 
 def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
@@ -246,7 +245,6 @@ def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
         )
     if not names:
         raise InputError(f"{path} names no photograph")
-    if len(set(names)) < len(names):
-        twice = next(n for i, n in enumerate(names) if n in names[:i])
-        raise InputError(f"{path} names {twice} twice")
+    if (twice := Counter(names).most_common(1)[0])[1] > 1:
+        raise InputError(f"{path} names {twice[0]} more than once")
     return names

@@ -1,7 +1,7 @@
 """The Lightning module: the training step, the EMA of the weights, and validation.
 
 Everything random in an iteration depends only on (seed, iteration, process): the composites, their noise, and PyTorch's own
-generator. So Lightning's checkpoint (weights, optimizer and counters) is enough to resume.
+generator. Lightning's checkpoint (weights, optimizer and counters) is therefore enough to resume.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.optim.swa_utils import update_bn
 
 from r2mrf_deploy import metrics
 from r2mrf_deploy.networks.base import Detector
@@ -25,9 +26,10 @@ from r2mrf_deploy.training.losses import deep_supervision
 from r2mrf_deploy.training.recipe import Recipe, set_rate
 
 STATISTICS = 24
-"""Batches over which BatchNorm's statistics are estimated for averaged weights."""
+"""Number of batches from which BatchNorm's statistics are estimated for the averaged weights, which never run in training
+mode."""
 APART = 1 << 40
-"""Iteration number that no training reaches; the batches for those statistics begin here."""
+"""The iteration number of the first of these batches; no training reaches it."""
 
 
 class Training(LightningModule):
@@ -36,7 +38,7 @@ class Training(LightningModule):
     Args:
         network: `forward(image, all_steps=True)` gives (logits, side outputs).
         recipe: how to train it.
-        source: returns the source of batches for a device.
+        source: makes the source of batches on a device.
         validation: photographs and masks to score.
         seed: of everything random except the initial weights, which the caller sets.
     """
@@ -55,9 +57,8 @@ class Training(LightningModule):
         self.averaged = ema.averaged_copy(network) if recipe.average else None
         self.recipe = recipe
         self._make_source = source
-        self._source: Source | None = None
         self._validation = validation
-        self._recurrent = _runs_one_step(network)
+        self._recurrent = 1 in network.steps_range and network.default_steps > 1
         self._seed = seed
 
     @property
@@ -65,20 +66,18 @@ class Training(LightningModule):
         """The network that is evaluated and saved: the averaged one, if the recipe uses an EMA."""
         return self.network if self.averaged is None else self.averaged
 
-    @property
+    @cached_property
     def source(self) -> Source:
-        if self._source is None:
-            self._source = self._make_source(self.device)
-        return self._source
+        return self._make_source(self.device)
 
     def runs_one_step(self, iteration: int) -> bool:
         """Whether an iteration (from 0) runs the first recurrent step only. The later steps are not trained yet."""
         return self._recurrent and self.recipe.runs_one_step(iteration)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Iterator[int]:
         """Endless and empty, because `training_step` makes the batches on the device. Lightning sees one endless epoch, so
         it cannot miscount the length of an epoch when it resumes."""
-        return DataLoader(_Endless(), batch_size=None)
+        return itertools.repeat(0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # In mixed precision Lightning refuses to clip the gradients of a fused optimizer
@@ -109,7 +108,7 @@ class Training(LightningModule):
         """Score the weights that would be saved now. Every process computes the same, so no communication is needed."""
         if self.averaged is not None:
             batches = (self._batch(APART + n, 0, 1, self.recipe.batch)[0] for n in range(STATISTICS))
-            ema.estimate_statistics(self.averaged, batches)
+            update_bn(batches, self.averaged)
         scores, _ = evaluate(self.kept, self._validation, self.device)
         return scores
 
@@ -120,30 +119,18 @@ class Training(LightningModule):
             return normalise(image).contiguous(memory_format=torch.channels_last), mask
 
 
-class _Endless(IterableDataset):
-    def __iter__(self) -> Iterator[int]:
-        return itertools.repeat(0)
-
-
 def evaluate(network: Detector, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:
-    """Score a network's maps of pictures, each at its own size; the network's mode is preserved."""
+    """Score a network's maps of pictures, each at its own size. The network's mode is preserved."""
     training = network.training
     network.eval()
+    found = []
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        found = [_focus(network, image, device) for image in pictures.images]
+        for image in pictures.images:
+            pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
+            logits = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
+            found.append(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
     network.train(training)
     return metrics.score(zip(found, [mask >= 0.5 for mask in pictures.masks], strict=True))
-
-
-def _focus(network: Detector, image: np.ndarray, device: torch.device) -> np.ndarray:
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
-    logits = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
-    return torch.sigmoid(logits)[0, 0].float().cpu().numpy()
-
-
-def _runs_one_step(network: Detector) -> bool:
-    """Whether a network has several recurrent steps and can be run with one."""
-    return 1 in network.steps_range and network.default_steps > 1
 
 
 @contextmanager
