@@ -33,18 +33,16 @@ class Known:
     """A published dataset."""
 
     white: White
-    about: str
     prefix: str = ""
-    """Prefix of the names of its photographs, if the archive also holds others."""
+    """Prefix of the names of its photographs, if the archive also contains others."""
 
 
 KNOWN = {
-    "cuhk": Known(
-        "blurred", "Shi, Xu and Jia (CVPR 2014), as released: 704 photographs partly out of focus", "out_of_focus"
-    ),
-    "cuhk-320": Known("sharp", "the same at 320×320, as passed on with DUT: 604 to train, 100 to test"),
-    "dut": Known("sharp", "Zhao et al. (CVPR 2018), at 320×320: 600 to train, 500 to test"),
-    "ctcug": Known("blurred", "Tang et al. (CVPR 2019): 150 to test"),
+    # Shi, Xu and Jia (CVPR 2014), as released: 704 partly defocused photographs
+    "cuhk": Known("blurred", "out_of_focus"),
+    "cuhk-320": Known("sharp"),  # the same at 320×320, as distributed with DUT: 604 for training, 100 for testing
+    "dut": Known("sharp"),  # Zhao et al. (CVPR 2018), at 320×320: 600 for training, 500 for testing
+    "ctcug": Known("blurred"),  # Tang et al. (CVPR 2019): 150 for testing
 }
 
 
@@ -178,13 +176,12 @@ def _part(folder: Path, what: str, name: str | None) -> Path:
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     named = {path.name.lower(): path for path in folders}
     usual = [named[n] for n in _FOLDERS[what] if n in named]
-    like = [path for path in folders if _means(path.name) == what]
-    if not name and (usual or len(like) == 1):
-        return (usual or like)[0]
-    if not name and like:
-        raise InputError(
-            f"{folder} has {len(like)} folders of {what}s: {', '.join(p.name for p in like)}; name one with `{what}_folder`"
-        )
+    found = usual[:1] or [path for path in folders if _means(path.name) == what]
+    if not name and len(found) == 1:
+        return found[0]
+    if not name and found:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{folder} has {len(found)} folders of {what}s: {names}; name one with `{what}_folder`")
     wanted = name or " or ".join(_FOLDERS[what][:4])
     raise InputError(f"{folder} has no folder of {what}s ({wanted}); name it with `{what}_folder`")
 

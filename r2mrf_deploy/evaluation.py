@@ -189,17 +189,12 @@ def _is_checkpoint(source: Path) -> bool:
 
 
 def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions) -> Predictor:
-    if not _is_checkpoint(source):
-        return Predictor.open(source, runtime, trust=trust)
-    if runtime in ("onnxruntime", "openvino"):
+    if _is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export.chain import export_artifact
 
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        exported = export_artifact(
-            source, folder / f"{source.stem}.onnx", network=chosen.network, settings=dict(chosen.settings)
-        )
-        return Predictor.open(exported.path, runtime, trust=trust)
-    return Predictor.open(source, runtime, trust=trust, options=chosen)
+        target = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{source.stem}.onnx"
+        source = export_artifact(source, target, network=chosen.network, settings=dict(chosen.settings)).path
+    return Predictor.open(source, runtime, trust=trust, options=chosen if _is_checkpoint(source) else None)
 
 
 def _ablations(

@@ -27,12 +27,11 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        elif path.is_file():
+        if path.is_file():
             files = [path]
         else:
-            files = sorted(Path(p) for p in glob.glob(str(given)) if Path(p).suffix.lower() in SUFFIXES)  # noqa: PTH207
+            candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(given)))  # noqa: PTH207
+            files = sorted(p for p in candidates if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             what = "holds no images" if path.is_dir() else "no such file"
             raise InputError(f"{given}: {what} (supported suffixes: {' '.join(sorted(SUFFIXES))})")

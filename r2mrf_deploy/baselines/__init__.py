@@ -6,7 +6,6 @@ where it departs from the paper. A flat photograph has nothing in focus: its map
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -14,8 +13,6 @@ import numpy as np
 
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.sample_photographs import CURE
-
-__all__ = ["BASELINES", "get"]
 
 BASELINES = ("lbp", "svd", "hifst", "spectrum")
 """Their names, which are also the names of their modules."""

@@ -55,8 +55,7 @@ def _layers(patches: list[np.ndarray]) -> np.ndarray:
 
     found = []
     for side, some in zip(PATCHES, patches, strict=True):
-        transformed = dctn(some, axes=(1, 2), norm="ortho")
-        i, j = np.indices((side, side))
-        found.append(np.abs(transformed[:, i + j >= side - 1]))
+        high = np.indices((side, side)).sum(0) >= side - 1
+        found.append(np.abs(dctn(some, axes=(1, 2), norm="ortho")[:, high]))
     together = np.partition(np.concatenate(found, axis=1), LAYERS - 1, axis=1)[:, :LAYERS]
     return np.sort(together, axis=1).T

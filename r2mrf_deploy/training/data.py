@@ -84,7 +84,7 @@ class Dataset:
     """Photographs with their masks, cropped, mirrored and rotated. Each comes once in every pass, in a random order.
 
     Args:
-        pictures: of any size; those smaller than a crop are enlarged.
+        pictures: at least one, of any size; those smaller than a crop are enlarged.
         size: side of the crops in pixels.
         rotation: largest angle in degrees.
         seed: of the order and the crops.
@@ -94,8 +94,6 @@ class Dataset:
     def __init__(
         self, pictures: Pictures, size: int, *, rotation: float, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        if not len(pictures):
-            raise InputError("the dataset is empty: give at least one photograph with its mask")
         self._stacked = [_stack(i, m, size) for i, m in zip(pictures.images, pictures.masks, strict=True)]
         self._size, self._rotation, self._seed = size, rotation, seed
         self._rng = Rng(device)
@@ -129,9 +127,8 @@ class Dataset:
         if not limit:
             return pictures
         angle = self._rng.uniform(len(pictures), (-limit, limit)).flatten()
-        theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
-        theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
-        theta[:, 0, 1], theta[:, 1, 0] = -angle.sin(), angle.sin()
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        theta = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
         grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
         return F.grid_sample(pictures, grid, "bilinear", "reflection", align_corners=False)
 
@@ -173,7 +170,6 @@ def in_memory(dataset: Files) -> Pictures:
     Raises:
         InputError: one cannot be read, or a mask differs in size from its photograph.
     """
-    dataset.check_sizes()
     numbers = range(len(dataset))
     return Pictures([dataset.image(n) for n in numbers], [dataset.mask(n) for n in numbers])
 

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
-
-
-def averaged_copy(network: nn.Module) -> nn.Module:
-    """A copy for the EMA, without gradients."""
-    return copy.deepcopy(network).requires_grad_(False)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -6,6 +6,7 @@ generator. Lightning's checkpoint (weights, optimizer and counters) is therefore
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from torch.optim.swa_utils import update_bn
 
 from r2mrf_deploy import metrics
 from r2mrf_deploy.networks.base import Detector
-from r2mrf_deploy.training import ema
 from r2mrf_deploy.training.data import Pictures, Source, normalise
+from r2mrf_deploy.training.ema import average_into
 from r2mrf_deploy.training.losses import deep_supervision
 from r2mrf_deploy.training.recipe import Recipe, set_rate
 
@@ -54,7 +55,7 @@ class Training(LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.train().to(memory_format=torch.channels_last)
-        self.averaged = ema.averaged_copy(network) if recipe.average else None
+        self.averaged = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         self.recipe = recipe
         self._make_source = source
         self._validation = validation
@@ -102,14 +103,22 @@ class Training(LightningModule):
         iteration = self.global_step
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
-            ema.average_into(self.averaged, self.network, self.recipe.decay(iteration))
+            average_into(self.averaged, self.network, self.recipe.decay(iteration))
 
     def validate(self) -> metrics.Scores:
         """Score the weights that would be saved now. Every process computes the same, so no communication is needed."""
         if self.averaged is not None:
             batches = (self._batch(APART + n, 0, 1, self.recipe.batch)[0] for n in range(STATISTICS))
             update_bn(batches, self.averaged)
-        scores, _ = evaluate(self.kept, self._validation, self.device)
+        training, found = self.kept.training, []
+        self.kept.eval()
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            for image in self._validation.images:
+                pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
+                logits = self.kept(normalise(pixels).contiguous(memory_format=torch.channels_last))
+                found.append(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
+        self.kept.train(training)
+        scores, _ = metrics.score(zip(found, [mask >= 0.5 for mask in self._validation.masks], strict=True))
         return scores
 
     def _batch(self, iteration: int, rank: int, ranks: int, count: int) -> tuple[Tensor, Tensor]:
@@ -117,20 +126,6 @@ class Training(LightningModule):
             self.source.seek(iteration, rank, ranks)
             image, mask = self.source.batch(count)
             return normalise(image).contiguous(memory_format=torch.channels_last), mask
-
-
-def evaluate(network: Detector, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:
-    """Score a network's maps of pictures, each at its own size. The network's mode is preserved."""
-    training = network.training
-    network.eval()
-    found = []
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        for image in pictures.images:
-            pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
-            logits = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
-            found.append(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
-    network.train(training)
-    return metrics.score(zip(found, [mask >= 0.5 for mask in pictures.masks], strict=True))
 
 
 @contextmanager

@@ -120,17 +120,6 @@ SCRATCH = Recipe(
 NAMES = (PAPER.name, SCRATCH.name)
 
 
-def named(name: str, family: str) -> Recipe:
-    """The recipe called `name`, as it applies to a network family.
-
-    Raises:
-        UsageError: there is no such recipe.
-    """
-    if name not in NAMES:
-        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
-    return PAPERS.get(family, PAPER) if name == PAPER.name else SCRATCH
-
-
 def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, str]:
     """Choose the recipe of a preset.
 
@@ -147,15 +136,17 @@ def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, st
         UsageError: there is no such preset or recipe.
     """
     family, _ = networks.preset(preset)
+    if name not in (None, *NAMES):
+        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
     if name is not None:
         why = "as requested"
     elif backbone and not preset.endswith("-edge"):
         name, why = PAPER.name, "the backbone is pretrained"
     else:
-        name, why = (
-            SCRATCH.name,
-            "no paper describes this preset" if backbone else "the network starts from random weights",
-        )
-    if name == PAPER.name and family not in PAPERS:
+        name = SCRATCH.name
+        why = "no paper describes this preset" if backbone else "the network starts from random weights"
+    if name == SCRATCH.name:
+        return SCRATCH, why
+    if family not in PAPERS:
         why += "; R²MRF's, because no schedule is known from its own paper"
-    return named(name, family), why
+    return PAPERS.get(family, PAPER), why

@@ -125,19 +125,18 @@ class Composites:
         Returns:
             (images float [N, 3, S, S] in 0 .. 1, masks float [N, 1, S, S], 1 = in focus, with values between at edges).
         """
-        size = self.synthesis.size
-        side = self._side()
+        s, rng = self.synthesis, self._rng
+        side = s.size
+        if rng.real((0, 1)) < s.shrunk:
+            side = round(s.size * min(rng.real(s.shrinkage), self._largest))
         image, mask = self._compose(count, side)
-        if side > size:
-            image, mask = (_reduced(x, size) for x in (image, mask))
+        if side > s.size:
+            size = (s.size, s.size)
+            image, mask = (
+                F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+                for x in (image, mask)
+            )
         return self._photograph(image), mask
-
-    def _side(self) -> int:
-        """The side of a composite before it is reduced."""
-        s = self.synthesis
-        if self._rng.real((0, 1)) >= s.shrunk:
-            return s.size
-        return round(s.size * min(self._rng.real(s.shrinkage), self._largest))
 
     def _compose(self, count: int, side: int) -> tuple[Tensor, Tensor]:
         s, rng = self.synthesis, self._rng
@@ -235,7 +234,3 @@ def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
     antialias = size[0] < picture.shape[1]
     resized = F.interpolate(picture[None].float(), size=size, mode="bicubic", antialias=antialias, align_corners=False)
     return resized[0].round().clamp(0, 255).to(torch.uint8)
-
-
-def _reduced(x: Tensor, side: int) -> Tensor:
-    return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
