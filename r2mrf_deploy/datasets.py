@@ -1,10 +1,12 @@
 """Photographs and their masks on disk.
 
-A mask does not show whether white means sharp or blurred. The caller always says so. In this package 1 is in focus.
+A mask does not show whether white means sharp or blurred, so the caller always says it. In this package 1 is in focus.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +33,16 @@ class Known:
     """A published dataset."""
 
     white: White
-    about: str
     prefix: str = ""
-    """Prefix of the names of its photographs, if the archive also holds others."""
+    """Prefix of the names of its photographs, if the archive also contains others."""
 
 
 KNOWN = {
-    "cuhk": Known(
-        "blurred", "Shi, Xu and Jia (CVPR 2014), as released: 704 photographs partly out of focus", "out_of_focus"
-    ),
-    "cuhk-320": Known("sharp", "the same at 320×320, as passed on with DUT: 604 to train, 100 to test"),
-    "dut": Known("sharp", "Zhao et al. (CVPR 2018), at 320×320: 600 to train, 500 to test"),
-    "ctcug": Known("blurred", "Tang et al. (CVPR 2019): 150 to test"),
+    # Shi, Xu and Jia (CVPR 2014), as released: 704 partly defocused photographs
+    "cuhk": Known("blurred", "out_of_focus"),
+    "cuhk-320": Known("sharp"),  # the same at 320×320, as distributed with DUT: 604 for training, 100 for testing
+    "dut": Known("sharp"),  # Zhao et al. (CVPR 2018), at 320×320: 600 for training, 500 for testing
+    "ctcug": Known("blurred"),  # Tang et al. (CVPR 2019): 150 for testing
 }
 
 
@@ -132,14 +132,10 @@ def read_dataset(
     photographs = {name: path for name, path in everything.items() if name.startswith(prefix)} or everything
     masks = _by_name(_part(folder, "mask", mask_folder))
     found = _partners(photographs, masks)
-    missing = [str(photographs[n].name) for n in photographs if n not in found]
-    if split is None and missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InputError(f"{folder}: {len(missing)} of {len(photographs)} photographs have no mask: {shown}")
     names = list(photographs) if split is None else _split(split, photographs)
-    for name in names:
-        if name not in found:
-            raise InputError(f"{folder}: {photographs[name].name} has no mask")
+    if missing := [photographs[n].name for n in names if n not in found]:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(f"{folder}: {len(missing)} of {len(names)} photographs have no mask: {shown}")
     pairs = [Pair(n, photographs[n], found[n]) for n in names]
     return Dataset(folder, white, pairs, len(everything) - len(photographs))
 
@@ -180,19 +176,18 @@ def _part(folder: Path, what: str, name: str | None) -> Path:
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     named = {path.name.lower(): path for path in folders}
     usual = [named[n] for n in _FOLDERS[what] if n in named]
-    like = [path for path in folders if _means(path.name) == what]
-    if not name and (usual or len(like) == 1):
-        return (usual or like)[0]
-    if not name and like:
-        raise InputError(
-            f"{folder} has {len(like)} folders of {what}s: {', '.join(p.name for p in like)}; name one with `{what}_folder`"
-        )
+    found = usual[:1] or [path for path in folders if _means(path.name) == what]
+    if not name and len(found) == 1:
+        return found[0]
+    if not name and found:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{folder} has {len(found)} folders of {what}s: {names}; name one with `{what}_folder`")
     wanted = name or " or ".join(_FOLDERS[what][:4])
     raise InputError(f"{folder} has no folder of {what}s ({wanted}); name it with `{what}_folder`")
 
 
 def _means(name: str) -> str | None:
-    """Guess from its name what a folder holds: `image_gt` holds masks."""
+    """Guess from its name what a folder contains: `image_gt` contains masks."""
     return next((w for w in ("mask", "image") if any(word in name.lower() for word in _WORDS[w])), None)
 
 
@@ -201,7 +196,7 @@ def _check_size(pair: Pair, mask: Sequence[int]) -> None:
     if tuple(mask) != size:
         raise InputError(
             f"{pair.mask} is {mask[0]}×{mask[1]}, its photograph {size[0]}×{size[1]}: "
-            "a mask has the size of its photograph"
+            "a mask must have the size of its photograph"
         )
 
 
@@ -209,7 +204,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in images.find([folder]):
         if path.stem in files:
-            raise InputError(f"{folder}: {files[path.stem].name} and {path.name} have one name")
+            raise InputError(f"{folder}: {files[path.stem].name} and {path.name} have the same name")
         files[path.stem] = path
     numbered = all(stem.isdigit() for stem in files)
     return dict(sorted(files.items(), key=lambda item: int(item[0]))) if numbered else files
@@ -226,8 +221,9 @@ def _partners(photographs: dict[str, Path], masks: dict[str, Path]) -> dict[str,
 
 
 def _number(name: str) -> str:
-    digits = len(name) - len(name.rstrip("0123456789"))
-    return name[len(name) - digits :] if digits else name
+    """The number at the end of a name, or the name if it has none."""
+    digits = re.search(r"[0-9]+$", name)
+    return digits[0] if digits else name
 
 
 def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
@@ -246,7 +242,6 @@ def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
         )
     if not names:
         raise InputError(f"{path} names no photograph")
-    if len(set(names)) < len(names):
-        twice = next(n for i, n in enumerate(names) if n in names[:i])
-        raise InputError(f"{path} names {twice} twice")
+    if (twice := Counter(names).most_common(1)[0])[1] > 1:
+        raise InputError(f"{path} names {twice[0]} more than once")
     return names

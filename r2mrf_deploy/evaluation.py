@@ -1,7 +1,7 @@
-"""How good maps are on photographs with masks: the papers' figures, curves and ablation tables.
+"""Evaluate maps on photographs with masks: the papers' figures, curves and ablation tables.
 
-Everything that computes a map is a `Method`: an artifact on any runtime, a checkpoint, each of its recurrent steps, each of
-its side outputs, a baseline that needs no training. All get the same photographs, prepared as by `r2mrf predict`.
+Everything that computes a map is a `Method`: an artifact on any runtime, a checkpoint, each of its recurrent steps or side
+outputs, a baseline that needs no training. All get the same photographs, prepared as `r2mrf predict` prepares them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,19 +22,16 @@ from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import side_outputs
-from r2mrf_deploy.metrics import Curves, Judged, Scores, average, judge
+from r2mrf_deploy.metrics import Curves, Scores, average, judge
 from r2mrf_deploy.predict import LONGEST, Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
-
-if TYPE_CHECKING:
-    from r2mrf_deploy.checkpoint import Checkpoint
 
 Maps = Callable[[np.ndarray], dict[str, np.ndarray]]
 Positive = Literal["sharp", "blurred"]
 
 WORST = 6
-"""Photographs on a contact sheet."""
+"""Number of photographs on a contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ class Evaluation:
     runtime: str
     scores: Scores
     curves: Curves
-    photographs: dict[str, Judged]
-    """By name of the photograph."""
+    photographs: dict[str, Scores]
+    """The scores of each photograph, by its name."""
 
     def worst(self, count: int = WORST) -> list[str]:
         """The photographs with the largest mean absolute error, the worst first."""
@@ -92,7 +89,7 @@ def evaluate(
     if not methods:
         raise UsageError("nothing to evaluate: give an artifact, a checkpoint or `baselines`")
     dataset.check_sizes()
-    rows: dict[tuple[int, str], dict[str, Judged]] = {}
+    rows: dict[tuple[int, str], dict[str, tuple[Scores, Curves]]] = {}
     for number, pair in enumerate(dataset.pairs):
         image, truth = dataset.image(number), dataset.truth(number)
         for index, method in enumerate(methods):
@@ -100,17 +97,18 @@ def evaluate(
                 judged = judge(found, truth) if positive == "sharp" else judge(1 - found, ~truth)
                 rows.setdefault((index, title), {})[pair.name] = judged
         progress(Progress("evaluating photographs", number + 1, len(dataset)))
-    return [
-        Evaluation(title, index, methods[index].runtime, *average(list(judged.values())), judged)
-        for (index, title), judged in rows.items()
-    ]
+    evaluations = []
+    for (index, title), row in rows.items():
+        photographs = {name: scores for name, (scores, _) in row.items()}
+        evaluations.append(Evaluation(title, index, methods[index].runtime, *average(list(row.values())), photographs))
+    return evaluations
 
 
 def record(rows: Sequence[Evaluation], methods: Sequence[Method], dataset: Dataset, positive: Positive) -> list[str]:
     """Record the scores in the artifacts' manifests.
 
     Returns:
-        Why some were not recorded.
+        For each row that could not be recorded, the reason.
     """
     data = {"dataset": dataset.folder.name, "photographs": len(dataset), "white": dataset.white, "positive": positive}
     reasons = []
@@ -139,9 +137,9 @@ def opened(
         sources: artifacts and checkpoints.
         runtime: runs all sources. A checkpoint for ONNX Runtime or OpenVINO is exported temporarily, at 320×320.
         baselines: names, see `r2mrf_deploy.baselines`.
-        steps: for checkpoints, evaluate the map after each recurrent step 1 .. T, or where a network cannot stop early,
-            its map and the side output of each step. The steps of an artifact are fixed: it only has its map.
-        branches: also evaluate each side output of the last step, of a checkpoint or an artifact exported with
+        steps: for a checkpoint, evaluate the map after each recurrent step 1 .. T or, if the network cannot stop early, its
+            map and the side output of each step. An artifact has a fixed number of steps, so only its map is evaluated.
+        branches: also evaluate each side output of the last step, of a checkpoint or of an artifact exported with
             `all_steps`.
         trust: see `runtimes.open`.
         network, settings: for the checkpoints among the sources, as for `Checkpoint.load`.
@@ -153,12 +151,16 @@ def opened(
         methods = []
         for source in sources:
             name = source.name if len({s.name for s in sources}) == len(sources) else str(source)
-            if steps or branches:
-                methods += _ablations(stack, source, name, runtime, steps, branches, trust, chosen)
-            else:
-                predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
-                file = None if _is_checkpoint(source) else source
-                methods.append(Method(_alone(name, predictor), predictor.runner.runtime, file))
+            if _is_checkpoint(source) and (steps or branches):
+                methods += _ablations(stack, source, name, runtime, steps, branches, chosen)
+                continue
+            predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
+            file = None if _is_checkpoint(source) or steps or branches else source
+            methods.append(Method(_alone(name, predictor), predictor.runner.runtime, file))
+            if branches:
+                if not (sides := _of_last_step(predictor)):
+                    raise UsageError(f"{source} has no side outputs: export it with `all_steps`, or give a checkpoint")
+                methods.append(Method(_sides(name, predictor, sides), predictor.runner.runtime))
         if baselines:
             from r2mrf_deploy import baselines as registry
 
@@ -171,7 +173,7 @@ def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:
 
 
 def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """A baseline on photographs of the size that networks get, no side longer than `predict.LONGEST`, to compare alike."""
+    """Reduce photographs for a baseline as for a network, to sides of at most `predict.LONGEST`, for a fair comparison."""
 
     def focus(image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
@@ -187,38 +189,18 @@ def _is_checkpoint(source: Path) -> bool:
 
 
 def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions) -> Predictor:
-    if not _is_checkpoint(source):
-        return Predictor.open(source, runtime, trust=trust)
-    if runtime in ("onnxruntime", "openvino"):
+    if _is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export.chain import export_artifact
 
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        exported = export_artifact(
-            source, folder / f"{source.stem}.onnx", network=chosen.network, settings=dict(chosen.settings)
-        )
-        return Predictor.open(exported.path, runtime, trust=trust)
-    return Predictor.open(source, runtime, trust=trust, options=chosen)
+        target = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{source.stem}.onnx"
+        source = export_artifact(source, target, network=chosen.network, settings=dict(chosen.settings)).path
+    return Predictor.open(source, runtime, trust=trust, options=chosen if _is_checkpoint(source) else None)
 
 
 def _ablations(
-    stack: ExitStack,
-    source: Path,
-    name: str,
-    runtime: str | None,
-    steps: bool,
-    branches: bool,
-    trust: bool,
-    chosen: OpenOptions,
+    stack: ExitStack, source: Path, name: str, runtime: str | None, steps: bool, branches: bool, chosen: OpenOptions
 ) -> list[Method]:
-    if not _is_checkpoint(source):
-        predictor = stack.enter_context(Predictor.open(source, runtime, trust=trust))
-        ran = predictor.runner.runtime
-        made = [Method(_alone(name, predictor), ran)]
-        if branches:
-            if not side_outputs(o.name for o in predictor.runner.outputs):
-                raise UsageError(f"{source} has no side outputs: export it with `all_steps`, or give the checkpoint")
-            made.append(Method(_sides(name, predictor, _of_last_step(predictor)), ran))
-        return made
+    """A checkpoint's map, or the map after each of its steps, and its side outputs."""
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
@@ -226,14 +208,16 @@ def _ablations(
         raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
     checkpoint = Checkpoint.load(source, network=chosen.network, settings=dict(chosen.settings))
     predictor = Predictor(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)), checkpoint.preprocess)
+    network = checkpoint.module()
     made, sides = [], []
-    for t in _cuts(checkpoint) if steps else ():
-        runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
-        made.append(Method(_alone(f"{name} T = {t}", Predictor(runner, checkpoint.preprocess)), "pytorch"))
-    if not made:
+    if steps and 1 in network.steps_range:
+        for t in range(1, network.default_steps + 1):
+            runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
+            made.append(Method(_alone(f"{name} T = {t}", Predictor(runner, checkpoint.preprocess)), "pytorch"))
+    else:
         made.append(Method(_alone(name, predictor), "pytorch"))
         named = [o.name for o in predictor.runner.outputs]
-        sides = [n for n in named if steps and re.fullmatch(r"[a-z][^_]*\d", n)]  # crl1, crl2, ..; not step1_branch5
+        sides = [n for n in named if steps and re.fullmatch(r"[a-z][^_]*\d", n)]  # crl1, crl2, ...; not step1_branch5
         if steps and not sides:
             raise UsageError(f"{source}: {checkpoint.network} has no recurrent steps")
     if branches:
@@ -241,14 +225,8 @@ def _ablations(
     return [*made, Method(_sides(name, predictor, sides), "pytorch")] if sides else made
 
 
-def _cuts(checkpoint: Checkpoint) -> range:
-    """The numbers of recurrent steps that a network can run; empty where it always runs all."""
-    network = checkpoint.module()
-    return range(1, network.default_steps + 1) if 1 in network.steps_range else range(0)
-
-
 def _of_last_step(predictor: Predictor) -> list[str]:
-    """The side outputs of the last recurrent step, or all where steps are not numbered."""
+    """The side outputs of the last recurrent step, or all of them if their names have no step numbers."""
     names = side_outputs(o.name for o in predictor.runner.outputs)
     last = max((int(m[1]) for n in names if (m := re.match(r"step(\d+)_", n))), default=None)
     return [n for n in names if last is None or n.startswith(f"step{last}_")]

@@ -1,11 +1,12 @@
-"""Photographs in and out: any mode and size that Pillow reads becomes uint8 RGB, upright."""
+"""Read and write photographs. Any mode and size that Pillow reads becomes upright uint8 RGB."""
 
 from __future__ import annotations
 
 import glob
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,85 +19,78 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", "
 
 
 def find(inputs: Sequence[str | Path]) -> list[Path]:
-    """The image files that `inputs` mean: files, folders (not below them), and globs that a shell left alone.
+    """The image files among `inputs`: files, folders (without their subfolders), and globs that the shell did not expand.
 
     Raises:
-        InputError: an input means no image.
+        InputError: an input does not exist or contains no image.
     """
     found: list[Path] = []
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        elif path.is_file():
+        if path.is_file():
             files = [path]
         else:
-            files = sorted(Path(p) for p in glob.glob(str(given)) if Path(p).suffix.lower() in SUFFIXES)  # noqa: PTH207
+            candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(given)))  # noqa: PTH207
+            files = sorted(p for p in candidates if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             what = "holds no images" if path.is_dir() else "no such file"
-            raise InputError(f"{given}: {what} (known: {' '.join(sorted(SUFFIXES))})")
+            raise InputError(f"{given}: {what} (supported suffixes: {' '.join(sorted(SUFFIXES))})")
         found += files
     return list(dict.fromkeys(found))
 
 
 def read(path: Path | str) -> np.ndarray:
-    """A photograph as uint8 [H, W, 3] RGB, turned upright by its EXIF orientation.
+    """Read a photograph as uint8 [H, W, 3] RGB, rotated upright according to its EXIF orientation.
 
-    Greyscale, palette and CMYK images are converted, alpha is left out, 16-bit values are divided by 257. Of several
-    frames the first is taken.
+    Greyscale, palette and CMYK images are converted, alpha is dropped, and 16-bit values are divided by 257. Only the first
+    frame of an animation is read.
 
     Raises:
         InputError: the file does not exist, is damaged, is not an image, is too large, or has float pixels.
     """
-    try:
-        with _open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit greyscale
-                wide = np.asarray(image).astype(np.int64)
-                if wide.min() < 0 or wide.max() > 65535:
-                    raise InputError(f"{path}: its pixels do not fit 16 bits; convert it to 8 or 16 bits")
-                grey = ((wide + 128) // 257).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            if image.mode == "F":
-                raise InputError(f"{path}: float pixels have no agreed range; convert it to 8 or 16 bits")
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is not an image that Pillow reads") from None
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
-    except (OSError, SyntaxError, ValueError) as e:
-        raise InputError(f"{path} is damaged: {e}") from None
+    with _opened(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16-bit greyscale
+            wide = np.asarray(image).astype(np.int64)
+            if wide.min() < 0 or wide.max() > 65535:
+                raise InputError(f"{path}: its pixels do not fit in 16 bits; convert it to 8 or 16 bits")
+            grey = ((wide + 128) // 257).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        if image.mode == "F":
+            raise InputError(f"{path}: float pixels have no standard range; convert it to 8 or 16 bits")
+        return np.array(image.convert("RGB"))
 
 
 def size(path: Path | str) -> tuple[int, int]:
     """(height, width) of an image file, upright, without reading its pixels.
 
     Raises:
-        InputError: the file does not exist or is not an image.
+        InputError: the file does not exist, is damaged, is not an image, or is too large.
     """
-    try:
-        with _open(path) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
-        raise InputError(f"{path} is not an image that Pillow reads ({e})") from None
+    with _opened(path) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
-def _open(path: Path | str) -> Image.Image:
-    """Without the warning that Pillow gives from half its limit on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path)
-
-
-def _too_large(path: Path | str) -> InputError:
-    most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-    return InputError(f"{path} has more than {most:.0f} million pixels: scale it down first")
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """Open an image; what goes wrong there, or while it is read, is an InputError."""
+    try:
+        with warnings.catch_warnings():  # Pillow warns from half its limit on
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
+            yield image
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise InputError(f"{path} has more than {most:.0f} million pixels: scale it down first") from None
+    except (OSError, SyntaxError, ValueError) as e:
+        raise InputError(f"{path} is damaged: {e}") from None
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -112,17 +106,17 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def as_input(image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, limit: Sequence[int] = ()) -> np.ndarray:
-    """A photograph as a network's input of batch 1.
+    """Convert a photograph to a network's input, with a batch of 1.
 
     Args:
         image: uint8 [H, W, 3] RGB.
-        spec: the input: uint8 NHWC, or float NCHW that wants normalised values.
-        preprocess: the normalisation, for the latter.
-        limit: the largest shape allowed, where the spec's dimensions are free.
+        spec: the input, uint8 NHWC or normalised float NCHW.
+        preprocess: the normalisation of float inputs.
+        limit: the largest shape allowed if the spec's height and width are free.
 
     Returns:
-        [1, h, w, 3] or [1, 3, h, w]: at the spec's size, or where that is free at the image's own, scaled down in
-        proportion to fit `limit` and not under 32 pixels a side.
+        [1, h, w, 3] or [1, 3, h, w] of the spec's size. If that is free, the image keeps its own size, or is scaled down in
+        proportion to fit `limit`, but each side is at least 32 pixels.
     """
     spatial = (2, 3) if spec.layout == "NCHW" else (1, 2)
     fixed = [spec.shape[d] for d in spatial]
@@ -141,14 +135,14 @@ def as_input(image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, limit:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG file of uint8 [H, W] or [H, W, 3]."""
+    """Encode uint8 [H, W] or [H, W, 3] as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def overlay(image: np.ndarray, focus: np.ndarray) -> np.ndarray:
-    """What is in focus in its own colours, the rest grey and dark, and a line where the map is 0.5.
+    """Show the area in focus in its own colours, the rest dark and grey, and a line where the map is 0.5.
 
     Args:
         image: uint8 [H, W, 3].

@@ -1,7 +1,7 @@
 """Score a map against a mask with the metrics of the papers.
 
-The literature does not agree on one F-measure, and the choice alone changes the value by some 0.05; so there are three.
-A map and a mask are float and bool [H, W]; True and 1 are in focus.
+The papers use different F-measures, and the choice alone changes the value by about 0.05, so all three are computed.
+A map is float [H, W] and a mask bool [H, W]; 1 and True are in focus.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 BETA_SQUARED = 0.3
-"""Of every F-measure: precision counts more than recall (Achanta et al., CVPR 2009, and every paper on the subject)."""
+"""Weights precision above recall in every F-measure (Achanta et al., CVPR 2009, and all papers on the subject)."""
 LEVELS = 256
 """Number of thresholds k / 255; values strictly greater are positive."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Over a set of photographs."""
+    """The figures of one photograph, or of a set."""
 
     f_max: float
-    """The best F over the thresholds, of precision and recall averaged over the photographs first."""
+    """The best F over the thresholds. For a set, precision and recall are averaged first, so this is not a mean of F."""
     f_adaptive: float
-    """Mean over the photographs of F at 1.5 times the map's mean."""
+    """F at 1.5 times the map's mean; for a set, the mean."""
     f_half: float
-    """Mean over the photographs of F at 0.5."""
+    """F at 0.5; for a set, the mean."""
     mae: float
-    """Mean over the photographs of the mean absolute difference between map and mask."""
+    """Mean absolute difference between map and mask; for a set, the mean."""
     auc: float
-    """Area under the ROC curve of the averaged rates."""
+    """Area under the ROC curve; for a set, of the averaged rates."""
     photographs: int
 
     def to_dict(self) -> dict[str, float]:
@@ -39,7 +39,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Curves:
-    """Averages over the photographs at each of 256 thresholds: float64 [256]."""
+    """Values at each of 256 thresholds, for one photograph or averaged over a set: float64 [256]."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -52,37 +52,24 @@ class Curves:
         return f_measure(self.precision, self.recall)
 
     @property
-    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
-        """What a precision-recall curve shows, (recall, precision): thresholds at which no photograph ran out of positives.
+    def auc(self) -> float:
+        """Area under the ROC curve."""
+        x = np.concatenate([[0.0], self.false_positive_rate[::-1], [1.0]])
+        y = np.concatenate([[0.0], self.recall[::-1], [1.0]])
+        return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
-        Beyond, the average falls to 0 because precision is not defined, not because it is poor. A photograph whose map is 0
-        all over has none at any threshold, and no say in precision.
+    @property
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
+        """A precision-recall curve, (recall, precision), of the thresholds at which no photograph has run out of positives.
+
+        Beyond them the average falls to 0 because precision is undefined, not because it is poor. A photograph whose map
+        is 0 everywhere never has positives and does not count in precision.
         """
         shown = (self.found == self.found[0]) & (self.found > 0)
         return self.recall[shown], self.precision[shown] / self.found[shown]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One map against its mask."""
-
-    f_adaptive: float
-    f_half: float
-    mae: float
-    precision: np.ndarray
-    """At each of 256 thresholds: float64 [256]; so are the next three."""
-    recall: np.ndarray
-    false_positive_rate: np.ndarray
-    found: np.ndarray
-    """1 where anything is positive, else 0."""
-
-    @property
-    def f_max(self) -> float:
-        """The best F of this map; that of a set is not the mean of these."""
-        return float(f_measure(self.precision, self.recall).max())
-
-
-def judge(found: np.ndarray, mask: np.ndarray) -> Judged:
+def judge(found: np.ndarray, mask: np.ndarray) -> tuple[Scores, Curves]:
     """Score one map (float [H, W] in [0, 1]) against its mask (bool [H, W]).
 
     Raises:
@@ -90,48 +77,43 @@ def judge(found: np.ndarray, mask: np.ndarray) -> Judged:
     """
     if found.shape != mask.shape:
         raise ValueError(f"a map is {found.shape}, its mask {mask.shape}")
-    return Judged(
-        f_at(found, mask, min(1.5 * float(found.mean()), 1.0)),
-        f_at(found, mask, 0.5),
-        float(np.abs(found.astype(np.float64) - mask).mean()),
-        *_curve(found, mask),
-    )
+    curves = _curves(found, mask)
+    adaptive, half = (f_at(found, mask, threshold) for threshold in (min(1.5 * float(found.mean()), 1.0), 0.5))
+    mae = float(np.abs(found.astype(np.float64) - mask).mean())
+    return Scores(float(curves.f.max()), adaptive, half, mae, curves.auc, 1), curves
 
 
-def average(judged: Sequence[Judged]) -> tuple[Scores, Curves]:
+def average(judged: Sequence[tuple[Scores, Curves]]) -> tuple[Scores, Curves]:
     """The figures of a set of photographs.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the set is empty.
     """
     if not judged:
         raise ValueError("there is nothing to score")
-    curves = Curves(*(np.mean([getattr(j, name) for j in judged], 0) for name in Curves.__annotations__))
-    x = np.concatenate([[0.0], curves.false_positive_rate[::-1], [1.0]])
-    y = np.concatenate([[0.0], curves.recall[::-1], [1.0]])
-    area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-    adaptive, half, mae = (float(np.mean([getattr(j, n) for j in judged])) for n in ("f_adaptive", "f_half", "mae"))
-    return Scores(float(curves.f.max()), adaptive, half, mae, area, len(judged)), curves
+    curves = Curves(*(np.mean([getattr(c, name) for _, c in judged], 0) for name in Curves.__annotations__))
+    adaptive, half, mae = (float(np.mean([getattr(s, n) for s, _ in judged])) for n in ("f_adaptive", "f_half", "mae"))
+    return Scores(float(curves.f.max()), adaptive, half, mae, curves.auc, len(judged)), curves
 
 
 def score(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Scores, Curves]:
     """Score maps (float [H, W] in [0, 1]) against masks (bool [H, W], the same size).
 
     Raises:
-        ValueError: there is no pair, or sizes differ.
+        ValueError: there is no pair, or the sizes differ.
     """
     return average([judge(found, mask) for found, mask in pairs])
 
 
 def f_at(found: np.ndarray, mask: np.ndarray, threshold: float) -> float:
-    """F of a map at one threshold; values equal to it or greater are positive."""
+    """F of a map at one threshold; values of at least the threshold are positive."""
     positive = found >= threshold
     true = float(np.logical_and(positive, mask).sum())
     return float(f_measure(true / max(float(positive.sum()), 1.0), true / max(float(mask.sum()), 1.0)))
 
 
 def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
-    """F of what is in focus (at 0.5) in one map against another; 1 where nothing is in either."""
+    """F of the area in focus (at least 0.5) in one map against another; 1 if nothing is in focus in either."""
     if not ((found >= 0.5).any() or (wanted >= 0.5).any()):
         return 1.0
     return f_at(found, wanted >= 0.5, 0.5)
@@ -144,18 +126,14 @@ def f_measure(precision: np.ndarray | float, recall: np.ndarray | float) -> np.n
     return (1 + BETA_SQUARED) * precision * recall / np.where(denominator > 0, denominator, 1.0)
 
 
-def _curve(found: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Precision, recall, false-positive rate and whether anything is positive, at each threshold."""
-    # a value v is over k/255 for k < ceil(255 v): the number of thresholds it is over
-    over = np.clip(np.ceil(found.astype(np.float64).ravel() * (LEVELS - 1)), 0, LEVELS).astype(np.int64)
-    inside = mask.ravel()
-    true = _at_least(np.bincount(over[inside], minlength=LEVELS + 1))
-    false = _at_least(np.bincount(over[~inside], minlength=LEVELS + 1))
+def _curves(found: np.ndarray, mask: np.ndarray) -> Curves:
+    # A value v is over k/255 for every k < ceil(255 v), so this is the number of thresholds that each value is over.
+    over = np.clip(np.ceil(found.astype(np.float64) * (LEVELS - 1)), 0, LEVELS).astype(np.int64)
+    true, false = (np.bincount(over[part], minlength=LEVELS + 1)[:0:-1].cumsum()[::-1] for part in (mask, ~mask))
     positive = true + false
-    recall, false_positive_rate = true / max(int(inside.sum()), 1), false / max(int((~inside).sum()), 1)
-    return true / np.maximum(positive, 1), recall, false_positive_rate, (positive > 0).astype(np.float64)
-
-
-def _at_least(counts: np.ndarray) -> np.ndarray:
-    """For each threshold k, how many values are over it: float64 [256]."""
-    return (counts[::-1].cumsum()[::-1])[1 : LEVELS + 1].astype(np.float64)
+    return Curves(
+        precision=true / np.maximum(positive, 1),
+        recall=true / max(int(mask.sum()), 1),
+        false_positive_rate=false / max(int((~mask).sum()), 1),
+        found=(positive > 0).astype(np.float64),
+    )

@@ -1,12 +1,11 @@
-"""The photographs that scikit-image ships inside its wheel: samples for the demo, for parity and for training.
+"""The photographs that scikit-image ships in its wheel: samples for the demo, for parity and for training.
 
-They are read from the installed package: nothing is downloaded, and scikit-image itself is not imported.
+They are read from the installed package, without importing scikit-image. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,66 +15,47 @@ from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 
 CURE = 'pip install "r2mrf-deploy[export]"'
 DEMO = "chelsea"
-"""The demo's photograph: a sharp cat before a defocused room. Never trained on."""
+"""The demo's photograph: a sharp cat in front of a defocused room. It is never used for training."""
 
 
-@dataclass(frozen=True)
-class _Photograph:
-    file: str
-    reduction: int = 0
-    """How much to reduce it so that it is sharp to the pixel wherever it has detail; 0: parts of it are out of focus, or it
-    has too little detail, so it is not used for training."""
-
-
-_TABLE = {
-    "astronaut": _Photograph("astronaut.png", 2),
-    "brick": _Photograph("brick.png", 1),
-    "camera": _Photograph("camera.png", 1),
-    "chelsea": _Photograph("chelsea.png"),
-    "coffee": _Photograph("coffee.png", 1),
-    "coins": _Photograph("coins.png", 1),
-    "grass": _Photograph("grass.png", 1),
-    "gravel": _Photograph("gravel.png", 1),
-    "hubble_deep_field": _Photograph("hubble_deep_field.jpg", 2),
-    "ihc": _Photograph("ihc.png", 2),
-    "moon": _Photograph("moon.png"),
-    "motorcycle_left": _Photograph("motorcycle_left.png", 1),
-    "motorcycle_right": _Photograph("motorcycle_right.png", 1),
-    "retina": _Photograph("retina.jpg", 3),
-    "rocket": _Photograph("rocket.jpg", 1),
-}
+_REDUCTIONS = {
+    "astronaut": 2, "brick": 1, "camera": 1, "chelsea": 0, "coffee": 1, "coins": 1, "grass": 1, "gravel": 1,
+    "hubble_deep_field": 2, "ihc": 2, "moon": 0, "motorcycle_left": 1, "motorcycle_right": 1, "retina": 3, "rocket": 1,
+}  # fmt: skip
+"""The factor by which each photograph is reduced so that its detail is sharp to the pixel. 0 means that it is not used for
+training, because parts of it are out of focus or it has too little detail."""
 
 
 def names() -> tuple[str, ...]:
-    """The photographs there are."""
-    return tuple(_TABLE)
+    """The names of the photographs."""
+    return tuple(_REDUCTIONS)
 
 
 def sample(name: str) -> np.ndarray:
-    """A photograph, uint8 [H, W, 3]; a grey one has three equal channels.
+    """A photograph, uint8 [H, W, 3]. Greyscale photographs have three equal channels.
 
     Raises:
         UsageError: there is no such photograph.
-        RuntimeUnavailable: scikit-image is not installed, or this version of it does not ship the file.
+        RuntimeUnavailable: scikit-image is not installed, or its version does not ship the photograph.
     """
     return np.array(_open(name))
 
 
 def sharp() -> list[np.ndarray]:
-    """The photographs to learn from, each uint8 [H, W, 3], reduced until it is sharp to the pixel; `DEMO` is not one.
+    """The photographs for training, each uint8 [H, W, 3], reduced until it is sharp to the pixel. `DEMO` is not among them.
 
     Raises:
         RuntimeUnavailable: as for `sample`.
     """
-    return [np.array(_open(name).reduce(entry.reduction)) for name, entry in _TABLE.items() if entry.reduction]
+    return [np.array(_open(name).reduce(reduction)) for name, reduction in _REDUCTIONS.items() if reduction]
 
 
 def _open(name: str) -> Image.Image:
-    if name not in _TABLE:
-        raise UsageError(f"no sample photograph {name!r}: {did_you_mean(name, _TABLE)}")
-    path = _folder() / _TABLE[name].file
-    if not path.is_file():
-        raise RuntimeUnavailable(f"this scikit-image does not ship {path.name}: {CURE} installs one that does")
+    if name not in _REDUCTIONS:
+        raise UsageError(f"no sample photograph {name!r}: {did_you_mean(name, _REDUCTIONS)}")
+    path = next(_folder().glob(f"{name}.*"), None)  # .png or .jpg
+    if path is None:
+        raise RuntimeUnavailable(f"this scikit-image does not ship {name}: {CURE} installs one that does")
     with Image.open(path) as image:
         return image.convert("RGB")
 

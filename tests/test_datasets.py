@@ -97,7 +97,7 @@ def test_a_split_chooses_and_orders(made: Made, tmp_path: Path) -> None:
     for text, said in (
         ("a\nbb\n", "did you mean 'b'|choose"),
         ("\n", "names no"),
-        ("a\na\n", "twice"),
+        ("a\na\n", "a more than once"),
         ("c\n", "no mask"),
     ):
         split.write_text(text)
@@ -126,5 +126,5 @@ def test_what_is_wrong_is_said(made: Made, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="coloured"):
         read_dataset(folder, white="sharp").mask(1)
     Image.new("L", (16, 12)).save(folder / "image" / "a.png")
-    with pytest.raises(InputError, match="one name"):
+    with pytest.raises(InputError, match="same name"):
         read_dataset(folder, white="sharp")

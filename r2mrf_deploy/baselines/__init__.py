@@ -1,12 +1,11 @@
-"""Focus maps that need no training: what every trained network has to stand beside.
+"""Focus maps that need no training, to compare trained networks with.
 
-Each is one paper's measure of sharpness, written from the paper, in NumPy, SciPy and scikit-image. What departs from the
-paper is said in its module. A flat photograph has nothing in focus: its map is 0 everywhere.
+Each is one paper's measure of sharpness, implemented from the paper with NumPy, SciPy and scikit-image. Its module says
+where it departs from the paper. A flat photograph has nothing in focus: its map is 0 everywhere.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -15,10 +14,8 @@ import numpy as np
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.sample_photographs import CURE
 
-__all__ = ["BASELINES", "get"]
-
 BASELINES = ("lbp", "svd", "hifst", "spectrum")
-"""Their names; each is the module that computes it."""
+"""Their names, which are also the names of their modules."""
 
 
 def get(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -29,7 +26,7 @@ def get(name: str) -> Callable[[np.ndarray], np.ndarray]:
         It raises InputError on any other array.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such baseline.
         RuntimeUnavailable: scikit-image, which brings SciPy, is not installed.
     """
     if name not in BASELINES:

@@ -1,4 +1,4 @@
-"""The guided filter, which carries a map's edges to the photograph's.
+"""The guided filter, which aligns the edges of a map with those of the photograph.
 
 He, Sun and Tang, Guided image filtering, IEEE TPAMI 35 (2013), with the grey photograph as the guide.
 """
@@ -12,11 +12,11 @@ def guided(values: np.ndarray, guide: np.ndarray, radius: int, smoothness: float
     """Smooth `values` (float [H, W]) except where `guide` (float [H, W] in 0..1) has edges.
 
     Args:
-        radius: of the square window, in pixels.
-        smoothness: ε, the variance under which the guide counts as flat.
+        radius: radius of the square window in pixels.
+        smoothness: ε, the variance below which the guide counts as flat.
 
     Returns:
-        float64 [H, W]; at edges it can leave the range of `values` a little.
+        float64 [H, W]. It can exceed the range of `values` a little at edges.
     """
     from scipy.ndimage import uniform_filter
 

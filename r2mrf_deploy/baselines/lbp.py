@@ -1,9 +1,9 @@
-"""Local binary patterns: where the picture is out of focus, few pixels are darker than most of their neighbours.
+"""Local binary patterns: in defocused areas, few pixels are darker than most of their neighbours.
 
-Yi and Eramian, LBP-based segmentation of defocus blur, IEEE TIP 25 (2016). A neighbour counts where it is brighter, as in
-the authors' program. Two departures: where the paper mattes each scale's certain pixels and infers one map from three by
-energy minimisation, the doubt between the two thresholds is linear here, the guided filter takes the place of the matting,
-and the three scales are averaged.
+Yi and Eramian, LBP-based segmentation of defocus blur, IEEE TIP 25 (2016). A neighbour counts if it is brighter, as in the
+authors' program. There are two departures. The paper mattes the certain pixels of each scale; here the values between the
+two thresholds are linear, and a guided filter replaces the matting. The paper infers one map from three scales by energy
+minimisation; here the scales are averaged.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 import numpy as np
 
 from r2mrf_deploy.baselines.guided import guided
-from r2mrf_deploy.baselines.windows import luminance, stretch
+from r2mrf_deploy.baselines.windows import around, luminance, stretch
 
 NEIGHBOUR = 0.016
-"""T_LBP: by how much a neighbour must be brighter than the centre, of intensities in 0..1, to count."""
+"""T_LBP: a neighbour counts if it is brighter than the centre by more than this, of intensities in 0..1."""
 WINDOWS = (11, 15, 21)
-"""The three scales: sides of the windows, in pixels, in which codes are counted."""
+"""The three scales: sides in pixels of the windows in which codes are counted."""
 BLURRED, SHARP = 0.01, 0.3
-"""T_m2 and T_m1: up to the one a window is certainly blurred, from the other on certainly sharp."""
+"""T_m2 and T_m1: a window is certainly blurred below the first and certainly sharp above the second."""
 
 
 def focus(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] RGB -> float32 [H, W] in 0..1, 1 = in focus.
 
-    Normalisation: the share of codes 6 to 9, linearly from the photograph's lowest to its highest; of that, `BLURRED`
-    becomes 0 and `SHARP` 1.
+    Normalisation: the share of codes 6 to 9, linearly from its lowest value in the photograph to its highest; then `BLURRED`
+    is mapped to 0 and `SHARP` to 1.
 
     Raises:
         InputError: the array is not such a photograph.
@@ -41,7 +41,7 @@ def focus(image: np.ndarray) -> np.ndarray:
 
 
 def _codes(grey: np.ndarray) -> np.ndarray:
-    """LBP^riu2_{8,1}, int [H, W] in 0..9: of a uniform pattern the number of brighter neighbours, 9 for the others.
+    """LBP^riu2_{8,1}, int [H, W] in 0..9: the number of brighter neighbours of a uniform pattern, 9 for other patterns.
 
     (scikit-image's local_binary_pattern has no threshold.)
     """
@@ -51,17 +51,14 @@ def _codes(grey: np.ndarray) -> np.ndarray:
 
 
 def _ring(grey: np.ndarray) -> np.ndarray:
-    """The eight neighbours at distance 1, in order round the pixel: float [8, H, W]; diagonal ones are bilinear."""
-    height, width = grey.shape
-    padded = np.pad(grey, 1, mode="edge")
+    """The eight neighbours at distance 1, in order around the pixel, float [8, H, W]; diagonal ones are bilinear."""
+    window = around(grey, 3)
+    near, far = 1 - np.sqrt(0.5), np.sqrt(0.5)
 
     def at(y: int, x: int) -> np.ndarray:
-        return padded[1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        if 1 in (y, x):
+            return window[..., y, x]
+        beside = window[..., y, 1] + window[..., 1, x]
+        return np.asarray(near * near * grey + near * far * beside + far * far * window[..., y, x])
 
-    def diagonal(y: int, x: int) -> np.ndarray:
-        near, far = 1 - np.sqrt(0.5), np.sqrt(0.5)
-        return np.asarray(near * near * grey + near * far * (at(y, 0) + at(0, x)) + far * far * at(y, x))
-
-    return np.stack(
-        [at(0, 1), diagonal(1, 1), at(1, 0), diagonal(1, -1), at(0, -1), diagonal(-1, -1), at(-1, 0), diagonal(-1, 1)]
-    )
+    return np.stack([at(y, x) for y, x in ((1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0), (0, 1), (0, 2))])

@@ -1,6 +1,6 @@
-"""Local windows of a photograph: every baseline measures them, most of them not at every pixel.
+"""Local windows of a photograph, which the baselines measure at every pixel or on a grid.
 
-Windows overlap the border by half their side; beyond it the photograph is mirrored.
+Windows overlap the border by half their side, and the photograph is mirrored beyond it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
     """The grey photograph, float64 [H, W] in 0..1, of uint8 [H, W, 3] RGB.
 
     Raises:
-        InputError: the array is of another type or shape, or empty.
+        InputError: the array has another type or shape, or is empty.
     """
     from skimage.color import rgb2gray
 
@@ -24,14 +24,14 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 def around(grey: np.ndarray, size: int) -> np.ndarray:
-    """Every window of a side, as a view [H, W, size, size]; [H + 1, W + 1, size, size] where `size` is even, because such
+    """All windows of a size, as a view [H, W, size, size], or [H + 1, W + 1, size, size] if `size` is even, because such
     windows are centred between pixels."""
     padded = np.pad(grey, size // 2, mode="symmetric")
     return np.lib.stride_tricks.sliding_window_view(padded, (size, size))
 
 
 def every(count: int, stride: int) -> np.ndarray:
-    """About every `stride`-th of `count` indices, first and last among them; the mirror image of itself, so that a mirrored
+    """About every `stride`-th of `count` indices, including the first and the last. They are symmetric, so that a mirrored
     photograph has a mirrored map."""
     half = -(-(count - 1) // (2 * stride)) + 1
     low = np.round(np.linspace(0, count - 1, 2 * half)[:half]).astype(np.int64)
@@ -39,21 +39,14 @@ def every(count: int, stride: int) -> np.ndarray:
 
 
 def spread(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bilinear interpolation to every pixel: float64 [H, W] of `shape` from [len(rows), len(columns)]; beyond the outermost
-    centres (in pixels, increasing) the nearest value."""
-    return _along(_along(values, rows, shape[0]).T, columns, shape[1]).T
+    """Interpolate [len(rows), len(columns)] bilinearly to every pixel: float64 [H, W] of `shape`. Beyond the outermost
+    centres (in pixels, increasing) the nearest value is used."""
+    down = np.apply_along_axis(lambda line: np.interp(np.arange(shape[0]), rows, line), 0, values)
+    return np.apply_along_axis(lambda line: np.interp(np.arange(shape[1]), columns, line), 1, down)
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Linearly to 0..1, along the last two axes; 0 where they hold one value, up to rounding."""
+    """Scale linearly to 0..1 along the last two axes; 0 if all values are equal, up to rounding."""
     low, high = (f(values, axis=(-2, -1), keepdims=True) for f in (np.min, np.max))
-    told_apart = high - low > 1e-6
-    return np.asarray(np.where(told_apart, (values - low) / np.where(told_apart, high - low, 1), 0))
-
-
-def _along(values: np.ndarray, centres: np.ndarray, length: int) -> np.ndarray:
-    """Linear interpolation along the first axis: [length, n] from [len(centres), n]."""
-    at = np.interp(np.arange(length), centres, np.arange(len(centres)))
-    low = at.astype(np.int64)
-    share = (at - low)[:, None]
-    return np.asarray((1 - share) * values[low] + share * values[np.minimum(low + 1, len(centres) - 1)])
+    distinct = high - low > 1e-6
+    return np.asarray(np.where(distinct, (values - low) / np.where(distinct, high - low, 1), 0))

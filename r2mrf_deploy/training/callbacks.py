@@ -1,10 +1,10 @@
-"""Checkpoints of a training: `last.ckpt`, to resume from, and `best.pth`; and its progress."""
+"""The checkpoints of a training (one to resume from, and the best weights), its validations and its progress."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from r2mrf_deploy.metrics import Scores
 from r2mrf_deploy.progress import ProgressCallback
 from r2mrf_deploy.training.recipe import Iteration
 
-LAST, BEST = "last.ckpt", "best.pth"
-
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Write Lightning's checkpoints atomically: a process that is killed while writing leaves the previous one."""
@@ -29,62 +27,56 @@ class AtomicCheckpoints(TorchCheckpointIO):
         write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
 
+@dataclass(eq=False)
 class BestCheckpoint(Checkpoint):
-    """Save the best weights, then everything that is needed to resume.
+    """Validate, and save the best weights, then everything that is needed to resume.
 
     All decisions depend on the iteration number alone, so that a resumed training validates at the same iterations as an
     uninterrupted one and gives the same result.
-
-    Args:
-        folder: folder of the run.
-        family: the network's name in a checkpoint.
-        record: what a checkpoint records about its training, beside the scores.
-        every: iterations between checkpoints.
-        validate_every: iterations between validations, a multiple of `every`. They begin when all steps are trained; the
-            last iteration is always validated.
-        progress: called in the first process with an `Iteration`, after every iteration and every validation.
-        patience: the training stops after this many validations without improvement; None for never.
-        deadline: `time.monotonic()` before which the training stops, judged by the duration of the previous iterations.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        family: str,
-        record: Mapping[str, Any],
-        *,
-        every: int,
-        validate_every: int,
-        progress: ProgressCallback,
-        patience: int | None = None,
-        deadline: float | None = None,
-    ) -> None:
-        self._folder, self._family, self._record = folder, family, record
-        self._every, self._validate_every = every, validate_every
-        self._progress, self._patience, self._deadline = progress, patience, deadline
-        self._kept = time.monotonic()
-        self.best: float | None = None
-        self.since_best = 0
-        """Validations since the best one."""
-        self.stopped_early = False
+    last_path: Path
+    """The file to resume from."""
+    best_path: Path
+    """The checkpoint of the best weights."""
+    family: str
+    """The network's name in a checkpoint."""
+    record: Mapping[str, Any]
+    """What a checkpoint records about its training, beside the scores."""
+    every: int
+    """Iterations between checkpoints."""
+    validate_every: int
+    """Iterations between validations, a multiple of `every`. They begin when all steps are trained; the last iteration is
+    always validated."""
+    progress: ProgressCallback
+    """Called in the first process with an `Iteration`, after every iteration and every validation."""
+    patience: int | None
+    """The training stops after this many validations without improvement; None for never."""
+    deadline: float | None
+    """Value of `time.monotonic()` before which the training stops, predicted from the previous iterations."""
+    best: float | None = field(default=None, init=False)
+    since_best: int = field(default=0, init=False)
+    """Validations since the best one."""
+    stopped_early: bool = field(default=False, init=False)
+    _kept: float = field(default=0.0, init=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._kept = time.monotonic()
         trainer.should_stop = trainer.should_stop or self.stopped_early
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        done, loss = trainer.global_step, trainer.callback_metrics["loss"]
-        last = done >= pl_module.recipe.iterations
+        done, total = trainer.global_step, pl_module.recipe.iterations
+        loss, last = trainer.callback_metrics["loss"], done >= total
         if trainer.is_global_zero:
-            self._progress(Iteration("training", done, pl_module.recipe.iterations, float(loss)))
-        if last or (done % self._validate_every == 0 and not pl_module.runs_one_step(done)):
+            self.progress(Iteration("training", done, total, float(loss)))
+        if last or (done % self.validate_every == 0 and not pl_module.runs_one_step(done)):
             scores = pl_module.validate()
             trainer.logger.log_metrics({f"val_{k}": v for k, v in scores.to_dict().items()}, step=done)
             self._judge(trainer, pl_module, scores)
             if trainer.is_global_zero:
-                self._progress(Iteration("training", done, pl_module.recipe.iterations, float(loss), scores))
-        if last or done % self._every == 0:
-            trainer.save_checkpoint(self._folder / LAST)
+                self.progress(Iteration("training", done, total, float(loss), scores))
+        if last or done % self.every == 0:
+            trainer.save_checkpoint(self.last_path)
             late = trainer.strategy.broadcast(self._late())
             trainer.should_stop = trainer.should_stop or late or self.stopped_early
 
@@ -92,28 +84,25 @@ class BestCheckpoint(Checkpoint):
         """Whether the iterations until the next checkpoint would pass the deadline."""
         now, before = time.monotonic(), self._kept
         self._kept = now
-        return self._deadline is not None and now + (now - before) > self._deadline
+        return self.deadline is not None and now + (now - before) > self.deadline
 
     def _judge(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
         self.since_best += 1
         if self.best is None or scores.mae < self.best:  # on composites, F is near 1 for good and bad weights alike
             self.best, self.since_best = scores.mae, 0
-            if trainer.is_global_zero:
-                self._save(trainer, module, scores)
-        self.stopped_early = self._patience is not None and self.since_best >= self._patience
+            self._save(trainer, module, scores)
+        self.stopped_early = self.patience is not None and self.since_best >= self.patience
 
     def _save(self, trainer: Trainer, module: LightningModule, scores: Scores) -> None:
-        facts = {**self._record, "iterations": trainer.global_step, "validation": scores.to_dict()}
-        kept = Weights.of(self._family, module.kept, facts)
-        plain = {name: value.detach().cpu().contiguous() for name, value in kept.state_dict.items()}
-        replace(kept, state_dict=plain).save(self._folder / BEST)
+        if trainer.is_global_zero:
+            facts = {**self.record, "iterations": trainer.global_step, "validation": scores.to_dict()}
+            plain = {name: value.detach().cpu().contiguous() for name, value in module.kept.state_dict().items()}
+            Weights(self.family, module.kept.config, plain, metrics=facts).save(self.best_path)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The time limit may come before the first validation, or `best.pth` may have been deleted."""
-        if self.best is None or not (self._folder / BEST).is_file():
-            scores = pl_module.validate()
-            if trainer.is_global_zero:
-                self._save(trainer, pl_module, scores)
+        """Save weights if there are none: the time limit came before the first validation, or the file was deleted."""
+        if self.best is None or not self.best_path.is_file():
+            self._save(trainer, pl_module, pl_module.validate())
 
     @property
     def state_key(self) -> str:

@@ -1,7 +1,7 @@
 """Training data: batches as a function of the iteration, from sharp photographs or from a dataset.
 
-After `seek(iteration, rank, ranks)` a source gives the batch of that iteration and process, whatever came before. So
-resuming needs no saved state of the data, and several processes share the work without communication. All files are read
+After `seek(iteration, rank, ranks)` a source gives the batch of that iteration and process, whatever came before. Resuming
+therefore needs no saved state of the data, and several processes share the work without communication. All files are read
 into memory once, before the training.
 """
 
@@ -24,6 +24,7 @@ from r2mrf_deploy.checkpoint import IMAGENET
 from r2mrf_deploy.datasets import Dataset as Files
 from r2mrf_deploy.datasets import White, read_mask
 from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.training.recipe import Recipe
 from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
 from r2mrf_deploy.training.synthesis.rng import Rng
 
@@ -34,16 +35,17 @@ VALIDATED = 48
 """Number of composites in the validation set."""
 VALIDATION_SIDE = 256
 DATASET_SIDE = 320
-"""Height and width at which pictures of a dataset are validated, the size that artifacts have by default."""
+"""Height and width at which pictures of a dataset are validated: the default size of artifacts."""
 LARGEST = 3
-"""Photographs whose shorter side exceeds that of a composite by this factor are reduced when read."""
+"""Large photographs are reduced when read, by a whole factor that leaves their shorter side at least this many times that
+of a composite."""
 
 
 class Source(Protocol):
     """Batches for training."""
 
     def seek(self, iteration: int, rank: int, ranks: int, /) -> None:
-        """Make the next batch that of an iteration and a process."""
+        """Go to the batch of an iteration and a process."""
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """(images float [N, 3, S, S] in 0 .. 1, masks float [N, 1, S, S], 1 = in focus)."""
@@ -62,7 +64,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What was read: sharp photographs and drawn masks (uint8, 255 = in focus), or a dataset; and what to validate on."""
+    """Sharp photographs and drawn masks (uint8, 255 = in focus) or a dataset, and the pictures to validate on."""
 
     validation: Pictures
     photographs: Sequence[np.ndarray] = field(default_factory=list)
@@ -71,33 +73,30 @@ class TrainingData:
     left_out: int = 0
     """Number of photographs in the folder that do not belong to the published dataset."""
 
-    def source(self, synthesis: Synthesis, rotation: float, seed: int, device: torch.device) -> Source:
+    def source(self, recipe: Recipe, seed: int, device: torch.device) -> Source:
         """The source of batches on a device."""
         if self.dataset is not None:
-            return Dataset(self.dataset, synthesis.size, rotation=rotation, seed=seed, device=device)
-        return Composites(self.photographs, synthesis, masks=self.masks, seed=seed, device=device)
+            return Dataset(self.dataset, recipe.size, rotation=recipe.rotation, seed=seed, device=device)
+        return Composites(self.photographs, Synthesis(size=recipe.size), masks=self.masks, seed=seed, device=device)
 
 
 class Dataset:
-    """Photographs with their masks: each once in every pass, in a different order; cropped, mirrored, rotated.
+    """Photographs with their masks, cropped, mirrored and rotated. Each comes once in every pass, in a random order.
 
     Args:
-        pictures: of any size; those smaller than a crop are enlarged.
-        size: side of the crops, pixels.
-        rotation: largest angle, degrees.
+        pictures: at least one, of any size; those smaller than a crop are enlarged.
+        size: side of the crops in pixels.
+        rotation: largest angle in degrees.
         seed: of the order and the crops.
-        device: the batches are made on it.
+        device: where the batches are made.
     """
 
     def __init__(
         self, pictures: Pictures, size: int, *, rotation: float, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        if not len(pictures):
-            raise InputError("the dataset is empty: give at least one photograph with its mask")
         self._stacked = [_stack(i, m, size) for i, m in zip(pictures.images, pictures.masks, strict=True)]
         self._size, self._rotation, self._seed = size, rotation, seed
         self._rng = Rng(device)
-        self._place = (0, 0, 1)
         self.seek(0)
 
     def seek(self, iteration: int, rank: int = 0, ranks: int = 1, /) -> None:
@@ -128,59 +127,61 @@ class Dataset:
         if not limit:
             return pictures
         angle = self._rng.uniform(len(pictures), (-limit, limit)).flatten()
-        theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
-        theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
-        theta[:, 0, 1], theta[:, 1, 0] = -angle.sin(), angle.sin()
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        theta = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
         grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
         return F.grid_sample(pictures, grid, "bilinear", "reflection", align_corners=False)
 
 
 def normalise(image: Tensor) -> Tensor:
-    """Image [N, 3, H, W] in 0 .. 1, by ImageNet's mean and standard deviation."""
+    """Normalise an image [N, 3, H, W] in 0 .. 1 by ImageNet's mean and standard deviation."""
     mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
     return (image - mean) / std
 
 
 def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
-    """The sharp photographs of a folder, uint8 [H, W, 3]; those too small for composites of `size` are skipped.
+    """The sharp photographs of a folder, uint8 [H, W, 3]. Those too small for composites of `size` are left out.
 
     Raises:
         InputError: there is none, or none is large enough.
     """
-    paths = images.find([folder])
-    read = [_reduced(images.read(path), LARGEST * size) for path in paths]
-    large = [photograph for photograph in read if min(photograph.shape[:2]) >= size]
+    large, paths = [], images.find([folder])
+    for path in paths:
+        photograph = images.read(path)
+        shorter = min(photograph.shape[:2])
+        if (factor := shorter // (LARGEST * size)) > 1:
+            photograph = np.array(Image.fromarray(photograph).reduce(factor))
+        if shorter >= size:
+            large.append(photograph)
     if not large:
         raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; reduce `size`")
     return large
 
 
 def read_masks(folder: Path, white: White) -> list[np.ndarray]:
-    """The drawn masks of a folder, uint8 [H, W], 255 = in focus, whatever white means in the files."""
+    """The drawn masks of a folder, uint8 [H, W], 255 = in focus, whatever `white` means in the files."""
     masks = [np.rint(255 * read_mask(path)).astype(np.uint8) for path in images.find([folder])]
     return [255 - mask for mask in masks] if white == "blurred" else masks
 
 
 def in_memory(dataset: Files) -> Pictures:
-    """The photographs and masks of a dataset.
+    """Read the photographs and masks of a dataset.
 
     Raises:
         InputError: one cannot be read, or a mask differs in size from its photograph.
     """
-    dataset.check_sizes()
     numbers = range(len(dataset))
     return Pictures([dataset.image(n) for n in numbers], [dataset.mask(n) for n in numbers])
 
 
 def held_out(items: Sequence[T]) -> tuple[list[T], list[T]]:
-    """(to train on, to validate on): one in `HELD_OUT`; a single one serves both."""
-    kept = list(items[HELD_OUT // 2 :: HELD_OUT]) or list(items[-1:])
-    rest = [item for n, item in enumerate(items) if n % HELD_OUT != HELD_OUT // 2]
-    return (rest if len(items) >= HELD_OUT else list(items[:-1])) or list(items), kept
+    """(to train on, to validate on): every 16th item, or the last of fewer, is held out; a single item serves both."""
+    held = range(len(items))[HELD_OUT // 2 :: HELD_OUT] if len(items) >= HELD_OUT else range(len(items))[-1:]
+    return [item for n, item in enumerate(items) if n not in held] or list(items), [items[n] for n in held]
 
 
 def composites_to_validate(photographs: Sequence[np.ndarray], masks: Sequence[np.ndarray], size: int) -> Pictures:
-    """Composites with outlines, the same for every training on the same photographs."""
+    """Composites with outlines. They are the same for every training on the same photographs."""
     side = min(max(size, VALIDATION_SIDE), *(min(p.shape[:2]) for p in photographs))
     synthesis = Synthesis(size=side, plain=0.0, gradual=0.0, scales=(1.0,), shrunk=0.0)
     made = Composites(photographs, synthesis, masks=masks, seed=0)
@@ -189,22 +190,14 @@ def composites_to_validate(photographs: Sequence[np.ndarray], masks: Sequence[np
     return Pictures(pixels, [mask[0, 0].numpy() for _, mask in batches])
 
 
-def dataset_to_validate(pictures: Pictures) -> Pictures:
-    """The pictures and masks of a dataset at the size that artifacts have by default."""
-    size = (DATASET_SIDE, DATASET_SIDE)
-    return Pictures(
-        [images.resize(image, size) for image in pictures.images],
-        [images.resize(mask, size) for mask in pictures.masks],
-    )
-
-
-def _reduced(photograph: np.ndarray, largest: int) -> np.ndarray:
-    factor = min(photograph.shape[:2]) // largest
-    return np.array(Image.fromarray(photograph).reduce(factor)) if factor > 1 else photograph
+def dataset_to_validate(dataset: Files) -> Pictures:
+    """Read a dataset at the size that artifacts have by default. Raises as `in_memory`."""
+    pictures, size = in_memory(dataset), (DATASET_SIDE, DATASET_SIDE)
+    return Pictures(*([images.resize(item, size) for item in items] for items in (pictures.images, pictures.masks)))
 
 
 def _stack(image: np.ndarray, mask: np.ndarray, size: int) -> Tensor:
-    """Image and mask as one uint8 [4, H, W], neither side below `size`."""
+    """Image and mask as one uint8 [4, H, W], enlarged until neither side is below `size`."""
     height, width = image.shape[:2]
     grown = max(1.0, size / height, size / width)
     target = (max(size, round(height * grown)), max(size, round(width * grown)))

@@ -1,33 +1,36 @@
 """The Lightning module: the training step, the EMA of the weights, and validation.
 
 Everything random in an iteration depends only on (seed, iteration, process): the composites, their noise, and PyTorch's own
-generator. So Lightning's checkpoint (weights, optimizer and counters) is enough to resume.
+generator. Lightning's checkpoint (weights, optimizer and counters) is therefore enough to resume.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.optim.swa_utils import update_bn
 
 from r2mrf_deploy import metrics
 from r2mrf_deploy.networks.base import Detector
-from r2mrf_deploy.training import ema
 from r2mrf_deploy.training.data import Pictures, Source, normalise
+from r2mrf_deploy.training.ema import average_into
 from r2mrf_deploy.training.losses import deep_supervision
 from r2mrf_deploy.training.recipe import Recipe, set_rate
 
 STATISTICS = 24
-"""Batches over which BatchNorm's statistics are estimated for averaged weights."""
+"""Number of batches from which BatchNorm's statistics are estimated for the averaged weights, which never run in training
+mode."""
 APART = 1 << 40
-"""Iteration number that no training reaches; the batches for those statistics begin here."""
+"""The iteration number of the first of these batches; no training reaches it."""
 
 
 class Training(LightningModule):
@@ -36,7 +39,7 @@ class Training(LightningModule):
     Args:
         network: `forward(image, all_steps=True)` gives (logits, side outputs).
         recipe: how to train it.
-        source: returns the source of batches for a device.
+        source: makes the source of batches on a device.
         validation: photographs and masks to score.
         seed: of everything random except the initial weights, which the caller sets.
     """
@@ -52,12 +55,11 @@ class Training(LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.train().to(memory_format=torch.channels_last)
-        self.averaged = ema.averaged_copy(network) if recipe.average else None
+        self.averaged = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         self.recipe = recipe
         self._make_source = source
-        self._source: Source | None = None
         self._validation = validation
-        self._recurrent = _runs_one_step(network)
+        self._recurrent = 1 in network.steps_range and network.default_steps > 1
         self._seed = seed
 
     @property
@@ -65,20 +67,18 @@ class Training(LightningModule):
         """The network that is evaluated and saved: the averaged one, if the recipe uses an EMA."""
         return self.network if self.averaged is None else self.averaged
 
-    @property
+    @cached_property
     def source(self) -> Source:
-        if self._source is None:
-            self._source = self._make_source(self.device)
-        return self._source
+        return self._make_source(self.device)
 
     def runs_one_step(self, iteration: int) -> bool:
         """Whether an iteration (from 0) runs the first recurrent step only. The later steps are not trained yet."""
         return self._recurrent and self.recipe.runs_one_step(iteration)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Iterator[int]:
         """Endless and empty, because `training_step` makes the batches on the device. Lightning sees one endless epoch, so
         it cannot miscount the length of an epoch when it resumes."""
-        return DataLoader(_Endless(), batch_size=None)
+        return itertools.repeat(0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # In mixed precision Lightning refuses to clip the gradients of a fused optimizer
@@ -103,14 +103,22 @@ class Training(LightningModule):
         iteration = self.global_step
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
-            ema.average_into(self.averaged, self.network, self.recipe.decay(iteration))
+            average_into(self.averaged, self.network, self.recipe.decay(iteration))
 
     def validate(self) -> metrics.Scores:
         """Score the weights that would be saved now. Every process computes the same, so no communication is needed."""
         if self.averaged is not None:
             batches = (self._batch(APART + n, 0, 1, self.recipe.batch)[0] for n in range(STATISTICS))
-            ema.estimate_statistics(self.averaged, batches)
-        scores, _ = evaluate(self.kept, self._validation, self.device)
+            update_bn(batches, self.averaged)
+        training, found = self.kept.training, []
+        self.kept.eval()
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            for image in self._validation.images:
+                pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
+                logits = self.kept(normalise(pixels).contiguous(memory_format=torch.channels_last))
+                found.append(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
+        self.kept.train(training)
+        scores, _ = metrics.score(zip(found, [mask >= 0.5 for mask in self._validation.masks], strict=True))
         return scores
 
     def _batch(self, iteration: int, rank: int, ranks: int, count: int) -> tuple[Tensor, Tensor]:
@@ -118,32 +126,6 @@ class Training(LightningModule):
             self.source.seek(iteration, rank, ranks)
             image, mask = self.source.batch(count)
             return normalise(image).contiguous(memory_format=torch.channels_last), mask
-
-
-class _Endless(IterableDataset):
-    def __iter__(self) -> Iterator[int]:
-        return itertools.repeat(0)
-
-
-def evaluate(network: Detector, pictures: Pictures, device: torch.device) -> tuple[metrics.Scores, metrics.Curves]:
-    """Score a network's maps of pictures, each at its own size; the network's mode is preserved."""
-    training = network.training
-    network.eval()
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        found = [_focus(network, image, device) for image in pictures.images]
-    network.train(training)
-    return metrics.score(zip(found, [mask >= 0.5 for mask in pictures.masks], strict=True))
-
-
-def _focus(network: Detector, image: np.ndarray, device: torch.device) -> np.ndarray:
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
-    logits = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
-    return torch.sigmoid(logits)[0, 0].float().cpu().numpy()
-
-
-def _runs_one_step(network: Detector) -> bool:
-    """Whether a network has several recurrent steps and can be run with one."""
-    return 1 in network.steps_range and network.default_steps > 1
 
 
 @contextmanager

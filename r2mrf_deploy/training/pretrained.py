@@ -28,22 +28,22 @@ def create(
 ) -> tuple[str, nn.Module]:
     """A preset's network, ready to be trained.
 
-    Without a backbone every layer is drawn at random and scaled to unit variance on photographs (`networks.initialise`).
-    With one, the other layers keep PyTorch's default weights. The scaled weights make `r2mrf-edge` learn more slowly at
-    first (MAE 0.41 after 300 iterations, 0.32 from PyTorch's weights) but better in the end (0.154 against 0.164 after
-    4,000, with BF16 as well).
+    Without pretrained weights, every layer is drawn at random and scaled to unit variance on photographs
+    (`networks.initialise`). With them, the other layers keep PyTorch's default weights. The scaled weights make `r2mrf-edge`
+    learn more slowly at first (MAE 0.41 after 300 iterations, 0.32 from PyTorch's weights) but better in the end (0.154
+    against 0.164 after 4,000, with BF16 as well).
 
     Args:
         pictures: all of one size.
-        backbone: "imagenet" for torchvision's weights, or a file that holds such weights; None for none.
-        seed: of the weights.
+        backbone: "imagenet" for torchvision's weights, or a file of such weights; None for random weights.
+        seed: of the random weights.
 
     Returns:
         (the network's name, the network).
 
     Raises:
-        UsageError: no such preset or setting; the network has no backbone, or the weights do not fit it.
-        InputError: no such file.
+        UsageError: there is no such preset or setting, the network has no backbone, or the weights do not fit it.
+        InputError: there is no such file.
         CheckpointError: the file is not one of PyTorch's, or is damaged.
         RuntimeUnavailable: the weights cannot be downloaded.
     """
@@ -51,15 +51,11 @@ def create(
     torch.manual_seed(seed)
     network = networks.create(family, config)
     if backbone is None:
-        initialise(network, _initialisation_batch(pictures), seed)
+        photographs = torch.from_numpy(np.stack(pictures.images[:INITIALISATION_PHOTOGRAPHS]))
+        initialise(network, normalise(photographs.permute(0, 3, 1, 2).float() / 255), seed)
     else:
         _load(network, preset, backbone)
     return family, network
-
-
-def _initialisation_batch(pictures: Pictures) -> Tensor:
-    chosen = np.stack(list(pictures.images[:INITIALISATION_PHOTOGRAPHS]))
-    return normalise(torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255)
 
 
 def _load(network: nn.Module, preset: str, weights: str) -> None:
@@ -88,11 +84,10 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
 def _load_stream(stream: Stream, given: Mapping[str, Tensor] | None) -> None:
     """Load VGG-16's thirteen convolutions, in order, into a stream of BTBNet with the same widths."""
     own = [module for module in stream.blocks.modules() if isinstance(module, nn.Conv2d)]
-    if own[0].out_channels != BLOCKS[0][0]:
-        share = own[0].out_channels / BLOCKS[0][0]
+    if (share := own[0].out_channels / BLOCKS[0][0]) != 1:
         raise UsageError(
-            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; `settings` width=1, or omit "
-            "`backbone`"
+            f"ImageNet weights fit streams of VGG-16's width, these have {share:g} of it; use `settings` width=1, or "
+            "omit `backbone`"
         )
     state = imagenet("vgg16") if given is None else given
     numbers = sorted(int(m[1]) for name in state if (m := re.fullmatch(r"features\.(\d+)\.weight", name)))

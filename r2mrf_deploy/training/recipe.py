@@ -1,4 +1,4 @@
-"""Recipes: the optimizer, its schedule, and the contents of an iteration. A recipe is a value without state."""
+"""Recipes: the optimizer, its schedule, and the size of an iteration. A recipe is a value without state."""
 
 from __future__ import annotations
 
@@ -59,10 +59,9 @@ class Recipe:
         for field in ("iterations", "batch", "size", "learning_rate"):
             if not getattr(self, field) > 0:
                 raise UsageError(f"`{field}` must be over 0, not {getattr(self, field)}")
-        if not 0 <= self.average < 1:
-            raise UsageError(f"`average`, a decay, must be in [0, 1), not {self.average}")
-        if not 0 <= self.one_step < 1:
-            raise UsageError(f"`one_step` must be in [0, 1), not {self.one_step}")
+        for field in ("average", "one_step"):
+            if not 0 <= getattr(self, field) < 1:
+                raise UsageError(f"`{field}` must be in [0, 1), not {getattr(self, field)}")
 
     def rate(self, share: float) -> float:
         """The learning rate at a share 0 .. 1 of the iterations."""
@@ -104,16 +103,15 @@ PAPER = Recipe(
     name="paper", iterations=6000, batch=4, size=300, optimizer="sgd", learning_rate=1e-3, weight_decay=5e-4,
     bias_rate=2.0, schedule="poly", warm_up=0.0, clip=None, average=0.0, one_step=0.0, rotation=10.0,
 )  # fmt: skip
-"""R²MRF's: SGD with momentum 0.9, batch 4, 6,000 iterations, "poly" with 0.9. The paper prints neither the learning rate,
-nor the rate of biases, nor the augmentation; those are of the code it descends from. The backbone is
-pretrained on ImageNet."""
+"""R²MRF's recipe, for a backbone pretrained on ImageNet. The paper gives the optimizer, the batch, the iterations and the
+"poly" schedule; the learning rate, that of the biases and the augmentation are those of the code it descends from."""
 PAPERS = {
     "r2mrf": PAPER,
     "br2net": replace(PAPER, batch=8),
     "defusionnet": replace(PAPER, iterations=10_000),
 }
-"""By network. BR²Net's values come from its authors' code. DeFusionNet's paper prints only the iterations; the rest is
-R²MRF's, by the same authors. No schedule is known for BTBNet and BTBCRL: they use R²MRF's."""
+"""The papers' recipes by network. BR²Net's is that of its authors' code. DeFusionNet's paper gives only the iterations; the
+rest is R²MRF's, by the same authors. No schedule is known for BTBNet and BTBCRL: they use R²MRF's."""
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
@@ -122,39 +120,33 @@ SCRATCH = Recipe(
 NAMES = (PAPER.name, SCRATCH.name)
 
 
-def named(name: str, family: str) -> Recipe:
-    """The recipe called `name`, as it applies to a network family.
-
-    Raises:
-        UsageError: there is no such recipe.
-    """
-    if name not in NAMES:
-        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
-    return PAPERS.get(family, PAPER) if name == PAPER.name else SCRATCH
-
-
 def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, str]:
     """Choose the recipe of a preset.
 
     Args:
         preset: name of the preset.
-        name: of the recipe; None chooses the paper's if the backbone is pretrained, except for the edge networks, which no
-            paper describes.
+        name: name of the recipe; None chooses the paper's if the backbone is pretrained, except for the edge networks,
+            which no paper describes.
         backbone: whether the backbone is pretrained.
 
     Returns:
-        (the recipe, the reason for the choice as readable text).
+        (the recipe, the reason for the choice as a phrase).
 
     Raises:
         UsageError: there is no such preset or recipe.
     """
     family, _ = networks.preset(preset)
+    if name not in (None, *NAMES):
+        raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
     if name is not None:
-        why = "as asked for"
+        why = "as requested"
     elif backbone and not preset.endswith("-edge"):
-        name, why = PAPER.name, "the backbone is trained already"
+        name, why = PAPER.name, "the backbone is pretrained"
     else:
-        name, why = SCRATCH.name, "no paper has this preset" if backbone else "the network begins from nothing"
-    if name == PAPER.name and family not in PAPERS:
-        why += "; R²MRF's, for its own paper's schedule is not known here"
-    return named(name, family), why
+        name = SCRATCH.name
+        why = "no paper describes this preset" if backbone else "the network starts from random weights"
+    if name == SCRATCH.name:
+        return SCRATCH, why
+    if family not in PAPERS:
+        why += "; R²MRF's, because no schedule is known from its own paper"
+    return PAPERS.get(family, PAPER), why

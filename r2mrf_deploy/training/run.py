@@ -1,7 +1,7 @@
 """`r2mrf train`: from a preset and a folder of photographs to a checkpoint.
 
-The folder of a run holds `training.json` (the configuration), `last.ckpt` (to resume from), `best.pth`, the logs, and at
-the end the checkpoint, named after the preset.
+The folder of a run contains `training.json` (the configuration), `last.ckpt` (to resume from), `best.pth`, the logs and, at
+the end, the checkpoint, which is named after the preset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from r2mrf_deploy import images
@@ -31,12 +30,11 @@ from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.training import data as reading
 from r2mrf_deploy.training import pretrained
-from r2mrf_deploy.training.data import Pictures, TrainingData
+from r2mrf_deploy.training.data import TrainingData
 from r2mrf_deploy.training.recipe import Recipe
-from r2mrf_deploy.training.synthesis.composites import Synthesis
 
 CURE = 'pip install "r2mrf-deploy[train]"'
-CONFIG = "training.json"
+CONFIG, LAST, BEST = "training.json", "last.ckpt", "best.pth"
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
@@ -52,12 +50,12 @@ class TrainingConfig:
     white: White = "sharp"
     split: Path | None = None
     dataset: str | None = None
-    """Name of a published one, see `datasets.KNOWN`."""
+    """Name of a published dataset, see `datasets.KNOWN`."""
     image_folder: str | None = None
-    """Folder of the photographs inside `data`; `mask_folder` is that of the masks."""
+    """Folder of the photographs in `data`; `mask_folder` is that of the masks."""
     mask_folder: str | None = None
     sharp: Path | None = None
-    """Sharp photographs, to make composites of."""
+    """Sharp photographs to make composites of."""
     masks: Path | None = None
     masks_white: White = "blurred"
     val: Path | None = None
@@ -70,7 +68,7 @@ class TrainingConfig:
     precision: Precision = "32"
     processes: int = 1
     patience: int | None = None
-    """The training ends after this many validations without improvement; None: never."""
+    """The training stops after this many validations without improvement; None for never."""
     every: int = 50
     """Iterations between checkpoints. A killed training loses at most this many."""
     validate_every: int = 500
@@ -93,9 +91,8 @@ class TrainingConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        values = dataclasses.asdict(self)
-        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        """The values as JSON has them."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
 
 @dataclass(frozen=True)
@@ -153,29 +150,28 @@ def train(
     hardware = hardware or Hardware()
     deadline = None if hardware.limit is None else time.monotonic() + hardware.limit
     _available(hardware)
-    from r2mrf_deploy.training.callbacks import BEST, LAST, BestCheckpoint
+    from r2mrf_deploy.training.callbacks import BestCheckpoint
     from r2mrf_deploy.training.module import Training
 
-    last = _open(config, output, resume, LAST)
+    last = _open(config, output, resume)
     progress(Progress("reading photographs"))
     training_data = read(config)
     if training_data.left_out:
-        left_out = f"{training_data.left_out} photographs are left out, which do not belong to {config.dataset}"
-        progress(Progress(left_out))
+        progress(Progress(f"leaving out {training_data.left_out} photographs that do not belong to {config.dataset}"))
     progress(Progress("preparing the network"))
     family, network = pretrained.create(
         config.preset, config.settings, training_data.validation, backbone=config.backbone, seed=config.seed
     )
-    synthesis = Synthesis(size=config.recipe.size)
     module = Training(
         network,
         config.recipe,
-        partial(training_data.source, synthesis, config.recipe.rotation, config.seed),
+        partial(training_data.source, config.recipe, config.seed),
         training_data.validation,
         seed=config.seed,
     )
     checkpoints = BestCheckpoint(
-        output,
+        output / LAST,
+        output / BEST,
         family,
         _facts(config, training_data),
         every=config.every,
@@ -184,11 +180,11 @@ def train(
         patience=config.patience,
         deadline=deadline,
     )
-    trainer = _trainer(config, output, hardware, checkpoints)
-    if trainer.is_global_zero:
-        _begin(config, output, LAST, BEST)
-    progress(Progress("training"))
     with _quiet():
+        trainer = _trainer(config, output, hardware, checkpoints)
+        if trainer.is_global_zero:
+            _begin(config, output)
+        progress(Progress("training"))
         trainer.fit(module, ckpt_path=last, weights_only=True)
     path = output / f"{config.preset}.pth"
     if trainer.is_global_zero:
@@ -205,7 +201,7 @@ def read(config: TrainingConfig) -> TrainingData:
     """Read the training and validation data of a configuration.
 
     Raises:
-        InputError: a folder holds nothing usable.
+        InputError: a folder contains nothing usable.
         UsageError: a photograph is used for both training and validation.
     """
     size = config.recipe.size
@@ -213,11 +209,12 @@ def read(config: TrainingConfig) -> TrainingData:
     if config.sharp is not None:
         _refuse_overlap(images.find([config.sharp]), judged)
         photographs, held = reading.held_out(reading.read_photographs(config.sharp, size))
-        masks: list[np.ndarray] = []
-        held_masks: list[np.ndarray] = []
-        if config.masks is not None:
-            masks, held_masks = reading.held_out(reading.read_masks(config.masks, config.masks_white))
-        validation = _given(judged) or reading.composites_to_validate(held, held_masks, size)
+        drawn = reading.read_masks(config.masks, config.masks_white) if config.masks is not None else []
+        masks, held_masks = reading.held_out(drawn)
+        if judged is None:
+            validation = reading.composites_to_validate(held, held_masks, size)
+        else:
+            validation = reading.dataset_to_validate(judged)
         return TrainingData(validation, photographs=photographs, masks=masks)
     assert config.data is not None
     dataset = read_dataset(
@@ -225,85 +222,69 @@ def read(config: TrainingConfig) -> TrainingData:
         image_folder=config.image_folder, mask_folder=config.mask_folder,
     )  # fmt: skip
     _refuse_overlap([pair.image for pair in dataset.pairs], judged)
-    pictures = reading.in_memory(dataset)
-    if (given := _given(judged)) is not None:
-        return TrainingData(given, dataset=pictures, left_out=dataset.left_out)
-    pairs, held_pairs = reading.held_out(list(zip(pictures.images, pictures.masks, strict=True)))
-    kept, trained = (Pictures(*map(list, zip(*part, strict=True))) for part in (held_pairs, pairs))
-    return TrainingData(reading.dataset_to_validate(kept), dataset=trained, left_out=dataset.left_out)
-
-
-def _given(judged: Dataset | None) -> Pictures | None:
-    return None if judged is None else reading.dataset_to_validate(reading.in_memory(judged))
+    if judged is None:
+        trained, held_pairs = reading.held_out(dataset.pairs)
+        dataset, judged = (dataclasses.replace(dataset, pairs=pairs) for pairs in (trained, held_pairs))
+    validation = reading.dataset_to_validate(judged)
+    return TrainingData(validation, dataset=reading.in_memory(dataset), left_out=dataset.left_out)
 
 
 def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:
-    """Refuse photographs that are in both sets: the validation scores would be too good."""
+    """Refuse photographs that are in both sets, because the validation scores would be too good."""
     known = {path.resolve() for path in trained}
     if both := [pair.name for pair in (judged.pairs if judged else ()) if pair.image.resolve() in known]:
         raise UsageError(
-            f"{len(both)} photographs would be trained on and validated on, {both[0]} the first of them; "
+            f"{len(both)} photographs would be used for both training and validation, for example {both[0]}; "
             "separate them with `split` and `val_split`"
         )
 
 
 def _available(hardware: Hardware) -> None:
-    if importlib.util.find_spec("lightning") is None:
-        raise RuntimeUnavailable(f"training needs Lightning, which is not installed: {CURE}")
+    for package, needed in (("lightning", True), ("tensorboard", hardware.logger == "tensorboard")):
+        if needed and importlib.util.find_spec(package) is None:
+            raise RuntimeUnavailable(f"this training needs {package}, which is not installed: {CURE}")
     if hardware.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise RuntimeUnavailable("`accelerator` gpu: PyTorch finds no GPU here; use `accelerator` cpu")
 
 
-def _open(config: TrainingConfig, output: Path, resume: bool, last: str) -> Path | None:
+def _open(config: TrainingConfig, output: Path, resume: bool) -> Path | None:
     """The checkpoint to resume from, if any. Nothing is written yet, because later checks may fail."""
-    kept = output / last
-    if not kept.is_file():
+    last, saved = output / LAST, output / CONFIG
+    if not last.is_file():
         return None
     if not resume:
-        raise UsageError(f"{output} holds a training: `resume` it, or give another folder")
+        raise UsageError(f"{output} contains a training: `resume` it, or give another folder")
     try:
-        read_file(kept)
+        read_file(last)
     except CheckpointError as e:
-        raise CheckpointError(f"{e}; delete {kept.name} to begin again") from None
-    wanted = json.loads(json.dumps(config.to_dict()))
-    before = _saved_config(output / CONFIG, wanted)
-    wanted, before = (values | values["recipe"] for values in (wanted, before))
+        raise CheckpointError(f"{e}; delete {LAST} to begin again") from None
+    wanted = config.to_dict()
+    try:
+        before = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else wanted
+        wanted, before = (values | values["recipe"] for values in (wanted, before))
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{saved} is damaged; delete it to go on with the options given now") from None
     for name in sorted(wanted.keys() - {"recipe"}):
         if wanted[name] != before.get(name):
             raise UsageError(
                 f"`resume`: {name} was {before.get(name)} and is now {wanted[name]}; "
                 "give the same options again, or another folder"
             )
-    return kept
+    return last
 
 
-def _saved_config(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in a run's `training.json`, or `otherwise` if there is none."""
-    if not path.is_file():
-        return otherwise
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return values | {"recipe": dict(values["recipe"])}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged; delete it to go on with the options given now") from None
-
-
-def _begin(config: TrainingConfig, output: Path, last: str, best: str) -> None:
+def _begin(config: TrainingConfig, output: Path) -> None:
     """Save the configuration. Without a checkpoint to resume from, delete the best weights of an older training."""
-    for unfinished in output.glob(f".{last}.*"):  # left by a process that was killed while writing
+    for unfinished in output.glob(f".{LAST}.*"):  # left by a process that was killed while writing
         unfinished.unlink(missing_ok=True)
-    if not (output / last).is_file():
-        (output / best).unlink(missing_ok=True)
+    if not (output / LAST).is_file():
+        (output / BEST).unlink(missing_ok=True)
     write_atomically(output / CONFIG, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
 
 
 def _facts(config: TrainingConfig, training_data: TrainingData) -> dict[str, Any]:
-    """What the checkpoint records about its training; paths are reduced to their last names."""
-    read = (
-        ("photographs", training_data.photographs),
-        ("masks", training_data.masks),
-        ("dataset", training_data.dataset or ()),
-    )
+    """What the checkpoint records about its training; of a path only the last name."""
+    read = {"photographs": training_data.photographs, "masks": training_data.masks, "dataset": training_data.dataset}
     return {
         "trained": config.preset,
         "recipe": dataclasses.asdict(config.recipe),
@@ -311,22 +292,21 @@ def _facts(config: TrainingConfig, training_data: TrainingData) -> dict[str, Any
         "precision": config.precision,
         "processes": config.processes,
         "backbone": Path(config.backbone).name if config.backbone else "",
-        "data": {name: len(items) for name, items in read if len(items)},
+        "data": {name: len(items) for name, items in read.items() if items},
         "torch": str(torch.__version__),
     }
 
 
 def _trainer(config: TrainingConfig, output: Path, hardware: Hardware, checkpoints: Any) -> Any:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from r2mrf_deploy.training.callbacks import AtomicCheckpoints
 
-    if hardware.logger == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise RuntimeUnavailable(f"`logger` tensorboard: TensorBoard is not installed: {CURE}")
     logger = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}[hardware.logger]
     several = config.processes > 1
-    with _quiet(), _refused(hardware):
+    try:
         return Trainer(
             default_root_dir=output,
             accelerator=hardware.accelerator,
@@ -348,23 +328,14 @@ def _trainer(config: TrainingConfig, output: Path, hardware: Hardware, checkpoin
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-
-
-@contextmanager
-def _refused(hardware: Hardware) -> Iterator[None]:
-    """Turn Lightning's error about missing devices into RuntimeUnavailable."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    try:
-        yield
-    except MisconfigurationException as e:
+    except MisconfigurationException as e:  # there are fewer devices
         asked = f"`accelerator` {hardware.accelerator} `devices` {hardware.devices}"
         raise RuntimeUnavailable(f"{asked}: {e}; use fewer `devices`, or `accelerator` cpu") from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Lightning's advice about workers and devices: users of the command cannot act on it."""
+    """Hide Lightning's advice about workers and devices, which users of the command cannot follow."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.ERROR)

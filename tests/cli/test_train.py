@@ -71,7 +71,9 @@ def test_progress_without_a_terminal(dataset, tmp_path, monkeypatch, capsys):
     given = ["--data", str(dataset), "--images", "image", "--masks", "gt", "--white", "blurred"]
     assert main(["train", "r2mrf-edge", *given, "-o", str(tmp_path / "run"), *small]) == 0
     recipe, first, second, last = capsys.readouterr().err.splitlines()
-    assert recipe.startswith("recipe scratch (the network begins from nothing): 9 iterations of 2 pictures of 64×64")
+    assert recipe.startswith(
+        "recipe scratch (the network starts from random weights): 9 iterations of 2 pictures of 64×64"
+    )
     for line, done in ((first, 5), (second, 9)):
         assert re.fullmatch(rf"{done}/9: loss \d\.\d+, \d+\.\d\d it/s, 0:00:\d\d left", line)
     assert "f_max" in last

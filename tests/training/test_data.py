@@ -58,7 +58,7 @@ def test_what_is_smaller_than_a_crop_is_enlarged():
 
 
 def test_what_is_held_out_is_not_trained_on():
-    for count in (2, 5, 16, 100):
+    for count in (*range(2, 40), 100):
         kept, held = data.held_out(range(count))
         assert held and not set(kept) & set(held) and sorted(kept + held) == list(range(count))
     assert data.held_out([7]) == ([7], [7])

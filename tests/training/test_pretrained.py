@@ -76,7 +76,7 @@ def test_streams_begin_with_vgg_16_s_convolutions(pictures, tmp_path, preset):
         found = [p.flatten()[0].item() for p in stream.blocks.parameters()]
         assert found == list(range(26))  # 13 weights and their biases, in VGG-16's order
         assert stream.across[0].weight.std() > 0
-    with pytest.raises(UsageError, match=r"these have 0\.25 of it; `settings` width=1"):
+    with pytest.raises(UsageError, match=r"these have 0\.25 of it; use `settings` width=1"):
         pretrained.create(preset, {"width": "0.25"}, pictures, backbone=str(tmp_path / "vgg16.pth"), seed=0)
     torch.save(given | {"features.0.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "other.pth")
     with pytest.raises(UsageError, match="not VGG-16's"):

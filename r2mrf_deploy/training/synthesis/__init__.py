@@ -1,1 +1,1 @@
-"""Partially defocused photographs made of sharp ones."""
+"""Synthesis of partially defocused photographs from sharp ones."""

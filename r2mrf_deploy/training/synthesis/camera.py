@@ -1,6 +1,6 @@
-"""What happens to a picture after the lens: softness, contrast, gain, noise, and JPEG.
+"""What happens to a picture after the lens: softness, contrast, and JPEG.
 
-Functions of batches [N, 3, H, W] in 0 .. 1 with one value a picture, [N, 1, 1, 1], on any device.
+The functions take batches [N, 3, H, W] in 0 .. 1 and one value per picture, [N, 1, 1, 1], on any device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# ITU-T T.81, tables K.1 and K.2: the quantisation that JPEG's quality 50 stands for, luminance and chrominance.
+# ITU-T T.81, tables K.1 (luminance) and K.2 (chrominance): the quantisation of JPEG at quality 50.
 _LUMINANCE = """
 16 11 10 16 24 40 51 61   12 12 14 19 26 58 60 55   14 13 16 24 40 57 69 56   14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77   24 35 55 64 81 104 113 92   49 64 78 87 103 121 120 101   72 92 95 98 112 100 103 99
@@ -25,7 +25,7 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.41
 
 
 def soften(image: Tensor, sigma: Tensor) -> Tensor:
-    """Blur by a Gaussian of a few tenths of a pixel, as resampling and noise reduction do; `sigma` below 1 pixel."""
+    """Blur slightly by a Gaussian, as resampling and noise reduction do; `sigma` is in pixels and below 1."""
     line = torch.arange(-2, 3, device=image.device)
     weights = torch.exp(-0.5 * (line / sigma.view(-1, 1)) ** 2)
     weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(3, 0).unsqueeze(1)
@@ -36,15 +36,15 @@ def soften(image: Tensor, sigma: Tensor) -> Tensor:
 
 
 def flatten_contrast(image: Tensor, contrast: Tensor) -> Tensor:
-    """Move every value towards the picture's mean; `contrast` 1 leaves it as it is."""
+    """Move every value towards the picture's mean; a `contrast` of 1 changes nothing."""
     mean = image.mean((1, 2, 3), keepdim=True)
     return mean + contrast * (image - mean)
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """What a JPEG of this quality (1 .. 100, on the scale of the Independent JPEG Group) gives back.
+    """Simulate JPEG compression at a quality of 1 .. 100, on the scale of the Independent JPEG Group.
 
-    The file is not made: values are rounded to 8 bits, colours subsampled 4:2:0, and each block of 8×8 transformed,
+    No file is made: values are rounded to 8 bits, colours are subsampled 4:2:0, and each 8×8 block is transformed,
     quantised and transformed back (ITU-T T.81).
     """
     height, width = image.shape[2:]
@@ -59,20 +59,14 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
 
 
 def _quantised(planes: Tensor, scale: Tensor, table: str) -> Tensor:
-    """Each 8×8 block of [N, C, H, W] with its cosine coefficients rounded to multiples of the table's steps."""
+    """Round the cosine coefficients of each 8×8 block of [N, C, H, W] to multiples of the table's scaled steps."""
     steps = torch.tensor([int(t) for t in table.split()], device=planes.device).view(1, 8, 1, 8)
     steps = ((steps * scale.view(-1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255).unsqueeze(1).unsqueeze(3)
     steps = steps.view(-1, 1, 1, 8, 1, 8)
-    cosine = _cosines(planes)
+    u = torch.arange(8, device=planes.device, dtype=planes.dtype).view(-1, 1)
+    cosine = torch.cos((2 * u.T + 1) * u * math.pi / 16) / 2  # the orthonormal transform, [8, 8]
+    cosine[0] /= math.sqrt(2)
     blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # [N, C, H / 8, 8, W / 8, 8]
     coefficients = torch.einsum("ui,ncaibj,vj->ncaubv", cosine, blocks, cosine)
     rounded = (coefficients / steps).round() * steps
     return torch.einsum("ui,ncaubv,vj->ncaibj", cosine, rounded, cosine).flatten(4).flatten(2, 3)
-
-
-def _cosines(like: Tensor) -> Tensor:
-    """The orthonormal cosine transform of 8 values, [8, 8]."""
-    u = torch.arange(8, device=like.device, dtype=like.dtype).view(-1, 1)
-    matrix = torch.cos((2 * u.T + 1) * u * math.pi / 16) / 2
-    matrix[0] /= math.sqrt(2)
-    return matrix

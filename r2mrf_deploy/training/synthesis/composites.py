@@ -1,14 +1,13 @@
 """Partially defocused photographs, made from sharp ones, with the mask of what is in focus.
 
-A composite has two layers, as a scene has: a foreground, cut out by a generated or a drawn shape, before a background. One
-of them is out of focus. A defocused background ends sharply at the object before it; a defocused foreground bleeds over
-what is behind it, because its colour and its coverage are blurred together (premultiplied alpha). The circle of confusion
-is a disc, a polygon (the blades of an aperture) or a Gaussian, and its radius changes across the layer. Then comes what
-cameras and their files add: resizing, softness, gain, noise, JPEG.
+A composite has two layers: a foreground, cut out by a generated or a drawn shape, in front of a background. One of them is
+out of focus. A defocused background ends sharply at the foreground's outline. A defocused foreground bleeds over the
+background, because its colour and its coverage are blurred together (premultiplied alpha). The circle of confusion is a
+disc, a polygon (the blades of an aperture) or a Gaussian, and its radius changes across the layer. Cameras and image files
+then add their part: resizing, softness, gain, noise, JPEG.
 
-Everything is done for a batch at once, on any device, and follows from one seed; with `seek`, from the seed and the number
-of the iteration. Photographs are reduced in advance to several scales, so that crops need no resampling and what was sharp
-stays sharp to the pixel.
+A batch is made at once, on any device, and depends only on the seed or, after `seek`, on the seed and the iteration.
+Photographs are reduced to several scales in advance, so that crops need no resampling and stay sharp to the pixel.
 """
 
 from __future__ import annotations
@@ -30,65 +29,66 @@ from r2mrf_deploy.training.synthesis.rng import Range, Rng
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What composites look like. Ranges are drawn from uniformly, except `radius`: that one log-uniformly."""
+    """What composites look like. Ranges are sampled uniformly, except `radius`, which is sampled log-uniformly."""
 
     size: int = 160
-    """Side of a composite, in pixels."""
+    """Side of a composite in pixels."""
     radius: Range = (1.5, 8.0)
-    """Radius of the circle of confusion, in pixels."""
+    """Radius of the circle of confusion in pixels."""
     swell: float = 2.0
     """The radius changes across the defocused layer by a factor of at most this."""
     area: Range = (0.15, 0.75)
     """Share of the picture that a generated foreground covers."""
     drawn: float = 0.5
-    """How often the shape is a drawn mask, where there are any."""
+    """Probability that the shape is a drawn mask, if there are any."""
     foreground_in_focus: float = 0.6
-    """How often it is the foreground that is sharp; the background is, otherwise."""
+    """Probability that the foreground is in focus; otherwise the background is."""
     one_photograph: float = 0.5
-    """How often both layers come from one photograph: then only the sharpness tells them apart."""
+    """Probability that both layers come from one photograph, so that only the sharpness distinguishes them."""
     gradual: float = 0.2
-    """How often, of these, focus is lost gradually, as on a plane in depth, instead of at an outline."""
+    """Probability that such a composite loses focus gradually, like a receding plane, instead of at an outline."""
     plain: float = 0.05
-    """How often there is no outline at all: everything is in focus, or nothing."""
+    """Probability that there is no outline: everything is in focus, or nothing."""
     scales: tuple[float, ...] = (1.4, 1.2, 1.0, 0.8, 0.63)
-    """Of the photographs that crops are taken from. The least sharp detail becomes sharper with each reduction; few
-    photographs are sharp to the pixel, and enlarged ones teach that fur and skin may be in focus without being so."""
+    """Scales of the photographs that crops are taken from. Reduced ones are sharper to the pixel than most photographs.
+    Enlarged ones teach that fur and skin may be in focus without being so."""
     shrunk: float = 0.2
-    """How often a batch is made larger, by `shrinkage`, and then reduced: that sharpens outlines and correlates noise."""
+    """Probability that a batch is made larger, by `shrinkage`, and then reduced: this sharpens outlines and correlates
+    noise."""
     shrinkage: Range = (1.2, 1.5)
     soft: float = 0.2
-    """How often the whole picture is a little soft, by a Gaussian of standard deviation `softness` pixels."""
+    """Probability of a slight blur of the whole picture, by a Gaussian with a standard deviation of `softness` pixels."""
     softness: Range = (0.3, 0.7)
     flat: float = 0.15
-    """How often the contrast is reduced, to `contrast`."""
+    """Probability that the contrast is reduced, to `contrast`."""
     contrast: Range = (0.4, 0.9)
     gain: Range = (0.6, 1.3)
     noise: Range = (0.0, 0.02)
-    """Standard deviation of the sensor's noise, added after the lens, on the scale 0 to 1."""
+    """Standard deviation of the sensor's noise, which is added after the lens, on the scale 0 to 1."""
     jpeg: float = 0.5
-    """How often the picture has been a JPEG file, of `quality` on the usual scale to 100."""
+    """Probability of JPEG compression, at `quality` on the usual scale to 100."""
     quality: Range = (40.0, 95.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.radius[0] <= self.radius[1] or self.swell < 1:
             raise UsageError(
-                f"radius must be an increasing pair over 0, and swell at least 1, not {self.radius}, {self.swell}"
+                f"`radius` must be an increasing pair over 0 and `swell` at least 1, not {self.radius} and {self.swell}"
             )
         if self.size < 16:
-            raise UsageError(f"size must be at least 16, not {self.size}")
+            raise UsageError(f"`size` must be at least 16, not {self.size}")
         if self.shrinkage[0] < 1 or not 0 < self.quality[0] <= self.quality[1] <= 100:
-            raise UsageError("shrinkage must be at least 1, and quality an increasing pair within 0 .. 100")
+            raise UsageError("`shrinkage` must be at least 1 and `quality` an increasing pair in 0 .. 100")
 
 
 class Composites:
-    """Composites without end, in batches.
+    """An endless source of composites, in batches.
 
     Args:
-        photographs: sharp all over, uint8 [H, W, 3], each at least `synthesis.size` high and wide.
+        photographs: sharp everywhere, uint8 [H, W, 3], each at least `synthesis.size` high and wide.
         synthesis: what to make of them.
         masks: drawn masks, uint8 [H, W] each, 255 = in focus.
         seed: the same seed, photographs, masks and device give the same batches.
-        device: where batches are made. What is chosen does not depend on it; the sensor's noise does.
+        device: where batches are made. The random choices do not depend on it; the sensor's noise does.
 
     Raises:
         InputError: there is no photograph, or a photograph or a mask cannot be used.
@@ -116,28 +116,27 @@ class Composites:
         self._largest = shortest / self.synthesis.size
 
     def seek(self, *key: int) -> None:
-        """Make the next batches those that belong to a key, (iteration, rank) say, whatever was made before."""
+        """Go to the batches of a key, for example (iteration, rank), whatever was made before."""
         self._rng.seek(self.seed, *key)
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Make `count` composites.
 
         Returns:
-            (images float [N, 3, S, S] in 0 .. 1, masks float [N, 1, S, S] in 0 .. 1: 1 = in focus, between at edges).
+            (images float [N, 3, S, S] in 0 .. 1, masks float [N, 1, S, S], 1 = in focus, with values between at edges).
         """
-        size = self.synthesis.size
-        side = self._side()
+        s, rng = self.synthesis, self._rng
+        side = s.size
+        if rng.real((0, 1)) < s.shrunk:
+            side = round(s.size * min(rng.real(s.shrinkage), self._largest))
         image, mask = self._compose(count, side)
-        if side > size:
-            image, mask = (_reduced(x, size) for x in (image, mask))
+        if side > s.size:
+            size = (s.size, s.size)
+            image, mask = (
+                F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+                for x in (image, mask)
+            )
         return self._photograph(image), mask
-
-    def _side(self) -> int:
-        """Of the composite before it is reduced."""
-        s = self.synthesis
-        if self._rng.real((0, 1)) >= s.shrunk:
-            return s.size
-        return round(s.size * min(self._rng.real(s.shrinkage), self._largest))
 
     def _compose(self, count: int, side: int) -> tuple[Tensor, Tensor]:
         s, rng = self.synthesis, self._rng
@@ -147,21 +146,21 @@ class Composites:
         back = torch.where(one, front, back)
         shape, clear = self._shapes(count, side, gradual, clear)
 
-        layer = torch.where(clear, _with_alpha(back, torch.ones_like(shape)), _with_alpha(front * shape, shape))
-        layer = self._defocus(layer, side / s.size).clamp(0, 1)  # the transform rounds
+        layer = torch.where(clear, torch.cat([back, torch.ones_like(shape)], 1), torch.cat([front * shape, shape], 1))
+        layer = self._defocus(layer, side / s.size).clamp(0, 1)  # the Fourier transform rounds
         colour, alpha = layer[:, :3], layer[:, 3:]
         image = torch.where(clear, shape * front + (1 - shape) * colour, colour + (1 - alpha) * back)
         return image, torch.where(clear, shape, 1 - alpha)
 
     def _shapes(self, count: int, side: int, gradual: Tensor, clear: Tensor) -> tuple[Tensor, Tensor]:
-        """(coverage of the foreground [N, 1, S, S], whether it is what is in focus)."""
+        """(coverage of the foreground [N, 1, S, S], whether the foreground is in focus)."""
         s, rng = self.synthesis, self._rng
         width = torch.where(gradual, rng.uniform(count, (side / 8, side / 2)), 1.0)
         shape = shapes.generated(rng, count, side, s.area, width)
         if self._masks is not None:
             focus, usable = self._masks.cut(rng, count, side)
             usable = usable & ~gradual & rng.chance(count, s.drawn)
-            # Either the part in focus is the foreground, or it is what lies behind it.
+            # The part in focus is either the foreground or the background.
             shape = torch.where(usable, torch.where(clear, focus, 1 - focus), shape)
         plain, everything = rng.chance(count, s.plain), rng.chance(count, 0.5)
         shape = torch.where(plain, everything.float(), shape)
@@ -179,14 +178,19 @@ class Composites:
         return [full, *(_resized(full, hw) for hw in sizes if min(hw) >= size)]
 
     def _crops(self, count: int, side: int) -> Tensor:
-        """Random crops, mirrored, turned and with their colour channels permuted, float [N, 3, S, S] in 0 .. 1."""
+        """Random crops, mirrored, transposed and with their colour channels permuted, float [N, 3, S, S] in 0 .. 1."""
         return torch.stack([self._crop(side) for _ in range(count)]).float() / 255
 
     def _crop(self, side: int) -> Tensor:
         rng, scales = self._rng, self.synthesis.scales
         reduced = self._scaled[rng.integer(len(self._scaled))]
         scale = scales[rng.integer(len(scales))]
-        picture, cut = self._picture(reduced, scale, side)
+        if scale > 1:  # a smaller crop, to be enlarged
+            picture, cut = reduced[0], math.ceil(side / scale)
+        else:
+            large = [picture for picture in reduced if min(picture.shape[1:]) >= side]
+            wanted = scale * reduced[0].shape[1]
+            picture, cut = min(large, key=lambda picture: abs(picture.shape[1] - wanted)), side
         top, left = (rng.integer(length - cut + 1) for length in picture.shape[1:])
         crop = picture[:, top : top + cut, left : left + cut]
         if rng.integer(2):
@@ -195,16 +199,8 @@ class Composites:
             crop = crop.transpose(1, 2)
         return _resized(crop[rng.order(3)], (side, side))
 
-    def _picture(self, reduced: list[Tensor], scale: float, side: int) -> tuple[Tensor, int]:
-        """(the reduction of a photograph to crop from, the side of the crop): smaller, where it is enlarged after."""
-        if scale > 1:
-            return reduced[0], math.ceil(side / scale)
-        large = [picture for picture in reduced if min(picture.shape[1:]) >= side]
-        wanted = scale * reduced[0].shape[1]
-        return min(large, key=lambda picture: abs(picture.shape[1] - wanted)), side
-
     def _defocus(self, layer: Tensor, enlarged: float) -> Tensor:
-        """Blur [N, C, S, S] by a radius that goes from r to as much as swell × r across the picture."""
+        """Blur [N, C, S, S] with a radius that grows from r to at most swell × r across the picture."""
         s, rng, count = self.synthesis, self._rng, layer.shape[0]
         low = torch.exp(rng.uniform(count, (math.log(s.radius[0]), math.log(s.radius[1]))))
         high = (low * rng.uniform(count, (1.0, s.swell))).clamp(max=s.radius[1])
@@ -218,7 +214,7 @@ class Composites:
         return torch.lerp(near, far, share)
 
     def _photograph(self, image: Tensor) -> Tensor:
-        """What the camera and its file make of what came through the lens."""
+        """Add the effects of the camera and of the image file."""
         s, rng, count = self.synthesis, self._rng, len(image)
         if len(some := rng.some(count, s.soft)):
             image[some] = camera.soften(image[some], rng.uniform(len(some), s.softness))
@@ -232,17 +228,9 @@ class Composites:
 
 
 def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 [3, H, W] at another size, by an antialiased cubic filter."""
+    """Resize uint8 [3, H, W] with an antialiased cubic filter."""
     if picture.shape[1:] == size:
         return picture
     antialias = size[0] < picture.shape[1]
     resized = F.interpolate(picture[None].float(), size=size, mode="bicubic", antialias=antialias, align_corners=False)
     return resized[0].round().clamp(0, 255).to(torch.uint8)
-
-
-def _reduced(x: Tensor, side: int) -> Tensor:
-    return F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def _with_alpha(colour: Tensor, alpha: Tensor) -> Tensor:
-    return torch.cat([colour, alpha], 1)

@@ -1,6 +1,6 @@
-"""The shape of the foreground in a composite: generated, or taken from drawn masks.
+"""The shape of the foreground in a composite: generated, or cut from drawn masks.
 
-A shape is a coverage, float [N, 1, S, S] in 0 .. 1, with an outline about a pixel wide.
+A shape is a coverage, float [N, 1, S, S] in 0 .. 1, with an outline about one pixel wide.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training.synthesis.rng import Range, Rng
 
 CANVAS = 256
-"""Side of the squares that drawn masks are kept as. Outlines are made sharp again after they are enlarged."""
+"""Side of the squares to which drawn masks are resized. Outlines are sharpened again after a mask is enlarged."""
 WINDOW: Range = (0.45, 1.0)
-"""Side of the part that is cut from a drawn mask, as a share of the mask's shorter side."""
+"""Side of the square that is cut from a drawn mask, as a share of the mask's shorter side."""
 USABLE: Range = (0.04, 0.96)
-"""Share of a cut that must be in focus; others are replaced by generated shapes."""
+"""Share of a cut that must be in focus. Other cuts are replaced by generated shapes."""
 
 
 def generated(rng: Rng, count: int, side: int, area: Range, softness: Tensor) -> Tensor:
-    """Polygons, bent ellipses and clouds, alone or two together.
+    """Polygons, bent ellipses and clouds, alone or in pairs.
 
     Args:
         area: share of the picture to cover.
@@ -39,7 +39,7 @@ def generated(rng: Rng, count: int, side: int, area: Range, softness: Tensor) ->
             field[here] = make(rng, len(here), side)
     first, second = field.unflatten(0, (2, count))
     field = torch.where(rng.chance(count, 0.3).squeeze(1), torch.maximum(first, second), first)
-    # Whatever the field, a threshold at its quantile gives the area that was asked for.
+    # A threshold at a quantile gives the desired area for any field.
     sample = field[:, ::4, ::4].flatten(1).sort(dim=1).values
     rank = (1 - rng.uniform(count, area).flatten()) * (sample.shape[1] - 1)
     level = sample.gather(1, rank.long().unsqueeze(1))
@@ -50,28 +50,23 @@ class DrawnMasks:
     """Masks of real photographs, cut at random, mirrored and resized.
 
     Args:
-        masks: uint8 [H, W] each, 255 = in focus.
+        masks: at least one, uint8 [H, W] each, 255 = in focus.
         device: where they are kept.
 
     Raises:
-        InputError: there is none, or one is not such an array.
+        InputError: a mask is not such an array.
     """
 
     def __init__(self, masks: Sequence[np.ndarray], device: torch.device | str = "cpu") -> None:
-        if not len(masks):
-            raise InputError("no mask was given: give at least one, or leave them out")
         for mask in masks:
             if mask.dtype != np.uint8 or mask.ndim != 2:
                 raise InputError(f"a mask must be uint8 [H, W], not {mask.dtype} {list(mask.shape)}")
         self._masks = torch.cat([_canvas(mask, device) for mask in masks])
         self._sizes = torch.tensor([mask.shape for mask in masks], dtype=torch.float32, device=device)
 
-    def __len__(self) -> int:
-        return len(self._masks)
-
     def cut(self, rng: Rng, count: int, side: int) -> tuple[Tensor, Tensor]:
-        """(what is in focus [N, 1, side, side], whether there is enough of both [N, 1, 1, 1])."""
-        chosen = rng.whole(count, 0, len(self)).flatten()
+        """(coverage of the area in focus [N, 1, side, side], whether the cut is `USABLE` [N, 1, 1, 1])."""
+        chosen = rng.whole(count, 0, len(self._masks)).flatten()
         size = self._sizes[chosen]
         share = rng.uniform(count, WINDOW).view(-1, 1) * size.amin(1, keepdim=True) / size  # of height and width
         offset = (2 * torch.cat([rng.uniform(count, (0, 1)) for _ in range(2)], 1).view(-1, 2) - 1) * (1 - share)
@@ -81,9 +76,8 @@ class DrawnMasks:
         theta[:, 0, 2], theta[:, 1, 2] = offset[:, 1], offset[:, 0]
         grid = F.affine_grid(theta, [count, 1, side, side], align_corners=False)
         found = F.grid_sample(self._masks[chosen].float(), grid, "bilinear", "border", align_corners=False) / 255
-        steep = (
-            (side / (share.amin(1) * CANVAS)).clamp(min=1).view(-1, 1, 1, 1)
-        )  # enlarged outlines, one pixel wide again
+        # Makes enlarged outlines one pixel wide again.
+        steep = (side / (share.amin(1) * CANVAS)).clamp(min=1).view(-1, 1, 1, 1)
         found = ((found - 0.5) * steep + 0.5).clamp(0, 1)
         part = found.mean((2, 3), keepdim=True)
         return found, (part > USABLE[0]) & (part < USABLE[1])
@@ -96,7 +90,7 @@ def _canvas(mask: np.ndarray, device: torch.device | str) -> Tensor:
 
 
 def _polygons(rng: Rng, count: int, side: int) -> Tensor:
-    """Distance in pixels inside a convex polygon of 1 (a half plane) to 6 sides, [N, S, S]."""
+    """Distance in pixels from the edge of a convex polygon with 1 (a half plane) to 6 sides, positive inside, [N, S, S]."""
     x, y = grid(side, rng.device)
     sides = rng.whole(count, 1, 7).view(count, 1)
     order = torch.arange(6, device=rng.device)
@@ -105,18 +99,13 @@ def _polygons(rng: Rng, count: int, side: int) -> Tensor:
     angle = torch.where(order < sides, angle, angle[:, :1])
     offset = rng.uniform(count * 6, (0.0, 0.5)).view(count, 6)
     offset = torch.where(order < sides, offset, offset[:, :1])
-    dx, dy = x - _centre(rng, count), y - _centre(rng, count)
-    inside: Tensor | None = None
-    for edge in range(6):
-        a, b = angle[:, edge].view(-1, 1, 1), offset[:, edge].view(-1, 1, 1)
-        distance = (b - dx * a.cos()) - dy * a.sin()
-        inside = distance if inside is None else torch.minimum(inside, distance)
-    assert inside is not None
-    return inside * side
+    dx, dy = (line.unsqueeze(1) for line in (x - _centre(rng, count), y - _centre(rng, count)))
+    angle, offset = angle.view(count, 6, 1, 1), offset.view(count, 6, 1, 1)
+    return ((offset - dx * angle.cos()) - dy * angle.sin()).amin(1) * side
 
 
 def _outlines(rng: Rng, count: int, side: int) -> Tensor:
-    """About the distance in pixels inside an ellipse whose outline is bent by a few harmonics, [N, S, S]."""
+    """Approximate distance in pixels from the edge of an ellipse bent by a few harmonics, positive inside, [N, S, S]."""
     x, y = grid(side, rng.device)
     turn, stretch = (rng.uniform(count, r).squeeze(1) for r in ((0, math.pi), (1.0, 2.5)))
     dx, dy = x - _centre(rng, count), y - _centre(rng, count)
@@ -132,7 +121,7 @@ def _outlines(rng: Rng, count: int, side: int) -> Tensor:
 
 
 def _clouds(rng: Rng, count: int, side: int) -> Tensor:
-    """Smooth noise, scaled so that it changes by about one from a pixel to the next, [N, S, S]."""
+    """Smooth noise, scaled to change by about one from each pixel to the next, [N, S, S]."""
     coarse = rng.normal(count, 1, 5, 5)
     smooth = F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True).squeeze(1)
     slope = (smooth[:, 1:] - smooth[:, :-1]).abs().mean((1, 2), keepdim=True)
@@ -144,6 +133,6 @@ def _centre(rng: Rng, count: int) -> Tensor:
 
 
 def grid(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Coordinates of the pixels' centres, -0.5 .. 0.5, as [1, S] and [S, 1]."""
+    """Coordinates of the pixels' centres in -0.5 .. 0.5, as [1, S] and [S, 1]."""
     line = (torch.arange(side, device=device) + 0.5) / side - 0.5
     return line.view(1, -1), line.view(-1, 1)
