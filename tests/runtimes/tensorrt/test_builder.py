@@ -225,7 +225,7 @@ def test_messages_are_said_in_plain_words() -> None:
         ),
         ([{"Outputs": [{"Format/Datatype": "BFloat16"}]}], "bf16 in 1 layers"),
         ([{"Outputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]}], "int8 in 1"),
-        (["conv1", "conv2"], "not verified: the plan holds names only"),
+        (["conv1", "conv2"], "not verified: the plan holds only the layers' names"),
     ],
 )
 def test_achieved_precision_is_read_from_the_inspector(layers: list[Any], said: str) -> None:
