@@ -121,13 +121,9 @@ def too_old_for_cuda(major: int | None, compute_capability: str | None) -> str |
 
 
 def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str] = ()) -> list[str]:
-    """Why an engine must not be built for this class, each reason with its cure; empty if it may be.
+    """Why a library of this version must not build an engine for this class, with a cure for each reason; empty if it may.
 
-    Args:
-        gpu: the class.
-        flavour: the library that would build the engine.
-        version: that library's version.
-        precisions: those in the graph, of PRECISIONS.
+    `precisions` are those in the graph, of PRECISIONS.
     """
     reasons = [*(precision_refusal(gpu, p) for p in precisions), _library_refusal(gpu, flavour, version)]
     return [r for r in reasons if r]
@@ -135,18 +131,13 @@ def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str]
 
 def precision_refusal(gpu: GPU, precision: str) -> str | None:
     """Why this class should not run a precision, with the cure; None if it may."""
-    slow_fp16 = gpu.tflops["fp16"] < gpu.tflops["fp32"]
+    card, slow_fp16 = f"the {gpu.title} ({gpu.generation})", gpu.tflops["fp16"] < gpu.tflops["fp32"]
     if precision == "fp16" and slow_fp16:
-        share = round(gpu.tflops["fp32"] / gpu.tflops["fp16"])
-        return (
-            f"the {gpu.title} ({gpu.generation}) computes FP16 at 1/{share} of its FP32 rate: "
-            "export with `precision` fp32, or int8 after an accuracy check"
-        )
+        rate = f"1/{round(gpu.tflops['fp32'] / gpu.tflops['fp16'])} of its FP32 rate"
+        return f"{card} computes FP16 at {rate}: export with `precision` fp32, or int8 after an accuracy check"
     if precision not in gpu.tflops:
-        return (
-            f"the {gpu.title} ({gpu.generation}) has no {precision.upper()}, which came with {_SINCE[precision]}: "
-            f"export with `precision` {'fp32' if slow_fp16 else 'fp16'}"
-        )
+        lacking = f"no {precision.upper()}, which came with {_SINCE[precision]}"
+        return f"{card} has {lacking}: export with `precision` {'fp32' if slow_fp16 else 'fp16'}"
     return None
 
 

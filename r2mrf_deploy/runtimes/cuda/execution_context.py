@@ -19,6 +19,8 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError
 
+Specs = Sequence[TensorSpec]
+
 IN_FLIGHT = 2
 """Inferences enqueued at once: the device runs one while the host prepares the next, as in trtexec."""
 
@@ -33,8 +35,7 @@ _REBASE_WIDTH_MS = 0.1
 
 
 class Buffer:
-    """The memory of one input or output: one block on the device, and one of pinned host memory for each inference in
-    flight. It grows and never shrinks."""
+    """One input or output: memory on the device, and pinned host memory for each inference in flight. It never shrinks."""
 
     def __init__(self, cuda: Cuda, spec: TensorSpec) -> None:
         self.name = spec.name
@@ -87,14 +88,7 @@ class ExecutionContext(ABC):
         spin_wait: poll the device instead of sleeping until it is done.
     """
 
-    def __init__(
-        self,
-        cuda: Cuda,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        cuda_graph: bool,
-        spin_wait: bool = False,
-    ) -> None:
+    def __init__(self, cuda: Cuda, inputs: Specs, outputs: Specs, cuda_graph: bool, spin_wait: bool = False) -> None:
         self._cuda = cuda
         self._inputs = [Buffer(cuda, s) for s in inputs]
         self._outputs = [Buffer(cuda, s) for s in outputs]

@@ -1,9 +1,8 @@
 """ONNX to a TensorRT plan, with whichever TensorRT is installed.
 
-Names are looked up when they are needed, so one builder serves `tensorrt` 8.6, 10 and 11 and `tensorrt_rtx`. The network
-is strongly typed wherever the version supports that: the graph's types alone decide the precision. TensorRT 8.6 does not,
-so there the graph's types become permissions (FP16, INT8). TensorRT builds for the GPU at hand. TensorRT-RTX builds for a
-list of compute capabilities, with or without a GPU.
+The network is strongly typed if the version supports that: the graph's types alone decide the precision. TensorRT 8.6 does
+not, so there the graph's types become permissions (FP16, INT8). TensorRT builds for the GPU at hand, and TensorRT-RTX for
+a list of compute capabilities, with or without a GPU.
 """
 
 from __future__ import annotations
@@ -31,13 +30,17 @@ class Build:
     """One build: parse the model, then build the engine.
 
     The steps are separate because what is in the network decides which GPUs may be asked to run it.
+
+    Raises:
+        BuildError, UsageError: as `refuse_options` does.
     """
 
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precisions: tuple[str, ...]
+    """Those of the layers' outputs, the lowest first. Like `inputs` and `outputs`, known after `parse`."""
+
     def __init__(self, library: Library, options: BuildOptions) -> None:
-        """
-        Raises:
-            BuildError: this library does not support an option.
-        """
         refuse_options(library, options)
         self._library = library
         self._options = options
@@ -51,11 +54,7 @@ class Build:
             self.__dict__.pop(made, None)
 
     def parse(self, model: Path, content: bytes | None = None) -> None:
-        """Read an ONNX file into the network.
-
-        Args:
-            model: the file.
-            content: what to parse instead of the file's content.
+        """Read an ONNX file, or `content` in its place, into the network.
 
         Raises:
             GraphError: it is not an ONNX model.
@@ -65,21 +64,14 @@ class Build:
             raise describe(self._parser, model)
         if not self._network.num_outputs:  # the parser reads a text file as an empty model
             raise GraphError(f"{model} is not an ONNX model, or is empty")
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(self._spec(self._network.get_input(i)) for i in range(self._network.num_inputs))
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(self._spec(self._network.get_output(i)) for i in range(self._network.num_outputs))
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """The precisions of the layers' outputs, the lowest first."""
-        layers = (self._network.get_layer(i) for i in range(self._network.num_layers))
-        types = {self._library.dtype(t.get_output(j).dtype) for t in layers for j in range(t.num_outputs)}
-        return tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
+        network, library = self._network, self._library
+        inputs = [network.get_input(i) for i in range(network.num_inputs)]
+        outputs = [network.get_output(i) for i in range(network.num_outputs)]
+        self.inputs = tuple(library.spec(t.name, t.dtype, t.shape, t.get_dimension_name) for t in inputs)
+        self.outputs = tuple(library.spec(t.name, t.dtype, t.shape, t.get_dimension_name) for t in outputs)
+        layers = (network.get_layer(i) for i in range(network.num_layers))
+        types = {library.dtype(layer.get_output(j).dtype) for layer in layers for j in range(layer.num_outputs)}
+        self.precisions = tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
 
     def check(self, manifest: Contract) -> None:
         """Compare the network with the model's manifest.
@@ -130,10 +122,6 @@ class Build:
             write_atomically(self._options.timing_cache_file, bytes(cache.serialize()))
         return bytes(serialized)
 
-    def _spec(self, tensor: Any) -> TensorSpec:
-        axis_name = getattr(tensor, "get_dimension_name", lambda axis: None)
-        return self._library.spec(tensor.name, tensor.dtype, tensor.shape, axis_name)
-
     def _add_profile(self, config: Any, profiles: Profiles) -> None:
         if not profiles:
             return
@@ -173,19 +161,17 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
         BuildError: an option is not supported. Names the option and the alternative.
         UsageError: a value is out of range, or there is no such memory pool.
     """
-    trt, rtx, name = library.module, library.is_rtx, f"{library.title} {library.version}"
-    flags, config = getattr(trt, "BuilderFlag", None), trt.IBuilderConfig
+    rtx, name = library.is_rtx, f"{library.title} {library.version}"
+    level, strip = _compatibility_level(library, options), library.member("BuilderFlag", "STRIP_PLAN")
     gpus_cure = "name each GPU with `gpus`: one plan serves them all" if rtx else "build on each GPU"
-    level_cure = "it chooses its kernels on the GPU, not in the build" if rtx else "leave it out"
     cache_cure = "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache"
     supported = (  # (option, whether this library supports it, what to do instead)
         ("timing_cache_file", not rtx, cache_cure),
-        ("version_compatible", not rtx and hasattr(flags, "VERSION_COMPATIBLE"), "build again with each version"),
-        ("hardware_compatibility_level", not rtx and _compatibility_level(library, options) is not None, gpus_cure),
-        ("strip_weights", not rtx and hasattr(flags, "STRIP_PLAN"), "ship the plan with its weights"),
+        ("version_compatible", not rtx, "build again with each version"),
+        ("hardware_compatibility_level", not rtx and level is not None, gpus_cure),
+        ("strip_weights", not rtx and strip is not None, "ship the plan with its weights"),
         # TensorRT-RTX accepts the level, but writes the same plan for every one.
-        ("builder_optimization_level", not rtx and hasattr(config, "builder_optimization_level"), level_cure),
-        ("max_aux_streams", hasattr(config, "max_aux_streams"), "leave it out"),
+        ("builder_optimization_level", not rtx, "it chooses its kernels on the GPU, not in the build"),
     )
     for option, has, instead in supported:
         if options.chosen(option) and not has:
@@ -229,9 +215,8 @@ def _compatibility_level(library: Library, options: BuildOptions) -> Any | None:
 
 
 def _network_flags(library: Library) -> int:
-    names = ["STRONGLY_TYPED"] if library.major >= 10 or library.is_rtx else ["STRONGLY_TYPED", "EXPLICIT_BATCH"]
-    flags = (library.member("NetworkDefinitionCreationFlag", name) for name in names)
-    return sum(1 << int(flag) for flag in flags if flag is not None)
+    name = "STRONGLY_TYPED" if _strongly_typed(library) else "EXPLICIT_BATCH"
+    return 1 << int(getattr(library.module.NetworkDefinitionCreationFlag, name))
 
 
 def _strongly_typed(library: Library) -> bool:

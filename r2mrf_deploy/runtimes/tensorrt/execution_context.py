@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
-from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import LayerTimes
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda
-from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext
+from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext, Specs
 from r2mrf_deploy.runtimes.tensorrt.api import Messages
 
 
@@ -22,8 +21,8 @@ class TensorRTContext(ExecutionContext):
         self,
         cuda: Cuda,
         trt_context: Any,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
+        inputs: Specs,
+        outputs: Specs,
         messages: Messages,
         cuda_graph: bool,
         spin_wait: bool = False,
@@ -49,7 +48,7 @@ class TensorRTContext(ExecutionContext):
                 times.setdefault(layer_name, []).append(ms)
 
         self.run(arrays)
-        self._drop_graph()  # layers in a graph report nothing
+        self._drop_graph()  # a graph's layers report nothing
         self._trt_context.profiler = Profiler()
         for _ in range(runs):
             self._enqueue()

@@ -83,18 +83,20 @@ class TensorRTRunner(ContextRunner):
         self._messages = api.record_errors(library, self._runtime)
         if _version_compatible(contract):  # such a plan brings its own runtime, which is host code
             self._runtime.engine_host_code_allowed = True
-        plan = artifact.path.read_bytes()
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        content = artifact.path.read_bytes()
+        self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            why = [self._messages.last(), *_diagnostics(library, self._runtime, plan)]
+            why = [self._messages.last(), *_diagnostics(library, self._runtime, content)]
             raise ArtifactError(
                 f"{artifact.path} does not open on the {device.name} ({device.compute_capability}): {', '.join(why)}; "
                 "build it for this GPU with `r2mrf build`"
             )
-        self.inputs = self._specs("INPUT", contract and contract.inputs)
-        self.outputs = self._specs("OUTPUT", contract and contract.outputs)
-        self._config = self._runtime_config() if library.is_rtx else None
-        self._cache = self._runtime_cache(options.runtime_cache) if options.runtime_cache else None
+        self.inputs = self._specs("INPUT", contract.inputs if contract else None)
+        self.outputs = self._specs("OUTPUT", contract.outputs if contract else None)
+        self._config: Any = None
+        self._cache: Any = None
+        if library.is_rtx:
+            self._configure(options.runtime_cache)
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         if not self._options.profile:
@@ -118,35 +120,27 @@ class TensorRTRunner(ContextRunner):
         """The engine's inputs or outputs. The manifest also knows layouts and the names of free dimensions."""
         engine, wanted = self._engine, self._library.member("TensorIOMode", mode)
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        found = [
-            self._library.spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
-            for name in names
-            if engine.get_tensor_mode(name) == wanted
-        ]
+        names = [name for name in names if engine.get_tensor_mode(name) == wanted]
+        found = [self._library.spec(n, engine.get_tensor_dtype(n), engine.get_tensor_shape(n)) for n in names]
         if said is not None and (differs := specs.difference(found, said)):
             raise ArtifactError(f"{self._artifact.path}: the plan has {differs}; build it again")
         return tuple(found if said is None else said)
 
-    def _runtime_config(self) -> Any:
-        """How TensorRT-RTX runs an engine. If it can capture CUDA graphs itself, then we do not."""
-        config = self._engine.create_runtime_config()
+    def _configure(self, cache_file: Path | None) -> None:
+        """Choose how TensorRT-RTX runs the engine. If it can capture CUDA graphs itself, then we do not."""
+        config = self._config = self._engine.create_runtime_config()
         # Compile at a shape's first inference, not in the background of later ones, so that measured times are lasting.
-        eager = self._library.member("DynamicShapesKernelSpecializationStrategy", "EAGER")
-        if eager is not None:
+        if (eager := self._library.member("DynamicShapesKernelSpecializationStrategy", "EAGER")) is not None:
             config.dynamic_shapes_kernel_specialization_strategy = eager
         whole = self._library.member("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE")
         if self._capture and whole is not None:
             config.cuda_graph_strategy = whole
             self._capture = False
-        return config
-
-    def _runtime_cache(self, file: Path) -> Any:
-        """What TensorRT-RTX has compiled for this GPU, and will compile."""
-        cache = self._config.create_runtime_cache()
-        if file.exists():
-            cache.deserialize(file.read_bytes())  # refused if it is another GPU's or version's, and then replaced
-        self._config.set_runtime_cache(cache)
-        return cache
+        if cache_file is not None:
+            self._cache = config.create_runtime_cache()
+            if cache_file.exists():
+                self._cache.deserialize(cache_file.read_bytes())  # refused and later replaced, if made for another GPU
+            config.set_runtime_cache(self._cache)
 
 
 def _version_compatible(contract: Contract | None) -> bool:

@@ -47,10 +47,7 @@ class Targets:
         return cls(api.load(wanted or _flavour(named, device)), tuple(named), device, why)
 
     def refuse(self, precisions: Sequence[str]) -> None:
-        """Refuse a build that must not be made.
-
-        Args:
-            precisions: the types in the graph, as far as they are known.
+        """Refuse a build that must not be made. `precisions` are the types in the graph, as far as they are known.
 
         Raises:
             BuildError: a GPU cannot run such a graph, or this library does not build for it. Names the cure.
