@@ -50,11 +50,7 @@ class Device:
 
 
 class Cuda(ABC):
-    """A provider of memory, streams, events and graphs on the current device.
-
-    Raises:
-        CudaError: from every method, if the driver refuses.
-    """
+    """A provider of memory, streams, events and graphs on the current device. Every method may raise a CudaError."""
 
     graphs: ClassVar[bool] = False
     """Whether it can capture CUDA graphs."""

@@ -95,11 +95,11 @@ class Messages:
             self._errors.remove(error)
 
     def first(self) -> str:
-        """The first error, made plain."""
+        """The first error, shortened by `plain`."""
         return plain(self._mine()[0])
 
     def last(self) -> str:
-        """The last error, made plain: the newest one of a long-lived runner."""
+        """The last error, shortened by `plain`."""
         return plain(self._mine()[-1])
 
     def _mine(self) -> list[str]:

@@ -27,9 +27,7 @@ _PRECISIONS = {"float8_e4m3fn": "fp8", "int8": "int8", "bfloat16": "bf16", "floa
 
 
 class Build:
-    """One build: parse the model, then build the engine.
-
-    The steps are separate because what is in the network decides which GPUs may be asked to run it.
+    """One build: parse the model, then build the engine. What is in the network decides which GPUs it may be built for.
 
     Raises:
         BuildError, UsageError: as `refuse_options` does.
@@ -79,8 +77,7 @@ class Build:
         Raises:
             BuildError: an input or output differs, or nothing in the graph has the manifest's precision.
         """
-        sides = (("input", self.inputs, manifest.inputs), ("output", self.outputs, manifest.outputs))
-        for what, found, said in sides:
+        for what, found, said in (("input", self.inputs, manifest.inputs), ("output", self.outputs, manifest.outputs)):
             if differs := specs.difference(found, said):
                 raise BuildError(f"{what} of the model: {differs}; export it again")
         wanted, held = manifest.precision, self.precisions
@@ -162,13 +159,13 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
         UsageError: a value is out of range, or there is no such memory pool.
     """
     rtx, name = library.is_rtx, f"{library.title} {library.version}"
-    level, strip = _compatibility_level(library, options), library.member("BuilderFlag", "STRIP_PLAN")
+    compatibility, strip = _compatibility_level(library, options), library.member("BuilderFlag", "STRIP_PLAN")
     gpus_cure = "name each GPU with `gpus`: one plan serves them all" if rtx else "build on each GPU"
     cache_cure = "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache"
     supported = (  # (option, whether this library supports it, what to do instead)
         ("timing_cache_file", not rtx, cache_cure),
         ("version_compatible", not rtx, "build again with each version"),
-        ("hardware_compatibility_level", not rtx and level is not None, gpus_cure),
+        ("hardware_compatibility_level", not rtx and compatibility is not None, gpus_cure),
         ("strip_weights", not rtx and strip is not None, "ship the plan with its weights"),
         # TensorRT-RTX accepts the level, but writes the same plan for every one.
         ("builder_optimization_level", not rtx, "it chooses its kernels on the GPU, not in the build"),

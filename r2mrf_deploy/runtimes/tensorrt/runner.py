@@ -138,8 +138,8 @@ class TensorRTRunner(ContextRunner):
             self._capture = False
         if cache_file is not None:
             self._cache = config.create_runtime_cache()
-            if cache_file.exists():
-                self._cache.deserialize(cache_file.read_bytes())  # refused and later replaced, if made for another GPU
+            if cache_file.exists():  # it is ignored if another GPU or version made it, and replaced on closing
+                self._cache.deserialize(cache_file.read_bytes())
             config.set_runtime_cache(self._cache)
 
 
