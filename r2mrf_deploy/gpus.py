@@ -1,8 +1,8 @@
 """GPU classes: what each can do, how fast at best, and which TensorRT still supports it.
 
-One table, read when an engine is built (what may a card be asked to run?) and when a latency is predicted (what is its
-roof?). Figures are the makers' published ones: dense (no structured sparsity), at boost clock, with FP32 accumulation
-where a card's FP16 rate depends on it (GeForce runs that at half its marketing rate). They are peaks, not promises.
+One table, read when an engine is built (what may the card be asked to run?) and when a latency is predicted (what is its
+roof?). The figures are NVIDIA's published peaks: dense (no structured sparsity), at boost clock, with FP32 accumulation
+where the FP16 rate depends on it (GeForce cards then run at half the advertised rate).
 
 Sources: NVIDIA's Pascal, Volta, Turing, Ampere (GA102), Ada and Blackwell (RTX) architecture whitepapers; the data sheets
 of V100, T4, A100, L4, H100, H200 and HGX B200; the Jetson AGX Orin technical brief; TensorRT's support matrices.
@@ -18,10 +18,10 @@ from typing import Literal
 from r2mrf_deploy.errors import UsageError, did_you_mean
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
-"""Which of NVIDIA's two TensorRTs: the name of its Python module."""
+"""TensorRT or TensorRT-RTX, by the name of its Python module."""
 
 RTX_COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""What TensorRT-RTX 1.x builds for; everything else it refuses."""
+"""All that TensorRT-RTX 1.x builds for."""
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
@@ -35,21 +35,16 @@ class GPU:
     generation: str
     compute_capability: str
     tflops: Mapping[str, float]
-    """Peak 10^12 operations per second (a multiply-add is two), by those of PRECISIONS that it has."""
+    """Peak 10^12 operations per second (a multiply-add counts as two), by precision; only those that it supports."""
     bandwidth: float
     """Of its memory, in GB/s."""
     memory: float
     """In GiB."""
     last_tensorrt: str | None = None
-    """The last version of `tensorrt` that supports it; None where the current one does."""
-
-    @property
-    def sm(self) -> int:
-        """The compute capability as TensorRT writes it: 8.6 is 86."""
-        return sm(self.compute_capability)
+    """The last version of `tensorrt` that supports it; None if the current one does."""
 
 
-# GB10 is published as 1,000 TFLOP/s in sparse FP4; its other figures follow by its generation's ratios.
+# NVIDIA gives only 1,000 TFLOP/s in sparse FP4 for GB10; the other figures follow from its generation's ratios.
 _TABLE = """
 name      | title                  | generation | cc   |  fp32 | tf32 |  fp16 |  bf16 | int8 | fp8  | GB/s | GiB | last
 gtx1080ti | GeForce GTX 1080 Ti    | Pascal     | 6.1  |  11.3 |      | 0.177 |       |   45 |      |  484 |  11 | 8.6.1
@@ -73,32 +68,23 @@ gb10      | GB10 (DGX Spark)       | Blackwell  | 12.1 |    31 |   62 |   125 | 
 def _read(table: str) -> dict[str, GPU]:
     header, *rows = ([cell.strip() for cell in line.split("|")] for line in table.strip().splitlines())
     gpus = {}
-    for cells in rows:
-        row = dict(zip(header, cells, strict=True))
-        gpus[row["name"]] = GPU(
-            name=row["name"],
-            title=row["title"],
-            generation=row["generation"],
-            compute_capability=row["cc"],
-            tflops={p: float(row[p]) for p in PRECISIONS if row[p]},
-            bandwidth=float(row["GB/s"]),
-            memory=float(row["GiB"]),
-            last_tensorrt=row["last"] or None,
-        )
+    for name, title, generation, capability, *rates, bandwidth, memory, last in rows:
+        tflops = {precision: float(rate) for precision, rate in zip(header[4:-3], rates, strict=True) if rate}
+        gpus[name] = GPU(name, title, generation, capability, tflops, float(bandwidth), float(memory), last or None)
     return gpus
 
 
 GPUS: Mapping[str, GPU] = _read(_TABLE)
 
-# The generation that brought a precision which older ones of the table lack.
-_SINCE = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal"}
+# The generation that brought a precision that older cards in the table lack.
+_SINCE = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada"}
 
 
 def get(name: str) -> GPU:
-    """The GPU class called `name`; capitals, spaces and dashes do not matter.
+    """The GPU class called `name`; case, spaces, dashes and a leading "GeForce" do not matter.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such class.
     """
     key = name.lower().replace(" ", "").replace("-", "").removeprefix("geforce")
     if key not in GPUS:
@@ -107,30 +93,25 @@ def get(name: str) -> GPU:
 
 
 def of_device(name: str, compute_capability: str) -> GPU | None:
-    """The class of a device as its driver names it ("NVIDIA GeForce RTX 3090", "NVIDIA H200"); None where none fits."""
-    said = re.findall(r"[a-z]+|\d+", name.lower())
-    fits = [g for g in GPUS.values() if g.compute_capability == compute_capability and _model(g.name) <= set(said)]
-    return max(fits, key=lambda g: len(_model(g.name)), default=None)
+    """The class of a device by its driver's name for it ("NVIDIA GeForce RTX 3090", "NVIDIA H200"); None if none fits."""
+    words = _words(name)
+    fits = [g for g in GPUS.values() if g.compute_capability == compute_capability and _words(g.name) <= words]
+    return max(fits, key=lambda g: len(_words(g.name)), default=None)
 
 
-def _model(name: str) -> set[str]:
+def _words(name: str) -> set[str]:
     """The parts of a card's name: rtx3090 -> rtx, 3090."""
-    return set(re.findall(r"[a-z]+|\d+", name))
+    return set(re.findall(r"[a-z]+|\d+", name.lower()))
 
 
 def sm(compute_capability: str) -> int:
-    """8.6 -> 86, 12.0 -> 120."""
+    """A compute capability as TensorRT writes it: 8.6 -> 86, 12.0 -> 120."""
     major, _, minor = compute_capability.partition(".")
     return int(major) * 10 + int(minor)
 
 
-def capability(sm: int) -> str:
-    """86 -> 8.6, 120 -> 12.0."""
-    return f"{sm // 10}.{sm % 10}"
-
-
 def too_old_for_cuda(major: int | None, compute_capability: str | None) -> str | None:
-    """Why what was built for a CUDA cannot run on a GPU; None where it can, or where either is not known.
+    """Why a library built for CUDA `major` cannot run on a GPU; None if it can, or if either is unknown.
 
     CUDA 13 compiles for Turing (7.5) and later, CUDA 12 for Maxwell (5.0) and later (NVIDIA's CUDA Toolkit release notes).
     """
@@ -140,58 +121,44 @@ def too_old_for_cuda(major: int | None, compute_capability: str | None) -> str |
 
 
 def refusals(gpu: GPU, flavour: Flavour, version: str, precisions: Iterable[str] = ()) -> list[str]:
-    """Why an engine must not be built for this class: each reason with what to do instead; empty where it may.
+    """Why a library of this version must not build an engine for this class, with a cure for each reason; empty if it may.
 
-    Args:
-        gpu: the class.
-        flavour: the library that would build, `tensorrt` or `tensorrt_rtx`.
-        version: that library's version.
-        precisions: the types in the graph: fp32, fp16, bf16, int8, fp8.
+    `precisions` are those in the graph, of PRECISIONS.
     """
-    reasons = [precision_refusal(gpu, p) for p in precisions]
-    reasons.append(_rtx_refusal(gpu) if flavour == "tensorrt_rtx" else _version_refusal(gpu, version))
+    reasons = [*(precision_refusal(gpu, p) for p in precisions), _library_refusal(gpu, flavour, version)]
     return [r for r in reasons if r]
 
 
 def precision_refusal(gpu: GPU, precision: str) -> str | None:
-    if precision == "fp16" and gpu.tflops["fp16"] < gpu.tflops["fp32"]:
-        share = round(gpu.tflops["fp32"] / gpu.tflops["fp16"])
-        return (
-            f"the {gpu.title} ({gpu.generation}) computes FP16 at 1/{share} of its FP32 rate: "
-            "export with `precision` fp32, or int8 after an accuracy check"
-        )
+    """Why this class should not run a precision, with the cure; None if it may."""
+    card, slow_fp16 = f"the {gpu.title} ({gpu.generation})", gpu.tflops["fp16"] < gpu.tflops["fp32"]
+    if precision == "fp16" and slow_fp16:
+        rate = f"1/{round(gpu.tflops['fp32'] / gpu.tflops['fp16'])} of its FP32 rate"
+        return f"{card} computes FP16 at {rate}: export with `precision` fp32, or int8 after an accuracy check"
     if precision not in gpu.tflops:
-        instead = "fp32" if gpu.tflops["fp16"] < gpu.tflops["fp32"] else "fp16"
-        return (
-            f"the {gpu.title} ({gpu.generation}) has no {precision.upper()}, which came with {_SINCE[precision]}: "
-            f"export with `precision` {instead}"
-        )
+        lacking = f"no {precision.upper()}, which came with {_SINCE[precision]}"
+        return f"{card} has {lacking}: export with `precision` {'fp32' if slow_fp16 else 'fp16'}"
     return None
 
 
-def _rtx_refusal(gpu: GPU) -> str | None:
-    if gpu.compute_capability in RTX_COMPUTE_CAPABILITIES:
-        return None
-    cure = (
-        f"build on that GPU with the package tensorrt {gpu.last_tensorrt}, the last that supports it"
-        if gpu.last_tensorrt
-        else "build on that GPU with the package tensorrt, or run the ONNX file with onnxruntime-cuda"
-    )
-    return (
-        f"TensorRT-RTX does not support {gpu.generation} of compute capability {gpu.compute_capability} "
-        f"({gpu.title}): {cure}"
-    )
-
-
-def _version_refusal(gpu: GPU, version: str) -> str | None:
-    if gpu.last_tensorrt is None or _numbers(version) <= _numbers(gpu.last_tensorrt):
+def _library_refusal(gpu: GPU, flavour: Flavour, version: str) -> str | None:
+    last = gpu.last_tensorrt
+    if flavour == "tensorrt_rtx":
+        if gpu.compute_capability in RTX_COMPUTE_CAPABILITIES:
+            return None
+        cure = f" {last}, the last version that supports it" if last else ", or run the ONNX file with onnxruntime-cuda"
+        return (
+            f"TensorRT-RTX does not support {gpu.generation} with compute capability {gpu.compute_capability} "
+            f"({gpu.title}): build on that GPU with the package tensorrt{cure}"
+        )
+    if last is None or _major_minor(version) <= _major_minor(last):
         return None
     return (
-        f"TensorRT {version} does not support {gpu.generation} ({gpu.title}); the last that does is "
-        f"{gpu.last_tensorrt}: build with that version, in an environment of its own"
+        f"TensorRT {version} does not support {gpu.generation} ({gpu.title}); the last version that does is "
+        f"{last}: build with that version, in an environment of its own"
     )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to as many places as the support table gives: 10.4.0.26 counts as 10.4."""
+def _major_minor(version: str) -> tuple[int, ...]:
+    """10.4.0.26 -> (10, 4): the table gives no more."""
     return tuple(int(part) for part in version.split(".")[:2])

@@ -9,7 +9,7 @@ from r2mrf_deploy.errors import UsageError
 def test_table_is_consistent() -> None:
     for name, gpu in gpus.GPUS.items():
         assert gpu.name == name
-        assert gpus.capability(gpu.sm) == gpu.compute_capability
+        assert "{}.{}".format(*divmod(gpus.sm(gpu.compute_capability), 10)) == gpu.compute_capability
         assert gpu.bandwidth > 0 and gpu.memory > 0
         assert set(gpu.tflops) <= set(gpus.PRECISIONS) and all(rate > 0 for rate in gpu.tflops.values())
 
@@ -17,9 +17,9 @@ def test_table_is_consistent() -> None:
 @pytest.mark.parametrize(
     ("precision", "since"), [("tf32", "8.0"), ("bf16", "8.0"), ("fp8", "8.9"), ("fp32", "0.0"), ("fp16", "0.0")]
 )
-def test_a_precision_is_there_from_its_generation_on(precision: str, since: str) -> None:
+def test_a_precision_is_supported_from_its_generation_on(precision: str, since: str) -> None:
     for gpu in gpus.GPUS.values():
-        assert (precision in gpu.tflops) == (gpu.sm >= gpus.sm(since)), gpu.name
+        assert (precision in gpu.tflops) == (gpus.sm(gpu.compute_capability) >= gpus.sm(since)), gpu.name
 
 
 def test_the_1080_ti_is_what_its_maker_says() -> None:

@@ -56,14 +56,15 @@ class TensorRTExporter(Exporter):
             job.parse(source.path, convolved)
         if said:
             job.check(said)
-        engine = job.build(resolve_profiles(job.inputs, build, said), targets.requested(job.precisions), progress)
-        file.write_bytes(engine.plan)
-        target = targets.record(engine, build.recorded())
+        profiles = resolve_profiles(job.inputs, build, said)
+        plan = job.build(profiles, targets.requested(job.precisions), progress)
+        file.write_bytes(plan)
+        target = targets.record(plan, build.recorded())
         tools = environment.tool_versions("r2mrf-deploy") | {library.flavour.replace("_", "-"): library.version}
-        precision = said.precision if said else next(iter(engine.precisions), "fp32")
+        precision = said.precision if said else next(iter(job.precisions), "fp32")
         contract = derived(
-            source, "plan", engine.inputs, engine.outputs,
-            profiles=engine.profiles, target=target, tools=tools, precision=precision,
+            source, "plan", job.inputs, job.outputs,
+            profiles=profiles, target=target, tools=tools, precision=precision,
         )  # fmt: skip
         return contract, targets.note(target)
 

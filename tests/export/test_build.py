@@ -392,7 +392,7 @@ def test_a_plan_for_another_gpu_than_the_one_at_hand_says_so(
     at_hand(monkeypatch, "h200")
     built = build_artifact(tiny_onnx(), gpus=["rtx4090"])
     target = built.manifest.target
-    assert target is not None and target.achieved_precision.startswith("not verified: the H200")
+    assert target is not None and target.achieved_precision.startswith("not verified: the plan was not built for")
     assert "not for the GPU at hand, a H200" in built.note
 
 

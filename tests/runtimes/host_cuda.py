@@ -20,7 +20,6 @@ Work = Callable[[], None]
 
 
 class HostCuda(Cuda):
-    name = "cuda-python"
     graphs = True
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The part of CUDA that a runner needs: memory, streams, events and graphs.
 
-There are two providers: `cuda.bindings.runtime` (cuda-python) and, as the alternative, pycuda. Handles are opaque to
-callers; addresses are ints; host memory is pinned, so that copies overlap with the computation.
+There are two providers: `cuda.bindings.runtime` (cuda-python) and, as an alternative, pycuda. Handles are opaque to
+callers, addresses are ints, and host memory is pinned so that copies overlap with computation.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Buffers = Literal["cuda-python", "pycuda"]
 # CUDA's error codes -> what to do about them.
 _CURES = {
     2: "free device memory, or use a smaller shape",
-    35: "install an NVIDIA driver as new as the CUDA that was installed, or run where there is one",
-    46: "another program holds the device",
+    35: "install an NVIDIA driver that supports the installed CUDA, or run on a machine that has one",
+    46: "stop the program that holds the device, or make another GPU visible (CUDA_VISIBLE_DEVICES)",
     100: "run on a machine with an NVIDIA GPU, and make it visible (CUDA_VISIBLE_DEVICES)",
-    209: "the plan holds no code for this GPU: build it with `gpus` for this one",
+    209: "the plan holds no code for this GPU: build it for this GPU with `gpus`",
     700: "the device is in an error state: open the artifact again in a new process",
     719: "the device is in an error state: open the artifact again in a new process",
 }
-_DOCTOR = "see `r2mrf doctor` for the driver and the versions"
+_DOCTOR = "check the driver and the versions with `r2mrf doctor`"
 
 
 class CudaError(RuntimeUnavailable):
@@ -50,14 +50,9 @@ class Device:
 
 
 class Cuda(ABC):
-    """A provider of device memory, streams, events and graphs on the current device.
+    """A provider of memory, streams, events and graphs on the current device. Every method may raise a CudaError."""
 
-    Raises:
-        CudaError: from every method, where the driver refuses.
-    """
-
-    name: ClassVar[Buffers]
-    graphs: ClassVar[bool]
+    graphs: ClassVar[bool] = False
     """Whether it can capture CUDA graphs."""
 
     @abstractmethod
@@ -99,28 +94,28 @@ class Cuda(ABC):
     def synchronize(self, stream: Any) -> None: ...
 
     def destroy_stream(self, stream: Any) -> None:
-        """Destroy a stream, where that does not happen with its object."""
+        """Destroy a stream, unless deleting its object does so."""
 
     @abstractmethod
     def event(self, spin: bool = False) -> Any:
-        """Create an event; with `spin`, waiting for it polls the device instead of sleeping."""
+        """Create an event. With `spin`, waiting for it polls the device instead of sleeping."""
 
     @abstractmethod
     def wait(self, event: Any) -> None:
-        """Wait until a recorded event has passed."""
+        """Wait until the device has passed a recorded event."""
 
     @abstractmethod
     def record(self, event: Any, stream: Any) -> None: ...
 
     @abstractmethod
     def elapsed(self, start: Any, end: Any) -> float:
-        """Milliseconds between two recorded events that have passed."""
+        """Milliseconds between two recorded events that the device has passed."""
 
     def destroy_event(self, event: Any) -> None:
-        """Destroy an event, where that does not happen with its object."""
+        """Destroy an event, unless deleting its object does so."""
 
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
-        """Capture what `work` enqueues as a graph, or return None where it cannot be captured."""
+        """Capture what `work` enqueues as a graph, or return None if it cannot be captured."""
         return None
 
     def launch(self, graph: Any, stream: Any) -> None:
@@ -133,7 +128,6 @@ class Cuda(ABC):
 class CudaPython(Cuda):
     """NVIDIA's own bindings of the CUDA runtime."""
 
-    name = "cuda-python"
     graphs = True
 
     def __init__(self) -> None:
@@ -142,7 +136,7 @@ class CudaPython(Cuda):
         self._rt = runtime
 
     def _do(self, answer: tuple[Any, ...]) -> Any:
-        """The value of a call's (error, value ...), or the error as an exception."""
+        """Return the value from a call's (error, value ...), or raise the error."""
         error, *values = answer
         if int(error):
             text = self._rt.cudaGetErrorString(error)[1]
@@ -189,9 +183,8 @@ class CudaPython(Cuda):
         self._do(self._rt.cudaStreamDestroy(stream))
 
     def event(self, spin: bool = False) -> Any:
-        return self._do(
-            self._rt.cudaEventCreateWithFlags(self._rt.cudaEventDefault if spin else self._rt.cudaEventBlockingSync)
-        )
+        flags = self._rt.cudaEventDefault if spin else self._rt.cudaEventBlockingSync
+        return self._do(self._rt.cudaEventCreateWithFlags(flags))
 
     def wait(self, event: Any) -> None:
         self._do(self._rt.cudaEventSynchronize(event))
@@ -207,7 +200,7 @@ class CudaPython(Cuda):
 
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
         rt = self._rt
-        # Thread-local: other threads may allocate on the device meanwhile.
+        # Thread-local, since other threads may allocate on the device meanwhile.
         self._do(rt.cudaStreamBeginCapture(stream, rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
         done, executable = False, None
         try:
@@ -220,7 +213,7 @@ class CudaPython(Cuda):
                     executable = None if int(refused) else executable
                 rt.cudaGraphDestroy(graph)
             if executable is None:
-                rt.cudaGetLastError()  # a capture that failed must not fail the next call
+                rt.cudaGetLastError()  # a failed capture must not make the next call fail
         return executable
 
     def launch(self, graph: Any, stream: Any) -> None:
@@ -231,27 +224,22 @@ class CudaPython(Cuda):
 
 
 class PyCuda(Cuda):
-    """pycuda, on the primary context, which is the one that TensorRT uses. It has no graph capture."""
-
-    name = "pycuda"
-    graphs = False
+    """pycuda, on the primary context, which TensorRT uses too. It cannot capture graphs."""
 
     def __init__(self) -> None:
         import pycuda.driver
 
         self._drv = pycuda.driver
         self._memory: dict[int, Any] = {}
-        self._context = self._do(self._retain)
-
-    def _retain(self) -> Any:
-        self._drv.init()
-        if not self._drv.Device.count():
+        self._context: Any = None
+        self._do(self._drv.init)
+        if not self._do(self._drv.Device.count):
             raise failure(100, "no CUDA-capable device is detected")
-        return self._drv.Device(0).retain_primary_context()
+        self._context = self._do(self._drv.Device(0).retain_primary_context)
 
     def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function with the context current in this thread, and raise its error as a CudaError."""
-        context = getattr(self, "_context", None)
+        context = self._context
         if context is not None:
             context.push()
         try:
@@ -311,12 +299,12 @@ class PyCuda(Cuda):
 
 
 def failure(code: int, text: str) -> CudaError:
-    """CUDA's error as an exception that says what to do."""
+    """A CUDA error as an exception with its cure."""
     return CudaError(f"CUDA error {code} ({text})", _CURES.get(code, _DOCTOR))
 
 
 def cure_of(text: str) -> str:
-    """What to do about an error that comes as text."""
+    """What to do about an error that is given only as text."""
     return _CURES[2] if "out of memory" in text else _DOCTOR
 
 
@@ -324,11 +312,11 @@ _PROVIDERS: dict[Buffers, Callable[[], Cuda]] = {"cuda-python": CudaPython, "pyc
 
 
 def provider(name: Buffers | None = None) -> Cuda:
-    """The provider called `name`, or the first that is installed.
+    """The provider called `name`, or by default the first that is installed.
 
     Raises:
         UsageError: no provider has that name.
-        CudaError: it is not installed, or none is.
+        CudaError: that provider, or any at all, is not installed.
     """
     if name is not None and name not in _PROVIDERS:
         raise UsageError(f"`buffers` {name}: choose from {', '.join(_PROVIDERS)}")
@@ -345,8 +333,8 @@ def device() -> Device:
     """The GPU at hand.
 
     Raises:
-        CudaError: there is none, or no driver, or no provider is installed.
+        CudaError: there is no GPU or no driver, or no provider is installed.
     """
-    if reason := environment.cuda_driver():  # without any driver CUDA itself reports an old one
+    if reason := environment.cuda_driver():  # CUDA itself would report an old driver where there is none
         raise CudaError(reason, "run it on a machine with an NVIDIA GPU")
     return provider().device()

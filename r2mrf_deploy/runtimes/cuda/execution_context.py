@@ -1,7 +1,7 @@
 """Execution contexts: a stream with its buffers, events and CUDA graph, and a runner that gives each thread its own.
 
-Threads share engines and weights, but not streams and buffers. So each thread has a context of its own, and none locks.
-A runtime's subclass (TensorRT's, PyTorch's, ONNX Runtime's) says what is enqueued.
+Threads share engines and weights, but not streams and buffers. So each thread has a context of its own and needs no lock.
+The subclass for a runtime (TensorRT, PyTorch, ONNX Runtime) says what is enqueued.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError
 
+Specs = Sequence[TensorSpec]
+
 IN_FLIGHT = 2
-"""Inferences enqueued at once: the device does one while the host prepares the next, as in trtexec."""
+"""Inferences enqueued at once: the device runs one while the host prepares the next, as in trtexec."""
 
 PREPARING = threading.RLock()
-"""Held while anything is allocated, compiled or captured for a device: ONNX Runtime captures its graphs in a mode that any
-thread's allocation breaks, and PyTorch waits for the whole device before a capture."""
+"""Held while anything is allocated, compiled or captured for a device: ONNX Runtime captures its graphs in a mode that an
+allocation in any thread breaks, and PyTorch waits for the whole device before a capture."""
 
 _REBASE_MS = 10_000.0
-"""Events give their distance as float32 milliseconds, which after 10 s still resolves 1 µs."""
+"""The time between events is a float32 in milliseconds, which resolves 1 µs up to 10 s."""
 _REBASE_WIDTH_MS = 0.1
 """How precisely the base event should be placed on the host's clock."""
 
 
 class Buffer:
-    """The memory of one input or output: on the device, and pinned on the host once for each inference in flight. It grows
-    and never shrinks."""
+    """One input or output: memory on the device, and pinned host memory for each inference in flight. It never shrinks."""
 
     def __init__(self, cuda: Cuda, spec: TensorSpec) -> None:
         self.name = spec.name
@@ -71,7 +72,7 @@ class Buffer:
 
     def close(self) -> None:
         address, self.address = self.address, 0
-        with suppress(CudaError):  # the device was lost, and the memory with it
+        with suppress(CudaError):  # a lost device has lost its memory too
             if address:
                 self._cuda.free(address)
         while self._pinned:
@@ -83,25 +84,18 @@ class ExecutionContext(ABC):
     """A stream with everything that inferences on it need, for one thread.
 
     Args:
-        cuda_graph: launch inferences as a CUDA graph where they can be captured.
+        cuda_graph: launch inferences as a CUDA graph if they can be captured.
         spin_wait: poll the device instead of sleeping until it is done.
     """
 
-    def __init__(
-        self,
-        cuda: Cuda,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        cuda_graph: bool,
-        spin_wait: bool = False,
-    ) -> None:
+    def __init__(self, cuda: Cuda, inputs: Specs, outputs: Specs, cuda_graph: bool, spin_wait: bool = False) -> None:
         self._cuda = cuda
         self._inputs = [Buffer(cuda, s) for s in inputs]
         self._outputs = [Buffer(cuda, s) for s in outputs]
         self._capturing = cuda_graph and cuda.graphs
         self._shapes: list[tuple[int, ...]] | None = None
         self._graph: Any | None = None
-        self._waiting: list[int] = []  # slots, the oldest first
+        self._waiting: list[int] = []  # slots in flight, the oldest first
         self._base_ms = -_REBASE_MS
         self._stream = cuda.stream()
         self._events: list[Any] = []
@@ -116,19 +110,19 @@ class ExecutionContext(ABC):
 
     @abstractmethod
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Make room for inputs of these shapes, and for the outputs that they give.
+        """Make room for inputs of these shapes and for the resulting outputs.
 
         Raises:
-            InputError: the runtime does not accept them.
+            InputError: the runtime does not accept the shapes.
         """
 
     @abstractmethod
     def _execute(self) -> bool:
-        """Enqueue one inference from the input buffers to the output buffers; False where the runtime refuses."""
+        """Enqueue one inference from the input buffers to the output buffers. Return False if the runtime refuses."""
 
     @abstractmethod
     def _why(self) -> str:
-        """What the runtime said when it refused."""
+        """The runtime's reason for refusing."""
 
     def _capturable(self) -> bool:
         """Whether an inference may be captured at this shape."""
@@ -143,7 +137,7 @@ class ExecutionContext(ABC):
         return self.submit(arrays)()[0]
 
     def submit(self, arrays: Mapping[str, np.ndarray], transfers: bool = True) -> Pending:
-        """Enqueue an inference and return what waits for it; the device's times are given on the host's clock."""
+        """Enqueue an inference and return a function that waits for it. All times are on the host's clock."""
         if len(self._waiting) == IN_FLIGHT:
             raise RuntimeError(f"{IN_FLIGHT} inferences are in flight: wait for the first")
         slot = next(s for s in range(IN_FLIGHT) if s not in self._waiting)
@@ -186,7 +180,7 @@ class ExecutionContext(ABC):
         return {b.name: b.value(slot) for b in self._outputs} if transfers else {}, timing
 
     def close(self) -> None:
-        """Give everything back. What a lost device refuses to take back went with it."""
+        """Release everything. A lost device refuses, and has nothing left to release."""
         self._finish()
         for buffer in (*self._inputs, *self._outputs):
             buffer.close()
@@ -197,14 +191,14 @@ class ExecutionContext(ABC):
             self._cuda.destroy_stream(self._stream)
 
     def _finish(self) -> None:
-        """Wait for what is enqueued, so that nothing uses what is given back now."""
+        """Wait for enqueued work, which may use what is released next, and drop the graph."""
         with suppress(CudaError):
             self._cuda.synchronize(self._stream)
         with suppress(CudaError):
             self._drop_graph()
 
     def _prepare(self, arrays: Mapping[str, np.ndarray], slot: int) -> None:
-        """Put the inputs into pinned memory; where their shapes are new, make room and capture the graph again."""
+        """Put the inputs into pinned memory. If their shapes are new, make room first, and capture the graph again."""
         shapes = [arrays[b.name].shape for b in self._inputs]
         if shapes == self._shapes:
             self._fill(arrays, slot)
@@ -212,21 +206,18 @@ class ExecutionContext(ABC):
         if self._waiting:
             raise RuntimeError("an inference of another shape is in flight: wait for it")
         with PREPARING:
-            self._prepare_shapes(shapes, arrays, slot)
-
-    def _prepare_shapes(self, shapes: list[tuple[int, ...]], arrays: Mapping[str, np.ndarray], slot: int) -> None:
-        self._shapes = None  # if this fails half-way, the next call starts over
-        self._cuda.synchronize(self._stream)  # an inference that failed may still use the buffers
-        self._drop_graph()
-        self._set_shapes(shapes)
-        self._fill(arrays, slot)
-        # The first inference at a shape allocates and compiles, which cannot be captured; so it runs uncaptured.
-        self._copy_in(slot)
-        self._enqueue()
-        self._cuda.synchronize(self._stream)
-        if self._capturing and self._capturable():
-            self._graph = self._cuda.capture(self._stream, self._execute)
-        self._shapes = shapes
+            self._shapes = None  # if this fails half-way, the next call starts over
+            self._cuda.synchronize(self._stream)  # an inference that failed may still use the buffers
+            self._drop_graph()
+            self._set_shapes(shapes)
+            self._fill(arrays, slot)
+            # The first inference at a shape allocates and compiles, which cannot be captured.
+            self._copy_in(slot)
+            self._enqueue()
+            self._cuda.synchronize(self._stream)
+            if self._capturing and self._capturable():
+                self._graph = self._cuda.capture(self._stream, self._execute)
+            self._shapes = shapes
 
     def _fill(self, arrays: Mapping[str, np.ndarray], slot: int) -> None:
         for buffer in self._inputs:
@@ -247,10 +238,10 @@ class ExecutionContext(ABC):
             raise RuntimeUnavailable(self._why())
 
     def _rebase(self) -> None:
-        """Place the base event on the host's clock again, where that was last done long ago."""
+        """Place the base event on the host's clock, unless that was done recently."""
         if now_ms() - self._base_ms < _REBASE_MS:
             return
-        for _ in range(5):  # repeat while the machine is busy with something else
+        for _ in range(5):  # again if the machine was busy with something else
             before = now_ms()
             self._cuda.record(self._base, self._stream)
             self._cuda.synchronize(self._stream)
@@ -266,7 +257,7 @@ class ExecutionContext(ABC):
 
 
 class ContextRunner(Runner):
-    """An artifact on the GPU, and one context for every thread that runs it."""
+    """An artifact on the GPU, with a context for every thread that runs it."""
 
     on_gpu = True
     in_flight = IN_FLIGHT
@@ -278,7 +269,7 @@ class ContextRunner(Runner):
 
     @abstractmethod
     def _new_context(self) -> ExecutionContext:
-        """A context for one thread. They are made one at a time."""
+        """Make a context for one thread. Called by one thread at a time."""
 
     def _run(self, arrays: Arrays) -> Arrays:
         return self._submit(arrays, True)()[0]
@@ -311,17 +302,14 @@ class ContextRunner(Runner):
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """numpy's dtype of that name; bfloat16 and the FP8 types come from ml_dtypes.
+    """numpy's dtype of that name.
 
     Raises:
-        RuntimeUnavailable: it is one of those, and ml_dtypes is not installed.
+        RuntimeUnavailable: it is bfloat16 or an FP8 type, and ml_dtypes is not installed.
     """
+    with suppress(ImportError):
+        import ml_dtypes  # noqa: F401 - registers bfloat16 and the FP8 types with numpy
     try:
         return np.dtype(name)
     except TypeError:
-        pass
-    try:
-        import ml_dtypes
-    except ImportError:
         raise RuntimeUnavailable(f"{name} arrays need ml_dtypes: pip install ml_dtypes") from None
-    return np.dtype(getattr(ml_dtypes, name))

@@ -1,58 +1,44 @@
 """ONNX to a TensorRT plan, with whichever TensorRT is installed.
 
-Written against names that are looked up when needed, so one builder serves `tensorrt` 8.6, 10 and 11 and `tensorrt_rtx`.
-The network is strongly typed wherever the version has that: precision is the graph's types and nothing else. In TensorRT
-8.6, which lacks that, the graph's types become permissions (FP16, INT8), the nearest it has. TensorRT builds for the GPU
-at hand. TensorRT-RTX builds for a list of compute capabilities, with or without a GPU.
+The network is strongly typed if the version supports that: the graph's types alone decide the precision. TensorRT 8.6 does
+not, so there the graph's types become permissions (FP16, INT8). TensorRT builds for the GPU at hand, and TensorRT-RTX for
+a list of compute capabilities, with or without a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.formats import plan as plan_header
 from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.tensorrt.api import Library, logger, record_errors
-from r2mrf_deploy.runtimes.tensorrt.options import POOLS, BuildOptions
+from r2mrf_deploy.runtimes.tensorrt.options import LEVELS, POOLS, BuildOptions
 from r2mrf_deploy.runtimes.tensorrt.parser import describe
 
 Profiles = dict[str, dict[str, list[int]]]
 
-# From the lowest: a graph is named after the lowest precision in it.
+# The lowest first, since a graph is named after the lowest precision in it.
 _PRECISIONS = {"float8_e4m3fn": "fp8", "int8": "int8", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
-@dataclass(frozen=True)
-class Engine:
-    """A plan that was built, and what is known of it."""
-
-    plan: bytes
-    header: plan_header.PlanHeader
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    profiles: Profiles
-    precisions: tuple[str, ...]
-    """The types in the graph, the lowest first."""
-
-
 class Build:
-    """One build: parse, look at the network, then build the engine.
+    """One build: parse the model, then build the engine. What is in the network decides which GPUs it may be built for.
 
-    Two steps, because what a GPU may be asked to run depends on what is in the network.
+    Raises:
+        BuildError, UsageError: as `refuse_options` does.
     """
 
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precisions: tuple[str, ...]
+    """Those of the layers' outputs, the lowest first. Like `inputs` and `outputs`, known after `parse`."""
+
     def __init__(self, library: Library, options: BuildOptions) -> None:
-        """
-        Raises:
-            BuildError: an option that this library does not support.
-        """
         refuse_options(library, options)
         self._library = library
         self._options = options
@@ -61,78 +47,57 @@ class Build:
         self._parser = library.module.OnnxParser(self._network, logger(library))
 
     def __del__(self) -> None:
-        # The parser's end reaches into the builder, so the builder goes last. Left to Python it would go first.
+        # The parser's destructor uses the builder, so the builder goes last. Python alone would free it first.
         for made in ("_parser", "_network", "_builder"):
             self.__dict__.pop(made, None)
 
     def parse(self, model: Path, content: bytes | None = None) -> None:
-        """Read an ONNX file into the network.
-
-        Args:
-            model: the file.
-            content: read this instead of the file, which then only gives its name.
+        """Read an ONNX file, or `content` in its place, into the network.
 
         Raises:
             GraphError: it is not an ONNX model.
-            BuildError: TensorRT cannot take it: the node, its operator, why, and what to do.
+            BuildError: TensorRT does not accept it. Names the node, its operator, the reason and the cure.
         """
         if not (self._parser.parse_from_file(str(model)) if content is None else self._parser.parse(content)):
             raise describe(self._parser, model)
         if not self._network.num_outputs:  # the parser reads a text file as an empty model
-            raise GraphError(f"{model} is not an ONNX model, or an empty one")
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        network = self._network
-        return tuple(_spec(self._library, network.get_input(i)) for i in range(network.num_inputs))
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        network = self._network
-        return tuple(_spec(self._library, network.get_output(i)) for i in range(network.num_outputs))
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """The precisions that the network's layers compute in or store, the lowest first."""
-        network = self._network
+            raise GraphError(f"{model} is not an ONNX model, or is empty")
+        network, library = self._network, self._library
+        inputs = [network.get_input(i) for i in range(network.num_inputs)]
+        outputs = [network.get_output(i) for i in range(network.num_outputs)]
+        self.inputs = tuple(library.spec(t.name, t.dtype, t.shape, t.get_dimension_name) for t in inputs)
+        self.outputs = tuple(library.spec(t.name, t.dtype, t.shape, t.get_dimension_name) for t in outputs)
         layers = (network.get_layer(i) for i in range(network.num_layers))
-        types = {self._library.dtype(t.get_output(j).dtype) for t in layers for j in range(t.num_outputs)}
-        return tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
+        types = {library.dtype(layer.get_output(j).dtype) for layer in layers for j in range(layer.num_outputs)}
+        self.precisions = tuple(name for dtype, name in _PRECISIONS.items() if dtype in types)
 
     def check(self, manifest: Contract) -> None:
-        """Compare the network with what the model's manifest says of it.
+        """Compare the network with the model's manifest.
 
         Raises:
-            BuildError: an input or output differs, or nothing in the graph has the precision that it is said to have.
+            BuildError: an input or output differs, or nothing in the graph has the manifest's precision.
         """
-        sides = (("input", self.inputs, manifest.inputs), ("output", self.outputs, manifest.outputs))
-        for what, found, said in sides:
+        for what, found, said in (("input", self.inputs, manifest.inputs), ("output", self.outputs, manifest.outputs)):
             if differs := specs.difference(found, said):
                 raise BuildError(f"{what} of the model: {differs}; export it again")
-        typed = self._library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
-        if typed and manifest.precision in _PRECISIONS.values() and manifest.precision not in self.precisions:
-            raise BuildError(
-                f"the manifest says {manifest.precision}, but the graph holds only {', '.join(self.precisions)}: "
-                "export it again"
-            )
+        wanted, held = manifest.precision, self.precisions
+        if _strongly_typed(self._library) and wanted in _PRECISIONS.values() and wanted not in held:
+            raise BuildError(f"the manifest says {wanted}, but the graph holds only {', '.join(held)}: export it again")
 
     def build(
-        self,
-        profiles: Profiles,
-        compute_capabilities: Sequence[int] = (),
-        progress: ProgressCallback = silent,
-    ) -> Engine:
-        """Build the engine.
+        self, profiles: Profiles, compute_capabilities: Sequence[int] = (), progress: ProgressCallback = silent
+    ) -> bytes:
+        """Build the engine and return its plan.
 
         Args:
             profiles: min, opt and max shape of each input with free dimensions (from `resolve_profiles`).
-            compute_capabilities: what TensorRT-RTX builds for (86, 120); empty leaves the choice to the library.
-            progress: called as the build goes on, where this version reports progress. What it raises ends the build.
+            compute_capabilities: those to build for with TensorRT-RTX (86, 120); by default the library chooses.
+            progress: called during the build, if this version reports progress. An exception that it raises ends the build.
 
         Raises:
-            BuildError: TensorRT refused or failed, with its own reason.
+            BuildError: TensorRT refused or failed. Gives TensorRT's reason.
         """
-        # not before: a parser whose network has an error recorder crashes at its end (TensorRT-RTX 1.7)
+        # Not earlier: a parser whose network has an error recorder crashes in its destructor (TensorRT-RTX 1.7).
         self._messages = record_errors(self._library, self._builder)
         config = self._builder.create_builder_config()
         _apply_options(self._library, config, self._options)
@@ -150,11 +115,9 @@ class Build:
             reason = self._messages.first()
             cure = "; export with `precision` fp16, or leave that GPU out" if "for Turing (SM75)" in reason else ""
             raise BuildError(f"{self._library.title} {self._library.version} failed: {reason}{cure}")
-        plan = bytes(serialized)
         if cache is not None and self._options.timing_cache_file is not None:
             write_atomically(self._options.timing_cache_file, bytes(cache.serialize()))
-        header = plan_header.parse(plan[:64], len(plan))
-        return Engine(plan, header, self.inputs, self.outputs, profiles, self.precisions)
+        return bytes(serialized)
 
     def _add_profile(self, config: Any, profiles: Profiles) -> None:
         if not profiles:
@@ -163,7 +126,7 @@ class Build:
         for name, shapes in profiles.items():
             profile.set_shape(name, shapes["min"], shapes["opt"], shapes["max"])
         if config.add_optimization_profile(profile) < 0:
-            raise BuildError(f"{self._library.title} refuses the profile {profiles}: {self._messages.first()}")
+            raise BuildError(f"{self._library.title} rejects the profile {profiles}: {self._messages.first()}")
 
     def _set_targets(self, config: Any, compute_capabilities: Sequence[int]) -> None:
         if not compute_capabilities:
@@ -184,38 +147,36 @@ class Build:
             raise UsageError(f"`timing_cache_file` {file} cannot be read: {e.strerror or e}") from None
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
-            raise BuildError(f"`timing_cache_file` {file} is not for this GPU and {self._library.title}: delete it")
+            raise BuildError(f"`timing_cache_file` {file} was made for another GPU or version: delete it")
         return cache
 
 
 def refuse_options(library: Library, options: BuildOptions) -> None:
-    """Refuse what this library does not support, so that nothing is ignored in silence.
+    """Refuse what this library does not support, so that nothing is silently ignored.
 
     Raises:
-        BuildError: naming the option, and what to do instead.
+        BuildError: an option is not supported. Names the option and the alternative.
+        UsageError: a value is out of range, or there is no such memory pool.
     """
-    trt, rtx, name = library.module, library.is_rtx, f"{library.title} {library.version}"
-    flags, config = getattr(trt, "BuilderFlag", None), trt.IBuilderConfig
+    rtx, name = library.is_rtx, f"{library.title} {library.version}"
+    compatibility, strip = _compatibility_level(library, options), library.member("BuilderFlag", "STRIP_PLAN")
     gpus_cure = "name each GPU with `gpus`: one plan serves them all" if rtx else "build on each GPU"
-    level_cure = "it chooses its kernels on the GPU, not in the build" if rtx else "leave it out"
     cache_cure = "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache"
-    supported = (  # (option, whether this library has it, what to do instead)
+    supported = (  # (option, whether this library supports it, what to do instead)
         ("timing_cache_file", not rtx, cache_cure),
-        ("version_compatible", not rtx and hasattr(flags, "VERSION_COMPATIBLE"), "build again with each version"),
-        ("hardware_compatibility_level", not rtx and hasattr(trt, "HardwareCompatibilityLevel"), gpus_cure),
-        ("strip_weights", not rtx and hasattr(flags, "STRIP_PLAN"), "ship the plan with its weights"),
-        # TensorRT-RTX takes the level and writes the same plan for every one.
-        ("builder_optimization_level", not rtx and hasattr(config, "builder_optimization_level"), level_cure),
-        ("max_aux_streams", hasattr(config, "max_aux_streams"), "leave it out"),
+        ("version_compatible", not rtx, "build again with each version"),
+        ("hardware_compatibility_level", not rtx and compatibility is not None, gpus_cure),
+        ("strip_weights", not rtx and strip is not None, "ship the plan with its weights"),
+        # TensorRT-RTX accepts the level, but writes the same plan for every one.
+        ("builder_optimization_level", not rtx, "it chooses its kernels on the GPU, not in the build"),
     )
     for option, has, instead in supported:
-        value = getattr(options, option)
-        if value is not None and value is not False and not has:  # not `in`: 0 is a value and equals False
+        if options.chosen(option) and not has:
             raise BuildError(f"{name} does not support `{option}`: {instead}")
     if (level := options.builder_optimization_level) is not None and not 0 <= level <= 5:
-        raise UsageError(f"`builder_optimization_level` {level}: choose from 0 (quick build) to 5 (quick engine)")
-    if options.max_aux_streams is not None and options.max_aux_streams < 0:
-        raise UsageError(f"`max_aux_streams` {options.max_aux_streams}: it must be 0 or more")
+        raise UsageError(f"`builder_optimization_level` {level}: choose from 0 (fast build) to 5 (fast engine)")
+    if (streams := options.max_aux_streams) is not None and streams < 0:
+        raise UsageError(f"`max_aux_streams` {streams}: it must be 0 or more")
     for pool in options.mem_pool_size:
         if pool not in POOLS:
             raise UsageError(f"no memory pool {pool!r}: {did_you_mean(pool, POOLS)}")
@@ -226,10 +187,9 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
 def _apply_options(library: Library, config: Any, options: BuildOptions) -> None:
     for pool, size in options.mem_pool_size.items():
         config.set_memory_pool_limit(library.member("MemoryPoolType", POOLS[pool]), size)
-    if options.builder_optimization_level is not None:
-        config.builder_optimization_level = options.builder_optimization_level
-    if options.max_aux_streams is not None:
-        config.max_aux_streams = options.max_aux_streams
+    for option in ("builder_optimization_level", "max_aux_streams"):
+        if options.chosen(option):
+            setattr(config, option, getattr(options, option))
     if options.version_compatible:
         config.set_flag(library.module.BuilderFlag.VERSION_COMPATIBLE)
     if options.strip_weights:
@@ -238,58 +198,51 @@ def _apply_options(library: Library, config: Any, options: BuildOptions) -> None
         config.clear_flag(library.module.BuilderFlag.TF32)
     if options.profiling_verbosity is not None:
         config.profiling_verbosity = library.member("ProfilingVerbosity", options.profiling_verbosity.upper())
-    if options.hardware_compatibility_level is not None:
-        names = {"none": "NONE", "ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
-        level = library.member("HardwareCompatibilityLevel", names[options.hardware_compatibility_level])
-        if level is None:
-            raise BuildError(
-                f"{library.title} {library.version} does not support `hardware_compatibility_level` "
-                f"{options.hardware_compatibility_level}: it came with a later version"
-            )
+    if (level := _compatibility_level(library, options)) is not None:
         config.hardware_compatibility_level = level
-    # Contexts of several threads share the one profile; since TensorRT 10 they always may.
+    # The contexts of several threads share the only profile. Since TensorRT 10 that is always allowed.
     if (sharing := library.member("PreviewFeature", "PROFILE_SHARING_0806")) is not None:
         config.set_preview_feature(sharing, True)
 
 
+def _compatibility_level(library: Library, options: BuildOptions) -> Any | None:
+    """TensorRT's name for the level; None if no level was chosen, or this version does not have it."""
+    level = options.hardware_compatibility_level
+    return None if level is None else library.member("HardwareCompatibilityLevel", LEVELS[level])
+
+
 def _network_flags(library: Library) -> int:
-    names = ["STRONGLY_TYPED"] if library.major >= 10 or library.is_rtx else ["STRONGLY_TYPED", "EXPLICIT_BATCH"]
-    flags = (library.member("NetworkDefinitionCreationFlag", name) for name in names)
-    return sum(1 << int(flag) for flag in flags if flag is not None)
+    name = "STRONGLY_TYPED" if _strongly_typed(library) else "EXPLICIT_BATCH"
+    return 1 << int(getattr(library.module.NetworkDefinitionCreationFlag, name))
+
+
+def _strongly_typed(library: Library) -> bool:
+    return library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
 
 
 def _allow_precisions(library: Library, config: Any, precisions: Sequence[str]) -> None:
-    """Where networks are not strongly typed (8.6), reduced precision is a permission, given for what the graph holds."""
-    if library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None:
+    """Permit the graph's reduced precisions if the network is not strongly typed (8.6)."""
+    if _strongly_typed(library):
         return
     for precision in precisions:
-        flag = library.member("BuilderFlag", precision.upper())
-        if flag is not None:
+        if (flag := library.member("BuilderFlag", precision.upper())) is not None:
             config.set_flag(flag)
-
-
-def _spec(library: Library, tensor: Any) -> TensorSpec:
-    names = [getattr(tensor, "get_dimension_name", lambda i: None)(i) for i in range(len(tensor.shape))]
-    shape: list[int | str] = [
-        int(d) if d >= 0 else names[i] or f"{tensor.name}_{i}" for i, d in enumerate(tensor.shape)
-    ]
-    return TensorSpec(name=tensor.name, dtype=library.dtype(tensor.dtype), shape=shape)
 
 
 def resolve_profiles(inputs: Sequence[TensorSpec], options: BuildOptions, manifest: Contract | None) -> Profiles:
     """The min, opt and max shape of each input with free dimensions.
 
-    The options come first, then the manifest's; a shape that neither gives is the nearest that is given.
+    Shapes in the options take precedence over the manifest's. A shape that neither gives is the nearest one that is given.
 
     Raises:
-        UsageError: a name or shape does not fit the model, min ≤ opt ≤ max does not hold, or nothing is given.
+        UsageError: a name or shape does not fit the model, min ≤ opt ≤ max does not hold, or no shape is given.
     """
     given = {"min": options.min_shapes, "opt": options.opt_shapes, "max": options.max_shapes}
     free = {s.name: s for s in inputs if not s.static}
     for kind, shapes in given.items():
         for name in shapes:
             if name not in free:
-                known = f"free are those of {sorted(free)}" if free else "this model's shapes are all fixed"
+                known = f"choose from {', '.join(sorted(free))}" if free else "this model's shapes are all fixed"
                 raise UsageError(f"`{kind}_shapes` {name}: no input of that name has free dimensions; {known}")
     return {name: _profile(spec, given, manifest) for name, spec in free.items()}
 
@@ -301,7 +254,7 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Contract | None)
     if opt is None:
         example = "x".join(str(d if isinstance(d, int) else 320 if axis else 1) for axis, d in enumerate(spec.shape))
         raise UsageError(
-            f"{spec} has free dimensions: give `opt_shapes` {spec.name}:{example}, `min_shapes`, `max_shapes`"
+            f"{spec} has free dimensions: give `opt_shapes` {spec.name}:{example}, `min_shapes` and `max_shapes`"
         )
     shapes = {"min": list(low or opt), "opt": list(opt), "max": list(high or opt)}
     for kind in ("opt", "min", "max"):  # opt first, since the others may be taken from it
@@ -314,13 +267,13 @@ def _profile(spec: TensorSpec, given: dict[str, Any], manifest: Contract | None)
 
 
 def _monitor(library: Library, progress: ProgressCallback) -> Any | None:
-    """TensorRT's progress monitor (since 9) that calls `progress`; None where the version has none."""
+    """A progress monitor for TensorRT (since version 9) that calls `progress`; None before."""
     base: Any = getattr(library.module, "IProgressMonitor", None)
     if base is None:
         return None
 
     class Monitor(base):
-        """TensorRT's threads call this, so nothing may be raised through it: what is raised stops the build instead."""
+        """TensorRT's threads call this, so an exception may not pass through. It is kept in `raised` and stops the build."""
 
         def __init__(self) -> None:
             base.__init__(self)

@@ -8,26 +8,21 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
-from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import LayerTimes
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda
-from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext
+from r2mrf_deploy.runtimes.cuda.execution_context import ExecutionContext, Specs
 from r2mrf_deploy.runtimes.tensorrt.api import Messages
 
 
 class TensorRTContext(ExecutionContext):
-    """TensorRT's context with everything that it needs to run, for one thread.
-
-    Args:
-        cuda_graph, spin_wait: as for `ExecutionContext`.
-    """
+    """TensorRT's context with everything that it needs to run, for one thread."""
 
     def __init__(
         self,
         cuda: Cuda,
         trt_context: Any,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
+        inputs: Specs,
+        outputs: Specs,
         messages: Messages,
         cuda_graph: bool,
         spin_wait: bool = False,
@@ -39,35 +34,30 @@ class TensorRTContext(ExecutionContext):
             return
         if not trt_context.set_optimization_profile_async(0, cuda.handle(self._stream)):
             self.close()
-            raise RuntimeUnavailable(f"TensorRT does not take the plan's profile: {messages.last()}")
+            raise RuntimeUnavailable(f"TensorRT rejects the plan's profile: {messages.last()}")
 
     def profile(self, arrays: Mapping[str, np.ndarray], runs: int, profiler: Any) -> list[LayerTimes]:
-        """The time of every layer, as TensorRT tells its profiler.
-
-        Args:
-            profiler: the library's IProfiler.
-        """
+        """The time of every layer. `profiler` is the library's IProfiler."""
         times: dict[str, list[float]] = {}
 
         class Profiler(profiler):
             def __init__(self) -> None:
-                profiler.__init__(self)  # the bindings want it called by name
+                profiler.__init__(self)  # the bindings need this call, not super()
 
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 times.setdefault(layer_name, []).append(ms)
 
         self.run(arrays)
-        self._drop_graph()  # what is launched as a graph reports nothing
+        self._drop_graph()  # a graph's layers report nothing
         self._trt_context.profiler = Profiler()
         for _ in range(runs):
             self._enqueue()
             self._cuda.synchronize(self._stream)
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
 
-    def close(self) -> None:
-        self._finish()
+    def _finish(self) -> None:
+        super()._finish()
         self._trt_context = None  # before its stream
-        super().close()
 
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         for buffer, shape in zip(self._inputs, shapes, strict=True):
@@ -83,10 +73,10 @@ class TensorRTContext(ExecutionContext):
             buffer.resize(found)
         for buffer in (*self._inputs, *self._outputs):
             if not self._trt_context.set_tensor_address(buffer.name, buffer.address):
-                raise RuntimeUnavailable(f"TensorRT does not take the memory of {buffer.name}: {self._messages.last()}")
+                raise RuntimeUnavailable(f"TensorRT rejects the memory of {buffer.name}: {self._messages.last()}")
 
     def _capturable(self) -> bool:
-        """TensorRT-RTX can say that an engine cannot be captured at this shape; the others try."""
+        """TensorRT-RTX knows whether an engine can be captured at this shape. TensorRT has to try."""
         asks = getattr(self._trt_context, "is_stream_capturable", None)
         return asks is None or bool(asks(self._cuda.handle(self._stream)))
 

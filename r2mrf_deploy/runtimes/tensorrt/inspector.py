@@ -1,7 +1,7 @@
-"""What precision an engine computes in, asked of the engine itself.
+"""The precision that an engine computes in, according to the engine itself.
 
-"FP16" engines that were FP32 are a known accident, so what was asked for is not taken for what was built. Only a device
-can answer: the engine has to be deserialised.
+Other tools have shipped "FP16" engines that ran in FP32, so the requested precision is not taken on trust. This needs a
+device, since the engine has to be deserialised.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 
 from r2mrf_deploy.runtimes.tensorrt.api import Library, logger, record_errors
 
-# How the inspector writes an output's type, over the years.
+# How the inspector of the various versions writes an output's type. The first match counts.
 _TYPES = (
     ("fp8", r"\bfp8\b|\bfloat8"),
     ("int8", r"\bint8\b"),
@@ -23,7 +23,7 @@ _TYPES = (
 
 
 def achieved_precision(library: Library, plan: bytes) -> str:
-    """The precisions of a plan's layers on the device at hand, in words for the manifest."""
+    """The precisions of a plan's layers on the device at hand, worded for the manifest."""
     runtime = library.module.Runtime(logger(library))
     messages = record_errors(library, runtime)
     engine = runtime.deserialize_cuda_engine(plan)
@@ -38,22 +38,15 @@ def summarise(information: str) -> str:
     try:
         layers = json.loads(information)["Layers"]
     except (ValueError, KeyError, TypeError):
-        return "not verified: the engine inspector says nothing of its layers"
-    written = [_output_types(layer) for layer in layers if isinstance(layer, dict)]
-    counts = Counter(kind for kind in map(_precision, written) if kind)
+        return "not verified: the engine inspector gives no layers"
+    counts = Counter(kind for layer in layers if isinstance(layer, dict) and (kind := _precision(layer)))
     if not counts:
-        return "not verified: the plan holds names only; build it with `profiling_verbosity` detailed"
+        return "not verified: the plan holds only the layers' names; build it with `profiling_verbosity` detailed"
     (first, n), *others = counts.most_common()
     return ", ".join([f"{first} in {n} layers", *(f"{kind} in {count}" for kind, count in others)])
 
 
-def _output_types(layer: dict[str, object]) -> str:
-    outputs = layer.get("Outputs")
-    if not isinstance(outputs, list):
-        return ""
-    return " ".join(str(o.get("Format/Datatype", "")) for o in outputs if isinstance(o, dict)).lower()
-
-
-def _precision(written: str) -> str | None:
-    """The first of the known types in what the inspector wrote; None where a layer has none of them."""
+def _precision(layer: dict[str, list[dict[str, str]]]) -> str | None:
+    """The lowest precision of a layer's outputs; None if none of them has a known type."""
+    written = " ".join(output.get("Format/Datatype", "") for output in layer.get("Outputs", [])).lower()
     return next((kind for kind, pattern in _TYPES if re.search(pattern, written)), None)

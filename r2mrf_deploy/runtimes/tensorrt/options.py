@@ -1,9 +1,9 @@
-"""The options of an engine's build, named as trtexec names them."""
+"""The options for building an engine, named after trtexec's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from r2mrf_deploy.gpus import Flavour
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# trtexec's names of the memory pools -> members of MemoryPoolType
+# trtexec's names for the memory pools -> members of MemoryPoolType
 POOLS = {
     "workspace": "WORKSPACE",
     "dlaSRAM": "DLA_MANAGED_SRAM",
@@ -20,40 +20,47 @@ POOLS = {
     "tacticSharedMem": "TACTIC_SHARED_MEMORY",
 }
 
+# likewise -> members of HardwareCompatibilityLevel
+LEVELS = {"none": "NONE", "ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
+
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build an engine. None leaves a choice to the builder; what the builder does not support is refused by name."""
+    """How to build an engine. None leaves a choice to the builder; an option that it does not support is an error."""
 
     min_shapes: Shapes = field(default_factory=dict)
     """For each input with free dimensions, the smallest shape of the profile."""
     opt_shapes: Shapes = field(default_factory=dict)
-    """The shape to be fastest at."""
+    """The shape to optimise for."""
     max_shapes: Shapes = field(default_factory=dict)
     """The largest shape."""
     mem_pool_size: Mapping[str, int] = field(default_factory=dict)
     """Bytes by pool, by trtexec's names (`workspace`, ...)."""
     builder_optimization_level: int | None = None
-    """0 (quick build) to 5 (quick engine)."""
+    """0 (fast build) to 5 (fast engine)."""
     timing_cache_file: Path | None = None
-    """Read where it exists, written back after the build."""
+    """Read if it exists, and updated after the build."""
     version_compatible: bool = False
-    """A plan that later versions of the same major version open."""
+    """Let later versions with the same major version open the plan."""
     hardware_compatibility_level: Literal["none", "ampere+", "sameComputeCapability"] | None = None
     """Other GPUs that the plan runs on."""
     strip_weights: bool = False
-    """A plan without weights, to be refitted."""
+    """Leave the weights out of the plan, to be refitted."""
     no_tf32: bool = False
-    """FP32 convolutions in full precision."""
+    """Compute FP32 in full precision, not as TF32."""
     max_aux_streams: int | None = None
-    """Streams beside the main one."""
+    """The number of streams beside the main one."""
     profiling_verbosity: Literal["layer_names_only", "detailed", "none"] | None = None
-    """What the plan tells of its layers."""
+    """How much the plan says about its layers."""
     library: Flavour | None = None
-    """Which TensorRT builds; by default `tensorrt` where it is installed and has a device, else `tensorrt_rtx`."""
+    """Which TensorRT builds; by default `tensorrt` if it is installed and its GPU fits, else `tensorrt_rtx`."""
+
+    def chosen(self, name: str) -> bool:
+        """Whether an option differs from its default."""
+        return getattr(self, name) != getattr(BuildOptions(), name)
 
     def recorded(self) -> dict[str, str]:
-        """What changes the engine and is not left to the builder, by trtexec's names, for the manifest."""
+        """The chosen options that change the engine, by trtexec's names, for the manifest."""
         names = {
             "mem_pool_size": "memPoolSize",
             "builder_optimization_level": "builderOptimizationLevel",
@@ -64,12 +71,7 @@ class BuildOptions:
             "max_aux_streams": "maxAuxStreams",
             "profiling_verbosity": "profilingVerbosity",
         }
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
-        return {
-            names[name]: _text(value)
-            for name, value in values.items()
-            if value is not None and value is not False and value != {}  # not `in`: 0 is a value and equals False
-        }
+        return {title: _text(getattr(self, name)) for name, title in names.items() if self.chosen(name)}
 
 
 def _text(value: object) -> str:

@@ -203,6 +203,18 @@ def test_precision_flags_are_set_only_without_typed_networks(
     assert given == allowed
 
 
+@pytest.mark.parametrize(
+    ("options", "instead"),
+    [
+        (BuildOptions(strip_weights=True), "ship the plan with its weights"),
+        (BuildOptions(hardware_compatibility_level="sameComputeCapability"), "build on each GPU"),
+    ],
+)
+def test_what_came_with_a_later_version_is_refused_before_the_build(options: BuildOptions, instead: str) -> None:
+    with pytest.raises(BuildError, match=rf"TensorRT 8\.6\.1 does not support `.*`: {instead}"):
+        builder.refuse_options(fake_library("8.6.1", {}), options)
+
+
 # ---- messages
 
 
@@ -225,7 +237,7 @@ def test_messages_are_said_in_plain_words() -> None:
         ),
         ([{"Outputs": [{"Format/Datatype": "BFloat16"}]}], "bf16 in 1 layers"),
         ([{"Outputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]}], "int8 in 1"),
-        (["conv1", "conv2"], "not verified: the plan holds names only"),
+        (["conv1", "conv2"], "not verified: the plan holds only the layers' names"),
     ],
 )
 def test_achieved_precision_is_read_from_the_inspector(layers: list[Any], said: str) -> None:

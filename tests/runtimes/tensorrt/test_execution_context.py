@@ -250,7 +250,7 @@ def open_runner(folder: Path, manifest: Manifest | None = None, content: bytes =
         IErrorRecorder=type("IErrorRecorder", (), {}),
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None),
         DataType=SimpleNamespace(UINT8="u8", FLOAT="f32"),
-        TensorIOMode=SimpleNamespace(INPUT="in"),
+        TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
     )
     file = folder / "x.plan"
     file.write_bytes(content)
