@@ -15,7 +15,7 @@ from host_cuda import HostCuda
 
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
+from r2mrf_deploy.runtimes.base import now_ms
 from r2mrf_deploy.runtimes.cuda.bindings import CudaError
 from r2mrf_deploy.runtimes.pytorch.execution_context import TorchRunner, precision
 
@@ -54,10 +54,10 @@ def runner(cuda: HostTorch, program: Callable[..., Any] = mean, graph: bool = Fa
         (INPUT,),
         (OUTPUT,),
         runtime="fake",
-        device="eager",
+        form="eager",
         tf32=False,
         cuda_graph=graph,
-        options=OpenOptions(),
+        spin_wait=False,
     )
 
 
