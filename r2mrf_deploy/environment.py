@@ -118,13 +118,11 @@ def compute_capability() -> str | None:
     driver = _driver()
     if driver is None or cuda_driver() is not None:
         return None
-    found = []
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        value = ctypes.c_int()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    for value, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
             return None
-        found.append(value.value)
-    return "{}.{}".format(*found)
+    return f"{major.value}.{minor.value}"
 
 
 def nvcc() -> Path | None:

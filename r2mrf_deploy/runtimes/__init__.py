@@ -19,6 +19,7 @@ __all__ = [
     "Runner",
     "Runtime",
     "Timing",
+    "default",
     "get",
     "names",
     "nearest",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability
 from r2mrf_deploy.runtimes.pytorch.eager import ProgramRunner, PyTorch
 from r2mrf_deploy.runtimes.pytorch.execution_context import TorchCuda, TorchRunner
 
-Profiles = dict[str, dict[str, list[int]]]
 _AGAIN = "export it again here with `r2mrf export CKPT -o FILE.pt2`"
 
 
@@ -75,35 +75,21 @@ class AOTInductor(Runtime):
         inputs, outputs = tuple(contract.inputs), tuple(contract.outputs)
         form = f"AOTInductor {contract.precision.upper()}"
         single = device == "cuda"  # the runner locks enqueueing; the package's own locks would prevent CUDA graphs
-        program = _Program(_load(artifact.path, single), contract.profiles)
+        program = partial(_run, _load(artifact.path, single), contract.profiles)
         if device == "cpu":
             return ProgramRunner(self.name, program, inputs, outputs, form, options.threads)
         return TorchRunner(
-            TorchCuda(),
-            program,
-            inputs,
-            outputs,
-            runtime=self.name,
-            form=form,
-            tf32=False,
-            cuda_graph=bool(options.cuda_graph),
-            spin_wait=options.spin_wait,
+            TorchCuda(), program, inputs, outputs, runtime=self.name, form=form, tf32=False, options=options
         )
 
 
-class _Program:
-    """The loaded code, called only with sizes that it was compiled for: with others it would read and write out of bounds."""
-
-    def __init__(self, model: Any, profiles: Profiles) -> None:
-        self._model = model
-        self._ranges = [(name, p["min"], p["max"]) for name, p in profiles.items()]
-
-    def __call__(self, *tensors: Any) -> Sequence[Any]:
-        for (name, low, high), tensor in zip(self._ranges, tensors, strict=False):
-            shape = list(tensor.shape)
-            if not all(a <= d <= b for a, d, b in zip(low, shape, high, strict=True)):
-                raise InputError(f"aotinductor: {name} {shape} is outside the package's range, {low} to {high}")
-        return self._model(*tensors)
+def _run(model: Any, profiles: dict[str, dict[str, list[int]]], *tensors: Any) -> Sequence[Any]:
+    """Call the loaded code, if it was compiled for these sizes: with others it would read and write out of bounds."""
+    for (name, profile), tensor in zip(profiles.items(), tensors, strict=False):
+        low, shape, high = profile["min"], list(tensor.shape), profile["max"]
+        if not all(a <= d <= b for a, d, b in zip(low, shape, high, strict=True)):
+            raise InputError(f"aotinductor: {name} {shape} is outside the package's range, {low} to {high}")
+    return model(*tensors)
 
 
 def _load(artifact: Path, single_threaded: bool) -> Any:

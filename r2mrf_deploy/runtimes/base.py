@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -115,7 +116,7 @@ Pending = Callable[[], tuple[Arrays, Timing]]
 """Waits for a submitted inference and returns its outputs and times."""
 
 
-class Runner(ABC):
+class Runner(AbstractContextManager["Runner"]):
     """An opened artifact."""
 
     runtime: str
@@ -142,7 +143,7 @@ class Runner(ABC):
 
     def run_timed(self, arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Timing]:
         """`run`, and when each of its parts started and ended."""
-        return self._run_timed(self._checked(arrays))
+        return self.submit(arrays)()
 
     def submit(self, arrays: Mapping[str, np.ndarray], *, transfers: bool = True) -> Pending:
         """Start an inference. A thread may have `in_flight` of them, and must wait for them in order.
@@ -167,14 +168,11 @@ class Runner(ABC):
     @abstractmethod
     def _run(self, arrays: Arrays) -> Arrays: ...
 
-    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
+    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
         start = now_ms()
         outputs = self._run(arrays)
-        return outputs, Timing.host(start, now_ms())
-
-    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
-        done = self._run_timed(arrays)
-        return lambda: done
+        timing = Timing.host(start, now_ms())
+        return lambda: (outputs, timing)
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         raise UsageError(f"{self.runtime} was not opened for a profile")
@@ -192,9 +190,6 @@ class Runner(ABC):
             if not spec.accepts(array.shape):
                 raise InputError(f"{self.runtime}: {spec.name} must have shape {spec.shape}, not {list(array.shape)}")
         return {s.name: np.ascontiguousarray(arrays[s.name]) for s in self.inputs}
-
-    def __enter__(self) -> Runner:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import io
 import json
 import re
 import tempfile
@@ -22,20 +21,13 @@ from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, first_line
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.progress import quiet
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
 
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int64)": "int64",
-    "tensor(double)": "float64",
-}
+_DTYPES = {"float": "float32", "double": "float64"}  # its other names are numpy's
 
 
 class OnnxRuntimeCPU(Runtime):
@@ -75,8 +67,8 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
         import onnxruntime
 
         if self.provider not in onnxruntime.get_available_providers():
-            reason = f"this build has no {_short(self.provider)} provider"
-            return Availability(False, state.version, reason, "replace it: pip install onnxruntime-gpu")
+            missing = f"this build has no {_short(self.provider)} provider"
+            return Availability(False, state.version, missing, "replace it: pip install onnxruntime-gpu")
         if reason := environment.cuda_driver():
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         if reason := gpus.too_old_for_cuda(cuda_major(), environment.compute_capability()):
@@ -124,8 +116,13 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
         chosen = {"device_id": "0"}
         if options.cuda_graph:
             chosen["trt_cuda_graph_enable"] = "1"
-        if options.runtime_cache:
-            chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_folder(options.runtime_cache))}
+        if folder := options.runtime_cache:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                why = f"ONNX Runtime keeps engines in a folder; {e.strerror}"
+                raise UsageError(f"`runtime_cache` {folder}: {why}") from None
+            chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
         profiles = artifact.contract.profiles if artifact.contract else {}
         for bound in ("min", "opt", "max") if profiles else ():
             shapes = (f"{name}:{'x'.join(map(str, profile[bound]))}" for name, profile in profiles.items())
@@ -258,8 +255,7 @@ class OnnxRuntimeContext(ExecutionContext):
             return [tuple(int(d) for d in s.shape) for s in self._output_specs]
         for buffer in self._outputs:
             self._binding.bind_output(buffer.name, "cuda")
-        if not self._execute():
-            raise RuntimeUnavailable(self._why())
+        self._enqueue()
         found = [tuple(value.shape()) for value in self._binding.get_outputs()]
         self._binding.clear_binding_outputs()
         return found
@@ -318,7 +314,7 @@ def _preload() -> None:
     if not hasattr(onnxruntime, "preload_dlls"):
         return
     found = importlib.util.find_spec("nvidia")
-    with contextlib.redirect_stdout(io.StringIO()):  # the session reports what is missing
+    with quiet():  # the session reports what is missing
         for place in (found and found.submodule_search_locations) or ():
             for folder in sorted(Path(place).glob("*/lib")):
                 onnxruntime.preload_dlls(directory=str(folder))
@@ -356,17 +352,7 @@ def _short(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")
 
 
-def _folder(path: Path) -> Path:
-    """The folder for TensorRT's engines, created if it does not exist."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"`runtime_cache` {path}: ONNX Runtime keeps engines in a folder; {e.strerror}") from None
-    return path
-
-
 def _spec(value: Any, layouts: dict[str, Any]) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
     shape = [d if isinstance(d, (int, str)) else "?" for d in value.shape]
-    return TensorSpec(
-        name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape, layout=layouts.get(value.name)
-    )
+    return TensorSpec(name=value.name, dtype=_DTYPES.get(kind, kind), shape=shape, layout=layouts.get(value.name))

@@ -53,7 +53,7 @@ class OpenVINORunner(Runner):
         try:
             model = core.compile_model(str(artifact.path), "CPU", settings)
         except RuntimeError as e:
-            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {_last_line(e)}") from None
+            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {str(e).strip().splitlines()[-1]}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
@@ -74,7 +74,7 @@ class OpenVINORunner(Runner):
         try:
             self._request.infer(arrays, share_inputs=True)
         except RuntimeError as e:
-            raise ArtifactError(f"OpenVINO failed: {_last_line(e)}") from None
+            raise ArtifactError(f"OpenVINO failed: {str(e).strip().splitlines()[-1]}") from None
         # copied, because the next inference overwrites the tensors
         return {s.name: np.array(self._request.get_tensor(s.name).data) for s in self.outputs}
 
@@ -90,11 +90,6 @@ class OpenVINORunner(Runner):
                     name = merged.get(layer.node_name, layer.node_name)
                     times.setdefault(name, []).append(layer.real_time.total_seconds() * 1e3)
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
-
-
-def _last_line(error: RuntimeError) -> str:
-    """What OpenVINO says went wrong; the lines before it tell where in its source code."""
-    return str(error).strip().splitlines()[-1]
 
 
 def _emulated(artifact: Artifact, capabilities: Collection[str]) -> str:

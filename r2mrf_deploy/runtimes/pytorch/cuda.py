@@ -84,8 +84,8 @@ class PyTorchCUDA(Runtime):
             runtime=self.name,
             form=str(self.variant),
             tf32=None if self.variant.half else self.variant.tf32,
-            cuda_graph=self.variant.cuda_graph if options.cuda_graph is None else options.cuda_graph,
-            spin_wait=options.spin_wait,
+            cuda_graph=self.variant.cuda_graph,
+            options=options,
         )
 
 
@@ -133,12 +133,8 @@ def has_code_for(architectures: Sequence[str], compute_capability: str) -> bool:
         architectures: what the library was compiled for, in PyTorch's notation: "sm_86" is machine code, "compute_90" PTX.
     """
     here = gpus.sm(compute_capability)
-    for architecture in architectures:
-        kind, _, number = architecture.partition("_")
-        made_for = int(re.sub(r"\D", "", number))
-        if made_for <= here and (kind == "compute" or made_for // 10 == here // 10):
-            return True
-    return False
+    codes = [(kind, int(sm)) for kind, sm in re.findall(r"(sm|compute)_(\d+)", " ".join(architectures))]
+    return any(sm <= here and (kind == "compute" or sm // 10 == here // 10) for kind, sm in codes)
 
 
 def make_program(

@@ -1,5 +1,4 @@
-"""PyTorch's memory, streams, events and CUDA graphs behind the interface of the other GPU runtimes, and an execution
-context for programs."""
+"""PyTorch's memory, streams, events and CUDA graphs as a provider of CUDA, and an execution context for its programs."""
 
 from __future__ import annotations
 
@@ -13,46 +12,46 @@ import numpy as np
 
 from r2mrf_deploy.errors import RuntimeUnavailable, first_line
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.runtimes.base import Arrays, Pending
+from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Pending
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError, Device, cure_of
-from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner, ExecutionContext
+from r2mrf_deploy.runtimes.cuda.execution_context import Buffer, ContextRunner, ExecutionContext
 from r2mrf_deploy.runtimes.pytorch.eager import Program
 
 _SWITCHES = threading.RLock()
 
 
 @contextlib.contextmanager
-def precision(tf32: bool | None, benchmark: bool = True) -> Iterator[None]:
-    """Set how FP32 convolutions and matrix products are computed by what is enqueued inside the block.
+def precision(tf32: bool | None) -> Iterator[None]:
+    """Set how FP32 convolutions and matrix products are computed by what is enqueued inside the block, and let cuDNN time
+    its algorithms at the first inference of a shape.
 
     PyTorch's switches belong to the process: they are restored afterwards, and a lock keeps our threads from setting them
     at the same time. A kernel is chosen when it is enqueued, so work that runs after the block, or from a captured graph,
-    keeps the choice. Since PyTorch 2.9 there is an `fp32_precision` each for convolutions and products. Setting and
-    restoring it leaves the older `allow_tf32` and `set_float32_matmul_precision` as the user had them, but reading those
-    inside the block may raise, as always in PyTorch when the two are mixed. Before 2.9 the older ones are set.
+    keeps the choice. Since PyTorch 2.9 the switch is `fp32_precision`. Setting and restoring it leaves the older
+    `allow_tf32` and `set_float32_matmul_precision` as the user had them, but reading those inside the block may raise, as
+    always in PyTorch when the two are mixed. Before 2.9 the older ones are set.
 
     Args:
         tf32: True for TF32, False for full FP32, None to leave the switches alone (FP16 uses neither).
-        benchmark: let cuDNN time its algorithms at the first inference of a shape.
     """
     import torch
 
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", benchmark)]
+    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", True)]
     if tf32 is not None and hasattr(cudnn, "conv"):
         name = "tf32" if tf32 else "ieee"
         wanted += [(cudnn.conv, "fp32_precision", name), (matmul, "fp32_precision", name)]
     elif tf32 is not None:
         wanted += [(cudnn, "allow_tf32", tf32), (matmul, "allow_tf32", tf32)]
     with _SWITCHES:
-        before = [getattr(where, name) for where, name, _ in wanted]
+        before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
         try:
-            for where, name, value in wanted:
-                setattr(where, name, value)
+            for switch in wanted:
+                setattr(*switch)
             yield
         finally:
-            for (where, name, _), value in zip(wanted, before, strict=True):
-                setattr(where, name, value)
+            for switch in before:
+                setattr(*switch)
 
 
 class TorchCuda(Cuda):
@@ -183,15 +182,11 @@ class TorchContext(ExecutionContext):
         self._results: list[Any] = []
 
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        for buffer, shape in zip(self._inputs, shapes, strict=True):
-            buffer.resize(shape)
-        self._feeds = self._tensors(self._inputs)
+        self._feeds = self._resized(self._inputs, shapes)
         with self._ready():
             found = [tuple(output.shape) for output in self._program(*self._feeds)]
         self._cuda.synchronize(self._stream)
-        for buffer, shape in zip(self._outputs, found, strict=True):
-            buffer.resize(shape)
-        self._results = self._tensors(self._outputs)
+        self._results = self._resized(self._outputs, found)
 
     def _execute(self) -> bool:
         with self._ready():
@@ -202,7 +197,10 @@ class TorchContext(ExecutionContext):
     def _why(self) -> str:
         return "PyTorch failed on the device"
 
-    def _tensors(self, buffers: Sequence[Any]) -> list[Any]:
+    def _resized(self, buffers: Sequence[Buffer], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+        """The buffers as tensors of these shapes."""
+        for buffer, shape in zip(buffers, shapes, strict=True):
+            buffer.resize(shape)
         return [self._cuda.tensor(b.address, b.shape, b.dtype) for b in buffers]
 
     @contextlib.contextmanager
@@ -219,7 +217,7 @@ class TorchRunner(ContextRunner):
     Args:
         form: what is run and its precision, which `device` mentions.
         tf32: as for `precision`.
-        cuda_graph: launch it as a CUDA graph. If it cannot be captured it runs without, and `device` says so.
+        cuda_graph: launch it as a CUDA graph, unless `options` choose. If it cannot be captured, `device` says so.
     """
 
     def __init__(
@@ -232,16 +230,18 @@ class TorchRunner(ContextRunner):
         runtime: str,
         form: str,
         tf32: bool | None,
-        cuda_graph: bool,
-        spin_wait: bool,
+        cuda_graph: bool = False,
+        options: OpenOptions,
     ) -> None:
         super().__init__()
         self.runtime = runtime
         self.inputs, self.outputs = inputs, outputs
         self._title = f"{cuda.device().name}, {form}"
-        self.device = f"{self._title}, CUDA graph" if cuda_graph else self._title
-        self._cuda_graph = cuda_graph
-        self._make_context = partial(TorchContext, cuda, program, inputs, outputs, tf32, cuda_graph, spin_wait)
+        self._cuda_graph = cuda_graph if options.cuda_graph is None else options.cuda_graph
+        self.device = f"{self._title}, CUDA graph" if self._cuda_graph else self._title
+        self._make_context = partial(
+            TorchContext, cuda, program, inputs, outputs, tf32, self._cuda_graph, options.spin_wait
+        )
 
     def _new_context(self) -> TorchContext:
         return self._make_context()

@@ -15,7 +15,7 @@ from host_cuda import HostCuda
 
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.runtimes.base import now_ms
+from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
 from r2mrf_deploy.runtimes.cuda.bindings import CudaError
 from r2mrf_deploy.runtimes.pytorch.execution_context import TorchRunner, precision
 
@@ -57,7 +57,7 @@ def runner(cuda: HostTorch, program: Callable[..., Any] = mean, graph: bool = Fa
         form="eager",
         tf32=False,
         cuda_graph=graph,
-        spin_wait=False,
+        options=OpenOptions(),
     )
 
 
