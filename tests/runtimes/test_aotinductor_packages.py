@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,15 @@ def test_a_package_without_code_is_not_loaded(package: Make) -> None:
     with pytest.raises(ArtifactError, match=r"PyTorch cannot load .*x\.pt2: .*export it again") as error:
         runtimes.open(package())
     assert "\n" not in str(error.value)
+
+
+def test_a_loaded_package_gives_its_outputs_by_name(package: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda *_, **__: lambda x: (x.float().mean(-1)[:, None],))
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    image.flags.writeable = False
+    with runtimes.open(package()) as runner:
+        assert runner.runtime == "aotinductor" and runner.device.endswith("threads, AOTInductor FP32")
+        np.testing.assert_allclose(runner.run({"image": image})["map"][:, 0], image.mean(-1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
