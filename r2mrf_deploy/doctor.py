@@ -22,7 +22,7 @@ class Row:
         return asdict(self)
 
 
-# step -> (the distributions that it needs, the extra that installs them)
+# step -> (the distributions it needs, the extra that installs them)
 _STEPS = {
     "export": (("torch", "torchvision", "onnx", "onnxscript", "onnxsim"), "export"),
     "sample photographs": (("scikit-image",), "export"),
@@ -30,7 +30,7 @@ _STEPS = {
 
 
 def examine() -> list[Row]:
-    """One row per runtime with its variants, and per step."""
+    """One row for each runtime, together with its variants, and one for each step."""
     rows = []
     known = [runtimes.get(name) for name in runtimes.names()]
     for runtime in known:

@@ -1,4 +1,4 @@
-"""The machine and the installed versions, for manifests, measurements and the doctor."""
+"""The machine and the installed versions: for manifests, measurements and `r2mrf doctor`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ TOOLS = (
     *("openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow", "scikit-image"),
 )
 
-
 CXX = "install g++ (or name another with CXX)"
 """How to get a C++ compiler."""
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, without importing it."""
+    """The installed version of a distribution, found without importing it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -31,7 +30,7 @@ def version(package: str) -> str | None:
 
 
 def tool_versions(*packages: str) -> dict[str, str]:
-    """The versions of `packages` (all of `TOOLS` by default) that are installed, and Python's."""
+    """The versions of Python and of those `packages` (by default `TOOLS`) that are installed."""
     found = {p: v for p in packages or TOOLS if (v := version(p))}
     return {"python": platform.python_version()} | found
 
@@ -39,13 +38,16 @@ def tool_versions(*packages: str) -> dict[str, str]:
 @cache
 def cpu() -> str:
     """The processor's name."""
+    return next(iter(_cpuinfo("model name")), "") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> list[str]:
+    """A field's value for every core, as Linux tells it; empty on other systems."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
 
 
 def cores() -> int:
@@ -54,7 +56,7 @@ def cores() -> int:
 
 
 def cxx() -> str | None:
-    """The C++ compiler that PyTorch would use, or None where there is none."""
+    """The C++ compiler that PyTorch would use, if it is installed."""
     return shutil.which(os.environ.get("CXX", "clang++" if platform.system() == "Darwin" else "g++"))
 
 
@@ -67,23 +69,13 @@ def describe() -> dict[str, str | int]:
     """The machine in a few words, with its current clocks."""
     system = f"{platform.system()} {platform.release()}"
     found: dict[str, str | int] = {"cpu": cpu(), "cores": cores(), "system": system}
-    if (clock := _cpu_clock()) is not None:
-        found["cpu_mhz"] = clock
+    if clocks := _cpuinfo("cpu MHz"):
+        found["cpu_mhz"] = round(max(map(float, clocks)))  # of the fastest core
     return found | gpu()
 
 
-def _cpu_clock() -> int | None:
-    """The current clock of the fastest core, in MHz."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    return round(max(clocks)) if clocks else None
-
-
 def gpu() -> dict[str, str | int]:
-    """The first GPU, its driver and its current clocks from nvidia-smi; empty where there is none."""
+    """The first GPU, its driver and its current clocks, from nvidia-smi; empty if there is none."""
     import subprocess
 
     fields = {
@@ -104,7 +96,7 @@ def gpu() -> dict[str, str | int]:
 
 @cache
 def cuda_driver() -> str | None:
-    """Why there is no CUDA device to run on, or None where there is one."""
+    """Why there is no CUDA device to run on; None if there is one."""
     driver = _driver()
     if driver is None:
         return "no NVIDIA driver on this machine"
@@ -113,7 +105,7 @@ def cuda_driver() -> str | None:
 
 
 def driver_cuda() -> int | None:
-    """The major version of the CUDA that the NVIDIA driver supports; None where there is no driver."""
+    """The major version of the CUDA that the NVIDIA driver supports; None if there is no driver."""
     driver, version = _driver(), ctypes.c_int()
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
         return None
@@ -122,24 +114,22 @@ def driver_cuda() -> int | None:
 
 @cache
 def compute_capability() -> str | None:
-    """Of the first GPU, as the driver says; None where there is none."""
+    """The compute capability of the first GPU, from the driver; None if there is no GPU."""
     driver = _driver()
     if driver is None or cuda_driver() is not None:
         return None
-    found = []
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        value = ctypes.c_int()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    for value, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
             return None
-        found.append(value.value)
-    return "{}.{}".format(*found)
+    return f"{major.value}.{minor.value}"
 
 
 def nvcc() -> Path | None:
-    """CUDA's compiler, or None where there is none: on the PATH, or in CUDA_HOME."""
+    """CUDA's compiler, if it is installed: in CUDA_HOME, on the PATH, or where CUDA's installer puts it."""
     home = os.environ.get("CUDA_HOME")
-    found = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
-    found = found or shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    places = ([f"{home}/bin"] if home else []) + [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
+    found = shutil.which("nvcc", path=os.pathsep.join(places))
     return Path(found) if found else None
 
 

@@ -56,6 +56,11 @@ def no_file(path: Path) -> InputError:
     return InputError(f"{path} is a folder, not a file" if path.is_dir() else f"{path}: no such file")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library's exception says, or its type if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the nearest valid one, else all of them."""
     known = sorted(known)

@@ -13,14 +13,14 @@ import torch
 
 from r2mrf_deploy import environment, formats
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import BuildError, RuntimeUnavailable
+from r2mrf_deploy.errors import BuildError, RuntimeUnavailable, first_line
 from r2mrf_deploy.export.base import Exporter, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.torch_module import to_module
 from r2mrf_deploy.manifest import Contract, TensorSpec
-from r2mrf_deploy.progress import Progress, ProgressCallback
-from r2mrf_deploy.runtimes.aotinductor import AOTInductor, quiet, target_here
+from r2mrf_deploy.progress import Progress, ProgressCallback, quiet
+from r2mrf_deploy.runtimes.aotinductor import AOTInductor, target_here
 from r2mrf_deploy.runtimes.base import Availability
 from r2mrf_deploy.runtimes.pytorch.cuda import triton_availability
 from r2mrf_deploy.runtimes.pytorch.execution_context import precision
@@ -59,7 +59,7 @@ class AOTInductorExporter(Exporter):
             try:
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
             except Exception as e:  # its exceptions share no base class
-                raise BuildError(f"PyTorch cannot compile the graph: {_first_line(e)}; --debug shows the rest") from e
+                raise BuildError(f"PyTorch cannot compile the graph: {first_line(e)}; --debug shows the rest") from e
         return contract, f"compiled by PyTorch {torch.__version__} for the {device}"
 
 
@@ -114,7 +114,7 @@ def _trace(module: torch.nn.Module, source: Artifact, device: str) -> Any:
             example = torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
             return torch.export.export(module.eval(), (example,), strict=False, **further)
         except Exception as e:  # its exceptions share no base class
-            raise BuildError(f"PyTorch cannot trace the graph: {_first_line(e)}") from None
+            raise BuildError(f"PyTorch cannot trace the graph: {first_line(e)}") from None
 
 
 def _example(spec: TensorSpec, profile: dict[str, list[int]]) -> list[int]:
@@ -126,7 +126,3 @@ def _example(spec: TensorSpec, profile: dict[str, list[int]]) -> list[int]:
     if shape[x] == shape[y]:
         shape[x] += 2 if shape[x] + 2 <= profile["max"][x] else -2
     return shape
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

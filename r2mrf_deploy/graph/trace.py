@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -15,6 +11,7 @@ from r2mrf_deploy.errors import GraphError, UsageError
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph import opset as opsets
 from r2mrf_deploy.manifest import side_outputs
+from r2mrf_deploy.progress import quiet
 
 if TYPE_CHECKING:
     from r2mrf_deploy.networks.deployed import Deployed
@@ -52,7 +49,7 @@ def trace(
     example = deployed.example(2, size[0], size[1] + 64) if dynamic else deployed.example(batch, *size)
     spatial = (1, 2) if deployed.io == "image" else (2, 3)
     shapes = ({0: "batch", spatial[0]: "height", spatial[1]: "width"},) if dynamic else None
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed.eval(),
             (example,),
@@ -129,24 +126,3 @@ def _name_free_dimensions(model: onnx.ModelProto) -> None:
         dims[0].dim_param = "batch"
         if not side_outputs([output.name]):
             dims[2].dim_param, dims[3].dim_param = "height", "width"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' output; failures still raise."""
-    names = ("torch.onnx", "onnxscript", "torch.onnx._internal.exporter", "onnx_ir")
-    loggers = [logging.getLogger(n) for n in names]
-    levels = [logger.level for logger in loggers]
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -19,6 +19,7 @@ __all__ = [
     "Runner",
     "Runtime",
     "Timing",
+    "default",
     "get",
     "names",
     "nearest",
@@ -26,15 +27,15 @@ __all__ = [
     "suitable",
 ]
 
-# name -> module:class. For a suffix that several can open, the first is the default.
+# name -> module:class or module:class:argument. If several can open a suffix, the first is the default.
 _REGISTRY = {
     "pytorch": "r2mrf_deploy.runtimes.pytorch.eager:PyTorch",
     "pytorch-cuda": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA",
-    "pytorch-cuda-tf32": "r2mrf_deploy.runtimes.pytorch.cuda:TF32",
-    "pytorch-cuda-fp16": "r2mrf_deploy.runtimes.pytorch.cuda:FP16",
-    "pytorch-cuda-channels-last": "r2mrf_deploy.runtimes.pytorch.cuda:ChannelsLast",
-    "pytorch-cuda-compile": "r2mrf_deploy.runtimes.pytorch.cuda:Compiled",
-    "pytorch-cuda-graph": "r2mrf_deploy.runtimes.pytorch.cuda:Graph",
+    "pytorch-cuda-tf32": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-tf32",
+    "pytorch-cuda-fp16": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-fp16",
+    "pytorch-cuda-channels-last": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-channels-last",
+    "pytorch-cuda-compile": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-compile",
+    "pytorch-cuda-graph": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-graph",
     "aotinductor": "r2mrf_deploy.runtimes.aotinductor:AOTInductor",
     "onnxruntime": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU",
     "onnxruntime-cuda": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA",
@@ -49,36 +50,31 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Runtime:
-    """The runtime called `name`.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The runtime called `name`. Raises UsageError if there is none."""
     if name not in _REGISTRY:
         raise UsageError(f"no runtime {name!r}: {did_you_mean(name, _REGISTRY)}")
-    module, _, attribute = _REGISTRY[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    module, attribute, *arguments = _REGISTRY[name].split(":")
+    return getattr(importlib.import_module(module), attribute)(*arguments)
 
 
 def suitable(path: Path) -> list[Runtime]:
-    """Every runtime that opens files of this suffix, available or not."""
+    """Every runtime that opens files of this suffix, whether it is available or not."""
     return [r for r in map(get, _REGISTRY) if path.suffix.lower() in r.suffixes]
 
 
 def default(artifact: Artifact) -> Runtime:
-    """What runs a file unless another is asked for: the first that opens its kind and has kernels of its precision; of
-    those that can be used here, if any can."""
-    return _first([r for r in suitable(artifact.path) if artifact.precision not in r.unsupported_precisions])
+    """The runtime that opens a file unless another is asked for: the first that has kernels of its precision."""
+    return _first_available([r for r in suitable(artifact.path) if artifact.precision not in r.unsupported_precisions])
 
 
 def nearest(precision: str) -> Runtime:
-    """Of the runtimes for ONNX files on a CPU, the one that comes nearest to computing in a precision; of those that can be
-    used here, if any can."""
+    """Of the CPU runtimes for ONNX files, the one that comes nearest to computing in a precision."""
     order = ["onnxruntime", "openvino"] if precision in ("fp32", "fp16") else ["openvino", "onnxruntime"]
-    return _first([r for r in map(get, order) if precision not in r.unsupported_precisions])
+    return _first_available([r for r in map(get, order) if precision not in r.unsupported_precisions])
 
 
-def _first(able: Sequence[Runtime]) -> Runtime:
+def _first_available(able: Sequence[Runtime]) -> Runtime:
+    """The first that can be used here, or just the first if none can."""
     return next((r for r in able if r.availability().ok), able[0])
 
 
@@ -89,10 +85,10 @@ def open(
     trust: bool = False,
     options: OpenOptions | None = None,
 ) -> Runner:
-    """Open an artifact or a checkpoint with a runtime (by default the first that opens its kind of file).
+    """Open an artifact or a checkpoint with a runtime (by default `default`).
 
     Args:
-        artifact: where a manifest lies beside the file, the two must match.
+        artifact: must match its manifest, if there is one beside the file.
         trust: open a plan or a package without a manifest. Both are executable code.
 
     Raises:
@@ -103,16 +99,14 @@ def open(
     """
     artifact = Artifact.open(artifact)
     path = artifact.path
-    runtimes = suitable(path)
-    if not runtimes:
+    able = [r.name for r in suitable(path)]
+    if not able:
         raise ArtifactError(
             f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are .pth .onnx .xml .plan .pt2"
         )
     chosen = get(runtime) if runtime else default(artifact)
-    if chosen.name not in {r.name for r in runtimes}:
-        raise UsageError(
-            f"{chosen.name} does not open {path.suffix} files; {' or '.join(r.name for r in runtimes)} does"
-        )
+    if chosen.name not in able:
+        raise UsageError(f"{chosen.name} does not open {path.suffix} files; {' or '.join(able)} does")
     if artifact.executable and artifact.manifest is None and not trust:
         raise ArtifactError(
             f"{path} is executable code and has no manifest ({path.name}.json): make it again with `r2mrf export`, "

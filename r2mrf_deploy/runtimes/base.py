@@ -1,7 +1,7 @@
-"""The protocol every runtime keeps.
+"""The interface of every runtime.
 
-A Runtime says whether it can be used here and opens an artifact; a Runner is an opened artifact. Public verbs check, the
-`_` verbs of a backend do. Nothing above this package sees a backend's own types.
+A Runtime says whether it can be used here, and opens artifacts; a Runner is an opened artifact. Public methods check their
+arguments and call the backend's `_` methods. Nothing above this package sees a backend's own types.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 class Timing:
     """One inference on the host's monotonic clock, in milliseconds, with trtexec's names.
 
-    A runtime without a device has no transfers: its h2d and d2h are empty intervals at the ends of its compute.
+    A CPU runtime has no transfers: its h2d and d2h are empty intervals before and after its compute.
     """
 
     start_enqueue: float
@@ -70,12 +70,12 @@ def now_ms() -> float:
 
 @dataclass(frozen=True)
 class Availability:
-    """What a runtime says of itself: the doctor's row."""
+    """Whether a runtime can be used here."""
 
     ok: bool
     version: str | None = None
     reason: str = ""
-    """Why it cannot be used, or what it cannot do here."""
+    """Why it cannot be used here, or what it cannot do."""
     cure: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -85,48 +85,48 @@ class LayerTimes:
     """One layer of a profile."""
 
     name: str
-    """As the runtime calls it: the node's name, or several where it fused them."""
+    """The runtime's name for it: a node's name, or several if it fused them."""
     milliseconds: tuple[float, ...]
-    """Of each inference."""
+    """One for each inference."""
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open an artifact. A runtime refuses what it does not support; the defaults leave a choice to it."""
+    """How to open an artifact. A runtime refuses options that it does not support; defaults leave the choice to it."""
 
     threads: int | None = None
-    """CPU threads of one inference."""
+    """CPU threads for one inference."""
     cuda_graph: bool | None = None
-    """Launch inferences as a CUDA graph, where the artifact can be captured."""
+    """Launch inferences as a CUDA graph, if the artifact can be captured."""
     spin_wait: bool = False
-    """Wait for the device by asking it again and again: sooner to know, and busy meanwhile."""
+    """Poll the device instead of sleeping until it is done: less delay, but it keeps a core busy."""
     buffers: Literal["cuda-python", "pycuda"] | None = None
-    """What allocates on the device and copies; by default the first that is installed."""
+    """The package that allocates and copies device memory; by default the first that is installed."""
     runtime_cache: Path | None = None
-    """A file that keeps what was compiled for this GPU, so that the next opening need not."""
+    """Where to keep what is compiled for this GPU, so that opening it again takes less time."""
     profile: bool = False
-    """Make `Runner.profile` possible; inferences may be slower."""
+    """Allow `Runner.profile`; inferences may be slower."""
     network: str | None = None
-    """Of a checkpoint that is a plain state dict, see `Checkpoint.load`."""
+    """The network of a checkpoint that is a plain state dict, as for `Checkpoint.load`."""
     settings: tuple[tuple[str, str], ...] = ()
-    """Fields of a checkpoint's config to set, likewise."""
+    """Fields to set in a checkpoint's config, as for `Checkpoint.load`."""
 
 
 Pending = Callable[[], tuple[Arrays, Timing]]
-"""Waits for an inference that was submitted, and gives its outputs."""
+"""Waits for a submitted inference and returns its outputs and times."""
 
 
-class Runner(ABC):
+class Runner(AbstractContextManager["Runner"]):
     """An opened artifact."""
 
     runtime: str
     device: str
-    """What computes, in words."""
+    """What runs it, in words."""
     emulates: str = ""
-    """How the artifact's precision is not the one it is computed in, in words; empty where it is."""
+    """Why it is not computed in the artifact's precision, in words; empty if it is."""
     on_gpu: bool = False
     in_flight: int = 1
-    """How many inferences one thread may have submitted at once: 2 where a device works while the host prepares."""
+    """How many inferences a thread may have in flight: 2 if the device works while the host prepares the next."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -134,48 +134,45 @@ class Runner(ABC):
         """Compute the outputs.
 
         Args:
-            arrays: one array for each of `inputs`, of its dtype and a shape it accepts.
+            arrays: one for each of `inputs`, with its dtype and a shape that it accepts.
 
         Raises:
-            InputError: a name, dtype, rank or dimension is wrong (said in that order: the first difference).
+            InputError: a name, dtype, rank or dimension is wrong; the message names the first of these.
         """
         return self._run(self._checked(arrays))
 
     def run_timed(self, arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Timing]:
-        """`run`, and when each part of it started and ended."""
-        return self._run_timed(self._checked(arrays))
+        """`run`, and when each of its parts started and ended."""
+        return self.submit(arrays)()
 
     def submit(self, arrays: Mapping[str, np.ndarray], *, transfers: bool = True) -> Pending:
-        """Begin an inference. At most `in_flight` of a thread's may be waiting, and they are waited for in their order.
+        """Start an inference. A thread may have `in_flight` of them, and must wait for them in order.
 
         Args:
-            transfers: False leaves inputs and outputs on the device as they are and computes only (trtexec's
-                `transfers`); there must have been an inference of these shapes. Nothing changes on a CPU.
+            transfers: False skips the copies to and from the device, and the outputs. There must have been an inference
+                with these shapes before. It has no effect on a CPU.
         """
         return self._submit(self._checked(arrays), transfers)
 
     def profile(self, arrays: Mapping[str, np.ndarray], runs: int) -> list[LayerTimes]:
-        """The time of every layer in `runs` inferences, in the order they run. Opened with `profile=True`.
+        """The times of each layer in `runs` inferences, in the order of execution.
 
         Raises:
-            UsageError: this runtime cannot, or was not opened so.
+            UsageError: the runner was not opened with `profile`.
         """
         return self._profile(self._checked(arrays), runs)
 
     def close(self) -> None:
-        """Give back what the runner holds; it cannot be used afterwards."""
+        """Release what the runner holds; it cannot be used afterwards."""
 
     @abstractmethod
     def _run(self, arrays: Arrays) -> Arrays: ...
 
-    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
+    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
         start = now_ms()
         outputs = self._run(arrays)
-        return outputs, Timing.host(start, now_ms())
-
-    def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
-        done = self._run_timed(arrays)
-        return lambda: done
+        timing = Timing.host(start, now_ms())
+        return lambda: (outputs, timing)
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         raise UsageError(f"{self.runtime} was not opened for a profile")
@@ -194,28 +191,23 @@ class Runner(ABC):
                 raise InputError(f"{self.runtime}: {spec.name} must have shape {spec.shape}, not {list(array.shape)}")
         return {s.name: np.ascontiguousarray(arrays[s.name]) for s in self.inputs}
 
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class Runtime(ABC):
     """A way of running artifacts."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
+    name: str
+    title: str
     suffixes: ClassVar[tuple[str, ...]]
-    """The artifacts it opens, by file suffix; it is the default for the first runtime registered with a suffix."""
+    """Suffixes of the files that it opens."""
     supported_options: ClassVar[frozenset[str]] = frozenset()
     """The fields of OpenOptions that it supports."""
     unsupported_precisions: ClassVar[frozenset[str]] = frozenset()
     """Precisions that it has no kernels for."""
-    variant_of: ClassVar[str] = ""
-    """The runtime that this one is a variant of, where the same things make the two available."""
+    variant_of: str = ""
+    """The runtime that this is a variant of, if any: the two share a row in `r2mrf doctor`."""
 
     @abstractmethod
     def availability(self) -> Availability: ...
@@ -224,15 +216,15 @@ class Runtime(ABC):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner: ...
 
     def _check(self, artifact: Artifact, options: OpenOptions) -> None:
-        """Refuse an artifact that this runtime cannot open on any device."""
+        """Refuse an artifact, or options, for a reason that holds on every machine."""
 
     def open(self, artifact: Artifact, options: OpenOptions | None = None) -> Runner:
         """Open an artifact.
 
         Raises:
             UsageError: this runtime does not support an option.
-            RuntimeUnavailable: the runtime is not installed or has no device here, or has no kernels of the precision.
-            ArtifactError: the file is damaged or was made for another version or device.
+            RuntimeUnavailable: the runtime is not installed, or has no device here, or no kernels for the precision.
+            ArtifactError: the file is damaged, or was made for another version or device.
         """
         chosen = options or OpenOptions()
         if refused := [f for f in changed(chosen) if f not in self.supported_options]:
@@ -248,6 +240,6 @@ class Runtime(ABC):
         return self._open(artifact, chosen)
 
 
-def changed(options: OpenOptions) -> list[str]:
-    """The fields that are not left to the runtime."""
+def changed(options: Any) -> list[str]:
+    """The fields of a dataclass that are not at their defaults."""
     return [f.name for f in fields(options) if getattr(options, f.name) != f.default]

@@ -1,7 +1,7 @@
-"""ONNX Runtime on the CPU, and on a GPU through CUDA and TensorRT. It never falls back from one to another unsaid.
+"""ONNX Runtime on the CPU, and on a GPU through CUDA and TensorRT. It never falls back from one to another silently.
 
-On a GPU inputs and outputs are bound to memory of our own there, so that the copies to it, the computation and the copies
-from it are timed apart; the session itself waits for the device, so one inference is in flight.
+On a GPU, inputs and outputs are bound to device memory that we allocate, so that copies and computation are timed
+separately. A session waits for the device, so there is only one inference in flight.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import io
 import json
 import re
 import tempfile
@@ -20,22 +19,15 @@ from typing import Any, ClassVar
 
 from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, first_line
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.progress import quiet
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
 
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int64)": "int64",
-    "tensor(double)": "float64",
-}
+_DTYPES = {"float": "float32", "double": "float64"}  # its other names are numpy's
 
 
 class OnnxRuntimeCPU(Runtime):
@@ -52,7 +44,7 @@ class OnnxRuntimeCPU(Runtime):
         return Availability(True, environment.version("onnxruntime-gpu") or environment.version("onnxruntime"))
 
     def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
-        """What the session is to use, the first before the others: names, or (name, its options)."""
+        """What the session may use, in order of preference: names, or pairs of a name and its options."""
         return [self.provider]
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
@@ -60,7 +52,7 @@ class OnnxRuntimeCPU(Runtime):
 
 
 class OnnxRuntimeCUDA(OnnxRuntimeCPU):
-    """FP32 is FP32: TF32, which the provider would use by default, is off."""
+    """FP32 stays FP32: TF32, which the provider uses by default, is off."""
 
     name = "onnxruntime-cuda"
     title = "ONNX Runtime CUDA"
@@ -75,10 +67,8 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
         import onnxruntime
 
         if self.provider not in onnxruntime.get_available_providers():
-            what = self.provider.removesuffix("ExecutionProvider")
-            return Availability(
-                False, state.version, f"this build has no {what} provider", "pip install onnxruntime-gpu in its place"
-            )
+            missing = f"this build has no {_short(self.provider)} provider"
+            return Availability(False, state.version, missing, "replace it: pip install onnxruntime-gpu")
         if reason := environment.cuda_driver():
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         if reason := gpus.too_old_for_cuda(cuda_major(), environment.compute_capability()):
@@ -91,7 +81,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         if options.cuda_graph and options.profile:
-            raise UsageError("`cuda_graph` and `profile` exclude each other: a graph does not tell its layers")
+            raise UsageError("`cuda_graph` and `profile` exclude each other: a CUDA graph reports no layers")
         _preload()
         try:
             device = bindings.provider(options.buffers)
@@ -99,15 +89,15 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
             if options.buffers or options.cuda_graph:
                 raise
             runner = OnnxRuntimeRunner(self, artifact, options)
-            runner.device += f", copies not timed apart: {e}"
+            runner.device += f", copies not timed separately: {e}"
             return runner
         with PREPARING:
             return OnnxRuntimeDeviceRunner(self, artifact, options, device)
 
 
 class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
-    """Precision is the graph's, but for TF32, which TensorRT uses for FP32 where the GPU has it and this provider cannot
-    switch off. What TensorRT does not take runs on CUDA, and the runner's `device` says how many nodes."""
+    """TensorRT within ONNX Runtime, in the graph's precision. Where the GPU has TF32, TensorRT computes FP32 in it, and this
+    provider cannot switch that off. Nodes that TensorRT does not support run on CUDA; the runner's `device` counts them."""
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime TensorRT"
@@ -118,7 +108,7 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
         state = super().availability()
         if state.version and (missing := missing_tensorrt()):
             major = missing.rpartition(".")[2]
-            cure = f'pip install "tensorrt=={major}.*", not a newer one, or put its folder on LD_LIBRARY_PATH'
+            cure = f'pip install "tensorrt=={major}.*" (no newer version), or add its folder to LD_LIBRARY_PATH'
             return Availability(False, state.version, f"{missing} does not load", cure)
         return state
 
@@ -126,25 +116,29 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
         chosen = {"device_id": "0"}
         if options.cuda_graph:
             chosen["trt_cuda_graph_enable"] = "1"
-        if options.runtime_cache:
-            chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_folder(options.runtime_cache))}
+        if folder := options.runtime_cache:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                why = f"ONNX Runtime keeps engines in a folder; {e.strerror}"
+                raise UsageError(f"`runtime_cache` {folder}: {why}") from None
+            chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
         profiles = artifact.contract.profiles if artifact.contract else {}
         for bound in ("min", "opt", "max") if profiles else ():
             shapes = (f"{name}:{'x'.join(map(str, profile[bound]))}" for name, profile in profiles.items())
             chosen[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
-        further = OnnxRuntimeCUDA().providers(artifact, OpenOptions())
-        return [(self.provider, chosen), *further]
+        return [(self.provider, chosen), *OnnxRuntimeCUDA().providers(artifact, OpenOptions())]
 
 
 class OnnxRuntimeRunner(Runner):
-    """A session that takes and gives arrays in the host's memory."""
+    """A session whose inputs and outputs are arrays in host memory."""
 
     def __init__(self, runtime: OnnxRuntimeCPU, artifact: Artifact, options: OpenOptions) -> None:
         import onnxruntime
 
         self.runtime = runtime.name
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3  # errors; what matters of its warnings is checked below
+        settings.log_severity_level = 3  # errors only; the warnings that matter are checked below
         if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if options.threads:
@@ -159,13 +153,14 @@ class OnnxRuntimeRunner(Runner):
                 str(artifact.path), settings, providers=runtime.providers(artifact, options), enable_fallback=0
             )
         except Exception as e:  # its exceptions share no base class
-            raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {str(e).splitlines()[0]}") from None
+            raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {first_line(e)}") from None
         _check_provider(self.session, runtime.provider)
-        if runtime.provider == "CPUExecutionProvider" and artifact.precision == "fp16":
-            self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
-        threads = options.threads or environment.cores()
-        what = runtime.provider.removesuffix("ExecutionProvider")
-        self.device = f"CPU, {threads} threads" if what == "CPU" else what + _elsewhere(self.session, runtime.provider)
+        if runtime.provider == "CPUExecutionProvider":
+            self.device = f"CPU, {options.threads or environment.cores()} threads"
+            if artifact.precision == "fp16":
+                self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
+        else:
+            self.device = _short(runtime.provider) + _elsewhere(self.session, runtime.provider)
         layouts = specs.layouts(artifact)
         self.inputs = tuple(_spec(v, layouts) for v in self.session.get_inputs())
         self.outputs = tuple(_spec(v, layouts) for v in self.session.get_outputs())
@@ -175,19 +170,18 @@ class OnnxRuntimeRunner(Runner):
         try:
             return dict(zip(names, self.session.run(names, arrays), strict=True))
         except Exception as e:  # its exceptions share no base class
-            raise ArtifactError(f"ONNX Runtime failed: {str(e).splitlines()[0]}") from None
+            raise ArtifactError(f"ONNX Runtime failed: {first_line(e)}") from None
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
         if self._profiles is None:
             return super()._profile(arrays, runs)
         for _ in range(runs):
             self._run(arrays)
-        events = json.loads(Path(self.session.end_profiling()).read_text())
         times: dict[str, list[float]] = {}
-        for event in events:
+        for event in json.loads(Path(self.session.end_profiling()).read_text()):
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
                 times.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
-        return [LayerTimes(name, tuple(ms[-runs:])) for name, ms in times.items()]  # what came before was warming up
+        return [LayerTimes(name, tuple(ms[-runs:])) for name, ms in times.items()]  # earlier ones were the warm-up
 
     def close(self) -> None:
         if self._profiles is not None:
@@ -195,20 +189,16 @@ class OnnxRuntimeRunner(Runner):
 
 
 class OnnxRuntimeDeviceRunner(ContextRunner):
-    """A session with its inputs and outputs bound to memory on the GPU, once for every thread that runs it.
+    """A session whose inputs and outputs are bound to GPU memory, separately for each thread.
 
-    A CUDA graph belongs to a session and to the memory that was bound when it was captured, so with one every thread has a
-    session of its own.
+    A CUDA graph belongs to its session and to the memory that was bound during the capture, so with `cuda_graph` each
+    thread also has its own session.
     """
 
     in_flight = 1
 
     def __init__(
-        self,
-        runtime: OnnxRuntimeCPU,
-        artifact: Artifact,
-        options: OpenOptions,
-        device: bindings.Cuda,
+        self, runtime: OnnxRuntimeCPU, artifact: Artifact, options: OpenOptions, device: bindings.Cuda
     ) -> None:
         super().__init__()
         self._source = (runtime, artifact, options)
@@ -218,9 +208,7 @@ class OnnxRuntimeDeviceRunner(ContextRunner):
         self.runtime = runtime.name
         self.inputs, self.outputs = self._first.inputs, self._first.outputs
         if self._cuda_graph and not all(s.static for s in (*self.inputs, *self.outputs)):
-            raise UsageError(
-                f"{artifact.path.name} has free sizes, and ONNX Runtime captures static ones: no `cuda_graph`"
-            )
+            raise UsageError(f"ONNX Runtime's `cuda_graph` needs fixed sizes, and {artifact.path.name} has free ones")
         self.device = f"{device.device().name}, {self._first.device}" + (", CUDA graph" if self._cuda_graph else "")
 
     def _new_context(self) -> OnnxRuntimeContext:
@@ -237,10 +225,10 @@ class OnnxRuntimeDeviceRunner(ContextRunner):
 
 
 class OnnxRuntimeContext(ExecutionContext):
-    """A session's inputs and outputs in memory on the device, for one thread.
+    """A session's inputs and outputs in device memory, for one thread.
 
-    The session computes on a stream of its own and waits for it; the copies are on ours. So the copies in are waited
-    for before it begins, and the event after it is recorded when it has ended.
+    The session computes on its own stream and waits for it; the copies are on ours. So we wait for the input copies before
+    it starts, and record the next event once it has finished.
     """
 
     def __init__(
@@ -262,13 +250,12 @@ class OnnxRuntimeContext(ExecutionContext):
             self._binding.bind_output(buffer.name, "cuda", 0, buffer.dtype.type, shape, buffer.address)
 
     def _output_shapes(self) -> list[tuple[int, ...]]:
-        """As the model says, or where it leaves them free as one inference finds them."""
+        """The model's shapes if they are fixed, otherwise those that an inference gives."""
         if all(s.static for s in self._output_specs):
             return [tuple(int(d) for d in s.shape) for s in self._output_specs]
         for buffer in self._outputs:
             self._binding.bind_output(buffer.name, "cuda")
-        if not self._execute():
-            raise RuntimeUnavailable(self._why())
+        self._enqueue()
         found = [tuple(value.shape()) for value in self._binding.get_outputs()]
         self._binding.clear_binding_outputs()
         return found
@@ -279,7 +266,7 @@ class OnnxRuntimeContext(ExecutionContext):
             self._session.run_with_iobinding(self._binding)
             self._binding.synchronize_outputs()
         except Exception as e:  # its exceptions share no base class
-            self._error = str(e).splitlines()[0]
+            self._error = first_line(e)
             return False
         return True
 
@@ -292,51 +279,50 @@ class OnnxRuntimeContext(ExecutionContext):
 
 
 def _check_provider(session: Any, wanted: str) -> None:
-    """Refuse a session that is on another provider than was asked for: it says so only in its log."""
-    got = session.get_providers()
-    if got[0] != wanted:
+    """Refuse a session that uses another provider than was asked for: ONNX Runtime only logs that."""
+    if (got := session.get_providers()[0]) != wanted:
         raise RuntimeUnavailable(
-            f"ONNX Runtime could not use {wanted} and offered {got[0]} instead; "
+            f"ONNX Runtime could not use {wanted} and offered {got} instead; "
             "see its log for the missing library, or choose `runtime` onnxruntime"
         )
 
 
 def _elsewhere(session: Any, wanted: str) -> str:
-    """How many nodes another provider computes, in words; empty where none does, or where it does not tell.
+    """How many nodes other providers run, in words; empty if none, or if this ONNX Runtime does not tell.
 
     Raises:
-        RuntimeUnavailable: all of them.
+        RuntimeUnavailable: other providers run all of them.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return ""
     counts = Counter[str]()
     for part in session.get_provider_graph_assignment_info():
         counts[part.ep_name] += len(part.get_nodes())
-    others = {name.removesuffix("ExecutionProvider"): n for name, n in counts.items() if name != wanted}
+    others = {_short(name): n for name, n in counts.items() if name != wanted}
     if others and not counts[wanted]:
         raise RuntimeUnavailable(
-            f"ONNX Runtime gave no node of this graph to {wanted}, all to {', '.join(others)}: choose that runtime"
+            f"{wanted} runs no node of this graph, all run on {', '.join(others)}: choose that runtime"
         )
     return "".join(f", {n} of {counts.total()} nodes on {name}" for name, n in others.items())
 
 
 def _preload() -> None:
-    """Make the CUDA libraries that pip installed known, as importing PyTorch would: also those in another folder than
-    ONNX Runtime itself, where it does not look."""
+    """Load the CUDA libraries that pip installed, as importing PyTorch would. ONNX Runtime itself only looks next to its own
+    folder; these may be in another one."""
     import onnxruntime
 
     if not hasattr(onnxruntime, "preload_dlls"):
         return
     found = importlib.util.find_spec("nvidia")
-    places = [Path(p) for p in found.submodule_search_locations or ()] if found else []
-    with contextlib.redirect_stdout(io.StringIO()):  # what is missing is said by the session
-        for folder in (folder for place in places for folder in sorted(place.glob("*/lib"))):
-            onnxruntime.preload_dlls(directory=str(folder))
+    with quiet():  # the session reports what is missing
+        for place in (found and found.submodule_search_locations) or ():
+            for folder in sorted(Path(place).glob("*/lib")):
+                onnxruntime.preload_dlls(directory=str(folder))
         onnxruntime.preload_dlls()
 
 
 def cuda_major() -> int | None:
-    """The CUDA that this ONNX Runtime was built for; None where it does not say."""
+    """The major version of the CUDA that this ONNX Runtime was built for; None if it does not say."""
     from onnxruntime.capi import build_and_package_info
 
     said = str(getattr(build_and_package_info, "cuda_version", "")).partition(".")[0]
@@ -344,17 +330,17 @@ def cuda_major() -> int | None:
 
 
 def missing_tensorrt() -> str | None:
-    """The TensorRT library that ONNX Runtime's provider wants and that does not load here; None where it does."""
+    """The TensorRT library that ONNX Runtime's provider needs, if it does not load here; None if it does."""
     import onnxruntime
 
     provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
-    if not provider.is_file():
+    wanted = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes()) if provider.is_file() else None
+    if wanted is None:
         return None  # Windows: the session finds out
-    wanted = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes())
-    name = wanted[0].decode() if wanted else "libnvinfer.so"
     _preload()
     with contextlib.suppress(ImportError):
-        import tensorrt  # noqa: F401  it makes its libraries known
+        import tensorrt  # noqa: F401  importing it loads its libraries
+    name = wanted[0].decode()
     try:
         ctypes.CDLL(name)
     except OSError:
@@ -362,21 +348,11 @@ def missing_tensorrt() -> str | None:
     return None
 
 
-def _folder(path: Path) -> Path:
-    """A folder for TensorRT's engines, made where it is missing.
-
-    Raises:
-        UsageError: it is a file, or cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"`runtime_cache` {path}: ONNX Runtime keeps its engines in a folder; {e.strerror}") from None
-    return path
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
 
 
 def _spec(value: Any, layouts: dict[str, Any]) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
     shape = [d if isinstance(d, (int, str)) else "?" for d in value.shape]
-    return TensorSpec(
-        name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape, layout=layouts.get(value.name)
-    )
+    return TensorSpec(name=value.name, dtype=_DTYPES.get(kind, kind), shape=shape, layout=layouts.get(value.name))

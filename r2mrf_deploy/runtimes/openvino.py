@@ -17,8 +17,6 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 
-# What the CPU plugin shall compute in. Left alone it takes BF16 for an FP32 graph on CPUs that have it.
-_COMPUTE = {"bf16": "bf16"}
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
 
 
@@ -43,7 +41,8 @@ class OpenVINORunner(Runner):
     def __init__(self, artifact: Artifact, options: OpenOptions) -> None:
         import openvino
 
-        precision = _COMPUTE.get(artifact.precision, "f32")
+        # left to itself, OpenVINO computes FP32 graphs in BF16 on CPUs that have it
+        precision = "bf16" if artifact.precision == "bf16" else "f32"
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
@@ -54,8 +53,7 @@ class OpenVINORunner(Runner):
         try:
             model = core.compile_model(str(artifact.path), "CPU", settings)
         except RuntimeError as e:
-            line = str(e).strip().splitlines()[-1]
-            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {line}") from None
+            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {str(e).strip().splitlines()[-1]}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
@@ -67,7 +65,7 @@ class OpenVINORunner(Runner):
 
     @property
     def _request(self) -> Any:
-        """This thread's: a request computes one inference at a time, and refuses a second."""
+        """This thread's request: one request refuses a second inference while it computes."""
         if not hasattr(self._own, "request"):
             self._own.request = self._model.create_infer_request()
         return self._own.request
@@ -77,7 +75,7 @@ class OpenVINORunner(Runner):
             self._request.infer(arrays, share_inputs=True)
         except RuntimeError as e:
             raise ArtifactError(f"OpenVINO failed: {str(e).strip().splitlines()[-1]}") from None
-        # copied: the tensors are overwritten by the next inference
+        # copied, because the next inference overwrites the tensors
         return {s.name: np.array(self._request.get_tensor(s.name).data) for s in self.outputs}
 
     def _profile(self, arrays: Arrays, runs: int) -> list[LayerTimes]:
@@ -95,19 +93,19 @@ class OpenVINORunner(Runner):
 
 
 def _emulated(artifact: Artifact, capabilities: Collection[str]) -> str:
-    """Why the artifact's precision is not what this CPU computes in; empty where it is."""
+    """Why this CPU computes in another precision than the artifact's; empty if it does not."""
     precision = artifact.precision
     if precision == "fp16":
         return "OpenVINO computes FP16 in FP32 on a CPU"
     if precision in ("bf16", "int8") and precision.upper() not in capabilities:
         return f"this CPU has no {precision.upper()} instructions, so OpenVINO computes it in FP32"
     if precision == "bf16" and artifact.contract and artifact.contract.kept:
-        return "OpenVINO computes all of a BF16 graph in BF16, the nodes kept in FP32 too"
+        return "OpenVINO computes all of a BF16 graph in BF16, including the nodes kept in FP32"
     return ""
 
 
 def _computed(runtime_model: Any) -> str:
-    """What convolutions were compiled to compute in; empty where there are none."""
+    """The precision that convolutions were compiled for; empty if there are none."""
     infos = [op.get_rt_info() for op in runtime_model.get_ordered_ops()]
     kinds = [str(i["runtimePrecision"].astype(str)) for i in infos if "onvolution" in str(i["layerType"].astype(str))]
     counts = Counter("int8" if kind in ("u8", "i8") else kind for kind in kinds)
@@ -118,26 +116,25 @@ def _computed(runtime_model: Any) -> str:
 
 
 def _merged_names(runtime_model: Any) -> dict[str, str]:
-    """What was executed -> the names of the nodes that it stands for, where OpenVINO tells."""
+    """Executed layer -> the names of the nodes that it stands for, where OpenVINO tells them."""
     names = {}
     for op in runtime_model.get_ordered_ops():
         info = op.get_rt_info()
-        original = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
-        if original:
+        if "originalLayersNames" in info and (original := str(info["originalLayersNames"].astype(str))):
             names[op.get_friendly_name()] = " + ".join(original.split(","))
     return names
 
 
-def spec(port: Any, layouts: Mapping[str, Any] | None = None) -> TensorSpec:
-    """An OpenVINO model's input or output; a free dimension is named by its tensor and axis.
+def spec(port: Any, layouts: Mapping[str, Any]) -> TensorSpec:
+    """An OpenVINO model's input or output; a free dimension is named after its tensor and axis.
 
     Args:
-        layouts: tensor name -> layout, which OpenVINO does not know; of a tensor's names the one that is here counts.
+        layouts: tensor name -> layout, which OpenVINO does not know. If a tensor has several names, one in here is taken.
     """
     kind, names = port.get_element_type().get_type_name(), port.get_names()
-    # a tensor has several names where OpenVINO dropped a node that changed nothing
-    name = next((known for known in layouts or {} if known in names), None) or port.get_any_name()
+    # a tensor has several names where OpenVINO removed a node that had no effect
+    name = next((known for known in layouts if known in names), None) or port.get_any_name()
     shape: list[int | str] = [
         d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
     ]
-    return TensorSpec(name=name, dtype=_DTYPES.get(kind, kind), shape=shape, layout=(layouts or {}).get(name))
+    return TensorSpec(name=name, dtype=_DTYPES.get(kind, kind), shape=shape, layout=layouts.get(name))

@@ -1,4 +1,4 @@
-"""Inputs and outputs as a library finds them in a model, against what the manifest says of them."""
+"""Inputs and outputs as a library finds them in a model, compared with what the manifest says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from r2mrf_deploy.manifest import TensorSpec
 
 
 def layouts(artifact: Artifact) -> dict[str, Any]:
-    """Tensor name -> layout, which model files do not say."""
+    """Tensor name -> layout, which model files do not contain."""
     contract = artifact.contract
     return {s.name: s.layout for s in (*contract.inputs, *contract.outputs)} if contract else {}
 
@@ -18,7 +18,7 @@ def layouts(artifact: Artifact) -> dict[str, Any]:
 def difference(found: Sequence[TensorSpec], said: Sequence[TensorSpec]) -> str | None:
     """The first difference in words, or None: names first, then dtypes, ranks and sizes.
 
-    A free dimension agrees with any, since libraries do not all infer the same.
+    A free dimension agrees with any size, since libraries infer different ones.
     """
     ours, theirs = {s.name: s for s in found}, {s.name: s for s in said}
     if set(ours) != set(theirs):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,15 +53,24 @@ def test_a_package_without_code_is_not_loaded(package: Make) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_loaded_package_gives_its_outputs_by_name(package: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda *_, **__: lambda x: (x.float().mean(-1)[:, None],))
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    image.flags.writeable = False
+    with runtimes.open(package()) as runner:
+        assert runner.runtime == "aotinductor" and runner.device.endswith("threads, AOTInductor FP32")
+        np.testing.assert_allclose(runner.run({"image": image})["map"][:, 0], image.mean(-1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
             {"runtime_version": "2.1.0"},
-            rf"made for PyTorch 2\.1\.0, here is {torch.__version__.split('+')[0]}.*r2mrf expo",
+            rf"made for PyTorch 2\.1\.0, but this machine has {torch.__version__.split('+')[0]}.*r2mrf expo",
         ),
-        ({"cpu": "riscv64 DEFAULT"}, rf"a processor that is riscv64 DEFAULT, here is {platform.machine()}"),
-        ({"device": "cuda"}, "was made for cpu, its manifest says cuda"),
+        ({"cpu": "riscv64 DEFAULT"}, rf"made for CPU riscv64 DEFAULT, but this machine has {platform.machine()}"),
+        ({"device": "cuda"}, "was made for cpu, but its manifest says cuda"),
     ],
 )
 def test_what_was_made_for_something_else_is_refused(package: Make, change: dict[str, str], message: str) -> None:
@@ -77,7 +87,7 @@ def test_a_gpu_s_package_needs_that_gpu(package: Make, monkeypatch: pytest.Monke
     monkeypatch.setattr(aotinductor, "cuda_availability", lambda: runtimes.Availability(True))
     here = target.model_copy(update={"compute_capabilities": ["8.6"]})
     monkeypatch.setattr(aotinductor, "target_here", lambda *_: here)
-    with pytest.raises(ArtifactError, match=r"compute capability 9\.0, here is 8\.6; export it again"):
+    with pytest.raises(ArtifactError, match=r"compute capability 9\.0, but this machine has 8\.6; export it again"):
         runtimes.open(path)
     with pytest.raises(ArtifactError, match="known are cpu and cuda"):
         runtimes.open(package("xpu"))
@@ -166,7 +176,7 @@ def test_without_a_compiler_packages_run_and_none_is_made(
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     state = AOTInductor().availability()
-    assert state.ok and "none can be made" in state.reason and "g++" in state.cure
+    assert state.ok and "cannot be made" in state.reason and "g++" in state.cure
     with pytest.raises(RuntimeUnavailable, match=r"no C\+\+ compiler; install g\+\+"):
         export_artifact(small, tmp_path / "x.pt2")
 

@@ -141,7 +141,7 @@ def test_a_captured_graph_s_addresses_stay_and_every_thread_has_a_session(
 
 
 def test_a_cuda_graph_of_free_sizes_is_refused(tiny_onnx: TinyOnnx) -> None:
-    with pytest.raises(UsageError, match=r"tiny\.onnx has free sizes.*no `cuda_graph`"):
+    with pytest.raises(UsageError, match=r"`cuda_graph` needs fixed sizes, and tiny\.onnx has free ones"):
         opened(tiny_onnx(dynamic=True), OpenOptions(cuda_graph=True))
 
 
@@ -173,7 +173,7 @@ def test_without_cuda_python_the_copies_are_not_timed_apart_and_it_says_so(
 
     monkeypatch.setattr(module.bindings, "provider", missing)
     with OnTheCPU()._open(Artifact.open(tiny_onnx()), OpenOptions()) as runner:
-        assert "copies not timed apart: cuda-python is not installed: pip install" in runner.device
+        assert "copies not timed separately: cuda-python is not installed: pip install" in runner.device
         assert runner.run(picture(0))["map"].shape == (1, 1, 64, 64)
     with pytest.raises(CudaError):
         OnTheCPU()._open(Artifact.open(tiny_onnx()), OpenOptions(buffers="pycuda"))
@@ -200,7 +200,7 @@ def test_tensorrt_is_told_the_profile_and_where_its_engines_are_kept(tiny_onnx: 
     assert options["trt_engine_cache_path"] == str(tmp_path / "engines") and (tmp_path / "engines").is_dir()
     assert set(OnnxRuntimeTensorRT().providers(NONE, OpenOptions())[0][1]) == {"device_id"}
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="keeps its engines in a folder"):
+    with pytest.raises(UsageError, match="keeps engines in a folder"):
         OnnxRuntimeTensorRT().providers(NONE, OpenOptions(runtime_cache=tmp_path / "file"))
 
 
@@ -233,7 +233,7 @@ def test_nodes_on_another_provider_are_counted() -> None:
     assert module._elsewhere(session(part("Tensorrt", 7)), wanted) == ""
     mixed = session(part("Tensorrt", 5), part("CUDA", 2), part("CUDA", 1), part("CPU", 1))
     assert module._elsewhere(mixed, wanted) == ", 3 of 9 nodes on CUDA, 1 of 9 nodes on CPU"
-    with pytest.raises(RuntimeUnavailable, match=r"no node of this graph to TensorrtExecutionProvider, all to CUDA"):
+    with pytest.raises(RuntimeUnavailable, match=r"TensorrtExecutionProvider runs no node of this.*, all run on CUDA"):
         module._elsewhere(session(part("CUDA", 7)), wanted)
     assert module._elsewhere(SimpleNamespace(), wanted) == ""
 

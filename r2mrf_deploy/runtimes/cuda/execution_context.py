@@ -274,9 +274,6 @@ class ContextRunner(Runner):
     def _run(self, arrays: Arrays) -> Arrays:
         return self._submit(arrays, True)()[0]
 
-    def _run_timed(self, arrays: Arrays) -> tuple[Arrays, Timing]:
-        return self._submit(arrays, True)()
-
     def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
         return self._context().submit(arrays, transfers)
 

@@ -1,9 +1,12 @@
-"""PyTorch, eager: the reference that every artifact is compared with."""
+"""PyTorch on the CPU: eager, it is the reference that every artifact is compared with."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from r2mrf_deploy import environment
 from r2mrf_deploy.artifact import Artifact
@@ -13,6 +16,9 @@ from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner
 if TYPE_CHECKING:
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.networks.deployed import Deployed
+
+Program = Callable[..., Sequence[Any]]
+"""(input tensors) -> output tensors: a module, a compiled one, an AOTInductor package."""
 
 
 class PyTorch(Runtime):
@@ -33,15 +39,49 @@ class PyTorch(Runtime):
         return PyTorchRunner(loaded, threads=options.threads)
 
 
-class PyTorchRunner(Runner):
+class ProgramRunner(Runner):
+    """A program on the CPU.
+
+    Args:
+        form: what is run and its precision, which `device` mentions.
+        threads: PyTorch's number of threads, set for the whole process.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        program: Program,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        form: str,
+        threads: int | None,
+    ) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.runtime = runtime
+        self.device = f"CPU, {torch.get_num_threads()} threads, {form}"
+        self.inputs, self.outputs = inputs, outputs
+        self._program = program
+
+    def _run(self, arrays: Arrays) -> Arrays:
+        import torch
+
+        # a tensor cannot share a read-only array's memory: those are copied
+        tensors = [torch.from_numpy(np.require(arrays[s.name], requirements="W")) for s in self.inputs]
+        with torch.inference_mode():
+            outputs = self._program(*tensors)
+        return {spec.name: value.numpy() for spec, value in zip(self.outputs, outputs, strict=True)}
+
+
+class PyTorchRunner(ProgramRunner):
     """A checkpoint run by PyTorch in FP32 on the CPU, with free batch, height and width.
 
     Args:
         io, steps, all_steps, logits: as for `networks.deployed.Deployed`.
-        threads: for PyTorch; it holds for the whole process.
+        threads: as for `ProgramRunner`.
     """
-
-    runtime = "pytorch"
 
     def __init__(
         self,
@@ -53,26 +93,12 @@ class PyTorchRunner(Runner):
         logits: bool = False,
         threads: int | None = None,
     ) -> None:
-        import torch
-
         from r2mrf_deploy.networks.deployed import Deployed
 
-        if threads:
-            torch.set_num_threads(threads)
-        self.device = f"CPU, {torch.get_num_threads()} threads, eager FP32"
-        self.network = checkpoint.network
-        self._module = Deployed(
+        module = Deployed(
             checkpoint.module(), checkpoint.preprocess, io=io, steps=steps, all_steps=all_steps, logits=logits
         ).eval()
-        self.inputs, self.outputs = specs_of(self._module)
-
-    def _run(self, arrays: Arrays) -> Arrays:
-        import torch
-
-        array = arrays[self.inputs[0].name]
-        with torch.inference_mode():  # a tensor may not look into an array that is read-only
-            outputs = self._module(torch.from_numpy(array if array.flags.writeable else array.copy()))
-        return {spec.name: value.numpy() for spec, value in zip(self.outputs, outputs, strict=True)}
+        super().__init__("pytorch", module, *specs_of(module), "eager FP32", threads)
 
 
 def specs_of(module: Deployed) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -1,70 +1,63 @@
-"""PyTorch on a GPU as the other runtimes use one: its memory, streams, events, CUDA graphs and an execution context.
-
-A program is anything that takes the input tensors and returns the output tensors on the current stream: a module, what
-`torch.compile` made of it, an AOTInductor package.
-"""
+"""PyTorch's memory, streams, events and CUDA graphs as a provider of CUDA, and an execution context for its programs."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy.errors import RuntimeUnavailable, first_line
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Pending
 from r2mrf_deploy.runtimes.cuda.bindings import Cuda, CudaError, Device, cure_of
-from r2mrf_deploy.runtimes.cuda.execution_context import ContextRunner, ExecutionContext
-
-Program = Callable[..., Sequence[Any]]
-"""(input tensors) -> output tensors."""
+from r2mrf_deploy.runtimes.cuda.execution_context import Buffer, ContextRunner, ExecutionContext
+from r2mrf_deploy.runtimes.pytorch.eager import Program
 
 _SWITCHES = threading.RLock()
 
 
 @contextlib.contextmanager
-def precision(tf32: bool | None, benchmark: bool = True) -> Iterator[None]:
-    """How FP32 convolutions and products are computed by what is enqueued inside.
+def precision(tf32: bool | None) -> Iterator[None]:
+    """Set how FP32 convolutions and matrix products are computed by what is enqueued inside the block, and let cuDNN time
+    its algorithms at the first inference of a shape.
 
-    PyTorch's switches are the process's, not the thread's: they are set here and put back as they were, and a lock keeps two
-    threads of ours from setting them at once (enqueueing holds Python's own lock anyway). A kernel is chosen when it is
-    enqueued, so what runs after the block has ended, or from a captured graph, keeps what it was enqueued with.
-    The switches are those of PyTorch 2.9, `fp32_precision` for convolutions and products apart. Setting and restoring them
-    leaves the older `allow_tf32` and `set_float32_matmul_precision` as the user had them; inside the block, reading the
-    older ones may raise, as PyTorch does wherever the two were mixed. Before 2.9 the older ones are set.
+    PyTorch's switches belong to the process: they are restored afterwards, and a lock keeps our threads from setting them
+    at the same time. A kernel is chosen when it is enqueued, so work that runs after the block, or from a captured graph,
+    keeps the choice. Since PyTorch 2.9 the switch is `fp32_precision`. Setting and restoring it leaves the older
+    `allow_tf32` and `set_float32_matmul_precision` as the user had them, but reading those inside the block may raise, as
+    always in PyTorch when the two are mixed. Before 2.9 the older ones are set.
 
     Args:
-        tf32: True for TF32, False for FP32 throughout, None to leave the switches alone (FP16 uses neither).
-        benchmark: let cuDNN time its algorithms at a shape's first inference.
+        tf32: True for TF32, False for full FP32, None to leave the switches alone (FP16 uses neither).
     """
     import torch
 
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", benchmark)]
+    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", True)]
     if tf32 is not None and hasattr(cudnn, "conv"):
         name = "tf32" if tf32 else "ieee"
         wanted += [(cudnn.conv, "fp32_precision", name), (matmul, "fp32_precision", name)]
     elif tf32 is not None:
         wanted += [(cudnn, "allow_tf32", tf32), (matmul, "allow_tf32", tf32)]
     with _SWITCHES:
-        before = [getattr(where, name) for where, name, _ in wanted]
+        before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
         try:
-            for where, name, value in wanted:
-                setattr(where, name, value)
+            for switch in wanted:
+                setattr(*switch)
             yield
         finally:
-            for (where, name, _), value in zip(wanted, before, strict=True):
-                setattr(where, name, value)
+            for switch in before:
+                setattr(*switch)
 
 
 class TorchCuda(Cuda):
     """PyTorch's own memory, streams, events and graphs, on its current device.
 
-    They are used instead of cuda-python's because a graph of PyTorch's kernels has to be captured by PyTorch: its allocator
-    must know of it.
+    cuda-python's would not do: PyTorch itself must capture a graph of its kernels, because its allocator has to know.
     """
 
     graphs = True
@@ -94,7 +87,7 @@ class TorchCuda(Cuda):
     def malloc(self, size: int) -> int:
         with _clear():
             memory = self._torch.empty(max(size, 1), dtype=self._torch.uint8, device="cuda")
-            self._torch.cuda.current_stream().synchronize()  # the memory may still be in use by work that is enqueued there
+            self._torch.cuda.current_stream().synchronize()  # work enqueued there may still use the memory
         self._memory[memory.data_ptr()] = memory
         return memory.data_ptr()
 
@@ -147,15 +140,15 @@ class TorchCuda(Cuda):
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
         graph = self._torch.cuda.CUDAGraph()
         try:
-            # One at a time: PyTorch waits for the whole device before it captures, which another's capture does not survive.
-            # `on`, because a capture that fails may leave the stream the thread's current one.
+            # One capture at a time: PyTorch first waits for the whole device, which would break another thread's capture.
+            # `on`, because a failed capture may leave `stream` as the thread's current stream.
             with (
                 _SWITCHES,
                 self.on(stream),
                 self._torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
             ):
                 done = work()
-        except (RuntimeError, RuntimeUnavailable):  # an operation that waits, or that the capture does not allow
+        except (RuntimeError, RuntimeUnavailable):  # an operation that waits, or that a capture does not allow
             return None
         return graph if done else None
 
@@ -168,13 +161,9 @@ class TorchCuda(Cuda):
 
 
 class TorchContext(ExecutionContext):
-    """A program on a stream, for one thread.
+    """A program on a stream, for one thread. See `precision` for `tf32`, `ExecutionContext` for the other arguments."""
 
-    Args:
-        program: what is run.
-        tf32: as for `precision`.
-        cuda_graph, spin_wait: as for `ExecutionContext`.
-    """
+    _cuda: TorchCuda
 
     def __init__(
         self,
@@ -184,25 +173,20 @@ class TorchContext(ExecutionContext):
         outputs: Sequence[TensorSpec],
         tf32: bool | None,
         cuda_graph: bool,
-        spin_wait: bool = False,
+        spin_wait: bool,
     ) -> None:
         super().__init__(cuda, inputs, outputs, cuda_graph, spin_wait)
-        self._torch_cuda = cuda
         self._program = program
         self._tf32 = tf32
         self._feeds: list[Any] = []
         self._results: list[Any] = []
 
     def _set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        for buffer, shape in zip(self._inputs, shapes, strict=True):
-            buffer.resize(shape)
-        self._feeds = self._tensors(self._inputs)
+        self._feeds = self._resized(self._inputs, shapes)
         with self._ready():
             found = [tuple(output.shape) for output in self._program(*self._feeds)]
         self._cuda.synchronize(self._stream)
-        for buffer, shape in zip(self._outputs, found, strict=True):
-            buffer.resize(shape)
-        self._results = self._tensors(self._outputs)
+        self._results = self._resized(self._outputs, found)
 
     def _execute(self) -> bool:
         with self._ready():
@@ -213,24 +197,27 @@ class TorchContext(ExecutionContext):
     def _why(self) -> str:
         return "PyTorch failed on the device"
 
-    def _tensors(self, buffers: Sequence[Any]) -> list[Any]:
-        return [self._torch_cuda.tensor(b.address, b.shape, b.dtype) for b in buffers]
+    def _resized(self, buffers: Sequence[Buffer], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+        """The buffers as tensors of these shapes."""
+        for buffer, shape in zip(buffers, shapes, strict=True):
+            buffer.resize(shape)
+        return [self._cuda.tensor(b.address, b.shape, b.dtype) for b in buffers]
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
         import torch
 
-        with _clear(), self._torch_cuda.on(self._stream), precision(self._tf32), torch.inference_mode():
+        with _clear(), self._cuda.on(self._stream), precision(self._tf32), torch.inference_mode():
             yield
 
 
 class TorchRunner(ContextRunner):
-    """A program on the GPU, and an execution context for every thread that runs it.
+    """A program on the GPU, and an execution context for each thread that runs it.
 
     Args:
-        runtime, device: for `Runner`; the device's name goes before `device`.
+        form: what is run and its precision, which `device` mentions.
         tf32: as for `precision`.
-        cuda_graph: launch it as a CUDA graph; where that fails it runs without, and `device` says so.
+        cuda_graph: launch it as a CUDA graph, unless `options` choose. If it cannot be captured, `device` says so.
     """
 
     def __init__(
@@ -241,26 +228,23 @@ class TorchRunner(ContextRunner):
         outputs: tuple[TensorSpec, ...],
         *,
         runtime: str,
-        device: str,
+        form: str,
         tf32: bool | None,
-        cuda_graph: bool,
+        cuda_graph: bool = False,
         options: OpenOptions,
     ) -> None:
         super().__init__()
         self.runtime = runtime
         self.inputs, self.outputs = inputs, outputs
-        self._title = f"{cuda.device().name}, {device}"
-        self.device = f"{self._title}, CUDA graph" if cuda_graph else self._title
-        self._cuda = cuda
-        self._program = program
-        self._tf32 = tf32
-        self._cuda_graph = cuda_graph
-        self._spin_wait = options.spin_wait
+        self._title = f"{cuda.device().name}, {form}"
+        self._cuda_graph = cuda_graph if options.cuda_graph is None else options.cuda_graph
+        self.device = f"{self._title}, CUDA graph" if self._cuda_graph else self._title
+        self._make_context = partial(
+            TorchContext, cuda, program, inputs, outputs, tf32, self._cuda_graph, options.spin_wait
+        )
 
     def _new_context(self) -> TorchContext:
-        return TorchContext(
-            self._cuda, self._program, self.inputs, self.outputs, self._tf32, self._cuda_graph, self._spin_wait
-        )
+        return self._make_context()
 
     def _submit(self, arrays: Arrays, transfers: bool) -> Pending:
         context = self._context()
@@ -273,9 +257,9 @@ class TorchRunner(ContextRunner):
 
 @contextlib.contextmanager
 def _clear() -> Iterator[None]:
-    """Raise PyTorch's errors of the device as a CudaError of one line."""
+    """Raise PyTorch's device errors as CudaErrors of one line."""
     try:
         yield
     except RuntimeError as e:
-        text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        text = first_line(e)
         raise CudaError(f"PyTorch failed on the device: {text}", cure_of(text)) from e

@@ -107,7 +107,7 @@ def test_options_that_mean_nothing_are_refused(small: Path, monkeypatch: pytest.
     monkeypatch.setattr(cuda, "cuda_availability", lambda: Availability(True))
     with pytest.raises(UsageError, match="PyTorch CUDA FP16 does not support `threads`"):
         runtimes.open(small, "pytorch-cuda-fp16", options=OpenOptions(threads=2))
-    with pytest.raises(UsageError, match="without it, it is pytorch-cuda-channels-last"):
+    with pytest.raises(UsageError, match=r"always uses a CUDA graph: choose .* pytorch-cuda-channels-last"):
         runtimes.open(small, "pytorch-cuda-graph", options=OpenOptions(cuda_graph=False))
 
 

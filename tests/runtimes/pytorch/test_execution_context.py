@@ -54,7 +54,7 @@ def runner(cuda: HostTorch, program: Callable[..., Any] = mean, graph: bool = Fa
         (INPUT,),
         (OUTPUT,),
         runtime="fake",
-        device="eager",
+        form="eager",
         tf32=False,
         cuda_graph=graph,
         options=OpenOptions(),
