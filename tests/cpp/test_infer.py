@@ -1,4 +1,4 @@
-"""`r2mrf-infer` writes the files of `r2mrf predict`, prints the summary of `r2mrf bench`, and reports failures in one line."""
+"""`r2mrf-infer` writes what `r2mrf predict` writes, prints the summary of `r2mrf bench`, and reports errors in one line."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ constexpr const char *kUsage =
     "\n"
     "Writes NAME_map.png (white = in focus) and NAME_overlay.png for each image, at the image's size.\n"
     "\n"
-    "  -o FOLDER        where to write (default: the current folder)\n"
+    "  -o FOLDER        write the files to FOLDER (default: the current folder)\n"
     "  --no-overlays    write only the maps\n"
     "  --bench          time inferences by trtexec's protocol, on noise of the network's size (320x320 if free)\n"
     "  --duration S     measure for at least S seconds (default: 3)\n"
