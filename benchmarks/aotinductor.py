@@ -1,10 +1,10 @@
-"""What the exact rewrites are worth to AOTInductor: packages of traced and rewritten networks, side by side.
+"""Times AOTInductor packages of traced and rewritten networks side by side: what the exact rewrites gain there.
 
     python benchmarks/aotinductor.py --json results/aotinductor.json
 
-Each network is exported twice for the CPU, without and with the rewrites, in FP32. Both packages are compared with PyTorch
-on a photograph when they are written, and then take turns by the benchmark's own protocol, so that whatever else the machine
-does falls on both.
+Each network is exported for the CPU in FP32, with and without the rewrites. The export compares both packages with
+PyTorch on a photograph. They are then timed in turns by the protocol of `r2mrf bench`, so that other load on the
+machine affects both.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FORMS = {"traced": False, "rewritten": True}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["r2mrf-edge", "r2mrf"], help="presets")
-    parser.add_argument("--size", type=int, default=320, help="pixels a side")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each package")
+    parser.add_argument("--size", type=int, default=320, help="height and width in pixels")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds for each package")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     given = parser.parse_args()
     results: dict[str, Any] = {
         "machine": environment.describe() | {"threads": given.threads},
@@ -50,13 +50,13 @@ def main() -> None:
             f"{traced['parity']['map']['largest']:.1e} and {rewritten['parity']['map']['largest']:.1e} at most",
             flush=True,
         )
-        if given.json:  # after each network: they take minutes
+        if given.json:  # after each network, because each takes minutes
             given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps(results, indent=2, default=str) + "\n")
 
 
 def side_by_side(network: str, size: int, seconds: float, threads: int) -> dict[str, Any]:
-    """Export a network in both forms and time the packages."""
+    """Export a network in both forms, and time the packages."""
     image = np.ascontiguousarray(images.resize(sample_photographs.sample("astronaut"), (size, size))[None])
     row: dict[str, Any] = {"network": network, "size": size}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""The C++ library and Python side by side on one artifact: latency, and the memory that a process of each needs at most.
+"""Compares the C++ library with Python on one artifact: latency, and the peak memory of a process.
 
     make cpp
     python benchmarks/cpp.py --json results/cpp.json
 
-Latency: everything on both sides, from a photograph's bytes to its map, at the network's size. One process holds both and
-they take turns, so that what else the machine does meets both alike. Memory: processes of each by turns, each by itself on
-the same file, `r2mrf-infer --bench` and a Python that makes as many maps.
+Latency is the whole time from a photograph's bytes to its map, at the network's size. Both sides take turns in one
+process, so that other load on the machine affects both. Memory is that of separate processes that run in turns on the
+same file: `r2mrf-infer --bench`, and a Python program that computes as many maps.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ import embed_ctypes  # noqa: E402
 SIZE = (320, 320)
 PREFIX = ROOT / "out" / "cpp"
 WARM_UP = 5
-"""Turns that are not counted; and how many maps a process makes whose memory is asked for."""
+"""Turns that are not counted, and also the number of maps that a process computes before its memory is measured."""
 LEAST_TURNS = 10
-"""That are counted, however short the time."""
+"""Turns that are counted at least, however short the duration."""
 RESAMPLES = 2000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", type=Path, help="an ONNX artifact; by default `--network` at 320x320 is exported")
+    parser.add_argument("--artifact", type=Path, help="an ONNX artifact (default: export --network at 320x320)")
     parser.add_argument("--network", default="r2mrf-edge")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], default="fp32", help="of the export")
-    parser.add_argument("--duration", type=float, default=30, help="seconds of taking turns")
-    parser.add_argument("--processes", type=int, default=5, help="of each, whose memory is asked for")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], default="fp32", help="to export in")
+    parser.add_argument("--duration", type=float, default=30, help="seconds to measure latency")
+    parser.add_argument("--processes", type=int, default=5, help="processes of each kind to measure memory")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--memory-of-python", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory_of_python:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def export(network: str, precision: str, folder: Path) -> Path:
-    # not above: with PyTorch, Python's process would need far more memory
+    # Not imported above: with PyTorch, the Python process would need far more memory.
     from r2mrf_deploy import images, sample_photographs
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.export.chain import export_artifact
@@ -110,7 +110,7 @@ def measure(artifact: Path, duration: float, processes: int) -> dict[str, Any]:
 
 
 def take_turns(candidates: dict[str, Callable[[], object]], duration: float) -> dict[str, list[float]]:
-    """Milliseconds of each one's turns, for `duration` seconds and at least `LEAST_TURNS`; who is first changes."""
+    """Milliseconds of each turn, for `duration` seconds and at least `LEAST_TURNS` turns. The order rotates."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     order, turns = list(candidates), 0
     end = time.perf_counter() + duration
@@ -124,7 +124,7 @@ def take_turns(candidates: dict[str, Callable[[], object]], duration: float) -> 
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Of the medians of values taken in pairs; the interval that holds 95 % of the ratios of resampled pairs."""
+    """The ratio of the medians of paired values, and the interval of 95 % of the ratios of resampled pairs."""
     drawn = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
     ratios = np.median(np.array(ours)[drawn], axis=1) / np.median(np.array(theirs)[drawn], axis=1)
     low, high = np.percentile(ratios, (2.5, 97.5))
@@ -132,13 +132,13 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
 
 
 def random_image(predictor: Predictor) -> np.ndarray:
-    """uint8 [H, W, 3] at the network's size, so that nothing is resized."""
+    """An image, uint8 [H, W, 3], of the network's size, so that nothing is resized."""
     height, width = (int(d) for d in predictor.runner.inputs[0].shape[1:3])
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def memory_of_python(artifact: Path) -> float:
-    """MiB that this process had at most, once it has made a few maps."""
+    """Peak memory of this process in MiB after it has computed a few maps."""
     with Predictor.open(artifact, "openvino") as predictor:
         image = random_image(predictor)
         for _ in range(WARM_UP):

@@ -1,11 +1,11 @@
-"""Every network as traced and as rewritten: parameters, multiply-adds, time on a CPU, roofline on a GTX 1080 Ti.
+"""Measures networks as traced and as rewritten: parameters, multiply-adds, time on a CPU, roofline on a GTX 1080 Ti.
 
     python benchmarks/networks.py br2net defusionnet --json benchmarks/results/networks.json
     python benchmarks/networks.py btbnet --count-only --json benchmarks/results/networks.json
 
-Times are medians of inferences in FP32, batch 1: of the two graphs in turns in one process (see `rewrites.py`), and of
-PyTorch. The weights are PyTorch's initial ones: time does not depend on them. A run replaces the rows of its networks in the
-file and keeps the others, so that the table can be measured in parts.
+Times are medians of FP32 inferences at batch size 1. The two graphs run in turns in one process (see `rewrites.py`),
+and PyTorch runs by itself. The weights are PyTorch's initial ones, because time does not depend on them. A run replaces
+the rows of its networks in the file and keeps the others, so the table can be measured in parts.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rewrites import FORMS, RUNTIMES, Run, open_with, photograph
+from rewrites import FORMS, RUNTIMES, Run, in_turns, open_with, parsed, photograph
 
 from r2mrf_deploy import environment, gpus
 
@@ -45,7 +44,7 @@ def main() -> None:
 
 
 def measure(network: str, runs: int, threads: int, count_only: bool) -> dict[str, Any]:
-    """One network: what both of its graphs cost, and unless `count_only`, how long they take in each runtime."""
+    """The cost of both graphs of a network and, unless `count_only`, their times in each runtime."""
     from r2mrf_deploy.graph.rewrites import optimize
     from r2mrf_deploy.graph.trace import trace
 
@@ -87,14 +86,9 @@ def _side_by_side(runtime: str, graphs: dict[str, Any], runs: int, threads: int)
 def _times(functions: dict[str, Run], runs: int) -> dict[str, list[float]]:
     """Milliseconds of `runs` calls of each in turn, after one to warm up."""
     image = photograph(SIZE)
-    found: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(runs + 1):
-        for name, run in functions.items():
-            start = time.perf_counter()
-            run(image)
-            if turn:
-                found[name].append((time.perf_counter() - start) * 1e3)
-    return found
+    for run in functions.values():
+        run(image)
+    return in_turns(functions, image, runs)
 
 
 def _median(times: list[float]) -> float:
@@ -114,22 +108,20 @@ def _eager(deployed: Any, threads: int) -> Run:
 
 
 def _untrained(network: str) -> Any:
-    """A network as it is deployed, from uint8 NHWC to map and logits."""
+    """A network as it is deployed, from uint8 NHWC to map and logits, with PyTorch's initial weights."""
     from r2mrf_deploy import networks
     from r2mrf_deploy.checkpoint import IMAGENET
     from r2mrf_deploy.networks.deployed import Deployed
 
-    preset, _, settings = network.partition(":")
-    fields = dict(setting.split("=") for setting in settings.split(",") if setting)
-    return Deployed(networks.create(*networks.preset(preset, fields)).eval(), IMAGENET, logits=True)
+    return Deployed(networks.create(*networks.preset(*parsed(network))).eval(), IMAGENET, logits=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", help="presets, with settings after a colon: btbnet:width=0.25")
+    parser.add_argument("networks", nargs="+", help="presets; settings follow a colon, as in btbnet:width=0.25")
     parser.add_argument("--runs", type=int, default=7, help="timed inferences of each graph")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--count-only", action="store_true", help="count, and measure no time")
+    parser.add_argument("--count-only", action="store_true", help="only count, do not measure times")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

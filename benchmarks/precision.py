@@ -1,11 +1,11 @@
-"""What reduced precision gives and costs: speed of `r2mrf` on the CPU, and the accuracy of a trained network.
+"""Measures what reduced precision gains and costs: speed on the CPU, or the accuracy of a trained network.
 
     python benchmarks/precision.py --json results/precision.json
     python benchmarks/precision.py --accuracy-of ckpt.pth --data DIR --calibration DIR --json results/accuracy.json
 
-Speed: PyTorch eager, the graph as traced, and the rewritten graph in FP32, BF16 and INT8, interleaved in one run of the
-benchmark's own protocol. Accuracy: `--data` holds `image/` and `gt/` (white is sharp); each artifact is scored as by
-`r2mrf eval`.
+Speed: PyTorch eager, the graph as traced, and the rewritten graph in FP32, BF16 and INT8, interleaved in one run by the
+protocol of `r2mrf bench`. Accuracy: each artifact is scored like `r2mrf eval` does, on the images in `image/` and the
+masks in `gt/` of `--data`, where white means sharp.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="r2mrf", help="preset to time")
     parser.add_argument("--duration", type=float, default=20, help="seconds for each candidate")
-    parser.add_argument("--accuracy-of", type=Path, help="a trained checkpoint: score its precisions instead of timing")
+    parser.add_argument(
+        "--accuracy-of", type=Path, help="a trained checkpoint: score its precisions instead of measuring speed"
+    )
     parser.add_argument("--data", type=Path, help="folder with image/ and gt/")
-    parser.add_argument("--calibration", type=Path, help="folder of photographs; by default scikit-image's")
-    parser.add_argument("--max-drop", type=float, help="for INT8, as in `r2mrf convert`")
+    parser.add_argument("--calibration", type=Path, help="folder of photographs (default: those of scikit-image)")
+    parser.add_argument("--max-drop", type=float, help="for INT8, like the option of `r2mrf convert`")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

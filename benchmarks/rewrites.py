@@ -1,10 +1,11 @@
-"""What the exact rewrites are worth: time and peak memory of traced and rewritten networks, side by side.
+"""Measures time and peak memory of traced and rewritten networks side by side: what the exact rewrites gain.
 
     python benchmarks/rewrites.py --json results/rewrites.json --plot rewrites.png
 
-Each network is traced from PyTorch, rewritten, and both graphs are run by ONNX Runtime and OpenVINO in FP32 on the CPU.
-Times are medians of inferences that alternate between the two graphs in one process, so that whatever else the machine does
-falls on both; peak memory is that of a process of its own for each. Growth is measured on the first network.
+Each network is traced from PyTorch and rewritten. ONNX Runtime and OpenVINO run both graphs in FP32 on the CPU. Times
+are medians of inferences that alternate between the two graphs in one process, so that other load on the machine
+affects both. Peak memory is that of a separate process for each graph. The first network is measured at all sizes, the
+others only at the first.
 """
 
 from __future__ import annotations
@@ -19,14 +20,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from r2mrf_deploy import environment, images, sample_photographs
-
-if TYPE_CHECKING:
-    from r2mrf_deploy.checkpoint import Checkpoint
 
 Run = Callable[[np.ndarray], np.ndarray]
 NETWORKS = ("r2mrf", "r2mrf-r50", "r2mrf:share=false")
@@ -41,7 +39,7 @@ def main() -> None:
         print(_peak_memory(*arguments.memory_of))
         return
     if arguments.plot:
-        _matplotlib()  # before the long work, not after it
+        _matplotlib()  # fail before the long work, not after it
     results: dict[str, Any] = {
         "machine": environment.describe() | {"threads": arguments.threads},
         "tools": environment.tool_versions(),
@@ -62,16 +60,20 @@ def main() -> None:
 
 
 def measure(network: str, size: int, runs: int, threads: int) -> dict[str, Any]:
-    """One network at one size: cost, time, memory and agreement of its two graphs."""
+    """Cost, time, memory and agreement of the two graphs of a network at one size."""
     import onnx
 
+    from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.graph import cost
     from r2mrf_deploy.graph.rewrites import optimize
+    from r2mrf_deploy.graph.trace import trace
+    from r2mrf_deploy.networks.deployed import Deployed
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     image = photograph(size)
-    checkpoint = initial(network)
-    model = traced(checkpoint, size)
-    reference = in_pytorch(checkpoint, image)
+    checkpoint = Checkpoint.init(*parsed(network))  # with weights that give an informative map
+    model = trace(Deployed(checkpoint.module(), checkpoint.preprocess, logits=True), (size, size))
+    reference = PyTorchRunner(checkpoint, logits=True).run({"image": image})["logits"]
     start = time.perf_counter()
     rewritten = optimize(model)
     seconds = time.perf_counter() - start
@@ -96,18 +98,11 @@ def _side_by_side(
     runtime: str, files: dict[str, Path], image: np.ndarray, reference: np.ndarray, runs: int, threads: int
 ) -> dict[str, Any]:
     sessions = {form: open_with(runtime, path, threads) for form, path in files.items()}
-    outputs = {form: run(image) for form, run in sessions.items()}
-    times: dict[str, list[float]] = {form: [] for form in FORMS}
-    for _ in range(runs):
-        for form, run in sessions.items():
-            start = time.perf_counter()
-            run(image)
-            times[form].append((time.perf_counter() - start) * 1e3)
+    outputs = {form: run(image) for form, run in sessions.items()}  # this also warms up
+    times = in_turns(sessions, image, runs)
     sessions.clear()
     medians = {form: statistics.median(values) for form, values in times.items()}
-    memory = {
-        form: _memory_in_a_process_of_its_own(runtime, path, image.shape[1], threads) for form, path in files.items()
-    }
+    memory = {form: _memory_in_a_process(runtime, path, image.shape[1], threads) for form, path in files.items()}
     spread = float(reference.std())
     if spread < 0.1:
         raise SystemExit("the logits are flat: their agreement would prove nothing")
@@ -121,14 +116,25 @@ def _side_by_side(
     }
 
 
+def in_turns(functions: dict[str, Run], image: np.ndarray, runs: int) -> dict[str, list[float]]:
+    """Milliseconds of `runs` calls of each function, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(runs):
+        for name, run in functions.items():
+            start = time.perf_counter()
+            run(image)
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
 def _difference(output: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """The largest, and the root mean square, relative to the reference's spread."""
+    """The largest difference and the root mean square, divided by the reference's standard deviation."""
     off = (output - reference).astype(np.float64) / reference.std()
     return {"max": float(np.abs(off).max()), "rms": float(np.sqrt(np.mean(off**2)))}
 
 
 def open_with(runtime: str, path: Path, threads: int) -> Run:
-    """A function from image to logits."""
+    """Open an ONNX file as a function from an image to logits."""
     if runtime == "onnxruntime":
         import onnxruntime
 
@@ -145,59 +151,37 @@ def open_with(runtime: str, path: Path, threads: int) -> Run:
     return lambda image: np.array(request.infer({"image": image})["logits"])
 
 
-def _memory_in_a_process_of_its_own(runtime: str, path: Path, size: int, threads: int) -> int:
+def _memory_in_a_process(runtime: str, path: Path, size: int, threads: int) -> int:
     command = [sys.executable, __file__, "--memory-of", runtime, str(path), str(size), str(threads)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _peak_memory(runtime: str, path: str, size: str, threads: str) -> int:
-    """Load, infer twice, and give the most memory this process ever held, in MB of 10⁶ bytes."""
+    """Open a graph and run it twice. Returns the peak memory of this process in MB of 10⁶ bytes."""
     run = open_with(runtime, Path(path), int(threads))
     image = np.zeros((1, int(size), int(size), 3), np.uint8)
     run(image)
     run(image)
     status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage would give the parent's peak where that was higher
+    if status.exists():  # on Linux, getrusage gives the parent's peak if that was higher
         kibibytes = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return kibibytes * 1024 // 1_000_000
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1_000_000  # macOS counts bytes
 
 
 def photograph(size: int) -> np.ndarray:
-    """uint8 [1, size, size, 3]."""
+    """A photograph, uint8 [1, size, size, 3]."""
     return images.resize(sample_photographs.sample("astronaut"), (size, size))[None]
 
 
-def initial(network: str) -> Checkpoint:
-    """A network with weights that give an informative map.
-
-    Args:
-        network: a preset, and after a colon settings: `r2mrf:share=false,steps=3`.
-    """
-    from r2mrf_deploy.checkpoint import Checkpoint
-
+def parsed(network: str) -> tuple[str, dict[str, str]]:
+    """Split a network, such as `r2mrf:share=false,steps=3`, into its preset and settings."""
     preset, _, settings = network.partition(":")
-    fields = dict(setting.split("=") for setting in settings.split(",") if setting)
-    return Checkpoint.init(preset, fields)
-
-
-def in_pytorch(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
-    """The logits by PyTorch in FP32."""
-    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
-
-    return PyTorchRunner(checkpoint, logits=True).run({"image": image})["logits"]
-
-
-def traced(checkpoint: Checkpoint, size: int) -> Any:
-    """The ONNX graph of a network, from uint8 NHWC to map and logits."""
-    from r2mrf_deploy.graph.trace import trace
-    from r2mrf_deploy.networks.deployed import Deployed
-
-    return trace(Deployed(checkpoint.module(), checkpoint.preprocess, logits=True), (size, size))
+    return preset, dict(setting.split("=") for setting in settings.split(",") if setting)
 
 
 def plot(growth: list[dict[str, Any]], path: Path) -> None:
-    """Time and peak memory against the number of pixels, before and after, for each runtime."""
+    """Plot time and peak memory of both graphs against the number of pixels, for each runtime."""
     pyplot = _matplotlib()
     from matplotlib.ticker import LogLocator
 
@@ -252,10 +236,9 @@ def _print(row: dict[str, Any]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=NETWORKS, help="presets, with settings after a colon")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=GROWTH, help="pixels a side; the first for every network"
-    )
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help="presets; settings follow a colon")
+    sizes = "height and width in pixels; networks after the first use only the first size"
+    parser.add_argument("--sizes", type=int, nargs="+", default=GROWTH, help=sizes)
     parser.add_argument("--runs", type=int, default=10, help="timed inferences of each graph")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -1,4 +1,4 @@
-"""Time artifacts side by side: `python benchmarks/run.py model.onnx model.plan` is `r2mrf bench model.onnx model.plan`."""
+"""`python benchmarks/run.py model.onnx model.plan` is `r2mrf bench model.onnx model.plan`: it times them side by side."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""How fast composites are made, and what share of a training iteration that is.
+"""Measures how fast composites are made, and which share of a training iteration that takes.
 
     python benchmarks/synthesis.py --size 160 --batch 8
     python benchmarks/synthesis.py --sharp DIR --masks DIR --masks-white blurred --device cuda --batch 64 --precision bf16
 
-Composites are timed in one thread on a CPU, as the training makes them; the network's step (forward, loss, backward,
-optimizer) in all. Times are medians, and the two are interleaved.
+Composites are timed in one CPU thread, as in training. The network's step (forward, loss, backward, optimizer) uses all
+threads. The two are interleaved, and times are medians.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--network", default="r2mrf-edge", help="preset whose step is timed")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--sharp", type=Path, help="folder of sharp photographs; by default scikit-image's")
+    parser.add_argument("--sharp", type=Path, help="folder of sharp photographs (default: those of scikit-image)")
     parser.add_argument("--masks", type=Path)
     parser.add_argument("--masks-white", choices=["sharp", "blurred"], default="blurred")
     parser.add_argument("--device", default="cpu")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Median seconds of a batch of composites and of a step in each precision, and what follows from them."""
+    """Rates and shares, from the median seconds of a batch of composites and of a step in each precision."""
     sharp = data.read_photographs(given.sharp, given.size) if given.sharp else sample_photographs.sharp()
     sharp = [p for p in sharp if min(p.shape[:2]) >= given.size]
     masks = data.read_masks(given.masks, given.masks_white) if given.masks else []

@@ -1,4 +1,4 @@
-"""Build an engine from an ONNX file: `python engines/build_engine.py model.onnx` is `r2mrf build model.onnx`."""
+"""`python engines/build_engine.py model.onnx` is `r2mrf build model.onnx`: it builds an engine from an ONNX file."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Put trained weights into the package: `python examples/ship_weights.py RUN/r2mrf-edge.pth`.
+"""Puts trained weights into the package: `python examples/ship_weights.py RUN/r2mrf-edge.pth`.
 
-The weights are rounded to FP16, what the checkpoint says of its training goes with them, and the SHA-256 that they are
-checked by is written beside them. The model card is written by hand.
+The weights are rounded to FP16 and keep the checkpoint's record of its training. Their SHA-256 is written beside them.
+The model card is written by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from r2mrf_deploy.errors import R2mrfError
 from r2mrf_deploy.files import write_atomically
 
 LIMIT = 12_000_000
-"""Bytes, of all weights that a package may hold."""
+"""Largest total size in bytes of the weights in a package."""
 
 
 def main() -> None:
@@ -24,16 +24,18 @@ def main() -> None:
         sys.exit("usage: python examples/ship_weights.py RUN/NAME.pth")
     source = Path(sys.argv[1])
     if source.stem not in weights.SHIPPED:
-        sys.exit(f"{source.name}: shipped are {', '.join(weights.SHIPPED)}; a new name goes into weights.SHIPPED first")
+        sys.exit(
+            f"{source.name}: the package has {', '.join(weights.SHIPPED)}; add a new name to weights.SHIPPED first"
+        )
     try:
         path = ship(source)
     except R2mrfError as e:
         sys.exit(f"error: {e}")
-    print(f"{path}: now write {path.with_suffix('.md').name}, its figures are another training's")
+    print(f"{path}: now update {path.with_suffix('.md').name}, whose figures are those of the previous weights")
 
 
 def ship(source: Path) -> Path:
-    """Write the weights and their checksum beside `weights`; nothing is written where they are too large or damaged."""
+    """Write the weights and their checksum into `weights`. If they are too large or damaged, nothing is written."""
     path = Path(weights.__file__).with_name(source.name)
     with tempfile.TemporaryDirectory() as folder:
         made = Checkpoint.load(source).save(Path(folder) / source.name, half=True)

@@ -1,4 +1,4 @@
-"""The artifacts that are timed, several at once, each made by a process of its own; and their roofs on the card."""
+"""Makes the artifacts that are timed, and computes their rooflines on the card."""
 
 from __future__ import annotations
 
@@ -19,27 +19,24 @@ from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.graph import files
 
 PROGRAM = Path(__file__).with_name("steps.py")
-"""What makes one artifact when it is told to."""
+"""Makes one artifact in a process of its own."""
 
 
 def export(place: Place, config: Config) -> Result:
-    """Artifacts of the network as traced and rewritten, in FP32 and FP16, several at once; and their roofs on this card.
+    """Make artifacts of the traced and the rewritten network in FP32 and FP16, several at once.
 
-    Each is made by a process of its own: a compiler that crashes takes its own artifact with it, and says so.
+    Each is made in a process of its own, so that a compiler that crashes loses only its own artifact.
     """
     (place.folder / str(config)).mkdir(parents=True, exist_ok=True)
-    _ = place.checkpoint
+    _ = place.checkpoint  # made once, before the processes need it
 
     def make(form: str, half: bool, suffix: str) -> tuple[str, bool, str, str]:
         path = place.artifact(config, form, half, suffix)
         log = path.with_name(path.name + ".log")
-        order = json.dumps(
-            {"place": place.order(), "config": [config.size, config.batch], "make": [form, half, suffix]}
-        )
+        order = {"place": place.order(), "config": [config.size, config.batch], "make": [form, half, suffix]}
+        command = [sys.executable, "-X", "faulthandler", str(PROGRAM), json.dumps(order)]
         with log.open("w") as output:
-            code = subprocess.run(
-                [sys.executable, "-X", "faulthandler", str(PROGRAM), order], stdout=output, stderr=output
-            ).returncode
+            code = subprocess.run(command, stdout=output, stderr=output).returncode
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         return form, half, suffix, last[0] if not code and last else f"exit code {code}: {' '.join(last)}"
 
@@ -58,13 +55,13 @@ def export(place: Place, config: Config) -> Result:
 
 
 def make(place: Place, config: Config, form: str, half: bool, suffix: str) -> str:
-    """Make one file where it is not there yet: what became of it."""
+    """Make one file unless it exists, and return what became of it."""
     path, source = (place.artifact(config, form, half, s) for s in (suffix, ".onnx"))
     if path.exists():
-        return "was there"
+        return "already there"
     try:
         if suffix == ".plan" and not (state := runtimes.get("tensorrt").availability()).ok:
-            raise RuntimeUnavailable(f"nothing here runs a plan: {state.reason}")
+            raise RuntimeUnavailable(f"nothing on this machine runs a plan: {state.reason}")
         if suffix != ".onnx":
             made = build_artifact(source, path, device=place.device if suffix == ".pt2" else None)  # type: ignore[arg-type]
         elif half:
@@ -80,7 +77,7 @@ def make(place: Place, config: Config, form: str, half: bool, suffix: str) -> st
 
 
 def roof(place: Place, onnx: Path) -> Result:
-    """The least milliseconds that a graph takes on this card by its published figures, in each precision."""
+    """The least time in milliseconds that a graph takes on this card by its published figures, in each precision."""
     card_class, graph, found = place.card(), budget.Graph.of(onnx.stem, files.read(onnx)), {}
     half = onnx.stem.endswith("-fp16")
     if half and card_class.tflops["fp16"] < card_class.tflops["fp32"]:

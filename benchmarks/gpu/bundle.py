@@ -2,12 +2,13 @@
 
     python benchmarks/gpu/bundle.py --python 3.12 --have packages.txt --compute-capability 9.0 -o out/gpu-bundle
 
-`packages.txt` is what that machine has: the output of `pip freeze`, or bare names. The bundle holds the toolkit, the wheels
-that the machine lacks, and the kit; in parts of at most `--part` MB each, since what carries them often has a limit. There:
+`packages.txt` lists the packages of that machine: the output of `pip freeze`, or bare names. The bundle holds the toolkit,
+the wheels that the machine lacks, and the kit. It comes in parts of at most `--part` MB, since transfers often have a size
+limit. On the GPU machine, run:
 
     python part1/install.py && PYTHONPATH=r2mrf-site python part1/kit/first_minutes.py
 
-With `--compute-capability`, ONNX Runtime's CUDA code is reduced to that GPU's and packed harder.
+With `--compute-capability`, ONNX Runtime's wheel keeps only the CUDA code for that GPU, and is compressed harder.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ LARGE = "libonnxruntime_providers_cuda.so"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", required=True, metavar="3.12", help="the version of Python there")
-    parser.add_argument("--have", type=Path, required=True, metavar="FILE", help="the packages that are there")
-    parser.add_argument("--compute-capability", metavar="9.0", help="of the GPU there")
-    parser.add_argument("--part", type=float, default=60.0, metavar="MB", help="at most this large is a part")
+    parser.add_argument("--python", required=True, metavar="3.12", help="Python version of the GPU machine")
+    parser.add_argument("--have", type=Path, required=True, metavar="FILE", help="list of its packages")
+    parser.add_argument("--compute-capability", metavar="9.0", help="compute capability of its GPU")
+    parser.add_argument("--part", type=float, default=60.0, metavar="MB", help="largest size of a part")
     parser.add_argument("-o", "--output", type=Path, default=Path("out/gpu-bundle"))
     given = parser.parse_args()
     if given.output.exists() and any(given.output.iterdir()):
@@ -53,9 +54,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheels = collect(given.python, have(given.have), Path(folder))
         if given.compute_capability:
-            wheels = [
-                reduced(w, given.compute_capability) if w.name.startswith("onnxruntime_gpu") else w for w in wheels
-            ]
+            capability = given.compute_capability
+            wheels = [reduced(w, capability) if w.name.startswith("onnxruntime_gpu") else w for w in wheels]
         parts = pack(wheels, given.output, int(given.part * 1e6))
     for part in parts:
         size = sum(f.stat().st_size for f in part.rglob("*") if f.is_file()) / 1e6
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def have(file: Path) -> dict[str, str | None]:
-    """The packages of a list, each with its version where that is given."""
+    """Read a list of packages, each with its version if that is given."""
     found: dict[str, str | None] = {}
     for line in file.read_text().splitlines():
         text = line.partition("#")[0].partition(";")[0].partition(" @ ")[0].strip()
@@ -74,8 +74,8 @@ def have(file: Path) -> dict[str, str | None]:
 
 
 def collect(python: str, there: Mapping[str, str | None], folder: Path) -> list[Path]:
-    """The toolkit's wheel and every wheel that it needs and the machine lacks."""
-    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would pack what a former version left there
+    """Get the toolkit's wheel, and all wheels that it needs and the machine lacks."""
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would also pack files of earlier versions
     _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
     (own,) = folder.glob("r2mrf_deploy-*.whl")
     wheels, done = [own], {"r2mrf-deploy"}
@@ -83,17 +83,15 @@ def collect(python: str, there: Mapping[str, str | None], folder: Path) -> list[
     while waiting:
         need = waiting.pop(0)
         name = canonicalize_name(need.name)
-        if name in done or _suffices(need, there.get(name, "missing") if name in there else "missing"):
+        if name in done or _suffices(need, there.get(name, "missing")):
             continue
         done.add(name)
         if name in there:
-            print(f"{name} {there[name]} is there, but {need} is needed: the bundle brings it")
+            print(f"the machine has {name} {there[name]}, but {need} is needed: the bundle includes it")
         before = set(folder.iterdir())
-        tags = [f"--platform={p}" for p in PLATFORMS]
-        _pip(
-            *("download", "--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"),
-            *(*tags, "--dest", str(folder), f"{need.name}{need.specifier}"),
-        )
+        options = ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+        options += [f"--platform={p}" for p in PLATFORMS]
+        _pip("download", *options, "--dest", str(folder), f"{need.name}{need.specifier}")
         (wheel,) = set(folder.iterdir()) - before
         wheels.append(wheel)
         waiting += _needs(wheel, python)
@@ -101,7 +99,7 @@ def collect(python: str, there: Mapping[str, str | None], folder: Path) -> list[
 
 
 def _suffices(need: Requirement, version: str | None) -> bool:
-    """Whether a version that is there will do; one that is not known is taken to."""
+    """Whether a version meets a requirement. A version that is not known counts as sufficient."""
     return version is None or (version != "missing" and need.specifier.contains(version, prereleases=True))
 
 
@@ -109,13 +107,8 @@ def _needs(wheel: Path, python: str, *extras: str) -> list[Requirement]:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
         said = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
-    place = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-    place |= {
-        "platform_machine": "x86_64",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-    }
+    place = {"python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython"}
+    place |= {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
     return [
         need
         for need in map(Requirement, said)
@@ -125,11 +118,15 @@ def _needs(wheel: Path, python: str, *extras: str) -> list[Requirement]:
 
 def _pip(*arguments: str) -> None:
     if subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments]).returncode:
-        raise SystemExit(f"pip could not {arguments[0]} {arguments[-1]}: its message is above")
+        raise SystemExit(f"`pip {arguments[0]}` failed for {arguments[-1]}: see its message above")
 
 
 def reduced(wheel: Path, compute_capability: str) -> Path:
-    """ONNX Runtime's wheel with the CUDA code for one GPU, as a version of its own; the wheel itself where that fails."""
+    """Make a wheel of ONNX Runtime, with a version of its own, that holds only the CUDA code for one GPU.
+
+    Returns:
+        the new wheel, or the one given if its library no longer loads.
+    """
     architecture = int(compute_capability.replace(".", ""))
     name, version, tags = wheel.name.split("-", 2)
     local = f"{version}+sm{architecture}"
@@ -142,9 +139,9 @@ def reduced(wheel: Path, compute_capability: str) -> Path:
                 continue
             if entry.filename.endswith(LARGE):
                 content, held = fatbin.reduce(content, architecture)
-                print(f"ONNX Runtime holds code for {', '.join(map(str, sorted(held)))}; {architecture} is kept")
+                print(f"ONNX Runtime has code for {', '.join(map(str, sorted(held)))}: only {architecture} is kept")
                 if (why := _does_not_load(content)) is not None:
-                    print(f"the reduced {LARGE} does not load ({why}): the bundle holds the whole one")
+                    print(f"the reduced {LARGE} does not load ({why}): the bundle includes the whole one")
                     return wheel
             if entry.filename.endswith(".dist-info/METADATA"):
                 content = content.replace(f"\nVersion: {version}\n".encode(), f"\nVersion: {local}\n".encode())
@@ -158,13 +155,13 @@ def reduced(wheel: Path, compute_capability: str) -> Path:
 
 
 def _does_not_load(library: bytes) -> str | None:
-    """Why the loader refuses a library of ONNX Runtime's here; None where it loads, or where its own needs are missing."""
+    """Why a library of ONNX Runtime does not load; None if it does, or if not even the original loads on this machine."""
     program = (
         "import ctypes, pathlib, sys, onnxruntime\nfrom r2mrf_deploy.runtimes.onnxruntime import _preload\n_preload()\n"
         "folder = pathlib.Path(onnxruntime.__file__).parent / 'capi'\n"
         "ctypes.CDLL(str(folder / 'libonnxruntime_providers_shared.so'), ctypes.RTLD_GLOBAL)\n"
         "try: ctypes.CDLL(str(folder / 'libonnxruntime_providers_cuda.so'))\n"
-        "except OSError: sys.exit(0)\n"  # not even the whole one loads here
+        "except OSError: sys.exit(0)\n"  # not even the original loads
         "ctypes.CDLL(sys.argv[1])\n"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +172,7 @@ def _does_not_load(library: bytes) -> str | None:
 
 
 def pack(wheels: list[Path], output: Path, limit: int) -> list[Path]:
-    """Lay the wheels and the kit into parts; what is larger than a part is cut into volumes."""
+    """Distribute the wheels and the kit over parts. Files that are larger than a part are split into volumes."""
     first = output / "part1"
     (first / "kit").mkdir(parents=True)
     for name in KIT:

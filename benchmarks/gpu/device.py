@@ -1,4 +1,4 @@
-"""What the card is and whether it can be believed: its figures, the bindings of CUDA, PyTorch's parity step by step."""
+"""Describes and checks the card: its speed, the CUDA bindings, and PyTorch's parity step by step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from r2mrf_deploy.images import resize
 
 
 def card(place: Place) -> Result:
-    """The machine, the versions, and what the device reaches on a large convolution and a large copy."""
+    """The machine, the versions, and the speed that the device reaches on a large convolution and a large copy."""
     found: Result = {"machine": environment.describe(), "tools": environment.tool_versions(), "network": place.network}
     if place.device == "cpu":
         return found | {"class": None}
@@ -48,7 +48,7 @@ def card(place: Place) -> Result:
 
 
 def smoke(place: Place) -> Result:
-    """Every provider of CUDA: memory, pinned copies, events, a captured copy that is replayed, two copies in flight."""
+    """Test every CUDA binding: memory, pinned copies, events, a captured copy that is replayed, two copies in flight."""
     from r2mrf_deploy.runtimes.cuda import bindings
     from r2mrf_deploy.runtimes.pytorch.execution_context import TorchCuda
 
@@ -87,13 +87,13 @@ def _provider(cuda: Any) -> Result:
             return True
 
         graph = cuda.capture(stream, work)
-        assert (hosts[1] == 1).all(), "what was captured ran already"
+        assert (hosts[1] == 1).all(), "work ran while it was captured"
         assert graph is not None, "copies could not be captured"
-        for value in (7, 9):  # a graph reads what is in the memory when it is launched
+        for value in (7, 9):  # a graph reads the memory when it is launched
             hosts[2][:] = value
             cuda.launch(graph, stream)
             cuda.synchronize(stream)
-            assert (hosts[1] == value).all(), "a replayed copy gave other bytes"
+            assert (hosts[1] == value).all(), "a replayed copy changed the bytes"
         cuda.destroy_graph(graph)
         captured = True
     hosts[0][:], hosts[2][:] = 3, 5  # two in flight: each must see its own bytes
@@ -121,12 +121,12 @@ VARIANTS = {
     "pytorch-cuda-fp16": 0.05,
     "pytorch-cuda-channels-last": 0.05,
 }
-"""PyTorch's variants, and how far the logits of a step may be from the CPU's FP32 on average, as a share of their standard
-deviation: parity's own bounds for FP32 and FP16 (TF32 has FP16's eleven bits)."""
+"""PyTorch's variants, and the bound for the mean difference of a step's logits from FP32 on the CPU, as a fraction of their
+standard deviation. These are parity's bounds for FP32 and FP16 (TF32 has the eleven significant bits of FP16)."""
 
 
 def parity(place: Place) -> Result:
-    """PyTorch's variants against FP32 on the CPU, step by step, on a photograph of odd sides."""
+    """Compare PyTorch's variants with FP32 on the CPU, step by step, on a photograph with odd sides."""
     import torch
 
     from r2mrf_deploy.networks.deployed import Deployed
@@ -160,7 +160,7 @@ def parity(place: Place) -> Result:
 
 
 def milliseconds(work: Callable[[], Any], repeats: int = 30) -> list[float]:
-    """Of several runs on the device, the shortest first."""
+    """The durations of several runs on the device, shortest first."""
     import torch
 
     times = []

@@ -1,8 +1,8 @@
-"""CUDA's fat binaries in a shared library, reduced to one GPU: the code for the others becomes zeros, which pack to nothing.
+"""Reduces the CUDA fat binaries in a library to one GPU: the code for others becomes zeros, which compress to nothing.
 
 A fat binary is a header (magic, version, its length, the length of what follows) and entries, each with a header (kind,
-version, its length, the length of its code, ..., the architecture at byte 28) and code. Headers stay as they are, so that
-the driver finds the entry of its architecture where it was. (Layout as read from the libraries of CUDA 11 to 13.)
+version, its length, the length of its code, ..., the architecture at byte 28) and code. Headers stay unchanged, so that the
+driver still finds the entry for its architecture. (The layout was found by inspecting the libraries of CUDA 11 to 13.)
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PTX, MACHINE_CODE = 1, 2
 
 
 class NotFatBinary(ValueError):
-    """The bytes are no fat binary."""
+    """The bytes are not a fat binary, or it holds no code for the GPU."""
 
 
 def entries(library: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Every piece of code in a library: (kind, architecture, offset, length).
+    """Find every piece of code in a library: (kind, architecture, offset, length).
 
     Raises:
-        NotFatBinary: what follows a header does not add up.
+        NotFatBinary: an entry is damaged or of an unknown layout.
     """
     for found in re.finditer(re.escape(MAGIC), library):
         at = found.start()
@@ -34,7 +34,7 @@ def entries(library: bytes) -> Iterator[tuple[int, int, int, int]]:
             continue
         _, version, header, length = HEADER.unpack_from(library, at)
         if version != 1 or header != HEADER.size:
-            continue  # the number stands there by chance
+            continue  # these bytes equal the magic number by chance
         at, end = at + header, at + header + length
         while at < end:
             if at + ENTRY.size > len(library):
@@ -50,10 +50,10 @@ def reduce(library: bytes, architecture: int) -> tuple[bytes, Counter[int]]:
     """Keep the machine code for one architecture (90 for compute capability 9.0).
 
     Returns:
-        (the library, bytes of code by architecture as it was).
+        (the reduced library, the bytes of code that the original held for each architecture).
 
     Raises:
-        NotFatBinary: the library has no code for it.
+        NotFatBinary: the library has no code for this architecture.
     """
     left, held = bytearray(library), Counter[int]()
     for kind, made_for, at, length in entries(library):

@@ -1,10 +1,10 @@
-"""The first minutes on a GPU: evidence at once, the most valuable first, each step in a process of its own.
+"""Tests and times the network on a GPU, the most valuable steps first, each in a process of its own.
 
     python benchmarks/gpu/first_minutes.py
 
-A line of JSON is on disk after every step (`steps.jsonl`), and the table and the results file are written again after each.
-A step that hangs is stopped at its limit, one that fails says why, and the others go on. Started again it goes on where it
-was cut off. With `--dry-run` all steps run on the CPU with a small network, and write the same files.
+Every step adds a line of JSON to `steps.jsonl`, and then the table and the results file are written anew. A step that
+hangs is stopped at its time limit. If a step fails, its line says why, and the others still run. A new run continues
+where the last one ended. With `--dry-run` all steps run on the CPU with a small network, and write the same files.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ def main() -> None:
         if step.name in done or not wanted:
             continue
         if (left := end - time.monotonic()) < 5:
-            print(f"the {given.minutes:g} minutes are over: start it again to go on with {step.name}")
+            print(f"the {given.minutes:g} minutes are over: run this again to continue with {step.name}")
             break
         line = run(step, folder, order, min(step.limit * (4 if given.dry_run else 1), left))
         with log.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{step.name}: {'done' if line['ok'] else line['reason']} ({line['seconds']:.1f} s)", flush=True)
         report.write(folder, given.output or folder)
-    print((folder / "table.md").read_text() if (folder / "table.md").exists() else "there is nothing to show yet")
+    print((folder / "table.md").read_text() if (folder / "table.md").exists() else "there are no results yet")
 
 
 def run(step: Any, folder: Path, order: dict[str, Any], limit: float) -> dict[str, Any]:
-    """Run one step in a process of its own: its line."""
+    """Run one step in a process of its own, and return its line."""
     result, started = folder / f"{step.name}.json", time.monotonic()
     result.unlink(missing_ok=True)
     command = json.dumps(order | {"step": step.name, "result": str(result)})
@@ -95,20 +95,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _why(code: int, log: Path) -> str:
-    """Why a step failed: its last line, or where it crashed."""
+    """Why a step failed: the last line of its log, or where it crashed."""
     found = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     if code < 0:
         where = next((line for line in found if line.startswith("File ")), "")
         return f"it crashed with signal {-code} {where}".strip()
-    return found[-1][:500] if found else f"it ended with {code}"
+    return found[-1][:500] if found else f"it ended with exit code {code}"
 
 
 def _refuse_other(folder: Path, place: dict[str, Any]) -> None:
-    """Refuse to mix what was measured with another network, or dry, into one folder."""
+    """Refuse a folder with results of another network or device."""
     kept, same = folder / "order.json", ("device", "network", "settings")
     now = json.loads(json.dumps({key: place[key] for key in same}))
     if kept.exists() and json.loads(kept.read_text()) != now:
-        raise SystemExit(f"{folder} holds results of {json.loads(kept.read_text())}: choose another --folder")
+        raise SystemExit(f"{folder} holds results for {json.loads(kept.read_text())}: choose another --folder")
     kept.write_text(json.dumps(now))
 
 
@@ -121,18 +121,17 @@ def _size(text: str) -> tuple[int, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("out/gpu"), help="where everything is kept")
-    parser.add_argument("--output", type=Path, help="where gpu-NAME.json goes too, as benchmarks/results")
+    several = "may be given several times"
+    parser.add_argument("--folder", type=Path, default=Path("out/gpu"), help="where all files are written")
+    parser.add_argument("--output", type=Path, help="where to write gpu-NAME.json (default: --folder)")
     parser.add_argument("--network", default="r2mrf", help="a preset")
-    parser.add_argument("--size", action="append", help="height x width, as 320x320; may be given several times")
-    parser.add_argument("--batch", action="append", type=int, help="may be given several times")
-    parser.add_argument(
-        "--runtimes", action="append", choices=FAMILIES, help="time these only; may be given several times"
-    )
+    parser.add_argument("--size", action="append", help=f"height x width, such as 320x320; {several}")
+    parser.add_argument("--batch", action="append", type=int, help=several)
+    parser.add_argument("--runtimes", action="append", choices=FAMILIES, help=f"time only these; {several}")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each candidate")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no step after these")
-    parser.add_argument("--only", action="append", metavar="PATTERN", help="steps by name, as 'pytorch-*'")
-    parser.add_argument("--again", action="store_true", help="run the steps again that failed")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no step after this time")
+    parser.add_argument("--only", action="append", metavar="PATTERN", help="run only such steps, as 'pytorch-*'")
+    parser.add_argument("--again", action="store_true", help="run failed steps again")
     parser.add_argument("--dry-run", action="store_true", help="run all steps on the CPU, with a small network")
     return parser
 

@@ -1,9 +1,9 @@
-"""Install a bundle on a machine that reaches no other, with any number of its parts at hand.
+"""Installs a bundle on a machine without network access, from all parts or some of them.
 
     python install.py [FOLDER ...] --target FOLDER
 
-Nothing but Python and pip is needed. Every file is checked before it is installed; a wheel that lies in a part which is not
-here yet is left for later, and named.
+This needs only Python and pip. Every file is checked before it is installed. Wheels in parts that have not arrived yet are
+named and left out.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
-    parser.add_argument(
-        "parts", nargs="*", type=Path, default=sorted(here.parent.glob("part*")), help="the parts at hand"
-    )
+    parts = sorted(here.parent.glob("part*"))
+    parser.add_argument("parts", nargs="*", type=Path, default=parts, help="the parts that are here; by default all")
     parser.add_argument("--target", type=Path, default=Path("r2mrf-site"), help="folder to install into")
     given = parser.parse_args()
     contents = json.loads((here / "contents.json").read_text())
@@ -41,23 +40,13 @@ def main() -> None:
                         raise SystemExit(f"{file} is damaged: copy it again")
                     joined.write(content)
             whole.append(str(path))
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-deps",
-            "--no-compile",
-            "--upgrade",
-        ]
-        if whole and subprocess.run([*pip, "--target", str(given.target), *whole]).returncode:
-            raise SystemExit("pip could not install the wheels: are they for this Python?")
+        options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(given.target)]
+        if whole and subprocess.run([sys.executable, "-m", "pip", "install", *options, *whole]).returncode:
+            raise SystemExit("pip failed to install the wheels: were they made for this version of Python?")
     print(f"{len(whole)} of {len(contents)} wheels are in {given.target}")
     for wheel in missing:
-        print(f"{wheel} is not here whole: bring the other parts too")
-    print(f"now: PYTHONPATH={given.target.resolve()} {sys.executable} {here / 'kit' / 'first_minutes.py'}")
+        print(f"{wheel} is not complete: copy the other parts too")
+    print(f"next, run: PYTHONPATH={given.target.resolve()} {sys.executable} {here / 'kit' / 'first_minutes.py'}")
 
 
 if __name__ == "__main__":

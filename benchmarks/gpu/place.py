@@ -1,4 +1,4 @@
-"""Where the steps run, on what, and what is measured."""
+"""Where the steps run, on which device and network, and at which sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMS = {"traced": False, "rewritten": True}
 
 @dataclass(frozen=True)
 class Config:
-    """A size and a batch that everything is measured at."""
+    """An image size, (height, width), and a batch size to measure at."""
 
     size: tuple[int, int]
     batch: int
@@ -27,7 +27,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the steps run, and on what."""
+    """Where the steps run, on which device and network."""
 
     folder: Path
     device: str
@@ -35,10 +35,10 @@ class Place:
     network: str
     settings: tuple[tuple[str, str], ...] = ()
     seconds: float = 1.0
-    """To time each candidate for."""
+    """How long each candidate is timed."""
 
     def order(self) -> dict[str, Any]:
-        """As JSON, for another process."""
+        """The fields as JSON values, for another process."""
         return asdict(self) | {"folder": str(self.folder)}
 
     @classmethod
@@ -47,7 +47,7 @@ class Place:
 
     @property
     def checkpoint(self) -> Path:
-        """Untrained weights whose map is informative, made once."""
+        """An untrained checkpoint whose map is informative; made on first use."""
         path = self.folder / f"{self.network}.pth"
         if not path.exists():
             Checkpoint.init(self.network, dict(self.settings)).save(path)
@@ -57,7 +57,7 @@ class Place:
         return self.folder / str(config) / f"{form}{'-fp16' if half else ''}{suffix}"
 
     def card(self) -> gpus.GPU:
-        """The class of the GPU at hand; on a CPU, that of the mission."""
+        """The class of this GPU; on a CPU, the GTX 1080 Ti."""
         if self.device == "cpu":
             return gpus.get("gtx1080ti")
         from r2mrf_deploy.runtimes.cuda import bindings
@@ -65,5 +65,5 @@ class Place:
         found = bindings.device()
         card = gpus.of_device(found.name, found.compute_capability)
         if card is None:
-            raise RuntimeUnavailable(f"the table of GPUs has no {found.name}: add it to r2mrf_deploy/gpus.py")
+            raise RuntimeUnavailable(f"{found.name} is not in the table of GPUs: add it to r2mrf_deploy/gpus.py")
         return card

@@ -1,4 +1,4 @@
-"""What the steps found, as one results file and a table."""
+"""Writes the results of the steps as one JSON file and a table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
+HEAD = (
+    "| runtime | network | median ms | images/s | share of the roof | speed-up over the first |",
+    "|---|---|---:|---:|---:|---:|",
+)
 
 
 def lines(log: Path) -> list[Line]:
-    """The steps that ended, the newest of each; a line that was cut off is left out."""
+    """The newest result of each step. A line that was cut off is skipped."""
     found: dict[str, Line] = {}
     for text in log.read_text().splitlines() if log.exists() else ():
         try:
@@ -23,7 +27,7 @@ def lines(log: Path) -> list[Line]:
 
 
 def write(folder: Path, output: Path) -> None:
-    """Write `table.md` into the folder, and `gpu-NAME.json` into `output`."""
+    """Write `table.md` to `folder`, and `gpu-NAME.json` to `output`."""
     found = lines(folder / "steps.jsonl")
     roofs: dict[str, Any] = {}
     for file in sorted(folder.glob("*/*.roof.json")):
@@ -39,38 +43,19 @@ def write(folder: Path, output: Path) -> None:
 
 
 def table(found: list[Line], roofs: dict[str, Any], name: str) -> str:
-    """Every measurement beside its roof, and what could not be measured."""
+    """Every measurement with its roof, and what could not be measured."""
     said = [f"# {name}", ""]
-    configs = dict.fromkeys(m["config"] for line in found for m in _timings(line))
-    for config in configs:
-        said += [
-            "",
-            f"## {config}",
-            "",
-            "| runtime | network | median ms | images/s | of the roof | against the first |",
-        ]
-        said.append("|---|---|---:|---:|---:|---:|")
-        for line in found:
-            for timing in _timings(line):
-                if timing["config"] == config:
-                    said += [_row(m, roofs.get(config, {}), timing) for m in timing["measurements"]]
-        said += [
-            f"\n- {what} was not timed: {why}"
-            for line in found
-            for timing in _timings(line)
-            if timing["config"] == config
-            for what, why in timing["skipped"].items()
-        ]
+    timings = [line["result"] for line in found if "measurements" in line.get("result", {})]
+    for config in dict.fromkeys(timing["config"] for timing in timings):
+        said += ["", f"## {config}", "", *HEAD]
+        own = [timing for timing in timings if timing["config"] == config]
+        said += [_row(m, roofs.get(config, {})) for timing in own for m in timing["measurements"]]
+        said += [f"\n- {what} was not timed: {why}" for timing in own for what, why in timing["skipped"].items()]
     said += [f"\n- {line['step']} failed: {line['reason']}" for line in found if not line["ok"]]
     return "\n".join(said)
 
 
-def _timings(line: Line) -> list[dict[str, Any]]:
-    """The benchmark that a step's result is, if it is one."""
-    return [line["result"]] if "measurements" in line.get("result", {}) else []
-
-
-def _row(m: dict[str, Any], roofs: dict[str, Any], timing: dict[str, Any]) -> str:
+def _row(m: dict[str, Any], roofs: dict[str, Any]) -> str:
     roof = roofs.get(f"{m['form']}-{m['precision']}", {}).get("roof_ms")
     compute = m["compute"]["median"] if "compute" in m else m["latency"]["median"]
     share = f"{100 * roof / compute:.0f} %" if roof else ""

@@ -1,6 +1,6 @@
-"""What the first minutes on a GPU do, a step at a time; `first_minutes.py` runs them, each in a process of its own.
+"""The steps that `first_minutes.py` runs, each in a process of its own.
 
-A step returns what it found, for JSON. What it makes lies in the folder, where a later step finds it.
+A step returns its results as JSON values. It writes files to the folder, where later steps find them.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from artifacts import export, make
 from device import card, parity, smoke
 from place import Config, Place, Result
-from timings import COMPILE, COMPILED, COMPILED_AS, GRAPHS, PYTORCH, as_modules, kernel_times, overlap, pair, timing_of
+from timings import COMPILE, COMPILED, COMPILED_AS, GRAPHS, PYTORCH, as_modules, kernel_times, overlap, pair, timing
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step, and the seconds after which it is stopped."""
+    """One step. `limit`: the seconds after which it is stopped."""
 
     name: str
     limit: float
@@ -31,24 +32,25 @@ def steps(sizes: Sequence[tuple[int, int]], batches: Sequence[int], families: Se
     """All steps, the most valuable first.
 
     Args:
-        families: which runtimes to time: "pytorch", "aotinductor", "onnxruntime", "tensorrt".
+        families: the runtimes to time: "pytorch", "aotinductor", "onnxruntime", "tensorrt".
     """
     first = Config(sizes[0], batches[0])
     found = [Step("card", 60, card), Step("bindings", 60, smoke), Step("parity", 150, parity)]
     for config in (Config(size, batch) for batch in batches for size in sizes):
         if "pytorch" in families:
-            found.append(Step(f"pytorch-{config}", 120, timing_of(config, PYTORCH if config == first else GRAPHS)))
+            ways = PYTORCH if config == first else GRAPHS
+            found.append(Step(f"pytorch-{config}", 120, partial(timing, config=config, ways=ways)))
         if set(families) - {"pytorch"}:
-            found.append(Step(f"export-{config}", 280, lambda place, config=config: export(place, config)))
+            found.append(Step(f"export-{config}", 280, partial(export, config=config)))
         for family in families:
-            for precision, graph in COMPILED_AS if family in COMPILED else ():  # apart: a crash takes the whole process
+            for precision, graph in COMPILED_AS if family in COMPILED else ():  # a step each: a crash ends one
                 name = f"{family}-{config}-{precision}{'-graph' if graph else ''}"
-                found.append(Step(name, 90, timing_of(config, pair(family, precision, graph))))
+                found.append(Step(name, 90, partial(timing, config=config, ways=pair(family, precision, graph))))
     if "pytorch" in families:
-        found.append(Step(f"compile-{first}", 280, timing_of(first, COMPILE)))
-        found.append(Step(f"streams-{first}", 90, lambda place: overlap(place, first)))
-        found.append(Step(f"modules-{first}", 90, lambda place: as_modules(place, first)))
-        found.append(Step(f"kernels-{first}", 90, lambda place: kernel_times(place, first)))
+        found.append(Step(f"compile-{first}", 280, partial(timing, config=first, ways=COMPILE)))
+        found.append(Step(f"streams-{first}", 90, partial(overlap, config=first)))
+        found.append(Step(f"modules-{first}", 90, partial(as_modules, config=first)))
+        found.append(Step(f"kernels-{first}", 90, partial(kernel_times, config=first)))
     return found
 
 

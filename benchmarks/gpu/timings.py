@@ -1,8 +1,8 @@
-"""Ways of running the network, timed side by side, and where the time goes."""
+"""Times different ways of running the network side by side, and shows where the time goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from r2mrf_deploy.runtimes import OpenOptions
 
 @dataclass(frozen=True)
 class Way:
-    """A way of running the network: its candidate in a benchmark."""
+    """A way of running the network."""
 
     runtime: str
     form: str = "traced"
     precision: str = "fp32"
-    """That it computes in."""
+    """The precision in which it computes."""
     cuda_graph: bool = False
     suffix: str = ".pth"
 
@@ -57,11 +57,11 @@ COMPILED = {
     "tensorrt": ("tensorrt", ".plan"),
 }
 COMPILED_AS = (("fp16", True), ("fp32", True), ("fp16", False))
-"""(precision, whether it is launched as a CUDA graph)."""
+"""Pairs of a precision and whether to launch a CUDA graph."""
 
 
 def pair(family: str, precision: str, graph: bool) -> tuple[Way, ...]:
-    """A graph as traced and as rewritten: their ratio is what the rewrites give."""
+    """The traced and the rewritten graph: the ratio of their times is what the rewrites gain."""
     runtime, suffix = COMPILED[family]
     return tuple(Way(runtime, form, precision, graph, suffix) for form in FORMS)
 
@@ -69,12 +69,8 @@ def pair(family: str, precision: str, graph: bool) -> tuple[Way, ...]:
 ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime", "tensorrt": "tensorrt"}
 
 
-def timing_of(config: Config, ways: Sequence[Way]) -> Callable[[Place], Result]:
-    return lambda place: timing(place, config, ways)
-
-
 def timing(place: Place, config: Config, ways: Sequence[Way], protocol: Protocol | None = None) -> Result:
-    """Time ways of running the network side by side; what cannot be run is listed with the reason."""
+    """Time ways of running the network side by side. The result lists those that cannot run, with the reason."""
     protocol = protocol or Protocol(duration=place.seconds)
     skipped: dict[str, str] = {}
     with ExitStack() as stack:
@@ -109,14 +105,12 @@ def _opened(
 ) -> Iterator[tuple[Way, Candidate]]:
     for way in ways:
         file, name = way.file(place, config), _runtime(place, way)
-        options = OpenOptions(cuda_graph=True) if way.cuda_graph and place.device == "cuda" else OpenOptions()
-        if name == "tensorrt" and not way.cuda_graph and place.device == "cuda":
-            options = OpenOptions(cuda_graph=False)
+        options = OpenOptions(cuda_graph=way.cuda_graph if place.device == "cuda" else None)
         try:
             if not (state := runtimes.get(name).availability()).ok:
                 raise RuntimeUnavailable(f"{state.reason}; {state.cure}")
             if not file.exists():
-                raise RuntimeUnavailable(f"{file.name} could not be made: see the step export-{config}")
+                raise RuntimeUnavailable(f"{file.name} was not made: see the step export-{config}")
             runner = runtimes.open(file, name, options=options)
         except (R2mrfError, RuntimeError) as e:
             skipped[f"{way} on {name}"] = str(e).splitlines()[0]
@@ -126,7 +120,7 @@ def _opened(
 
 
 def overlap(place: Place, config: Config) -> Result:
-    """Whether copies that wait for the computation cost throughput: one stream, and two that overlap."""
+    """Throughput with one, two and three streams: whether overlapping copies with computation gains any."""
     ways = [w for w in PYTORCH if w.runtime == "pytorch-cuda-graph"]
     return {
         f"{streams} streams": timing(place, config, ways, Protocol(duration=place.seconds, streams=streams))
@@ -135,7 +129,7 @@ def overlap(place: Place, config: Config) -> Result:
 
 
 def as_modules(place: Place, config: Config) -> Result:
-    """The FP16 graphs as PyTorch modules, each a CUDA graph, in milliseconds: what the rewrites give without a compiler."""
+    """Milliseconds of the FP16 graphs as PyTorch modules in CUDA graphs: what the rewrites gain without a compiler."""
     import torch
 
     from r2mrf_deploy.graph.torch_module import to_module
@@ -165,7 +159,7 @@ def as_modules(place: Place, config: Config) -> Result:
 
 
 def kernel_times(place: Place, config: Config, shown: int = 25) -> Result:
-    """Where PyTorch's time goes: the kernels of one inference in FP16, the costliest first."""
+    """Where PyTorch's time goes: the kernels of one FP16 inference, the most expensive first."""
     import torch
     from torch.profiler import ProfilerActivity
 

@@ -126,7 +126,7 @@ def test_a_part_that_is_not_here_yet_is_named_and_the_rest_installed(parts: list
     assert (
         done.returncode == 0
         and "1 of 2 wheels" in done.stdout
-        and "larger-1.0-py3-none-any.whl is not here whole" in done.stdout
+        and "larger-1.0-py3-none-any.whl is not complete" in done.stdout
     )
     assert (tmp_path / "site" / "smaller.py").exists() and not (tmp_path / "site" / "larger.py").exists()
 

@@ -1,1 +1,1 @@
-"""The C++ library, compared with what Python makes of the same artifacts."""
+"""The C++ library, compared with Python on the same artifacts."""

@@ -1,4 +1,4 @@
-"""The C++ library through its C API, as `make cpp` installed it."""
+"""Fixtures that open the installed C++ library (`make cpp`) through its C API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`r2mrf-infer`: the files that `r2mrf predict` writes, the summary of `r2mrf bench`, and failures in one line."""
+"""`r2mrf-infer` writes what `r2mrf predict` writes, prints the summary of `r2mrf bench`, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_maps_and_overlays_are_those_of_predict(infer: Path, exported: Path, pic
     bad = tmp_path / "bad.png"
     bad.write_text("not an image")
     done = run(infer, exported, picture, bad, "-o", tmp_path / "out")
-    assert done.returncode == 2  # one image could not be read; the other was not left out for it
+    assert done.returncode == 2  # one image could not be read, but the other was processed
     assert "bad.png is damaged" in done.stderr and len(done.stderr.splitlines()) == 1
     with Predictor.open(exported, "openvino") as predictor:
         focus = predictor(sample_photographs.sample("chelsea"))
@@ -44,7 +44,7 @@ def test_maps_and_overlays_are_those_of_predict(infer: Path, exported: Path, pic
     expected = images.overlay(sample_photographs.sample("chelsea"), focus)
     overlay = np.asarray(Image.open(tmp_path / "out" / "cat_overlay.png"), np.int16)
     differs = np.abs(overlay - expected).max(axis=2) > 1
-    assert differs.mean() < 1e-3  # the line is drawn elsewhere only where the map is 0.5 to the last bit
+    assert differs.mean() < 1e-3  # the lines differ only where the map is within a rounding of 0.5
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
@@ -64,11 +64,11 @@ def test_images_of_one_name_do_not_overwrite_each_other(infer: Path, tiny_onnx: 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_photographs_are_turned_upright(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path, suffix: str) -> None:
-    """By each of EXIF's eight orientations, of which the map of a part of a photograph shows which it was."""
+    """By all eight EXIF orientations. The map of a crop shows which one was applied."""
     file, sources = tiny_onnx(dynamic=True), []
     for orientation in range(1, 9):
         exif = Image.Exif()
-        exif[0x010F] = "a maker's name, so that the tag is not the first"
+        exif[0x010F] = "the maker, so that the orientation is not the first tag"
         exif[0x0112] = orientation
         sources.append(tmp_path / f"{orientation}.{suffix}")
         Image.fromarray(sample_photographs.sample("chelsea")[40:120, 100:164]).save(sources[-1], exif=exif, quality=95)
@@ -106,11 +106,11 @@ def test_bench_says_what_r2mrf_bench_says(infer: Path, tiny_onnx: TinyOnnx) -> N
     [
         ([], "no artifact given"),
         (["x.onnx"], "give images"),
-        (["x.onnx", "--bench", "--duration", "long"], "wants a number"),
-        (["x.onnx", "--bench", "--fast"], "no option --fast"),
-        (["x.onnx", "--bench", "--threads", "1.7"], "wants a whole number of 0 to 1024"),
-        (["x.onnx", "--bench", "--threads", "1025"], "wants a whole number of 0 to 1024"),
-        (["x.onnx", "--bench", "--threads"], "wants a value"),
+        (["x.onnx", "--bench", "--duration", "long"], "takes a number"),
+        (["x.onnx", "--bench", "--fast"], "unknown option --fast"),
+        (["x.onnx", "--bench", "--threads", "1.7"], "takes a whole number from 0 to 1024"),
+        (["x.onnx", "--bench", "--threads", "1025"], "takes a whole number from 0 to 1024"),
+        (["x.onnx", "--bench", "--threads"], "needs a value"),
         (["x.onnx", "--bench"], "x.onnx: no such file"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_missing_image_leaves_no_folder(infer: Path, tiny_onnx: TinyOnnx, tmp_
 def test_a_folder_that_cannot_be_written(infer: Path, tiny_onnx: TinyOnnx, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(infer, tiny_onnx(), picture, "-o", tmp_path / "file" / "out")
-    assert done.returncode == 2 and re.fullmatch(r"cannot write .*: name a folder with -o .*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch(r"cannot write .*: choose a folder with -o .*\n", done.stderr)
 
 
 def test_without_its_cpu_plugin_openvino_is_unavailable(infer: Path, tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
@@ -145,5 +145,5 @@ def test_without_its_cpu_plugin_openvino_is_unavailable(infer: Path, tiny_onnx: 
         if path.is_file() and "cpu_plugin" not in path.name:
             shutil.copy(path, tmp_path)
     done = run(infer, tiny_onnx(), "--bench", env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
-    assert done.returncode == 2 and done.stderr.startswith("OpenVINO has no CPU plugin here")
+    assert done.returncode == 2 and done.stderr.startswith("OpenVINO has no CPU plugin")
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What is installed, as another project finds it."""
+"""The installed library, as another project finds it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def said(*command: str | Path, **environment: str) -> str:
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("libdir", ["lib", "lib/x86_64-linux-gnu", "/elsewhere/lib64"])
 def test_pkg_config_finds_its_folders(tmp_path: Path, libdir: str) -> None:
-    """With any libdir, and where the whole was moved to (a package's stage)."""
+    """With any libdir, and after the installation was moved as a whole."""
     build = tmp_path / "build"
-    # without OpenVINO, since nothing is compiled
+    # without OpenVINO, because nothing is compiled
     options = ["-DBUILD_TESTING=OFF", "-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON", "-DCMAKE_INSTALL_PREFIX=/usr"]
     said("cmake", "-S", CPP, "-B", build, "-G", "Ninja", *options, f"-DCMAKE_INSTALL_LIBDIR={libdir}")
     libraries = tmp_path / "stage" / (Path("/usr") / libdir).relative_to("/")

@@ -1,4 +1,4 @@
-"""The same artifact and photograph give the same map in C++ as in Python."""
+"""C++ and Python compute the same map from the same artifact and photograph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = [(1, 1), (1, 300), (317, 451), (451, 317), (96, 128), (96, 500), (500, 1
 def artifact(
     exported: Path, export: Callable[..., Path], converted: Callable[[str], Path], tmp_path: Path
 ) -> Callable[[str], Path]:
-    """The same network as any kind of artifact that C++ reads on a CPU."""
+    """Makes an artifact of the same network, of any kind that C++ opens on a CPU."""
     exports = {"tensor": {"io": "tensor"}, "dynamic": {"dynamic": True}, "batch": {"batch": 2}}
 
     def make(kind: str) -> Path:
@@ -40,7 +40,7 @@ def artifact(
 
 
 def photograph(size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3]: a photograph with noise, so that no two neighbours are alike at any size."""
+    """uint8 [H, W, 3]: a photograph with noise, so that neighbouring pixels differ at any size."""
     resized = np.asarray(Image.fromarray(sample_photographs.sample("chelsea")).resize(size[::-1]), np.int16)
     noise = np.random.default_rng(0).integers(-20, 21, resized.shape, np.int16)
     return np.clip(resized + noise, 0, 255).astype(np.uint8)
@@ -52,7 +52,7 @@ def assert_same_map(file: Path, open_engine: OpenEngine, images_: list[np.ndarra
         for image in images_:
             expected, found = predictor(image), engine(image)
             difference = np.abs(found - expected)
-            # where sums are split over threads otherwise, a rounding may go the other way
+            # if sums are split over threads differently, a rounding may go the other way
             assert difference.max() <= 1 / 255, image.shape
             assert difference.mean() <= 1e-4, image.shape
 
@@ -67,7 +67,7 @@ def test_at_any_size(artifact: Callable[[str], Path], open_engine: OpenEngine, k
     ["xml", "tensor", *(pytest.param(k, marks=pytest.mark.slow) for k in ("fp16", "bf16", "batch", "dynamic"))],
 )
 def test_of_any_kind(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
-    """Those that leave the size free among them, which scale an image down to what their profile takes."""
+    """Also with a free size, where images are scaled down to the largest size of the profile."""
     assert_same_map(artifact(kind), open_engine, [photograph(size) for size in ((1, 1), (317, 451), (40, 700))])
 
 
@@ -82,7 +82,7 @@ def test_on_photographs(artifact: Callable[[str], Path], open_engine: OpenEngine
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 changed the order of its passes")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_resizing_is_pillow_s_to_the_last_bit(tiny_onnx, open_engine: OpenEngine, dynamic: bool) -> None:  # type: ignore[no-untyped-def]
-    """A network of three convolutions is computed alike in both, so a bit that differs is resizing's."""
+    """Both compute a network of three convolutions alike, so any differing bit comes from resizing."""
     file = tiny_onnx(dynamic=dynamic)
     engine = open_engine(file)
     with Predictor.open(file, "openvino") as predictor:
@@ -91,7 +91,7 @@ def test_resizing_is_pillow_s_to_the_last_bit(tiny_onnx, open_engine: OpenEngine
 
 
 def test_bytes_are_what_predict_writes(exported: Path, open_engine: OpenEngine) -> None:
-    """Of a crop too, whose rows are further apart than they are long."""
+    """Also for a crop, whose rows have gaps between them."""
     image = photograph((317, 451))[10:200, 20:300]
     assert not image.flags.c_contiguous
     engine = open_engine(exported)

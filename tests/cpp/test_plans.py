@@ -1,4 +1,4 @@
-"""Plans as far as they go without a GPU: a build that leaves TensorRT out says so, the other gets to the driver."""
+"""Plans without a GPU: a build without TensorRT refuses them, and one with TensorRT gets as far as the driver."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_build_without_tensorrt_says_so(library: ctypes.CDLL, open_engine: Ope
 
 
 @pytest.mark.usefixtures("with_tensorrt")
-@pytest.mark.skipif(not environment.cuda_driver(), reason="asks what happens without a driver")
+@pytest.mark.skipif(not environment.cuda_driver(), reason="tests what happens without a driver")
 def test_a_good_plan_comes_as_far_as_the_driver(open_engine: OpenEngine, plan: Path) -> None:
     with pytest.raises(RuntimeError, match=r"NVIDIA driver.* is needed|^CUDA error \d+"):
         open_engine(plan)

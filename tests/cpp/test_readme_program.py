@@ -1,4 +1,4 @@
-"""The README's program compiles against the installed library, and runs; engines/cpp's says how to link it."""
+"""The README's program compiles, links as engines/cpp/README.md says, and runs."""
 
 from __future__ import annotations
 

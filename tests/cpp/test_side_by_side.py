@@ -1,4 +1,4 @@
-"""`benchmarks/cpp.py`: enough turns however short the time, and a ratio with its interval."""
+"""`benchmarks/cpp.py`: there are enough turns however short the time, and the ratio has an interval."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The TensorRT backend compiles with the headers of every TensorRT that the toolkit builds plans with.
+"""The TensorRT backend compiles with the headers of every TensorRT version that the toolkit supports.
 
-They are public but not ours to pass on: R2MRF_TENSORRT_HEADERS names the folders of NvInferRuntime.h, with colons.
+The headers are public, but this repository may not contain them. R2MRF_TENSORRT_HEADERS lists their folders, separated by
+colons.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ constexpr std::uint32_t kOrientation = 0x0112;
 constexpr std::uint32_t kShort = 3;
 constexpr std::uint32_t kLong = 4;
 
-// An unsigned number of `width` bytes; 0 where the bytes end before it does.
+// An unsigned number of `width` bytes, big-endian unless `little`; 0 if `bytes` is too short.
 std::uint32_t number(std::string_view bytes, std::size_t at, unsigned width, bool little = false) {
   if (at > bytes.size() || bytes.size() - at < width) return 0;
   std::uint32_t value = 0;
@@ -25,7 +25,7 @@ std::string_view part(std::string_view bytes, std::size_t at, std::size_t length
   return at < bytes.size() ? bytes.substr(at, length) : std::string_view{};
 }
 
-// The EXIF data among a JPEG's segments, which end where its image begins.
+// The EXIF data in a JPEG's segments, which end where the image data begin.
 std::string_view exif_of_jpeg(std::string_view file) {
   std::size_t at = 2;
   while (number(file, at, 1) == 0xff) {
@@ -34,7 +34,7 @@ std::string_view exif_of_jpeg(std::string_view file) {
       ++at;
       continue;
     }
-    const std::uint32_t length = number(file, at + 2, 2);  // its own two bytes too
+    const std::uint32_t length = number(file, at + 2, 2);  // includes its own two bytes
     if (marker == 0xda || marker == 0xd9 || length < 2) break;
     const std::string_view segment = part(file, at + 4, length - 2);
     if (marker == 0xe1 && segment.substr(0, 6) == "Exif\0\0"sv) return segment.substr(6);

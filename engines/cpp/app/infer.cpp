@@ -1,4 +1,4 @@
-// r2mrf-infer: photographs in, maps and overlays out; with --bench, how long an inference takes.
+// r2mrf-infer writes maps and overlays of photographs, or with --bench times the inference.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -25,10 +25,18 @@ constexpr const char *kUsage =
     "usage: r2mrf-infer ARTIFACT IMAGE... [-o FOLDER] [--no-overlays] [--threads N]\n"
     "       r2mrf-infer ARTIFACT --bench [--duration S] [--iterations N] [--warmUp MS] [--threads N]\n"
     "\n"
-    "Writes NAME_map.png (white = in focus) and NAME_overlay.png for every image, at its size.\n"
-    "--bench measures by trtexec's protocol, on noise of the network's size, or of 320x320 where that is free.\n"
-    "--threads: CPU threads of one inference, 0 leaves that to the backend. --version says which backends there are.\n"
-    "Exit status: 0, or 2 where the command, the artifact or an image cannot be used, or 1 for a fault of the program's.\n";
+    "Writes NAME_map.png (white = in focus) and NAME_overlay.png for each image, at the image's size.\n"
+    "\n"
+    "  -o FOLDER        write the files to FOLDER (default: the current folder)\n"
+    "  --no-overlays    write only the maps\n"
+    "  --bench          time inferences by trtexec's protocol, on noise of the network's size (320x320 if free)\n"
+    "  --duration S     measure for at least S seconds (default: 3)\n"
+    "  --iterations N   measure at least N inferences (default: 10)\n"
+    "  --warmUp MS      warm up for MS milliseconds before measuring (default: 200)\n"
+    "  --threads N      CPU threads for one inference; 0 lets the backend choose (default: 0)\n"
+    "  --version        print the version and the backends of this build\n"
+    "\n"
+    "Exit status: 0 for success, 2 if the command, the artifact or an image cannot be used, 1 for an internal error.\n";
 
 constexpr double kMostThreads = 1024;
 constexpr double kMost = 1e6;
@@ -58,7 +66,7 @@ double number(const std::string &option, const std::string &text, double most = 
     used = 0;
   }
   if (used != text.size() || used == 0 || !(value >= 0 && value <= most) || (whole && value != std::nearbyint(value))) {
-    throw WrongUse(option + " wants a " + (whole ? "whole " : "") + "number of 0 to " +
+    throw WrongUse(option + " takes a " + (whole ? "whole " : "") + "number from 0 to " +
                    std::to_string(static_cast<long>(most)) + ", not \"" + text + '"');
   }
   return value;
@@ -72,7 +80,7 @@ Options parse(const std::vector<std::string> &arguments) {
   Options options;
   std::size_t i = 0;
   const auto next = [&]() -> const std::string & {
-    if (i + 1 == arguments.size()) throw WrongUse(arguments[i] + " wants a value");
+    if (i + 1 == arguments.size()) throw WrongUse(arguments[i] + " needs a value");
     return arguments[++i];
   };
   for (; i < arguments.size(); ++i) {
@@ -84,7 +92,7 @@ Options parse(const std::vector<std::string> &arguments) {
     else if (a == "--iterations") options.iterations = whole_number(a, next());
     else if (a == "--warmUp") options.warm_up = number(a, next());
     else if (a == "--threads") options.threads = whole_number(a, next(), kMostThreads);
-    else if (a.size() > 1 && a[0] == '-') throw WrongUse("no option " + a);
+    else if (a.size() > 1 && a[0] == '-') throw WrongUse("unknown option " + a);
     else if (options.artifact.empty()) options.artifact = a;
     else options.images.push_back(a);
   }
@@ -94,9 +102,9 @@ Options parse(const std::vector<std::string> &arguments) {
   return options;
 }
 
-// What an image's files are called: its stem, with as much more of its path as tells it from the others.
+// The name of an image's results: its stem, and as much of its path as distinguishes it from the other images.
 std::string name_of(const std::filesystem::path &file, const std::vector<std::string> &all) {
-  std::multiset<std::filesystem::path> alike;  // names of those with this stem
+  std::multiset<std::filesystem::path> alike;  // file names with the same stem
   for (const std::filesystem::path other : all) {
     if (other.stem() == file.stem()) alike.insert(other.filename());
   }
@@ -119,7 +127,7 @@ void write_results(const Picture &image, const r2mrf::Map<float> &map, const std
   std::printf("%s_map.png\n", name.c_str());
 }
 
-// Maps and overlays of every image that can be read; whether all could.
+// Writes maps and overlays of all images that can be read. Returns whether all could.
 bool predict(const r2mrf::Engine &engine, const Options &options) {
   bool all = true;
   for (const std::string &file : options.images) {
@@ -133,14 +141,14 @@ bool predict(const r2mrf::Engine &engine, const Options &options) {
     }
     const auto map = engine.run(image.view());
     std::error_code why;
-    std::filesystem::create_directories(options.output, why);  // where it fails, writing says so
+    std::filesystem::create_directories(options.output, why);  // if this fails, writing reports it
     const auto name = std::filesystem::path(options.output) / name_of(file, options.images);
     write_results(image, map, name.string(), options.overlays);
   }
   return all;
 }
 
-// MiB of memory that this process had at most, by Linux's account; 0 elsewhere.
+// This process's peak memory in MiB; 0 on systems other than Linux.
 double peak_memory() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -180,7 +188,7 @@ void bench(const r2mrf::Engine &engine, const Options &options) {
 
 int main(int argc, char **argv) {
 #ifdef __GLIBC__
-  mallopt(M_ARENA_MAX, 1);  // an arena for each of OpenVINO's threads costs memory and wins no time
+  mallopt(M_ARENA_MAX, 1);  // an arena for each of OpenVINO's threads would cost memory and save no time
 #endif
   try {
     const std::vector<std::string> arguments(argv + 1, argv + argc);
@@ -199,7 +207,7 @@ int main(int argc, char **argv) {
     bench(engine, options);
     return 0;
   } catch (const WrongUse &e) {
-    std::fprintf(stderr, "%s (r2mrf-infer --help says more)\n", e.what());
+    std::fprintf(stderr, "%s (see r2mrf-infer --help)\n", e.what());
     return 2;
   } catch (const FileError &e) {
     std::fprintf(stderr, "%s\n", e.what());

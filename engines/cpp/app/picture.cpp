@@ -14,7 +14,7 @@
 
 namespace {
 
-// Which pixels of `mask` have an unset neighbour; the picture's border does not count.
+// The pixels of `mask` whose neighbours are all set too. What lies outside the picture counts as set.
 std::vector<bool> eroded(const std::vector<bool> &mask, std::size_t width, std::size_t height) {
   std::vector<bool> inner(mask.size());
   for (std::size_t y = 0; y < height; ++y) {
@@ -34,12 +34,12 @@ std::vector<std::uint8_t> content(const std::string &file) {
   std::ifstream in(file, std::ios::binary);
   std::vector<std::uint8_t> bytes(why ? 0 : size);
   if (why || !in.read(reinterpret_cast<char *>(bytes.data()), static_cast<std::streamsize>(bytes.size()))) {
-    throw FileError(file + " cannot be read: name an image that is a file, and yours to read");
+    throw FileError(file + " cannot be read: give an image file that you have permission to read");
   }
   return bytes;
 }
 
-// The picture as it is to be looked at. From 5 on its rows are columns; then some orientations are mirrored, too.
+// Turns a picture upright. Orientations from 5 on swap rows and columns.
 Picture upright(Picture picture, unsigned orientation) {
   if (orientation == 1) return picture;
   const bool swapped = orientation >= 5;
@@ -71,7 +71,7 @@ Picture read_picture(const std::string &file) {
   int height = 0;
   const std::unique_ptr<stbi_uc, void (*)(void *)> decoded(
       stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, nullptr, 3), stbi_image_free);
-  if (!decoded) throw FileError(file + " is damaged, or of a kind that is not read here: convert it to PNG or JPEG");
+  if (!decoded) throw FileError(file + " is damaged or in an unknown format: convert it to PNG or JPEG");
   Picture picture{static_cast<std::uint32_t>(width), static_cast<std::uint32_t>(height), {}};
   picture.pixels.assign(decoded.get(), decoded.get() + std::size_t{picture.width} * picture.height * 3);
   return upright(std::move(picture), exif_orientation(bytes.data(), bytes.size()));
@@ -85,7 +85,7 @@ void write_png(const std::string &file, std::uint32_t width, std::uint32_t heigh
     static_cast<std::ofstream *>(to)->write(static_cast<const char *>(bytes), size);
   };
   if (stbi_write_png_to_func(write, &out, w, static_cast<int>(height), channels, pixels, w * channels) == 0 || !out.flush()) {
-    throw FileError("cannot write " + file + ": name a folder with -o that is yours to write, on a disk with room");
+    throw FileError("cannot write " + file + ": choose a folder with -o that you may write to, on a disk with free space");
   }
 }
 

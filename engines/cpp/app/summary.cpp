@@ -7,7 +7,7 @@
 
 namespace {
 
-// Index max(n - 1 - int((1 - p / 100) n), 0) of the sorted values, in single precision as in trtexec.
+// The sorted value at index max(n - 1 - int((1 - p / 100) n), 0), computed in single precision like trtexec.
 double percentile(const std::vector<double> &ordered, float p) {
   const auto n = static_cast<float>(ordered.size());
   const auto from_end = static_cast<std::size_t>((1.0F - p / 100.0F) * n);

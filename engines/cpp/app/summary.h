@@ -1,4 +1,4 @@
-// trtexec's performance summary, by the rules of r2mrf_deploy/summary.py.
+// trtexec's performance summary, as in r2mrf_deploy/bench/summary.py.
 #pragma once
 
 #include <r2mrf/r2mrf.h>
@@ -6,5 +6,5 @@
 #include <string>
 #include <vector>
 
-// times: of every timed inference; walltime: seconds from the first's start to the last's end.
+// times: of each timed inference. walltime: seconds from the start of the first to the end of the last.
 std::string summary(const std::vector<r2mrf_times> &times, double walltime, bool on_gpu);

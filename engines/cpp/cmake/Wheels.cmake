@@ -1,5 +1,5 @@
-# OpenVINO, TensorRT-RTX and the CUDA runtime come as Python wheels: where R2MRF_PYTHON has them, they are found there.
-# What was set by hand is left as it is.
+# Finds OpenVINO, TensorRT-RTX and the CUDA runtime among the Python wheels that R2MRF_PYTHON has. Variables that are already
+# set keep their values.
 if(NOT R2MRF_PYTHON)
   return()
 endif()

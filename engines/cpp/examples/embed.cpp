@@ -1,4 +1,4 @@
-// The smallest program: a synthetic photograph, sharp on the left and flat on the right, and its map as a PGM file.
+// A small program: writes the map of a synthetic photograph, sharp on the left and flat on the right, as a PGM file.
 #include <cstdio>
 #include <fstream>
 #include <r2mrf/r2mrf.hpp>

@@ -1,4 +1,4 @@
-/* The same from C: the map of one grey image, and its mean. */
+/* Calls the library from C: prints the mean of the map of a grey image. */
 #include <r2mrf/r2mrf.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""The same from Python, by ctypes and without r2mrf-deploy: `python embed_ctypes.py libr2mrf.so ARTIFACT`."""
+"""Calls the library from Python through ctypes, without r2mrf-deploy: `python embed_ctypes.py libr2mrf.so ARTIFACT`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Engine:
         self._check(library.r2mrf_open(artifact.encode(), ctypes.c_uint32(threads), ctypes.byref(self._handle)))
 
     def __call__(self, image: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-        """The map of uint8 [H, W, 3] RGB, rows of any stride: float32 [H, W], or uint8."""
+        """The map, float32 or uint8 [H, W], of an RGB image, uint8 [H, W, 3], whose rows may have any stride."""
         assert image.strides[1:] == (3, 1)
         focus = np.empty(image.shape[:2], dtype)
         run = self._library.r2mrf_run_u8 if dtype == np.uint8 else self._library.r2mrf_run_f32

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the examples against an installed library, as another project would: by find_package and by pkg-config.
+# Builds the examples against an installed library, as another project would: with find_package and with pkg-config.
 # usage: try_installed.sh PREFIX FOLDER
 set -eu
 prefix=$(cd "$1" && pwd) here=$(cd "$(dirname "$0")" && pwd)
@@ -7,7 +7,7 @@ cmake -S "$here" -B "$2" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" > /dev/null
 cmake --build "$2" > /dev/null
 PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 export PKG_CONFIG_PATH
-# what pkg-config says is several words
+# pkg-config's output is meant to be split into words
 # shellcheck disable=SC2046
 cc -std=c11 -Wall -Wextra -Werror "$here/embed_c.c" -o "$2/embed_pkg_config" $(pkg-config --cflags --libs r2mrf_deploy) \
   -Wl,-rpath,"$prefix/lib"

@@ -1,4 +1,4 @@
-// The parsers that read what somebody else wrote: they may refuse anything, and crash on nothing.
+// The parsers that read untrusted bytes: they may refuse any input, and must not crash on any.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -15,10 +15,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
   using namespace r2mrf_internal;
   try {
     parse_plan_header(data, size < kPlanHeaderLength ? size : kPlanHeaderLength, size, "fuzzed");
-  } catch (const ArtifactError &) {  // refused: that is an answer
+  } catch (const ArtifactError &) {  // refusing is allowed
   }
   try {
-    parse_contract({reinterpret_cast<const char *>(data), size}, "fuzzed");  // a manifest without its SHA-256
+    parse_contract({reinterpret_cast<const char *>(data), size}, "fuzzed");
   } catch (const ArtifactError &) {
   }
   const unsigned orientation = exif_orientation(data, size);

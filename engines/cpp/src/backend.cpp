@@ -9,8 +9,8 @@ namespace r2mrf_internal {
 namespace {
 
 [[noreturn, maybe_unused]] void refuse(const std::filesystem::path &artifact, const char *backend, const char *cure) {
-  throw Unavailable(artifact.string() + " needs the backend " + backend + ", which this build leaves out (it has: " +
-                    (*backend_names() ? backend_names() : "none") + "); configure with " + cure);
+  throw Unavailable(artifact.string() + " needs the backend " + backend + ", which this build does not include (it has: " +
+                    (*backend_names() ? backend_names() : "none") + "); configure it with " + cure);
 }
 
 std::string lower_suffix(const std::filesystem::path &artifact) {
@@ -23,8 +23,8 @@ std::string lower_suffix(const std::filesystem::path &artifact) {
 
 void check_kind(const std::filesystem::path &artifact, const Manifest &manifest, const char *kind) {
   if (manifest.kind != kind) {
-    throw ArtifactError(artifact.string() + ": its manifest describes a file of kind \"" + manifest.kind +
-                        "\", its name one of kind \"" + kind + '"');
+    throw ArtifactError(artifact.string() + ": " + manifest.source + " describes a file of kind \"" + manifest.kind +
+                        "\", but the suffix is that of kind \"" + kind + '"');
   }
 }
 
@@ -47,13 +47,11 @@ Manifest contract_of(const std::filesystem::path &artifact) {
   [[maybe_unused]] const std::string suffix = lower_suffix(artifact);
 #ifdef R2MRF_WITH_OPENVINO
   if (suffix == ".onnx" || suffix == ".xml") {
-    if (const auto text = contract_in_openvino(artifact)) {
-      return parse_contract(*text, "the contract inside " + artifact.string());
-    }
+    if (const auto text = contract_in_openvino(artifact)) return parse_contract(*text, artifact.string());
   }
 #endif
-  throw ArtifactError(artifact.string() + " needs its manifest beside it (" + artifact.filename().string() +
-                      ".json), and no contract lies inside it");
+  throw ArtifactError(artifact.string() + " has no manifest beside it (" + artifact.filename().string() +
+                      ".json) and no contract inside it: copy the manifest here too");
 }
 
 std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, const Manifest &manifest,
@@ -69,7 +67,7 @@ std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, con
 #endif
   }
   if (suffix != ".onnx" && suffix != ".xml") {
-    throw ArtifactError(artifact.string() + ": no backend opens \"" + suffix + "\" files; known are .onnx .xml .plan");
+    throw ArtifactError(artifact.string() + ": no backend opens \"" + suffix + "\" files, only .onnx, .xml and .plan");
   }
   check_kind(artifact, manifest, suffix == ".xml" ? "openvino" : "onnx");
 #ifdef R2MRF_WITH_OPENVINO

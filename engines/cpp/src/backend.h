@@ -1,4 +1,4 @@
-// What a library that runs a model has to offer, and nothing of how: the engine above sees only this.
+// The interface between the engine and a library that runs models.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@
 
 namespace r2mrf_internal {
 
-// Milliseconds; a backend without a device has no transfers.
+// Milliseconds. The transfers are 0 for a backend that runs on the CPU.
 struct InferenceTimes {
   double enqueue = 0;
   double h2d = 0;
@@ -21,7 +21,7 @@ struct InferenceTimes {
   double d2h = 0;
 };
 
-// The map as the network gives it, in the backend's memory until the context's next inference.
+// The network's output, in the backend's memory; valid until the context's next inference.
 struct RawMap {
   const void *data;
   Dtype dtype;
@@ -30,7 +30,7 @@ struct RawMap {
   InferenceTimes times;
 };
 
-// One thread's way through a model. It is used by one thread at a time.
+// What one inference needs for itself. One thread at a time may use it.
 class ExecutionContext {
  public:
   ExecutionContext() = default;
@@ -38,12 +38,12 @@ class ExecutionContext {
   ExecutionContext &operator=(const ExecutionContext &) = delete;
   virtual ~ExecutionContext() = default;
 
-  // Memory for the input at this shape, to be filled before infer().
+  // Memory for an input of this shape, to be filled before infer().
   virtual void *input(const Shape &shape) = 0;
   virtual RawMap infer() = 0;
 };
 
-// An opened model. context() may be called by any thread; contexts do not outlive it.
+// An opened model. Any thread may call context(); the contexts must not outlive the backend.
 class Backend {
  public:
   Backend() = default;
@@ -58,24 +58,24 @@ class Backend {
 // The backends of this build, separated by spaces.
 const char *backend_names();
 
-// Open `artifact`, which matches `manifest`, with the backend of its kind of file. Throws ArtifactError where the model is
-// damaged or not as its manifest says, Unavailable where this build or machine has no such backend.
+// Opens `artifact`, whose SHA-256 has been checked, with the backend for its file type. Throws ArtifactError if the model is
+// damaged or differs from its manifest, and Unavailable if this build or machine lacks the backend.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, const Manifest &manifest,
                                       std::uint32_t threads);
 
-// What is known of `artifact`: its manifest, or where there is none the contract that lies inside an .onnx or .xml file.
-// Throws ArtifactError where there is neither, or it is damaged.
+// The manifest of `artifact`, or if there is none the contract inside an .onnx or .xml file.
+// Throws ArtifactError if there is neither, or if it is damaged.
 Manifest contract_of(const std::filesystem::path &artifact);
 
-// The text of the contract inside a file that OpenVINO reads; nothing where there is none. Throws as open_openvino.
+// The text of the contract inside a file that OpenVINO reads; nullopt if there is none. Throws like open_openvino().
 std::optional<std::string> contract_in_openvino(const std::filesystem::path &artifact);
 
-// The backends themselves, each compiled in where CMake finds its library.
+// The backends. Each is compiled in if CMake finds its library.
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
                                        std::uint32_t threads);
 std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path &artifact, const Manifest &manifest);
 
-// The output called "map", [N, 1, H, W]: its height and width. Throws ArtifactError where a shape is no map's.
+// Throws ArtifactError unless the shape of the output "map" is [N, 1, H, W].
 void check_map_shape(const Shape &shape);
 
 }  // namespace r2mrf_internal

@@ -1,4 +1,4 @@
-// The C boundary: arguments are checked, and whatever is thrown becomes a status and a message.
+// The C API: checks the arguments and turns exceptions into a status and a message.
 #include <r2mrf/r2mrf.h>
 
 #include <cmath>
@@ -30,7 +30,7 @@ r2mrf_status failed(r2mrf_status status, const char *message) noexcept {
   try {
     last_error = r2mrf_internal::one_line(message);
   } catch (...) {
-    last_error.clear();  // no memory even for the message: the status has to do
+    last_error.clear();  // no memory for the message: only the status is left
   }
   return status;
 }
@@ -56,14 +56,14 @@ void require(const void *pointer, const char *name) {
   if (pointer == nullptr) throw UsageError(std::string(name) + " is null");
 }
 
-// Whether `rows` rows that begin `stride` bytes apart can be addressed.
+// Throws InputError unless rows of `least` bytes that begin `stride` bytes apart can be addressed.
 void check_stride(std::size_t stride, std::size_t least, std::uint32_t rows, const char *name) {
   if (stride < least) {
     throw InputError(std::string(name) + " is " + std::to_string(stride) + " bytes, but a row has " +
                      std::to_string(least));
   }
   if (stride > static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max()) / rows) {
-    throw InputError(std::string(name) + " times the height is more than memory has");
+    throw InputError(std::string(name) + " times the height exceeds the address space");
   }
 }
 
@@ -72,11 +72,11 @@ Pixels checked(const std::uint8_t *pixels, std::uint32_t width, std::uint32_t he
   require(pixels, "pixels");
   if (width == 0 || height == 0 || width > kLargestSide || height > kLargestSide) {
     throw InputError("an image of " + std::to_string(width) + "x" + std::to_string(height) +
-                     " pixels: sides must be 1 to " + std::to_string(kLargestSide));
+                     " pixels: each side must be 1 to " + std::to_string(kLargestSide));
   }
   check_stride(stride, std::size_t{width} * 3, height, "stride");
   if (color != R2MRF_RGB && color != R2MRF_BGR) {
-    throw UsageError("no colour " + std::to_string(color) + ": R2MRF_RGB or R2MRF_BGR");
+    throw UsageError("color is " + std::to_string(color) + ": it must be R2MRF_RGB or R2MRF_BGR");
   }
   return {pixels, width, height, stride, color == R2MRF_BGR};
 }
@@ -87,7 +87,7 @@ r2mrf_status run(r2mrf_engine *engine, const std::uint8_t *pixels, std::uint32_t
   return guarded([&] {
     require(engine, "engine");
     const Pixels image = checked(pixels, width, height, stride, color);
-    require(map, "map");  // after the size: the map of no pixels may well be null
+    require(map, "map");  // after the size, because the map of no pixels may be null
     check_stride(map_stride, std::size_t{width} * sizeof(T), height, "map_stride");
     if (map_stride % alignof(T) != 0) throw InputError("map_stride must be a multiple of " + std::to_string(alignof(T)));
     auto *bytes = reinterpret_cast<std::byte *>(map);

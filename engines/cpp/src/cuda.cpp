@@ -16,42 +16,10 @@ SharedLibrary::SharedLibrary(std::initializer_list<const char *> names, const ch
   throw Unavailable(std::string(why != nullptr ? why : name_ + " does not load") + ": " + cure);
 }
 
-void *SharedLibrary::symbol(const char *name) const {
+Symbol SharedLibrary::symbol(const char *name) const {
   void *found = dlsym(handle_, name);
-  if (found == nullptr) throw Unavailable(name_ + " has no function " + name + ": another version is needed");
-  return found;
-}
-
-Cuda::Cuda()
-    : library_({"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
-               "install the CUDA runtime, or name its folder in LD_LIBRARY_PATH") {
-  library_.load(get_error_string_, "cudaGetErrorString");
-  library_.load(get_last_error_, "cudaGetLastError");
-  library_.load(driver_get_version_, "cudaDriverGetVersion");
-  library_.load(runtime_get_version_, "cudaRuntimeGetVersion");
-  library_.load(get_device_, "cudaGetDevice");
-  library_.load(set_device_, "cudaSetDevice");
-  library_.load(get_device_count_, "cudaGetDeviceCount");
-  library_.load(device_get_attribute_, "cudaDeviceGetAttribute");
-  library_.load(malloc_, "cudaMalloc");
-  library_.load(free_, "cudaFree");
-  library_.load(host_alloc_, "cudaHostAlloc");
-  library_.load(free_host_, "cudaFreeHost");
-  library_.load(memcpy_async_, "cudaMemcpyAsync");
-  library_.load(stream_create_, "cudaStreamCreateWithFlags");
-  library_.load(stream_destroy_, "cudaStreamDestroy");
-  library_.load(stream_synchronize_, "cudaStreamSynchronize");
-  library_.load(stream_begin_capture_, "cudaStreamBeginCapture");
-  library_.load(stream_end_capture_, "cudaStreamEndCapture");
-  library_.load(event_create_, "cudaEventCreateWithFlags");
-  library_.load(event_destroy_, "cudaEventDestroy");
-  library_.load(event_record_, "cudaEventRecord");
-  library_.load(event_synchronize_, "cudaEventSynchronize");
-  library_.load(event_elapsed_time_, "cudaEventElapsedTime");
-  library_.load(graph_instantiate_, "cudaGraphInstantiateWithFlags");
-  library_.load(graph_destroy_, "cudaGraphDestroy");
-  library_.load(graph_exec_destroy_, "cudaGraphExecDestroy");
-  library_.load(graph_launch_, "cudaGraphLaunch");
+  if (found == nullptr) throw Unavailable(name_ + " has no function " + name + ": install another version");
+  return Symbol(found);
 }
 
 const Cuda &Cuda::get() {
@@ -60,7 +28,7 @@ const Cuda &Cuda::get() {
 }
 
 void Cuda::check_driver() const {
-  int driver = 0;  // 12080 is CUDA 12.8, and 0 where there is no driver
+  int driver = 0;  // 12080 is CUDA 12.8; 0 means that there is no driver
   int runtime = 0;
   check(driver_get_version_(&driver));
   check(runtime_get_version_(&runtime));

@@ -1,5 +1,5 @@
-// The few functions of the CUDA runtime that a context needs. They are loaded when a plan is opened, so that a program which opens
-// none needs no CUDA.
+// The few functions of the CUDA runtime that an execution context needs. They are loaded when a plan is opened, so a
+// program that opens no plan needs no CUDA.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,20 +11,29 @@
 
 namespace r2mrf_internal {
 
-// A symbol of a library that stays loaded as long as the process.
-class SharedLibrary {
+// A function in a shared library; converts to a pointer of the type that is needed.
+class Symbol {
  public:
-  // The first of `names` that the loader finds. Throws Unavailable where it finds none; `cure` says what to do then.
-  SharedLibrary(std::initializer_list<const char *> names, const char *cure);
-
+  explicit Symbol(void *address) : address_(address) {}
   template <typename Function>
-  void load(Function *&function, const char *name) const {
-    function = reinterpret_cast<Function *>(symbol(name));
+  operator Function *() const {
+    return reinterpret_cast<Function *>(address_);
   }
 
  private:
-  [[nodiscard]] void *symbol(const char *name) const;
+  void *address_;
+};
 
+// A library that stays loaded until the process ends.
+class SharedLibrary {
+ public:
+  // Loads the first of `names` that is found. Throws Unavailable, with `cure` in its message, if none is.
+  SharedLibrary(std::initializer_list<const char *> names, const char *cure);
+
+  // Throws Unavailable if the library has no such function.
+  [[nodiscard]] Symbol symbol(const char *name) const;
+
+ private:
   void *handle_ = nullptr;
   std::string name_;
 };
@@ -37,18 +46,18 @@ using Graph = std::unique_ptr<CUgraphExec_st, cudaError_t (*)(cudaGraphExec_t)>;
 
 class Cuda {
  public:
-  // The process's CUDA runtime. Throws Unavailable where there is none.
+  // The process's CUDA runtime. Throws Unavailable if there is none.
   static const Cuda &get();
 
-  // Throws Unavailable where there is no device or no driver, or the driver is for an older major version of CUDA than
-  // the runtime: it serves every minor version of its own.
+  // Throws Unavailable if there is no device or no driver, or if the driver is for an older major version of CUDA than
+  // the runtime. A driver serves every minor version of its major version.
   void check_driver() const;
 
-  // The calling thread's current device. Throws Unavailable where there is no device or no driver.
+  // The calling thread's current device. Throws Unavailable if there is no device or no driver.
   [[nodiscard]] int device() const;
   void set_device(int device) const;
 
-  // "8.6", of the device in use. Throws Unavailable where there is no device or no driver.
+  // Of the current device, such as "8.6". Throws Unavailable if there is no device or no driver.
   [[nodiscard]] std::string compute_capability() const;
 
   [[nodiscard]] DeviceMemory device_memory(std::size_t bytes) const;
@@ -65,7 +74,7 @@ class Cuda {
   [[nodiscard]] double elapsed(const Event &start, const Event &end) const;  // milliseconds
   void launch(const Graph &graph, const Stream &stream) const;
 
-  // What `work` enqueues, as a graph; null where it cannot be captured. The capture ends even where `work` throws.
+  // What `work` enqueues, as a graph; null if it cannot be captured. The capture ends even if `work` throws.
   template <typename Work>
   [[nodiscard]] Graph capture(const Stream &stream, Work work) const {
     if (stream_begin_capture_(stream.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return forget(no_graph());
@@ -80,43 +89,45 @@ class Cuda {
   }
 
  private:
-  Cuda();
+  Cuda()
+      : library_({"libcudart.so.13", "libcudart.so.12", "libcudart.so"},
+                 "install the CUDA runtime, or name its folder in LD_LIBRARY_PATH") {}
   void check(cudaError_t error) const;
   [[nodiscard]] Graph end_capture(const Stream &stream, bool enqueued) const noexcept;
-  [[nodiscard]] Graph forget(Graph graph) const noexcept;  // clears the last error, which was an answer
+  [[nodiscard]] Graph forget(Graph graph) const noexcept;  // clears CUDA's last error, which has been dealt with
 
   SharedLibrary library_;
-  decltype(cudaGetErrorString) *get_error_string_ = nullptr;
-  decltype(cudaGetLastError) *get_last_error_ = nullptr;
-  decltype(cudaDriverGetVersion) *driver_get_version_ = nullptr;
-  decltype(cudaRuntimeGetVersion) *runtime_get_version_ = nullptr;
-  decltype(cudaGetDevice) *get_device_ = nullptr;
-  decltype(cudaSetDevice) *set_device_ = nullptr;
-  decltype(cudaGetDeviceCount) *get_device_count_ = nullptr;
-  decltype(cudaDeviceGetAttribute) *device_get_attribute_ = nullptr;
-  decltype(cudaMalloc) *malloc_ = nullptr;
-  decltype(cudaFree) *free_ = nullptr;
-  decltype(cudaHostAlloc) *host_alloc_ = nullptr;
-  decltype(cudaFreeHost) *free_host_ = nullptr;
-  decltype(cudaMemcpyAsync) *memcpy_async_ = nullptr;
-  decltype(cudaStreamCreateWithFlags) *stream_create_ = nullptr;
-  decltype(cudaStreamDestroy) *stream_destroy_ = nullptr;
-  decltype(cudaStreamSynchronize) *stream_synchronize_ = nullptr;
-  decltype(cudaStreamBeginCapture) *stream_begin_capture_ = nullptr;
-  decltype(cudaStreamEndCapture) *stream_end_capture_ = nullptr;
-  decltype(cudaEventCreateWithFlags) *event_create_ = nullptr;
-  decltype(cudaEventDestroy) *event_destroy_ = nullptr;
-  decltype(cudaEventRecord) *event_record_ = nullptr;
-  decltype(cudaEventSynchronize) *event_synchronize_ = nullptr;
-  decltype(cudaEventElapsedTime) *event_elapsed_time_ = nullptr;
-  decltype(cudaGraphInstantiateWithFlags) *graph_instantiate_ = nullptr;
-  decltype(cudaGraphDestroy) *graph_destroy_ = nullptr;
-  decltype(cudaGraphExecDestroy) *graph_exec_destroy_ = nullptr;
-  decltype(cudaGraphLaunch) *graph_launch_ = nullptr;
+  decltype(cudaGetErrorString) *get_error_string_ = library_.symbol("cudaGetErrorString");
+  decltype(cudaGetLastError) *get_last_error_ = library_.symbol("cudaGetLastError");
+  decltype(cudaDriverGetVersion) *driver_get_version_ = library_.symbol("cudaDriverGetVersion");
+  decltype(cudaRuntimeGetVersion) *runtime_get_version_ = library_.symbol("cudaRuntimeGetVersion");
+  decltype(cudaGetDevice) *get_device_ = library_.symbol("cudaGetDevice");
+  decltype(cudaSetDevice) *set_device_ = library_.symbol("cudaSetDevice");
+  decltype(cudaGetDeviceCount) *get_device_count_ = library_.symbol("cudaGetDeviceCount");
+  decltype(cudaDeviceGetAttribute) *device_get_attribute_ = library_.symbol("cudaDeviceGetAttribute");
+  decltype(cudaMalloc) *malloc_ = library_.symbol("cudaMalloc");
+  decltype(cudaFree) *free_ = library_.symbol("cudaFree");
+  decltype(cudaHostAlloc) *host_alloc_ = library_.symbol("cudaHostAlloc");
+  decltype(cudaFreeHost) *free_host_ = library_.symbol("cudaFreeHost");
+  decltype(cudaMemcpyAsync) *memcpy_async_ = library_.symbol("cudaMemcpyAsync");
+  decltype(cudaStreamCreateWithFlags) *stream_create_ = library_.symbol("cudaStreamCreateWithFlags");
+  decltype(cudaStreamDestroy) *stream_destroy_ = library_.symbol("cudaStreamDestroy");
+  decltype(cudaStreamSynchronize) *stream_synchronize_ = library_.symbol("cudaStreamSynchronize");
+  decltype(cudaStreamBeginCapture) *stream_begin_capture_ = library_.symbol("cudaStreamBeginCapture");
+  decltype(cudaStreamEndCapture) *stream_end_capture_ = library_.symbol("cudaStreamEndCapture");
+  decltype(cudaEventCreateWithFlags) *event_create_ = library_.symbol("cudaEventCreateWithFlags");
+  decltype(cudaEventDestroy) *event_destroy_ = library_.symbol("cudaEventDestroy");
+  decltype(cudaEventRecord) *event_record_ = library_.symbol("cudaEventRecord");
+  decltype(cudaEventSynchronize) *event_synchronize_ = library_.symbol("cudaEventSynchronize");
+  decltype(cudaEventElapsedTime) *event_elapsed_time_ = library_.symbol("cudaEventElapsedTime");
+  decltype(cudaGraphInstantiateWithFlags) *graph_instantiate_ = library_.symbol("cudaGraphInstantiateWithFlags");
+  decltype(cudaGraphDestroy) *graph_destroy_ = library_.symbol("cudaGraphDestroy");
+  decltype(cudaGraphExecDestroy) *graph_exec_destroy_ = library_.symbol("cudaGraphExecDestroy");
+  decltype(cudaGraphLaunch) *graph_launch_ = library_.symbol("cudaGraphLaunch");
 };
 
-// Makes a device the calling thread's current one, and afterwards the one that was. CUDA keeps that for each thread, and a
-// context may be used by any.
+// Makes a device the calling thread's current one, and restores the previous one at the end of the scope. CUDA keeps a
+// current device for each thread, and any thread may use a context.
 class OnDevice {
  public:
   OnDevice(const Cuda &cuda, int device) : cuda_(cuda), before_(cuda.device()) { cuda.set_device(device); }
@@ -125,7 +136,7 @@ class OnDevice {
   ~OnDevice() {
     try {
       cuda_.set_device(before_);
-    } catch (const std::exception &) {  // it was this thread's own a moment ago
+    } catch (const std::exception &) {  // it was current a moment ago
     }
   }
 

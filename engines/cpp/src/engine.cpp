@@ -14,20 +14,20 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kSmallestSide = 32;
-constexpr double kLongest = 640;  // as LONGEST in predict.py: networks learn blur at about this scale
+constexpr double kLongest = 640;  // LONGEST in predict.py: networks learn blur at about this scale
 
 double ms_between(Clock::time_point start, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - start).count();
 }
 
-// Which dimensions of the input are height and width.
+// The axes of height and width.
 std::array<std::size_t, 2> spatial(const TensorSpec &spec) {
   return spec.layout == "NCHW" ? std::array<std::size_t, 2>{2, 3} : std::array<std::size_t, 2>{1, 2};
 }
 
 void check_is_detector(const Manifest &manifest, const std::string &name) {
   if (manifest.inputs.size() != 1 || manifest.inputs[0].layout.empty()) {
-    throw ArtifactError(name + ": it does not say how its input takes an image");
+    throw ArtifactError(name + ": " + manifest.source + " must describe one input, with its layout");
   }
   const TensorSpec &input = manifest.inputs[0];
   const bool bytes = input.layout == "NHWC";
@@ -35,22 +35,22 @@ void check_is_detector(const Manifest &manifest, const std::string &name) {
   const std::size_t channels = bytes ? 3 : 1;
   if (input.shape.size() != 4 || input.shape[channels] != 3 || (dtype == Dtype::uint8) != bytes ||
       dtype == Dtype::other) {
-    throw ArtifactError(name + ": an image goes into uint8 NHWC or float NCHW of 3 channels, not " + input.words());
+    throw ArtifactError(name + ": the input must be uint8 NHWC or float NCHW with 3 channels, not " + input.words());
   }
   const auto map = std::find_if(manifest.outputs.begin(), manifest.outputs.end(),
                                 [](const TensorSpec &spec) { return spec.name == "map"; });
   if (map == manifest.outputs.end()) throw ArtifactError(name + " has no output \"map\"");
   if (const auto kind = dtype_of(map->dtype); kind != Dtype::float32 && kind != Dtype::float16) {
-    throw ArtifactError(name + ": a map is float32 or float16, not " + map->words());
+    throw ArtifactError(name + ": the output must be float32 or float16, not " + map->words());
   }
   if (const auto largest = manifest.largest.find(input.name);
       largest != manifest.largest.end() &&
       (largest->second.size() != 4 || std::count(largest->second.begin(), largest->second.end(), kFree) != 0)) {
-    throw ArtifactError(name + ": the profile of " + input.name + " has no largest shape of 4 sizes");
+    throw ArtifactError(name + ": the largest shape in the profile of " + input.name + " must be 4 sizes");
   }
 }
 
-// (x / 255 - mean) / std in single precision, channel by channel; convert makes it the network's type.
+// (x / 255 - mean) / std in single precision, channel by channel. `convert` rounds to the network's type.
 template <typename T, typename Convert>
 void normalise(const std::vector<std::uint8_t> &pixels, const Preprocess &with, T *out, Convert convert) {
   for (std::size_t c = 0; c < 3; ++c) {
@@ -62,38 +62,8 @@ void normalise(const std::vector<std::uint8_t> &pixels, const Preprocess &with, 
 
 }  // namespace
 
-// A context of the engine's, for as long as one run needs it.
-class Engine::Lease {
- public:
-  explicit Lease(Engine &engine) : engine_(engine) {
-    {
-      const std::lock_guard<std::mutex> lock(engine.mutex_);
-      if (!engine.idle_.empty()) {
-        context_ = std::move(engine.idle_.back());
-        engine.idle_.pop_back();
-      }
-    }
-    if (!context_) context_ = engine.backend_->context();
-  }
-  Lease(const Lease &) = delete;
-  Lease &operator=(const Lease &) = delete;
-  // A context that failed is not used again: it may be in any state.
-  ~Lease() = default;
-
-  ExecutionContext &context() { return *context_; }
-
-  void give_back() {
-    const std::lock_guard<std::mutex> lock(engine_.mutex_);
-    engine_.idle_.push_back(std::move(context_));
-  }
-
- private:
-  Engine &engine_;
-  std::unique_ptr<ExecutionContext> context_;
-};
-
 Engine::Engine(const std::filesystem::path &artifact, std::uint32_t threads) {
-  std::error_code unknown;  // a name too long and the like: no such file either
+  std::error_code unknown;  // a name that is too long, for example: there is no such file either
   if (!std::filesystem::is_regular_file(artifact, unknown)) throw InputError(artifact.string() + ": no such file");
   manifest_ = contract_of(artifact);
   check_is_detector(manifest_, artifact.string());
@@ -107,13 +77,25 @@ Engine::Engine(const std::filesystem::path &artifact, std::uint32_t threads) {
   }
 }
 
+std::unique_ptr<ExecutionContext> Engine::idle_context() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      auto context = std::move(idle_.back());
+      idle_.pop_back();
+      return context;
+    }
+  }
+  return backend_->context();
+}
+
 r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   const auto begin = Clock::now();
-  Lease lease(*this);
+  auto context = idle_context();
   const Shape shape = input_shape(image);
-  fill(lease.context().input(shape), shape, image);
+  fill(context->input(shape), shape, image);
   const auto prepared = Clock::now();
-  const RawMap raw = lease.context().infer();
+  const RawMap raw = context->infer();
   const auto inferred = Clock::now();
   const std::size_t count = std::size_t{raw.height} * raw.width;
   std::vector<float> widened;
@@ -125,20 +107,24 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
     map = widened.data();
   }
   if (!std::all_of(map, map + count, [](float v) { return std::isfinite(v); })) {
-    throw ArtifactError("the map is not finite: the artifact's weights or its normalisation are damaged; make it again");
+    throw ArtifactError("the map is not finite: the artifact's weights or normalisation are damaged; make the artifact again");
   }
   std::vector<float> clipped(image.width);
   resize_map(map, raw.width, raw.height, image.width, image.height, [&](std::uint32_t y, const float *row) {
     std::transform(row, row + image.width, clipped.begin(), [](float v) { return std::clamp(v, 0.0F, 1.0F); });
     sink(y, clipped.data());
   });
+  {
+    // Only now, so that a context that failed is not used again: it may be in any state.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back(std::move(context));
+  }
   const auto &t = raw.times;
-  lease.give_back();
   return {ms_between(begin, prepared), t.enqueue, t.h2d, t.compute, t.d2h, ms_between(inferred, Clock::now())};
 }
 
-// The spec's size; where that is free the image's own, scaled down in proportion to the profile's largest, or without one
-// to kLongest, and not under 32 pixels a side. A free batch is 1.
+// The fixed size of the input. If the size is free: the image's own, scaled down in proportion to fit the profile's
+// largest shape (kLongest without a profile), and at least 32 pixels a side. A free batch becomes 1.
 Shape Engine::input_shape(const Pixels &image) const {
   const TensorSpec &spec = manifest_.inputs[0];
   Shape shape = spec.shape;
@@ -158,7 +144,7 @@ Shape Engine::input_shape(const Pixels &image) const {
   return shape;
 }
 
-// One image, and in a batch of several copies of it.
+// Fills every image of the batch with the same image.
 void Engine::fill(void *input, const Shape &shape, const Pixels &image) const {
   const TensorSpec &spec = manifest_.inputs[0];
   const auto [y, x] = spatial(spec);

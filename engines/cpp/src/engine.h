@@ -1,4 +1,4 @@
-// An opened artifact and how to feed it: the C++ twin of r2mrf_deploy/predict.py's Predictor.
+// From an image to its map: the C++ twin of Predictor in r2mrf_deploy/predict.py.
 #pragma once
 
 #include <r2mrf/r2mrf.h>
@@ -18,20 +18,19 @@ namespace r2mrf_internal {
 
 class Engine {
  public:
-  // Throws Failure where the artifact cannot be opened, or takes no image or gives no map.
+  // Throws Failure if the artifact cannot be opened, or if its inputs and outputs are not an image and a map.
   Engine(const std::filesystem::path &artifact, std::uint32_t threads);
 
   [[nodiscard]] const std::string &device() const { return device_; }
-  // 0 where it is free.
+  // 0 if it is free.
   [[nodiscard]] std::uint32_t input_height() const { return fixed_[0]; }
   [[nodiscard]] std::uint32_t input_width() const { return fixed_[1]; }
 
-  // The map of an image, row after row at the image's size, in [0, 1]. Any number of threads may call this.
+  // Passes the map of an image to `sink` row by row, at the image's size, in [0, 1]. Any number of threads may call this.
   r2mrf_times run(const Pixels &image, const RowSink &sink);
 
  private:
-  class Lease;
-
+  std::unique_ptr<ExecutionContext> idle_context();
   [[nodiscard]] Shape input_shape(const Pixels &image) const;
   void fill(void *input, const Shape &shape, const Pixels &image) const;
 
@@ -40,7 +39,7 @@ class Engine {
   std::string device_;
   std::array<std::uint32_t, 2> fixed_{0, 0};  // height and width
   std::mutex mutex_;
-  std::vector<std::unique_ptr<ExecutionContext>> idle_;  // as many as there ever were runs at once; before backend_ in destruction
+  std::vector<std::unique_ptr<ExecutionContext>> idle_;  // destroyed before backend_
 };
 
 }  // namespace r2mrf_internal

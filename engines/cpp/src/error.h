@@ -1,4 +1,4 @@
-// What every part of the library throws, and the C boundary turns into a status and a message.
+// The library's exceptions. The C API turns them into a status and a message.
 #pragma once
 
 #include <r2mrf/r2mrf.h>

@@ -1,11 +1,11 @@
-// IEEE 754 binary16, which C++17 has no type for.
+// IEEE 754 binary16, for which C++17 has no type.
 #pragma once
 
 #include <cstdint>
 
 namespace r2mrf_internal {
 
-// To the nearest, halves to even, as numpy converts.
+// Rounds to the nearest value, ties to even, like numpy.
 std::uint16_t half_from(float value);
 float float_from(std::uint16_t half);
 

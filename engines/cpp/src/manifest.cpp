@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "error.h"
 #include "sha256.h"
@@ -15,7 +16,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMostBytes = std::size_t{64} << 20U;  // a manifest with every measurement has a few hundred kB
+constexpr std::size_t kMostBytes = std::size_t{64} << 20U;  // a manifest with many measurements has a few hundred kB
+constexpr int kMostNested = 100;  // a manifest nests about ten levels deep
 constexpr std::int64_t kLargestDimension = std::int64_t{1} << 24U;
 constexpr std::size_t kMostTensors = 4096;
 
@@ -27,14 +29,16 @@ Shape shape_from(const json &dims) {
       continue;
     }
     const auto size = d.is_number_integer() ? d.get<std::int64_t>() : 0;
-    if (size < 1 || size > kLargestDimension) throw ArtifactError("a dimension of " + d.dump() + " is no size");
+    if (size < 1 || size > kLargestDimension) throw ArtifactError("a dimension of " + d.dump() + " is not a valid size");
     shape.push_back(size);
   }
   return shape;
 }
 
 std::vector<TensorSpec> specs_from(const json &list) {
-  if (!list.is_array() || list.size() > kMostTensors) throw ArtifactError("inputs and outputs must be short lists");
+  if (!list.is_array() || list.size() > kMostTensors) {
+    throw ArtifactError("inputs and outputs must be lists of at most " + std::to_string(kMostTensors) + " entries");
+  }
   std::vector<TensorSpec> specs;
   for (const json &item : list) {
     TensorSpec spec{item.at("name").get<std::string>(), item.at("dtype").get<std::string>(), {}, ""};
@@ -42,7 +46,7 @@ std::vector<TensorSpec> specs_from(const json &list) {
     spec.shape = shape_from(item.at("shape"));
     if (const auto layout = item.find("layout"); layout != item.end() && !layout->is_null()) {
       spec.layout = layout->get<std::string>();
-      if (spec.layout != "NHWC" && spec.layout != "NCHW") throw ArtifactError("no layout \"" + spec.layout + '"');
+      if (spec.layout != "NHWC" && spec.layout != "NCHW") throw ArtifactError("unknown layout \"" + spec.layout + '"');
     }
     specs.push_back(std::move(spec));
   }
@@ -68,7 +72,7 @@ std::array<float, 3> channels_from(const json &preprocess, const char *field) {
 
 Preprocess preprocess_from(const json &said) {
   const auto color = said.value("color", std::string("RGB"));
-  if (color != "RGB") throw ArtifactError("no preprocess.color \"" + color + '"');
+  if (color != "RGB") throw ArtifactError("unknown preprocess.color \"" + color + '"');
   const Preprocess with{channels_from(said, "mean"), channels_from(said, "std")};
   if (!std::all_of(with.std.begin(), with.std.end(), [](float s) { return s > 0; })) {
     throw ArtifactError("preprocess.std must be greater than 0, not " + said.at("std").dump());
@@ -82,16 +86,16 @@ Target target_from(const json &said) {
           said.value("options", json::object()).contains("versionCompatible")};
 }
 
-// A field that is there and not null.
+// A field, or nullptr if it is absent or null.
 const json *present(const json &document, const char *field) {
   const auto found = document.find(field);
   return found == document.end() || found->is_null() ? nullptr : &*found;
 }
 
 Manifest manifest_from(const json &document, bool bound) {
-  if (!document.is_object()) throw ArtifactError("it is no JSON object");
+  if (!document.is_object()) throw ArtifactError("it is not a JSON object");
   if (const auto format = document.value("format", std::string("r2mrf-artifact/1")); format != "r2mrf-artifact/1") {
-    throw ArtifactError("its format is \"" + format + "\", known is r2mrf-artifact/1");
+    throw ArtifactError("its format is \"" + format + "\", but this library reads r2mrf-artifact/1");
   }
   Manifest manifest;
   manifest.kind = document.at("kind").get<std::string>();
@@ -108,12 +112,12 @@ Manifest manifest_from(const json &document, bool bound) {
   return manifest;
 }
 
-// OpenVINO reads the .bin beside an .xml, whatever the manifest says.
+// OpenVINO reads the .bin beside an .xml even if the manifest does not list it.
 void check_weights_listed(const std::filesystem::path &artifact, const Manifest &manifest, const std::string &name) {
   if (manifest.kind != "openvino") return;
   const auto weights = artifact.stem().string() + ".bin";
   if (manifest.companions.count(weights) == 0) {
-    throw ArtifactError(name + " is not a manifest: its companions leave out " + weights + "; make the artifact again");
+    throw ArtifactError(name + " is not a manifest: its companions do not list " + weights + "; make the artifact again");
   }
 }
 
@@ -128,13 +132,35 @@ bool agree(const TensorSpec &a, const TensorSpec &b) {
                                           [](auto x, auto y) { return x == y || x == kFree || y == kFree; });
 }
 
-Manifest parsed(std::string_view text, const std::string &name, const char *what, bool bound) {
+void check_specs(const std::vector<TensorSpec> &found, const std::vector<TensorSpec> &said, const std::string &source,
+                 const std::string &name) {
+  for (const TensorSpec &spec : said) {
+    const auto same = std::find_if(found.begin(), found.end(), [&](const auto &f) { return f.name == spec.name; });
+    if (same == found.end() || found.size() != said.size()) {
+      throw ArtifactError(name + " has " + joined_names(found) + ", but " + source + " says " + joined_names(said));
+    }
+    if (!agree(*same, spec)) {
+      throw ArtifactError(name + " has " + same->words() + ", but " + source + " says " + spec.words());
+    }
+  }
+}
+
+// Limits the depth because nlohmann-json copies and prints values recursively.
+json document_from(std::string_view text) {
+  if (text.size() > kMostBytes) throw ArtifactError("it is too large: more than 64 MiB");
+  return json::parse(text, [](int depth, json::parse_event_t, const json &) {
+    if (depth > kMostNested) throw ArtifactError("its values are nested too deeply");
+    return true;
+  });
+}
+
+Manifest parsed(std::string_view text, const std::string &failing, bool bound) {
   try {
-    return manifest_from(json::parse(text), bound);
+    return manifest_from(document_from(text), bound);
   } catch (const ArtifactError &e) {
-    throw ArtifactError(name + " is not a " + what + ": " + e.what());
+    throw ArtifactError(failing + ": " + e.what());
   } catch (const json::exception &e) {
-    throw ArtifactError(name + " is not a " + what + ": " + e.what());
+    throw ArtifactError(failing + ": " + e.what());
   }
 }
 
@@ -152,7 +178,7 @@ Manifest checked_manifest(const std::filesystem::path &artifact, const std::file
   expected[artifact.filename().string()] = manifest.sha256;
   for (const auto &[file, digest] : expected) {
     if (std::filesystem::path(file).filename() != file) {
-      throw ArtifactError(path.string() + " is not a manifest: companion \"" + file + "\" is not beside it");
+      throw ArtifactError(path.string() + " is not a manifest: companion \"" + file + "\" is not in the same folder");
     }
     const auto where = artifact.parent_path() / file;
     if (!std::filesystem::is_regular_file(where, unknown)) {
@@ -185,11 +211,22 @@ std::string TensorSpec::words() const {
   return name + ": " + dtype + " [" + dims + "]" + (layout.empty() ? "" : " " + layout);
 }
 
-Manifest parse_manifest(std::string_view text, const std::string &name) { return parsed(text, name, "manifest", true); }
+std::size_t element_count(const Shape &shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::size_t{1},
+                         [](std::size_t n, std::int64_t d) { return n * static_cast<std::size_t>(d); });
+}
 
-Manifest parse_contract(std::string_view text, const std::string &name) { return parsed(text, name, "contract", false); }
+Manifest parse_manifest(std::string_view text, const std::string &name) {
+  return parsed(text, name + " is not a manifest", true);
+}
 
-// Where a process was stopped while it replaced an artifact, the manifest that was to take its place lies beside it.
+Manifest parse_contract(std::string_view text, const std::string &name) {
+  Manifest contract = parsed(text, name + ": the contract inside it cannot be used", false);
+  contract.source = "the contract inside it";
+  return contract;
+}
+
+// If a process was stopped while it replaced an artifact, the new manifest is still in the .json.next file.
 std::optional<Manifest> manifest_beside(const std::filesystem::path &artifact) {
   std::vector<std::filesystem::path> documents;
   for (const char *suffix : {".json", ".json.next"}) {
@@ -208,16 +245,10 @@ std::optional<Manifest> manifest_beside(const std::filesystem::path &artifact) {
   return std::nullopt;
 }
 
-void check_agreement(const std::vector<TensorSpec> &found, const std::vector<TensorSpec> &said, const std::string &name) {
-  for (const TensorSpec &spec : said) {
-    const auto same = std::find_if(found.begin(), found.end(), [&](const auto &f) { return f.name == spec.name; });
-    if (same == found.end() || found.size() != said.size()) {
-      throw ArtifactError(name + " has " + joined_names(found) + ", its manifest says " + joined_names(said));
-    }
-    if (!agree(*same, spec)) {
-      throw ArtifactError(name + " has " + same->words() + ", its manifest says " + spec.words());
-    }
-  }
+void check_agreement(const std::vector<TensorSpec> &inputs, const std::vector<TensorSpec> &outputs,
+                     const Manifest &manifest, const std::string &name) {
+  check_specs(inputs, manifest.inputs, manifest.source, name);
+  check_specs(outputs, manifest.outputs, manifest.source, name);
 }
 
 }  // namespace r2mrf_internal

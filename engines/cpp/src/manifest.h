@@ -1,4 +1,4 @@
-// The manifest beside an artifact, as far as a program that runs it has to know; r2mrf_deploy/manifest.py writes it.
+// The manifest beside an artifact: the fields that a program needs to run it. r2mrf_deploy/manifest.py writes it.
 #pragma once
 
 #include <array>
@@ -21,7 +21,7 @@ inline constexpr std::int64_t kFree = -1;
 
 using Shape = std::vector<std::int64_t>;
 
-// One input or output; a free dimension is kFree.
+// One input or output. A free dimension is kFree.
 struct TensorSpec {
   std::string name;
   std::string dtype;  // numpy's name
@@ -45,28 +45,35 @@ struct Target {
 };
 
 struct Manifest {
+  std::string source = "its manifest";  // or "the contract inside it"; for messages
   std::string kind;
   std::string sha256;
   std::map<std::string, std::string> companions;  // file name -> SHA-256
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
-  std::map<std::string, Shape> largest;  // input with free dimensions -> the largest shape of its profile
+  std::map<std::string, Shape> largest;  // input name -> the largest shape in its profile
   std::optional<Preprocess> preprocess;
   std::string precision = "fp32";
   std::optional<Target> target;
 };
 
-// Throws ArtifactError where the text is not a manifest; `name` says whose. Fields that this library does not need are
-// not looked at. A contract is the same without a SHA-256: it lies inside the file.
+// Number of elements of a tensor whose shape has no free dimension.
+std::size_t element_count(const Shape &shape);
+
+// Parses a manifest; `name` is its file's. Fields that this library does not need are ignored.
+// Throws ArtifactError if the text is not a manifest, is longer than 64 MiB or nests too deeply.
 Manifest parse_manifest(std::string_view text, const std::string &name);
+
+// The same for a contract, which is a manifest without the SHA-256 and lies inside the model file `name`.
 Manifest parse_contract(std::string_view text, const std::string &name);
 
-// The manifest beside `artifact`, with the SHA-256 of the artifact's files checked; nothing where there is none.
-// Throws ArtifactError where it is damaged, or the files are not those that it was written for.
+// The manifest beside `artifact`, after the SHA-256 of the artifact's files was checked; nullopt if there is none.
+// Throws ArtifactError if it is damaged, or if the files are not those that it was written for.
 std::optional<Manifest> manifest_beside(const std::filesystem::path &artifact);
 
-// Throws ArtifactError unless a model has the inputs or outputs that its manifest says: names, dtypes, ranks, sizes. A free
-// dimension agrees with any, since libraries do not all infer the same.
-void check_agreement(const std::vector<TensorSpec> &found, const std::vector<TensorSpec> &said, const std::string &name);
+// Throws ArtifactError unless the inputs and outputs of the model `name` are those in its manifest: names, dtypes, ranks,
+// sizes. A free dimension agrees with any size, because libraries infer shapes differently.
+void check_agreement(const std::vector<TensorSpec> &inputs, const std::vector<TensorSpec> &outputs,
+                     const Manifest &manifest, const std::string &name);
 
 }  // namespace r2mrf_internal

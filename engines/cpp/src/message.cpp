@@ -9,7 +9,7 @@ unsigned byte_at(std::string_view text, std::size_t i) {
   return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
 }
 
-// Length of the character that the text begins with, by RFC 3629's table; 0 where it begins with none.
+// Length in bytes of the first character of the text, by the table of RFC 3629; 0 if it is not valid UTF-8.
 std::size_t character(std::string_view text) {
   const unsigned first = byte_at(text, 0);
   const unsigned second = byte_at(text, 1);
@@ -20,8 +20,8 @@ std::size_t character(std::string_view text) {
     if ((byte_at(text, i) & 0xc0U) != 0x80) return 0;
   }
   const bool overlong = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
-  const bool no_character = (first == 0xed && second > 0x9f) || (first == 0xf4 && second > 0x8f);
-  return overlong || no_character ? 0 : length;
+  const bool not_a_character = (first == 0xed && second > 0x9f) || (first == 0xf4 && second > 0x8f);
+  return overlong || not_a_character ? 0 : length;
 }
 
 bool is_control(std::string_view text) {

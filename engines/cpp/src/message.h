@@ -1,4 +1,4 @@
-// Error messages quote what somebody else wrote: paths, fields of a manifest, another library's words.
+// Makes error messages safe to print: they quote paths, manifest fields and other libraries' messages.
 #pragma once
 
 #include <string>
@@ -6,7 +6,7 @@
 
 namespace r2mrf_internal {
 
-// The text as one line of valid UTF-8: a space for each control character, a question mark for each byte that is no UTF-8.
+// The text as one line of valid UTF-8: control characters become spaces, and bytes that are not UTF-8 question marks.
 std::string one_line(std::string_view text);
 
 }  // namespace r2mrf_internal

@@ -1,4 +1,4 @@
-// OpenVINO on the CPU: its own .xml models, and ONNX files directly.
+// OpenVINO on the CPU. It reads its own .xml models and ONNX files.
 #include <algorithm>
 #include <chrono>
 #include <openvino/openvino.hpp>
@@ -16,14 +16,14 @@ double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-// OpenVINO's messages have many lines; the last says what was wrong.
+// OpenVINO's messages have many lines. The last one says what was wrong.
 std::string last_line(const std::exception &e) {
   std::string text = e.what();
   text.erase(text.find_last_not_of(" \n\r\t") + 1);
   return text.substr(text.find_last_of('\n') + 1);
 }
 
-// What OpenVINO is asked for: whatever it throws is the artifact's fault.
+// Runs `work`. Exceptions that OpenVINO throws become ArtifactError; `failing` begins the message.
 template <typename Work>
 auto asked(const std::string &failing, Work work) {
   try {
@@ -44,7 +44,7 @@ std::string numpy_name(const ov::element::Type &type) {
   return type.get_type_name();
 }
 
-// A tensor has several names where OpenVINO dropped a node that changed nothing: of them the manifest's counts.
+// When OpenVINO drops a node that changes nothing, a tensor gets several names: the manifest's is taken.
 std::string name_of(const ov::Output<const ov::Node> &port, const std::vector<TensorSpec> &said) {
   const auto &names = port.get_names();
   const auto known =
@@ -71,7 +71,7 @@ class OpenVINOContext final : public ExecutionContext {
       : request_(std::move(request)), input_(std::move(input)), type_(type) {}
 
   void *input(const Shape &shape) override {
-    return asked("OpenVINO does not take an input of this size", [&] {
+    return asked("OpenVINO rejected an input of this size", [&] {
       const ov::Shape wanted(shape.begin(), shape.end());
       if (!tensor_ || tensor_.get_shape() != wanted) {
         tensor_ = ov::Tensor(type_, wanted);
@@ -82,7 +82,7 @@ class OpenVINOContext final : public ExecutionContext {
   }
 
   RawMap infer() override {
-    return asked("OpenVINO failed", [&] {
+    return asked("OpenVINO failed to run the model", [&] {
       const auto start = Clock::now();
       request_.infer();
       const double ms = ms_since(start);
@@ -111,14 +111,14 @@ class OpenVINO final : public Backend {
   [[nodiscard]] std::string device() const override { return device_; }
 
   std::unique_ptr<ExecutionContext> context() override {
-    return asked("OpenVINO has no request for another thread", [&] {
+    return asked("OpenVINO failed to create another inference request", [&] {
       const auto &input = model_.input();
       return std::make_unique<OpenVINOContext>(model_.create_infer_request(), input.get_any_name(), input.get_element_type());
     });
   }
 
  private:
-  // major.minor.patch, without the build's number and branch
+  // major.minor.patch, without the build number and branch
   static std::string version() {
     const std::string whole = ov::get_openvino_version().buildNumber;
     return whole.substr(0, whole.find('-'));
@@ -128,19 +128,19 @@ class OpenVINO final : public Backend {
   std::string device_;
 };
 
-// Loading the plugin takes longer than opening a small model, so all engines share one.
+// All engines share one core, because loading the plugin takes longer than opening a small model.
 ov::Core &core_with_cpu() {
   try {
     static ov::Core core;
-    if (core.get_versions("CPU").empty()) throw std::runtime_error("none is registered");
+    if (core.get_versions("CPU").empty()) throw std::runtime_error("no such plugin is registered");
     return core;
   } catch (const std::exception &e) {
-    throw Unavailable("OpenVINO has no CPU plugin here (" + last_line(e) + "): install OpenVINO whole");
+    throw Unavailable("OpenVINO has no CPU plugin (" + last_line(e) + "): install all of OpenVINO");
   }
 }
 
 ov::AnyMap settings(const std::string &precision, std::uint32_t threads) {
-  // Left alone, the CPU plugin computes an FP32 graph in BF16 on CPUs that have it.
+  // By default the CPU plugin computes FP32 graphs in BF16 on CPUs that support it.
   ov::AnyMap chosen{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                     ov::hint::inference_precision(precision == "bf16" ? ov::element::bf16 : ov::element::f32)};
   if (threads != 0) chosen.insert(ov::inference_num_threads(static_cast<std::int32_t>(threads)));
@@ -154,7 +154,7 @@ std::optional<std::string> contract_in_openvino(const std::filesystem::path &art
   return asked("OpenVINO cannot open " + artifact.string(), [&]() -> std::optional<std::string> {
     const auto model = core.read_model(artifact.string());
     if (model->has_rt_info("r2mrf")) return model->get_rt_info<std::string>("r2mrf");
-    // where OpenVINO puts the metadata_props of an ONNX file
+    // OpenVINO puts the metadata_props of an ONNX file here
     if (model->has_rt_info("framework", "r2mrf")) return model->get_rt_info<std::string>("framework", "r2mrf");
     return std::nullopt;
   });
@@ -166,8 +166,8 @@ std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, co
   ov::Core &core = core_with_cpu();
   return asked("OpenVINO cannot open " + artifact.string(), [&] {
     ov::CompiledModel model = core.compile_model(artifact.string(), "CPU", settings(manifest.precision, threads));
-    check_agreement(specs_of(model.inputs(), manifest.inputs), manifest.inputs, artifact.string());
-    check_agreement(specs_of(model.outputs(), manifest.outputs), manifest.outputs, artifact.string());
+    check_agreement(specs_of(model.inputs(), manifest.inputs), specs_of(model.outputs(), manifest.outputs), manifest,
+                    artifact.string());
     return std::make_unique<OpenVINO>(std::move(model), manifest.precision == "bf16" ? "bf16" : "f32");
   });
 }

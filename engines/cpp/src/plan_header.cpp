@@ -9,14 +9,14 @@
 namespace r2mrf_internal {
 namespace {
 
-// Little-endian, from the first byte of the value.
+// A little-endian number of `width` bytes.
 std::uint64_t unsigned_at(const std::uint8_t *bytes, unsigned width) {
   std::uint64_t value = 0;
   for (unsigned i = 0; i < width; ++i) value |= std::uint64_t{bytes[i]} << (8U * i);
   return value;
 }
 
-// The bits of a TensorRT-RTX header, in order.
+// What the bits of a TensorRT-RTX header stand for, from the lowest.
 constexpr std::array<const char *, 6> kComputeCapabilities{"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"};
 
 // The first three numbers of "1.7.1.116".
@@ -36,7 +36,7 @@ std::string joined(const std::vector<std::string> &words) {
 
 void check_same(const char *what, const std::string &said, const std::string &found, const std::string &name) {
   if (said == found) return;
-  throw ArtifactError(name + ": its manifest says " + what + " " + said + ", the plan itself " + found +
+  throw ArtifactError(name + ": its manifest says " + what + " " + said + ", but the plan itself says " + found +
                       "; build it again");
 }
 
@@ -58,7 +58,7 @@ PlanHeader parse_plan_header(const std::uint8_t *head, std::size_t length, std::
   for (unsigned i = 24; i < 28; ++i) header.version += (i > 24 ? "." : "") + std::to_string(head[i]);
   if (!rtx) return header;
   if (const auto said = unsigned_at(head + 16, 8); said != size) {
-    throw ArtifactError(name + " is damaged: its header says " + std::to_string(said) + " bytes, the file has " +
+    throw ArtifactError(name + " is damaged: its header says " + std::to_string(said) + " bytes, but the file has " +
                         std::to_string(size) + "; build it again");
   }
   const auto bits = unsigned_at(head + 32, 4);

@@ -7,7 +7,7 @@
 namespace r2mrf_internal {
 namespace {
 
-// For every output sample: the first input sample with a weight, how many have one, and where its weights begin.
+// For every output sample: the first input sample that counts, how many do, and where their weights begin.
 struct Windows {
   struct Window {
     std::uint32_t first;
@@ -45,7 +45,7 @@ Windows triangles(std::uint32_t from, std::uint32_t to) {
   return found;
 }
 
-constexpr unsigned kBits = 22;  // a byte, its sum's overshoot and its sign take the other 10 of 32
+constexpr unsigned kBits = 22;  // a byte, the overshoot of its sum and the sign take the other 10 of 32
 constexpr std::int32_t kHalf = std::int32_t{1} << (kBits - 1U);
 
 std::vector<std::int32_t> fixed_point(const std::vector<double> &weights) {
@@ -75,7 +75,7 @@ void along_row(const std::uint8_t *row, const Windows &to, const std::vector<std
   }
 }
 
-// One output row from the rows that begin `stride` bytes apart; `sums` has room for `width` values.
+// One output row from rows that begin `stride` bytes apart. `sums` has room for `width` values.
 void down_columns(const std::uint8_t *rows, std::size_t stride, std::size_t width, const Windows::Window &window,
                   const std::vector<std::int32_t> &weights, std::vector<std::int32_t> &sums, std::uint8_t *out) {
   std::fill(sums.begin(), sums.end(), kHalf);
@@ -113,7 +113,7 @@ void swap_ends(std::uint8_t *pixels, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) std::swap(pixels[3 * i], pixels[3 * i + 2]);
 }
 
-// Every row to the new width.
+// Resizes every row to the new width.
 void all_rows(const Pixels &image, std::uint32_t width, std::uint8_t *out) {
   const std::size_t stride = std::size_t{width} * 3;
   if (image.width == width) {
@@ -127,7 +127,7 @@ void all_rows(const Pixels &image, std::uint32_t width, std::uint8_t *out) {
   }
 }
 
-// Every column to the new height.
+// Resizes every column to the new height.
 void all_columns(const Pixels &image, std::uint32_t height, std::uint8_t *out) {
   const std::size_t width = std::size_t{image.width} * 3;
   const auto lines = triangles(image.height, height);

@@ -92,7 +92,7 @@ std::string sha256_of(const std::filesystem::path &file) {
   while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0) {
     digest.update(reinterpret_cast<const std::uint8_t *>(buffer.data()), static_cast<std::size_t>(in.gcount()));
   }
-  if (in.bad()) throw ArtifactError(file.string() + " cannot be read to its end");
+  if (in.bad()) throw ArtifactError(file.string() + " cannot be read to the end");
   return digest.hex();
 }
 

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), which binds an artifact to its manifest.
+// SHA-256 (FIPS 180-4), which binds a manifest to its files.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ namespace r2mrf_internal {
 class Sha256 {
  public:
   void update(const std::uint8_t *data, std::size_t size);
-  // The digest in lower-case hex. Nothing may be added afterwards.
+  // The digest in lower-case hex. update() must not be called afterwards.
   [[nodiscard]] std::string hex();
 
  private:
@@ -25,7 +25,7 @@ class Sha256 {
   std::uint64_t length_ = 0;
 };
 
-// Of a file. Throws ArtifactError where it cannot be read.
+// The digest of a file. Throws ArtifactError if it cannot be read.
 std::string sha256_of(const std::filesystem::path &file);
 
 }  // namespace r2mrf_internal

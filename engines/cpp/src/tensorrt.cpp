@@ -1,6 +1,6 @@
-// TensorRT and TensorRT-RTX: plans on an NVIDIA GPU, with whichever of the two built the plan.
+// TensorRT and TensorRT-RTX run plans on an NVIDIA GPU; the one that built a plan also runs it.
 //
-// Both have the same interface, but for what one has more, and both are loaded when a plan asks for them.
+// What is used here of their interfaces is the same. Either library is loaded when a plan needs it.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 
 thread_local std::string complaint;
 
-// TensorRT wants one logger for the process, which any thread may call.
+// TensorRT needs one logger for the whole process. Any thread may call it.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char *message) noexcept override {
@@ -31,23 +31,21 @@ class Logger final : public nvinfer1::ILogger {
 
 Logger logger;
 
-// One of the two, loaded.
+// One of the two libraries, loaded.
 struct Library {
   explicit Library(bool is_rtx)
       : rtx(is_rtx),
         title(rtx ? "TensorRT-RTX" : "TensorRT"),
         library({rtx ? "libtensorrt_rtx.so.1" : "libnvinfer.so." R2MRF_TENSORRT_MAJOR},
                 "install the library that built the plan, or name its folder in LD_LIBRARY_PATH") {
-    library.load(create_runtime, "createInferRuntime_INTERNAL");
-    std::int32_t (*part)() = nullptr;
     for (const char *name : {"getInferLibMajorVersion", "getInferLibMinorVersion", "getInferLibPatchVersion"}) {
-      library.load(part, name);
+      std::int32_t (*part)() = library.symbol(name);
       version += (version.empty() ? "" : ".") + std::to_string(part());
     }
   }
 
   static const Library &get(bool rtx) {
-    if (rtx && NV_TENSORRT_MAJOR < 10) {  // whose sizes are 32-bit, while TensorRT-RTX returns 64-bit ones
+    if (rtx && NV_TENSORRT_MAJOR < 10) {  // their sizes are 32-bit, but TensorRT-RTX returns 64-bit ones
       throw Unavailable("the library was built with the headers of TensorRT " R2MRF_TENSORRT_MAJOR
                         ", which do not fit TensorRT-RTX: build it with those of 10 or later");
     }
@@ -63,14 +61,14 @@ struct Library {
   std::string title;
   std::string version;  // major.minor.patch
   SharedLibrary library;
-  decltype(createInferRuntime_INTERNAL) *create_runtime = nullptr;
+  decltype(createInferRuntime_INTERNAL) *create_runtime = library.symbol("createInferRuntime_INTERNAL");
 };
 
 std::vector<char> bytes_of(const std::filesystem::path &plan) {
   std::ifstream in(plan, std::ios::binary);
   std::vector<char> bytes(static_cast<std::size_t>(std::filesystem::file_size(plan)));
   if (!in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()))) {
-    throw ArtifactError(plan.string() + " cannot be read to its end");
+    throw ArtifactError(plan.string() + " cannot be read to the end");
   }
   return bytes;
 }
@@ -98,26 +96,26 @@ std::vector<TensorSpec> specs_of(const nvinfer1::ICudaEngine &engine, nvinfer1::
     const nvinfer1::Dims dims = engine.getTensorShape(name);
     specs.push_back({name, numpy_name(engine.getTensorDataType(name)), Shape(dims.d, dims.d + std::max(dims.nbDims, 0)), ""});
   }
-  return specs;  // TensorRT's free dimensions are -1, like ours
+  return specs;  // a free dimension is -1, like kFree
 }
 
 class TensorRT final : public Backend {
  public:
   TensorRT(const std::filesystem::path &artifact, const Manifest &manifest, const Library &library)
       : input_(manifest.inputs.at(0)), rtx_(library.rtx), runtime_(create(library)) {
-    // a version-compatible plan brings its own runtime, which is host code
+    // a version-compatible plan contains its own runtime, which is host code
     if (manifest.target->version_compatible) runtime_->setEngineHostCodeAllowed(true);
     const std::vector<char> plan = bytes_of(artifact);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-    const std::string why = complaint;
+    const std::string why = last_complaint();
     const std::string capability = Cuda::get().compute_capability();
     cuda_device_ = Cuda::get().device();
     if (!engine_) {
       throw ArtifactError(artifact.string() + " does not open on a GPU of compute capability " + capability + ": " + why +
                           "; build it for this GPU with `r2mrf build`");
     }
-    check_agreement(specs_of(*engine_, nvinfer1::TensorIOMode::kINPUT), manifest.inputs, artifact.string());
-    check_agreement(specs_of(*engine_, nvinfer1::TensorIOMode::kOUTPUT), manifest.outputs, artifact.string());
+    check_agreement(specs_of(*engine_, nvinfer1::TensorIOMode::kINPUT),
+                    specs_of(*engine_, nvinfer1::TensorIOMode::kOUTPUT), manifest, artifact.string());
     device_ = library.title + " " + library.version + ", GPU of compute capability " + capability;
   }
 
@@ -130,7 +128,7 @@ class TensorRT final : public Backend {
  private:
   static nvinfer1::IRuntime *create(const Library &library) {
     void *runtime = library.create_runtime(&logger, NV_TENSORRT_VERSION);
-    // where CUDA does not start, TensorRT 11.4 complains and returns a pointer to nothing
+    // if CUDA does not start, TensorRT 11.4 reports an error and returns an invalid pointer, not null
     if (runtime == nullptr || !complaint.empty()) {
       throw Unavailable(library.title + " " + library.version + " does not start: " + last_complaint());
     }
@@ -140,14 +138,14 @@ class TensorRT final : public Backend {
   TensorSpec input_;
   bool rtx_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // before runtime_ in destruction
-  int cuda_device_ = 0;  // on which the plan was opened
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // destroyed before runtime_
+  int cuda_device_ = 0;  // the device on which the plan was opened
   std::string device_;
 };
 
 }  // namespace
 
-std::string last_complaint() { return complaint.empty() ? "it does not say why" : complaint; }
+std::string last_complaint() { return complaint.empty() ? "it gave no reason" : complaint; }
 
 std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path &artifact, const Manifest &manifest) {
   std::array<char, kPlanHeaderLength> head{};

@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <utility>
 
 #include "error.h"
 
 namespace r2mrf_internal {
 namespace {
-
-std::size_t product(const Shape &shape) {
-  return std::accumulate(shape.begin(), shape.end(), std::size_t{1},
-                         [](std::size_t n, std::int64_t d) { return n * static_cast<std::size_t>(d); });
-}
 
 nvinfer1::Dims dims_of(const Shape &shape) {
   nvinfer1::Dims dims{};
@@ -22,7 +16,7 @@ nvinfer1::Dims dims_of(const Shape &shape) {
   return dims;
 }
 
-// No type is wider than 8 bytes. TensorRT itself may say -1 since 10.1, unless the tensor is vectorized.
+// No type is wider than 8 bytes. TensorRT's own function returns -1 since 10.1, unless the tensor is vectorized.
 std::size_t element_bytes(nvinfer1::DataType type) {
   if (type == nvinfer1::DataType::kHALF) return 2;
   return type == nvinfer1::DataType::kFLOAT ? 4 : 8;
@@ -30,7 +24,7 @@ std::size_t element_bytes(nvinfer1::DataType type) {
 
 std::unique_ptr<nvinfer1::IExecutionContext> new_context(nvinfer1::ICudaEngine &engine) {
   std::unique_ptr<nvinfer1::IExecutionContext> context(engine.createExecutionContext());
-  if (!context) throw Unavailable("TensorRT has no room for another context: " + last_complaint());
+  if (!context) throw Unavailable("TensorRT failed to create another execution context: " + last_complaint());
   return context;
 }
 
@@ -50,7 +44,7 @@ TensorRTContext::TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input
       marks_{cuda_.event(), cuda_.event(), cuda_.event(), cuda_.event()},
       graph_(cuda_.no_graph()) {
   if (trt_context_->getOptimizationProfile() != 0 && !trt_context_->setOptimizationProfileAsync(0, stream_.get())) {
-    throw Unavailable("TensorRT does not take the plan's profile: " + last_complaint());
+    throw Unavailable("TensorRT rejected the plan's profile: " + last_complaint());
   }
 }
 
@@ -60,7 +54,7 @@ void *TensorRTContext::input(const Shape &shape) {
   return host_input_.get();
 }
 
-// Everything that depends on the shape is made again; should that fail half-way, the next call begins again.
+// Makes everything that depends on the shape. If that fails half-way, the next call starts afresh.
 void TensorRTContext::set_shape(const Shape &shape) {
   shape_.clear();
   ready_ = false;
@@ -68,19 +62,19 @@ void TensorRTContext::set_shape(const Shape &shape) {
   if (!trt_context_->setInputShape(spec_.name.c_str(), dims_of(shape))) {
     TensorSpec refused = spec_;
     refused.shape = shape;
-    throw InputError("the plan's profile does not have " + refused.words() + ": " + last_complaint());
+    throw InputError("the plan's profile does not allow " + refused.words() + ": " + last_complaint());
   }
-  input_bytes_ = product(shape) * size_of(dtype_of(spec_.dtype));
+  input_bytes_ = element_count(shape) * size_of(dtype_of(spec_.dtype));
   device_input_ = cuda_.device_memory(input_bytes_);
   host_input_ = cuda_.pinned_memory(input_bytes_);
   if (!trt_context_->setTensorAddress(spec_.name.c_str(), device_input_.get())) {
-    throw ArtifactError("TensorRT does not take the input: " + last_complaint());
+    throw ArtifactError("TensorRT rejected the address of the input: " + last_complaint());
   }
   make_outputs();
   shape_ = shape;
 }
 
-// Room on the device for every output, and on the host for the map.
+// Allocates device memory for every output, and host memory for the map.
 void TensorRTContext::make_outputs() {
   outputs_.clear();
   for (std::int32_t i = 0; i < engine_.getNbIOTensors(); ++i) {
@@ -91,10 +85,10 @@ void TensorRTContext::make_outputs() {
     if (dims.nbDims < 0 || std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; })) {
       throw ArtifactError(std::string("the size of output \"") + name + "\" depends on the data, which is not supported");
     }
-    const std::size_t bytes = product(shape) * element_bytes(engine_.getTensorDataType(name));
+    const std::size_t bytes = element_count(shape) * element_bytes(engine_.getTensorDataType(name));
     outputs_.push_back({name, cuda_.device_memory(std::max(bytes, std::size_t{1}))});
     if (!trt_context_->setTensorAddress(name, outputs_.back().memory.get())) {
-      throw ArtifactError(std::string("TensorRT does not take the output \"") + name + "\": " + last_complaint());
+      throw ArtifactError(std::string("TensorRT rejected the address of the output \"") + name + "\": " + last_complaint());
     }
     if (outputs_.back().name == "map") {
       check_map_shape(shape);
@@ -107,8 +101,8 @@ void TensorRTContext::make_outputs() {
   }
 }
 
-// The first inference at a shape allocates and compiles, which cannot be captured; so it goes before. TensorRT-RTX lets
-// itself be captured only where the application allocates its memory and isStreamCapturable() agrees.
+// The first inference at a shape allocates and compiles, which cannot be captured, so it runs before the capture.
+// TensorRT-RTX can be captured only if the application allocates its memory and isStreamCapturable() agrees.
 void TensorRTContext::first_inference() {
   graph_.reset();
   cuda_.copy_in(device_input_.get(), host_input_.get(), input_bytes_, stream_);
@@ -121,7 +115,7 @@ void TensorRTContext::enqueue() {
   if (graph_) {
     cuda_.launch(graph_, stream_);
   } else if (!trt_context_->enqueueV3(stream_.get())) {
-    throw Unavailable("TensorRT failed on the device: " + last_complaint());
+    throw Unavailable("TensorRT failed to run the plan: " + last_complaint());
   }
 }
 

@@ -1,4 +1,4 @@
-// One thread's way through a plan: an execution context, a stream, pinned memory and a CUDA graph of its own.
+// What one inference with a plan needs: an execution context, a stream, pinned memory and a CUDA graph.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -13,19 +13,19 @@
 
 namespace r2mrf_internal {
 
-// What TensorRT last complained of in this thread, in one line.
+// TensorRT's last error message in this thread.
 std::string last_complaint();
 
 class TensorRTContext final : public ExecutionContext {
  public:
-  // engine must outlive the context and was opened on `device`, which is the thread's current one now; later the context sees to
-  // that. TensorRT-RTX's plans run without a CUDA graph. Throws Unavailable where the device has no room for another
-  // context.
+  // `engine` must outlive the context. `device` is where it was opened, and must be the calling thread's current device.
+  // The other functions make it so themselves. Plans of TensorRT-RTX run without a CUDA graph.
+  // Throws Unavailable if the device has no memory for another context.
   TensorRTContext(nvinfer1::ICudaEngine &engine, TensorSpec input, int device, bool rtx);
 
-  // Throws InputError where the plan's profile does not have the shape.
+  // Throws InputError if the plan's profile does not allow the shape.
   void *input(const Shape &shape) override;
-  // Should it fail, the next call begins again as with a new shape.
+  // After a failure, the next call starts afresh, as with a new shape.
   RawMap infer() override;
 
  private:
@@ -57,7 +57,7 @@ class TensorRTContext final : public ExecutionContext {
   const void *device_map_ = nullptr;  // one of outputs_
   PinnedMemory host_map_;
   std::array<Event, 4> marks_;
-  bool ready_ = false;  // one inference was done at this shape, and the last one did not fail
+  bool ready_ = false;  // there was an inference at this shape, and the last one did not fail
   Graph graph_;
 };
 

@@ -1,4 +1,4 @@
-"""The models that engine_test opens: a map that is 0.5 R + 0.3 G + 0.2 B of every pixel, as artifacts of every kind."""
+"""Makes the artifacts that engine_test opens. Their map is 0.5 R + 0.3 G + 0.2 B of every pixel."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def digest(path: Path) -> str:
 
 
 def write_alone(path: Path, changed: dict[str, Any] | str) -> None:
-    """The model of weighted.onnx with a contract inside and no manifest beside it; `changed` are its fields, or its text."""
+    """The model of weighted.onnx without a manifest, and inside it a contract with `changed` fields, or `changed` itself."""
     said = json.loads((path.parent / "weighted.onnx.json").read_text())
     inside = {k: v for k, v in said.items() if k not in ("file", "sha256", "bytes", "companions")}
     kind = {"kind": "openvino"} if path.suffix == ".xml" else {}
@@ -58,7 +58,7 @@ def write_alone(path: Path, changed: dict[str, Any] | str) -> None:
 
 
 def write(path: Path, image: list[Any], map_: list[Any], uint8: bool = True, **fields: Any) -> None:
-    """The model at `path`, in the format of its suffix, and its manifest with `fields` changed."""
+    """Write the model to `path`, in the format of its suffix, and its manifest with `fields` changed."""
     made = model(image, map_, uint8)
     companions = {}
     if path.suffix == ".xml":
@@ -101,7 +101,10 @@ def main(folder: Path) -> None:
         write_alone(folder / f"alone_bent{suffix}", {"inputs": 5})
         shape = {"outputs": [{"name": "map", "dtype": "float32", "shape": [1, 1, 48, 65]}]}
         write_alone(folder / f"alone_other{suffix}", shape)
-    # as a process leaves them that is stopped while it replaces an artifact
+        write_alone(folder / f"alone_plan{suffix}", {"kind": "plan"})
+        write_alone(folder / f"alone_deep{suffix}", "[" * 100_000 + "]" * 100_000)
+        write_alone(folder / f"alone_large{suffix}", " " * ((64 << 20) + 1))
+    # the files that are left if a process is stopped while it replaces an artifact
     write(folder / "pending.onnx", *fixed)
     (folder / "pending.onnx.json").rename(folder / "pending.onnx.json.next")
     write(folder / "old.onnx", *free)
@@ -110,7 +113,7 @@ def main(folder: Path) -> None:
 
 
 def refused(folder: Path) -> None:
-    """What no program may open, or run."""
+    """Artifacts that must not open, or not run."""
     fixed = ([1, 48, 64, 3], [1, 1, 48, 64])
     write(folder / "said_free.onnx", *fixed)
     said = json.loads((folder / "free.onnx.json").read_text())
@@ -139,7 +142,7 @@ def refused(folder: Path) -> None:
     damaged.write_bytes(b"this is no model, but its digest is right")
     said = json.loads((folder / "weighted.onnx.json").read_text()) | {"sha256": digest(damaged)}
     (folder / "damaged.onnx.json").write_text(json.dumps(said))
-    # a plan that ends too soon, and one of a version that never was: its size at 16, version at 24, 8.6 and 8.9 at 32
+    # a truncated plan, and one of an unknown version: the size is at byte 16, the version at 24, 8.6 and 8.9 at 32
     whole = b"vtrt" + bytes(12) + (80).to_bytes(8, "little") + bytes([9, 9, 9, 9, 0, 0, 0, 0, 0b1100]) + bytes(47)
     target = {"runtime": "tensorrt_rtx", "runtime_version": "9.9.9.9", "compute_capabilities": ["8.6", "8.9"]}
     for name, content in (("cut.plan", whole[:34]), ("other_version.plan", whole)):

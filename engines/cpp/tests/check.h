@@ -1,4 +1,4 @@
-// Checks that say where they failed and go on; main() returns exit_code().
+// Checks that report where they failed and go on. main() returns exit_code().
 #pragma once
 
 #include <cstdio>
@@ -6,7 +6,7 @@
 
 inline int failures = 0;
 
-// What a test's main() returns: not the number of failures, of which the system keeps the last eight bits.
+// What a test's main() returns. It is not the number of failures, of which the system keeps only eight bits.
 inline int exit_code(int failed = failures) { return failed == 0 ? 0 : 1; }
 
 #define CHECK(condition)                                                       \
@@ -17,7 +17,7 @@ inline int exit_code(int failed = failures) { return failed == 0 ? 0 : 1; }
     }                                                                          \
   } while (false)
 
-// That a call throws an E whose message contains `part`.
+// Checks that a call throws an E whose message contains `part`.
 template <typename E, typename Call>
 void check_throws(Call call, const std::string &part, int line) {
   std::string found = "nothing was thrown";

@@ -1,4 +1,4 @@
-// How many contexts an engine makes: another run takes the last one's, unless that failed.
+// How many contexts an engine makes: a run reuses the context of an earlier one, unless that failed.
 #include <string>
 #include <vector>
 

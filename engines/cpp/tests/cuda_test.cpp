@@ -1,4 +1,4 @@
-// Devices, the driver's version and captured graphs, on a runtime that only keeps account of them.
+// Devices, the driver's version and captured graphs, with the CUDA runtime of host_cudart.cpp.
 #include <thread>
 
 #include "check.h"
@@ -14,7 +14,7 @@ void test_each_thread_has_its_device(const Cuda &cuda) {
   cuda.set_device(1);
   const int opened = cuda.device();
   std::thread([&] {
-    CHECK(cuda.device() == 0);  // another thread begins with the first device, whatever this one uses
+    CHECK(cuda.device() == 0);  // a new thread begins with the first device, whatever this one uses
     {
       const OnDevice here(cuda, opened);
       CHECK(cuda.device() == 1);
@@ -28,7 +28,7 @@ void test_each_thread_has_its_device(const Cuda &cuda) {
 void test_driver(const Cuda &cuda) {
   host_cuda() = {};
   cuda.check_driver();
-  host_cuda().driver = 13000;  // a driver serves the later minor versions of its major one
+  host_cuda().driver = 13000;  // a driver serves every minor version of its major version
   cuda.check_driver();
   host_cuda().driver = 14010;
   cuda.check_driver();

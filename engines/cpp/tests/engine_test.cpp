@@ -1,4 +1,4 @@
-// The C API and its wrapper on artifacts whose maps are known: 0.5 R + 0.3 G + 0.2 B.
+// The C API and the C++ header, on artifacts whose maps are known: 0.5 R + 0.3 G + 0.2 B.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -34,7 +34,7 @@ bool all_near(const std::vector<float> &values, float wanted) {
   return true;
 }
 
-// Columns, black and white by turns.
+// Alternating black and white columns.
 std::vector<std::uint8_t> columns(std::uint32_t width, std::uint32_t height) {
   std::vector<std::uint8_t> pixels;
   for (std::size_t i = 0; i < std::size_t{width} * height; ++i) {
@@ -47,7 +47,7 @@ template <typename Call>
 void check_error(Call call, r2mrf_status status, const std::string &part) {
   try {
     static_cast<void>(call());
-    std::fprintf(stderr, "nothing was thrown, but \"%s\" expected\n", part.c_str());
+    std::fprintf(stderr, "nothing was thrown, but \"%s\" was expected\n", part.c_str());
   } catch (const r2mrf::Error &e) {
     if (e.status() == status && std::string(e.what()).find(part) != std::string::npos) return;
     std::fprintf(stderr, "expected \"%s\" and status %d: %s, %d\n", part.c_str(), status, e.what(), e.status());
@@ -74,7 +74,7 @@ void test_known_maps(const std::string &folder) {
   CHECK(r2mrf::Engine(folder + "dynamic.onnx").input_size().width == 0);
 }
 
-// What a free size comes to, by its look: at half their size columns are grey, at their own they are what they are.
+// The size of an image when the network's is free: columns turn grey if it shrinks, and keep their contrast otherwise.
 void test_largest_sizes(const std::string &folder) {
   const auto contrast = [](const r2mrf::Engine &engine, std::uint32_t width, std::uint32_t height) {
     const auto pixels = columns(width, height);
@@ -91,7 +91,7 @@ void test_largest_sizes(const std::string &folder) {
   CHECK(contrast(without, 1280, 64) < 0.2F);
 }
 
-// Gaps between rows are neither read into the map nor written over.
+// Gaps between rows do not affect the map, and are not written to.
 void test_strides(const std::string &folder) {
   const r2mrf::Engine engine(folder + "weighted.onnx");
   r2mrf_engine *raw = nullptr;
@@ -113,14 +113,14 @@ void check_open(const std::string &path, r2mrf_status status, const char *part) 
     std::fprintf(stderr, "%s: expected \"%s\" in \"%s\"\n", path.c_str(), part, message.c_str());
     ++failures;
   }
-  // one line of what a terminal takes for text: no control characters, no byte that is never UTF-8's
+  // one line that is safe to print: no control characters, and no bytes that never occur in UTF-8
   CHECK(std::none_of(message.begin(), message.end(), [](char c) {
     const auto byte = static_cast<unsigned char>(c);
     return byte < 0x20 || byte == 0x7f || byte >= 0xf8;
   }));
 }
 
-// What OpenVINO's readers of other formats, which it tries on what is no ONNX, lose when they are loaded.
+// OpenVINO tries its readers of other formats on a file that is not ONNX, and loading them leaks memory.
 class NoLeakCheck {
  public:
 #ifdef __SANITIZE_ADDRESS__
@@ -134,17 +134,20 @@ class NoLeakCheck {
   NoLeakCheck &operator=(const NoLeakCheck &) = delete;
 };
 
-// The contract lies inside the file, and no manifest beside it.
+// Artifacts with a contract inside the file and no manifest beside it.
 void test_alone(const std::string &folder) {
   const auto pixels = flat(64, 48, 200, 100, 50);
   CHECK(all_near(r2mrf::Engine(folder + "pending.onnx").run({pixels.data(), 64, 48}).values, 140 / 255.0F));
-  if (r2mrf::Engine(folder + "weighted.onnx").device().rfind("OpenVINO", 0) != 0) return;  // the stand-in reads no file
+  if (r2mrf::Engine(folder + "weighted.onnx").device().rfind("OpenVINO", 0) != 0) return;  // known_backend.cpp reads no file
   for (const std::string suffix : {".onnx", ".xml"}) {
     const r2mrf::Engine engine(folder + "alone" + suffix);
     CHECK(all_near(engine.run({pixels.data(), 64, 48}).values, 140 / 255.0F));
-    check_open(folder + "alone_broken" + suffix, R2MRF_ARTIFACT, "is not a contract");
-    check_open(folder + "alone_bent" + suffix, R2MRF_ARTIFACT, "is not a contract");
-    check_open(folder + "alone_other" + suffix, R2MRF_ARTIFACT, "its manifest says map");
+    check_open(folder + "alone_broken" + suffix, R2MRF_ARTIFACT, "the contract inside it cannot be used");
+    check_open(folder + "alone_bent" + suffix, R2MRF_ARTIFACT, "the contract inside it cannot be used");
+    check_open(folder + "alone_deep" + suffix, R2MRF_ARTIFACT, "nested too deeply");
+    check_open(folder + "alone_large" + suffix, R2MRF_ARTIFACT, "too large");
+    check_open(folder + "alone_other" + suffix, R2MRF_ARTIFACT, "the contract inside it says map");
+    check_open(folder + "alone_plan" + suffix, R2MRF_ARTIFACT, "the contract inside it describes a file of kind \"plan\"");
   }
 }
 
@@ -153,28 +156,28 @@ void test_artifacts_refused(const std::string &folder) {
   check_open(folder, R2MRF_INPUT, "no such file");
   check_open(folder + "loop.onnx", R2MRF_INPUT, "no such file");
   check_open(folder + std::string(5000, 'x') + ".onnx", R2MRF_INPUT, "no such file");
-  check_open(folder + "no_manifest.onnx", R2MRF_ARTIFACT, "needs its manifest");
+  check_open(folder + "no_manifest.onnx", R2MRF_ARTIFACT, "has no manifest beside it");
   check_open(folder + "not_json.onnx", R2MRF_ARTIFACT, "is not a manifest");
   check_open(folder + "not_utf8.onnx", R2MRF_ARTIFACT, "is not a manifest");
   check_open(folder + "coloured.onnx", R2MRF_ARTIFACT, "[31mred");
   check_open(folder + "large_manifest.onnx", R2MRF_ARTIFACT, "too large");
   check_open(folder + "changed.onnx", R2MRF_ARTIFACT, "SHA-256 differs");
   check_open(folder + "changed_weights.xml", R2MRF_ARTIFACT, "changed_weights.bin does not match");
-  check_open(folder + "unlisted_weights.xml", R2MRF_ARTIFACT, "leave out unlisted_weights.bin");
+  check_open(folder + "unlisted_weights.xml", R2MRF_ARTIFACT, "do not list unlisted_weights.bin");
   check_open(folder + "long_companion.onnx", R2MRF_ARTIFACT, "is missing");
   {
     [[maybe_unused]] const NoLeakCheck pardon;
     check_open(folder + "damaged.onnx", R2MRF_ARTIFACT, "cannot open");
   }
   check_open(folder + "other_shape.onnx", R2MRF_ARTIFACT, "its manifest says map");
-  check_open(folder + "other_kind.onnx", R2MRF_ARTIFACT, "of kind \"plan\"");
+  check_open(folder + "other_kind.onnx", R2MRF_ARTIFACT, "its manifest describes a file of kind \"plan\"");
   check_open(folder + "no_map.onnx", R2MRF_ARTIFACT, "no output \"map\"");
-  check_open(folder + "escape.onnx", R2MRF_ARTIFACT, "not beside it");
+  check_open(folder + "escape.onnx", R2MRF_ARTIFACT, "is not in the same folder");
   if (std::strstr(r2mrf_backends(), "tensorrt") == nullptr) {
     check_open(folder + "cut.plan", R2MRF_UNAVAILABLE, "needs the backend tensorrt");
   } else {
     check_open(folder + "cut.plan", R2MRF_ARTIFACT, "truncated after 34 bytes");
-#ifdef R2MRF_TEST_RTX  // the library is there, and found
+#ifdef R2MRF_TEST_RTX  // the library is installed and found
     check_open(folder + "other_version.plan", R2MRF_ARTIFACT, "is installed: build it again");
 #endif
   }
@@ -186,7 +189,7 @@ void test_runs_refused(const std::string &folder) {
   check_error([&] { return not_finite.run({pixels.data(), 64, 40}); }, R2MRF_ARTIFACT, "not finite");
   check_error([&] { return not_finite.run_u8({pixels.data(), 64, 40}); }, R2MRF_ARTIFACT, "not finite");
   const r2mrf::Engine said_free(folder + "said_free.onnx");
-  if (said_free.device().rfind("OpenVINO", 0) == 0) {  // the manifest promises sizes that the model does not take
+  if (said_free.device().rfind("OpenVINO", 0) == 0) {  // the manifest says that sizes are free, but the model's are not
     check_error([&] { return said_free.run({pixels.data(), 64, 40}); }, R2MRF_ARTIFACT, "OpenVINO");
   }
 }
@@ -198,8 +201,8 @@ void test_wrapper_refuses(const std::string &folder) {
   check_error([&] { return engine.run_u8({pixels.data(), 4, 0}); }, R2MRF_INPUT, "4x0 pixels");
   constexpr std::uint32_t kMost = 0xffffffffU;
   check_error([&] { return engine.run({pixels.data(), kMost, kMost}); }, R2MRF_INPUT, "4294967295x4294967295 pixels");
-#ifndef __SANITIZE_ADDRESS__  // which ends a program that asks for so much
-  check_error([&] { return engine.run({pixels.data(), 1U << 30U, 1U << 30U}); }, R2MRF_INPUT, "no room");
+#ifndef __SANITIZE_ADDRESS__  // it ends a program that asks for so much memory
+  check_error([&] { return engine.run({pixels.data(), 1U << 30U, 1U << 30U}); }, R2MRF_INPUT, "not enough memory");
 #endif
   const r2mrf::Engine moved = std::move(engine);
   CHECK(!moved.device().empty());
@@ -245,7 +248,7 @@ void test_arguments_refused(const std::string &folder) {
   r2mrf_close(nullptr);
 }
 
-// Eight threads on one engine, each with its own colour: no map is another's.
+// Eight threads use one engine, each with its own colour, and none gets the map of another.
 void test_threads(const std::string &folder) {
   const r2mrf::Engine engine(folder + "dynamic.onnx");
   std::atomic<int> wrong{0};
@@ -257,7 +260,7 @@ void test_threads(const std::string &folder) {
       const auto pixels = flat(width, 50, grey, grey, grey);
       for (int i = 0; i < 50; ++i) {
         if (!all_near(engine.run({pixels.data(), width, 50}).values, static_cast<float>(grey) / 255.0F)) ++wrong;
-        r2mrf_engine *none = nullptr;  // an error is this thread's alone
+        r2mrf_engine *none = nullptr;  // each thread sees only its own error
         if (r2mrf_open(std::to_string(t).c_str(), 0, &none) != R2MRF_INPUT ||
             std::string(r2mrf_last_error()).rfind(std::to_string(t), 0) != 0) {
           ++wrong;
@@ -269,13 +272,13 @@ void test_threads(const std::string &folder) {
   CHECK(wrong == 0);
 }
 
-// Open file descriptors of this process.
+// The number of open file descriptors of this process.
 std::ptrdiff_t open_files() {
   const std::filesystem::directory_iterator files("/proc/self/fd");
   return std::distance(begin(files), end(files));
 }
 
-// Nothing is used up: no file stays open (memory is the leak sanitizer's business).
+// No file stays open. The leak sanitizer checks memory.
 void test_open_and_close(const std::string &folder, int cycles) {
   const std::string good = folder + "weighted.onnx";
   const auto before = open_files();

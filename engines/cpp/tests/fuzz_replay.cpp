@@ -1,4 +1,4 @@
-// Feeds the fuzz target a fixed sequence of damaged inputs, with any compiler: bytes changed, cut out and repeated.
+// Feeds the fuzz target a fixed sequence of damaged inputs: bytes changed, removed and repeated. Needs no libFuzzer.
 #include <cstdio>
 #include <random>
 #include <string>

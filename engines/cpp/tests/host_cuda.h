@@ -1,14 +1,14 @@
-// What the tests' CUDA runtime does, and the account that it keeps. Its own version is 13.0.
+// How the tests' CUDA runtime behaves, and what it counts. Its own version is 13.0.
 #pragma once
 
 struct HostCuda {
-  int driver = 13020;  // as cudaDriverGetVersion says it: 13.2
+  int driver = 13020;  // 13.2, in the form that cudaDriverGetVersion gives
   int devices = 2;
-  bool instantiates = true;  // a captured graph
-  bool launches = true;      // an instantiated one
+  bool instantiates = true;  // whether captured graphs can be instantiated
+  bool launches = true;      // whether instantiated graphs can be launched
   bool capturing = false;
-  int captures = 0;  // that were begun
-  int graphs = 0;    // captured or instantiated, and not destroyed
+  int captures = 0;  // begun
+  int graphs = 0;    // captured or instantiated, and not destroyed yet
 };
 
 HostCuda &host_cuda();

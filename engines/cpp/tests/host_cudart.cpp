@@ -1,4 +1,4 @@
-// In the CUDA runtime's place, two devices in the host's memory, of which each thread has a current one.
+// Replaces the CUDA runtime: two devices in host memory. Each thread has a current device.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -35,7 +35,7 @@ HostCuda &host_cuda() {
   return host;
 }
 
-const char *cudaGetErrorString(cudaError_t) { return "a word for it"; }
+const char *cudaGetErrorString(cudaError_t) { return "an error of the host's"; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 cudaError_t cudaDriverGetVersion(int *version) {

@@ -1,5 +1,5 @@
-// In TensorRT's place, a library that does not start: like TensorRT 11.4 without a driver it complains and returns a
-// pointer to nothing.
+// Replaces TensorRT with a library that does not start: like TensorRT 11.4 without a driver, it logs an error and returns
+// an invalid pointer.
 #include <NvInferRuntime.h>
 
 void *createInferRuntime_INTERNAL(void *logger, std::int32_t) noexcept {

@@ -1,8 +1,7 @@
-// In OpenVINO's place, a backend that computes the test artifacts' map itself: 0.5 R + 0.3 G + 0.2 B. What is around a backend
-// can so be tested without one, and often.
+// Replaces OpenVINO with a backend that computes the map of the test artifacts itself: 0.5 R + 0.3 G + 0.2 B. The code
+// around a backend can then be tested without OpenVINO, and fast.
 #include <array>
 #include <fstream>
-#include <numeric>
 
 #include "error.h"
 #include "known_backend.h"
@@ -12,18 +11,13 @@ namespace {
 
 constexpr std::array<float, 3> kWeights{0.5F, 0.3F, 0.2F};
 
-std::size_t product(const Shape &shape) {
-  return std::accumulate(shape.begin(), shape.end(), std::size_t{1},
-                         [](std::size_t n, std::int64_t d) { return n * static_cast<std::size_t>(d); });
-}
-
 class KnownContext final : public ExecutionContext {
  public:
   explicit KnownContext(bool bytes) : bytes_(bytes) { ++known_contexts; }
 
   void *input(const Shape &shape) override {
     shape_ = shape;
-    input_.resize(product(shape));
+    input_.resize(element_count(shape));
     return input_.data();
   }
 
@@ -66,14 +60,14 @@ std::optional<std::string> contract_in_openvino(const std::filesystem::path & /*
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path &artifact, const Manifest &manifest,
                                        std::uint32_t) {
   std::ifstream file(artifact, std::ios::binary);
-  if (const int first = file.get(); first != 8 && first != '<') {  // ONNX begins with its version's field, IR with a tag
+  if (const int first = file.get(); first != 8 && first != '<') {  // ONNX begins with its version field, IR with a tag
     throw ArtifactError("cannot open " + artifact.string());
   }
-  // all test models give a map of their input's size
+  // the map of every test model has the size of its input
   TensorSpec map{"map", "float32", manifest.inputs[0].shape, ""};
   const std::size_t y = manifest.inputs[0].layout == "NHWC" ? 1 : 2;
   map.shape = {map.shape[0], 1, map.shape[y], map.shape[y + 1]};
-  check_agreement({map}, manifest.outputs, artifact.string());
+  check_agreement(manifest.inputs, {map}, manifest, artifact.string());
   return std::make_unique<KnownBackend>(manifest.inputs[0].layout == "NHWC");
 }
 

@@ -1,4 +1,4 @@
-// What the backend of known maps says of itself.
+// What known_backend.cpp reports to the tests.
 #pragma once
 
 #include <atomic>
@@ -7,6 +7,6 @@
 
 namespace r2mrf_internal {
 
-inline std::atomic<int> known_contexts{0};  // that were ever made
+inline std::atomic<int> known_contexts{0};  // made since the program began
 
 }  // namespace r2mrf_internal

@@ -1,4 +1,4 @@
-// What is asked before TensorRT starts, and when a context has a CUDA graph, on stand-ins that only keep account.
+// What is checked before TensorRT starts, and when a context uses a CUDA graph. CUDA and TensorRT are replaced.
 #include <array>
 #include <cstring>
 #include <fstream>
@@ -95,7 +95,7 @@ void test_a_failed_run_is_followed_by_a_first_one() {
   CHECK(host_cuda().graphs == 1);
 }
 
-// TensorRT returns a pointer to nothing here, so whatever comes too late ends the program.
+// TensorRT returns an invalid pointer here, so a check that comes too late crashes the program.
 void test_a_plan_without_cuda() {
   std::array<char, 64> plan{'f', 't', 'r', 't'};
   plan[24] = 10;

@@ -1,4 +1,4 @@
-// SHA-256, half precision, the plan's header, the manifest and resizing, against what is known of them.
+// SHA-256, half precision, plan headers, manifests, messages, EXIF and resizing, against known results.
 #include <cmath>
 #include <cstring>
 
@@ -27,7 +27,7 @@ std::string digest(const std::string &text) {
   return sha.hex();
 }
 
-void test_sha256() {  // the examples of FIPS 180-4, and a length that needs a second block of padding
+void test_sha256() {  // the examples of FIPS 180-4, one of which needs a second block for its padding
   CHECK(digest("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   CHECK(digest("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   CHECK(digest("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
@@ -35,11 +35,11 @@ void test_sha256() {  // the examples of FIPS 180-4, and a length that needs a s
 }
 
 void test_half() {
-  for (std::uint32_t h = 0; h < 0x7c00U; ++h) {  // every finite value survives, and so does its negative
+  for (std::uint32_t h = 0; h < 0x7c00U; ++h) {  // every finite value and its negative survive the round trip
     CHECK(half_from(float_from(static_cast<std::uint16_t>(h))) == h);
     CHECK(half_from(-float_from(static_cast<std::uint16_t>(h))) == (h | 0x8000U));
   }
-  CHECK(half_from(2049.0F) == half_from(2048.0F));  // halves go to even
+  CHECK(half_from(2049.0F) == half_from(2048.0F));  // ties to even
   CHECK(half_from(2051.0F) == half_from(2052.0F));
   CHECK(half_from(65519.0F) == 0x7bffU);
   CHECK(half_from(65520.0F) == 0x7c00U);
@@ -66,7 +66,7 @@ void test_plan_header() {
   CHECK(header(plan).version == "1.7.0.0");
   CHECK((header(plan).compute_capabilities == std::vector<std::string>{"7.5", "8.9"}));
   plan.pop_back();
-  CHECK_THROWS(ArtifactError, header(plan), "says 80 bytes, the file has 79");
+  CHECK_THROWS(ArtifactError, header(plan), "says 80 bytes, but the file has 79");
   plan.resize(20);
   CHECK_THROWS(ArtifactError, header(plan), "truncated after 20 bytes");
   CHECK_THROWS(ArtifactError, header({}), "not a TensorRT plan");
@@ -85,11 +85,12 @@ void test_plan_checks() {
   manifest.target = Target{"tensorrt_rtx", "1.7.1.116", {"8.6", "8.9"}, false};
   check_plan_manifest(plan, manifest, "p");
   manifest.target->runtime = "tensorrt";
-  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "says runtime tensorrt, the plan itself tensorrt_rtx");
+  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"),
+               "its manifest says runtime tensorrt, but the plan itself says tensorrt_rtx");
   manifest.target = Target{"tensorrt_rtx", "1.7.0.9", {"8.6", "8.9"}, false};
   CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "says version 1.7.0.9");
   manifest.target = Target{"tensorrt_rtx", "1.7.1.116", {"8.6"}, false};
-  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "the plan itself 8.6, 8.9");
+  CHECK_THROWS(ArtifactError, check_plan_manifest(plan, manifest, "p"), "the plan itself says 8.6, 8.9");
   check_plan_version(plan, "1.7.1", false, "p");
   check_plan_version(plan, "1.10.0", true, "p");
   CHECK_THROWS(ArtifactError, check_plan_version(plan, "1.10.0", false, "p"), "but 1.10.0 is installed");
@@ -115,15 +116,31 @@ void test_manifest() {
   CHECK((manifest.largest.at("image") == Shape{2, 128, 96, 3}));
   CHECK(manifest.precision == "int8" && manifest.preprocess->std[2] == 0.25F);
   CHECK_THROWS(ArtifactError, parse_manifest("{", "m"), "m is not a manifest");
-  CHECK(parse_contract(with("\"sha256\": \"00\", ", ""), "c").inputs.at(0).name == "image");  // inside a file
-  CHECK_THROWS(ArtifactError, parse_contract("{", "c"), "c is not a contract");
-  CHECK_THROWS(ArtifactError, parse_manifest("[]", "m"), "no JSON object");
-  CHECK_THROWS(ArtifactError, parse_manifest(with("artifact/1", "artifact/2"), "m"), "known is r2mrf-artifact/1");
+  CHECK(parse_contract(with("\"sha256\": \"00\", ", ""), "c").inputs.at(0).name == "image");
+  CHECK_THROWS(ArtifactError, parse_contract("{", "c"), "c: the contract inside it cannot be used");
+  CHECK_THROWS(ArtifactError, parse_manifest("[]", "m"), "not a JSON object");
+  CHECK_THROWS(ArtifactError, parse_manifest(with("artifact/1", "artifact/2"), "m"), "this library reads r2mrf-artifact/1");
   CHECK_THROWS(ArtifactError, parse_manifest(with("\"sha256\"", "\"md5\""), "m"), "sha256");
-  CHECK_THROWS(ArtifactError, parse_manifest(with("NHWC", "HWC"), "m"), "no layout");
+  CHECK_THROWS(ArtifactError, parse_manifest(with("NHWC", "HWC"), "m"), "unknown layout \"HWC\"");
   for (const char *size : {"0", "-3", "1.5", "1e30", "true", "18446744073709551615", "null"}) {
     CHECK_THROWS(ArtifactError, parse_manifest(with("\"w\", 3", std::string("\"w\", ") + size), "m"), "m is not");
   }
+}
+
+// A manifest and a contract have the same limits.
+void test_limits() {
+  const auto refused = [](const std::string &text, const std::string &part) {
+    CHECK_THROWS(ArtifactError, parse_manifest(text, "m"), part);
+    CHECK_THROWS(ArtifactError, parse_contract(text, "m"), part);
+  };
+  refused(std::string((std::size_t{64} << 20U) + 1, ' '), "too large");
+  const std::string opened(100000, '[');
+  const std::string closed = opened + std::string(100000, ']');
+  refused(opened, "nested too deeply");
+  refused(closed, "nested too deeply");
+  refused(with("\"w\", 3", "\"w\", " + closed), "nested too deeply");  // a dimension, which the message would quote
+  refused(with("\"later\": {}", "\"later\": " + closed), "nested too deeply");  // a field that is ignored
+  parse_manifest(with("\"later\": {}", "\"later\": " + std::string(50, '[') + std::string(50, ']')), "m");
 }
 
 void test_normalisation() {
@@ -145,12 +162,12 @@ void test_one_line() {
   const std::string good = "R\u00b2MRF \u20ac \U0001f4f7";
   CHECK(one_line(good) == good);
   CHECK(one_line("a\nb\x1b[31mc\x7f\td\u009be") == "a b [31mc  d e");
-  CHECK(one_line("\xff \xc3") == "? ?");  // no UTF-8, and cut short
-  CHECK(one_line("\xc0\x80 \xe0\x80\x80 \xf0\x80\x80\x80") == "?? ??? ????");  // longer than they need be
+  CHECK(one_line("\xff \xc3") == "? ?");  // not UTF-8, and cut short
+  CHECK(one_line("\xc0\x80 \xe0\x80\x80 \xf0\x80\x80\x80") == "?? ??? ????");  // longer than necessary
   CHECK(one_line("\xed\xa0\x80 \xf4\x90\x80\x80") == "??? ????");  // a surrogate, beyond the last character
 }
 
-// A PNG of one EXIF chunk with one tag, 6, in either order of bytes.
+// A PNG with an EXIF chunk, little- or big-endian, whose only tag is the orientation 6.
 std::string turned_png(bool little) {
   using namespace std::string_literals;
   const std::string exif = little ? "II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"s
@@ -166,7 +183,7 @@ void test_exif() {
     const std::string whole = turned_png(little);
     CHECK(orientation(whole) == 6);
     for (std::size_t n = 0; n < whole.size() - 3; ++n) CHECK(orientation(whole.substr(0, n)) == 1);
-    for (std::size_t i = 0; i < whole.size(); ++i) {  // whatever a byte is changed to, it is an orientation
+    for (std::size_t i = 0; i < whole.size(); ++i) {  // however a byte is changed, the result is an orientation
       std::string damaged = whole;
       damaged[i] = '\xff';
       CHECK(orientation(damaged) >= 1 && orientation(damaged) <= 8);
@@ -175,15 +192,19 @@ void test_exif() {
 }
 
 void test_agreement() {
-  const TensorSpec said{"map", "float32", {1, 1, kFree, 8}, ""};
-  check_agreement({{"map", "float32", {1, 1, 5, 8}, ""}}, {said}, "m");
-  CHECK_THROWS(ArtifactError, check_agreement({{"map", "float16", {1, 1, 5, 8}, ""}}, {said}, "m"), "float16");
-  CHECK_THROWS(ArtifactError, check_agreement({{"map", "float32", {1, 1, 5, 9}, ""}}, {said}, "m"), "its manifest says");
-  CHECK_THROWS(ArtifactError, check_agreement({{"out", "float32", {1, 1, 5, 8}, ""}}, {said}, "m"), "m has out");
-  CHECK_THROWS(ArtifactError, check_agreement({}, {said}, "m"), "its manifest says map");
+  Manifest manifest;
+  manifest.outputs = {{"map", "float32", {1, 1, kFree, 8}, ""}};
+  const auto check = [&](std::vector<TensorSpec> found) { check_agreement({}, found, manifest, "m"); };
+  check({{"map", "float32", {1, 1, 5, 8}, ""}});
+  CHECK_THROWS(ArtifactError, check({{"map", "float16", {1, 1, 5, 8}, ""}}), "float16");
+  CHECK_THROWS(ArtifactError, check({{"map", "float32", {1, 1, 5, 9}, ""}}), "its manifest says");
+  CHECK_THROWS(ArtifactError, check({{"out", "float32", {1, 1, 5, 8}, ""}}), "m has out");
+  CHECK_THROWS(ArtifactError, check({}), "its manifest says map");
+  manifest = parse_contract(kManifest, "m");
+  CHECK_THROWS(ArtifactError, check({}), "but the contract inside it says image");
 }
 
-// 7x5 pixels of noise, no two alike; rows begin 30 bytes apart.
+// 7x5 pixels of noise. No two pixels are alike, and rows begin 30 bytes apart.
 std::vector<std::uint8_t> noise(bool bgr) {
   std::vector<std::uint8_t> image(5 * 30, 99);
   std::uint32_t state = 1;
@@ -197,7 +218,7 @@ std::vector<std::uint8_t> noise(bool bgr) {
   return image;
 }
 
-// What Pillow 13 makes of that noise, by SHA-256: smaller, larger, and one side only.
+// SHA-256 of that noise as resized by Pillow 13: smaller, larger, and along one side only.
 void test_resize() {
   struct Resized {
     std::uint32_t width, height;
@@ -225,7 +246,7 @@ void test_resize_map() {
   resize_map(map.data(), 7, 5, 3, 2, [&](std::uint32_t, const float *made) { small.insert(small.end(), made, made + 3); });
   CHECK((small == std::vector<float>{0x1.496aaap-2F, 0x1.42843ap-1F, 0x1.55700ap-1F, 0x1.872a14p-2F, 0x1.208cb4p-1F,
                                      0x1.146786p-1F}));  // Pillow's
-  // the middle of two samples, twice as many: a quarter, by the triangle's weights
+  // twice as many samples: a quarter and three quarters, by the triangle's weights
   const float two[] = {0, 1};
   std::vector<float> row;
   resize_map(two, 2, 1, 4, 1, [&](std::uint32_t, const float *made) { row.assign(made, made + 4); });
@@ -241,6 +262,7 @@ int main() {
   test_plan_header();
   test_plan_checks();
   test_manifest();
+  test_limits();
   test_normalisation();
   test_one_line();
   test_exif();

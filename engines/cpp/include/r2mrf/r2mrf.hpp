@@ -15,7 +15,7 @@
 
 namespace r2mrf {
 
-// What every call here throws: the C API's status and message.
+// The exception that all functions here throw, with the C API's status and message.
 class Error : public std::runtime_error {
  public:
   Error(r2mrf_status status, const char *message) : std::runtime_error(message), status_(status) {}
@@ -29,7 +29,7 @@ inline void check(r2mrf_status status) {
   if (status != R2MRF_OK) throw Error(status, r2mrf_last_error());
 }
 
-// Somebody else's pixels. A stride of 0 means rows without gaps.
+// Refers to the caller's pixels. A stride of 0 means rows without gaps.
 struct ImageView {
   const std::uint8_t *pixels = nullptr;
   std::uint32_t width = 0;
@@ -68,11 +68,11 @@ class Engine {
 
   [[nodiscard]] std::string device() const {
     const char *words = r2mrf_device(engine_.get());
-    if (words == nullptr) throw Error(R2MRF_USAGE, "engine is null: it was moved away");
+    if (words == nullptr) throw Error(R2MRF_USAGE, "engine is null: it was moved from");
     return words;
   }
 
-  // 0 × 0 where the artifact leaves it free.
+  // 0 × 0 if the artifact leaves it free.
   [[nodiscard]] Size input_size() const {
     Size size;
     check(r2mrf_input_size(engine_.get(), &size.height, &size.width));
@@ -96,7 +96,7 @@ class Engine {
       return std::vector<T>(width * height);
     } catch (const std::bad_alloc &) {
       const auto size = std::to_string(width) + "x" + std::to_string(height);
-      throw Error(R2MRF_INPUT, ("an image of " + size + " pixels: memory has no room for its map").c_str());
+      throw Error(R2MRF_INPUT, ("not enough memory for the map of an image of " + size + " pixels").c_str());
     }
   }
 

@@ -1,5 +1,5 @@
-/* The part of the CUDA runtime's binary interface that is used here, for TensorRT's headers too: the same since CUDA 11.4. It
- * stands in for NVIDIA's header of this name, so that building needs no CUDA toolkit; the library is loaded at run time. */
+/* The part of the CUDA runtime's binary interface that this library and TensorRT's headers use, unchanged since CUDA 11.4.
+ * It replaces NVIDIA's header of this name, so that building needs no CUDA toolkit. The library is loaded at run time. */
 #ifndef R2MRF_CUDA_RUNTIME_API_H
 #define R2MRF_CUDA_RUNTIME_API_H
 

@@ -1,5 +1,5 @@
-// The part of TensorRT's interface that is used here, for tests without its headers and library. It stands in for the
-// header of this name, but its classes are not binary-compatible.
+// The part of TensorRT's interface that the library uses, for tests without TensorRT's headers and library. It replaces
+// the header of the same name, but its classes are not binary-compatible.
 #pragma once
 
 #include <cuda_runtime_api.h>
