@@ -111,12 +111,9 @@ class GraphCost:
         return sum(node.multiply_adds for node in self.nodes)
 
     @property
-    def bytes_read(self) -> int:
-        return sum(node.bytes_read for node in self.nodes)
-
-    @property
-    def bytes_written(self) -> int:
-        return sum(node.bytes_written for node in self.nodes)
+    def bytes(self) -> int:
+        """Read and written."""
+        return sum(node.bytes_read + node.bytes_written for node in self.nodes)
 
 
 def multiply_adds(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:

@@ -37,16 +37,10 @@ class Geometry:
 
     def attributes(self) -> dict[str, Any]:
         """The attributes of a Conv node, without defaults."""
-        ones = [1] * len(self.kernel)
-        given: dict[str, tuple[Any, Any]] = {  # name -> value, default
-            "strides": (list(self.strides), ones),
-            "dilations": (list(self.dilations), ones),
-            "pads": (list(self.pads), [0, 0] * len(self.kernel)),
-            "auto_pad": (self.auto_pad, "NOTSET"),
-            "group": (self.group, 1),
-        }
-        rest = {name: value for name, (value, default) in given.items() if value != default}
-        return {"kernel_shape": list(self.kernel), **rest}
+        ones, zeros = (1,) * len(self.kernel), (0, 0) * len(self.kernel)
+        defaults = {"strides": ones, "dilations": ones, "pads": zeros, "auto_pad": "NOTSET", "group": 1}
+        rest = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
+        return {"kernel_shape": self.kernel, **rest}
 
 
 @dataclass(frozen=True, eq=False)

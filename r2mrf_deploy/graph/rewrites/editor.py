@@ -197,21 +197,16 @@ class Editor:
 
     def _replace(self, old: ir.Value, new: ir.Value) -> None:
         if old.is_graph_output():
-            slot = next(i for i, output in enumerate(self.graph.outputs) if output is old)
-            named = self._renamable(old, new)
-            self.graph.outputs[slot] = named
-            old.name, named.name = self.fresh(f"{old.name}/replaced"), old.name
-            named.type, named.shape = old.type, old.shape
+            output = new
+            if has_fixed_name(new):  # the output is a copy, which can take its name
+                identity = ir.node("Identity", [new], name=self.fresh(f"{old.name}/identity"))
+                self.graph.insert_before(old.producer(), identity)
+                output = identity.outputs[0]
+                self.inference.types[output] = self.types[new]
+            self.graph.outputs[self.graph.outputs.index(old)] = output
+            old.name, output.name = self.fresh(f"{old.name}/replaced"), old.name
+            output.type, output.shape = old.type, old.shape
         ir.convenience.replace_all_uses_with(old, new)
-
-    def _renamable(self, old: ir.Value, new: ir.Value) -> ir.Value:
-        """`new`, or a copy of it if its own name has to stay."""
-        if not has_fixed_name(new):
-            return new
-        identity = ir.node("Identity", [new], name=self.fresh(f"{old.name}/identity"))
-        self.graph.insert_before(old.producer(), identity)
-        self.inference.types[identity.outputs[0]] = self.types[new]
-        return identity.outputs[0]
 
 
 class Draft:
