@@ -45,8 +45,9 @@ def cleanup(editor: Editor) -> Outcome:
 
 def _source(editor: Editor, node: ir.Node) -> ir.Value | None:
     """The input that a node returns unchanged; None for a node that does something."""
-    x = node.inputs[0] if node.inputs else None
-    same = node.op_type == "Identity"
+    if not node.inputs:
+        return None
+    x, same = node.inputs[0], node.op_type == "Identity"
     if node.op_type == "Dropout":  # at inference: training mode is its third input
         same = len(node.inputs) < 3 and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
     elif node.op_type == "Concat":

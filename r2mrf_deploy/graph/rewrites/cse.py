@@ -47,13 +47,10 @@ def _key(editor: Editor, node: ir.Node) -> Hashable | None:
     if node.domain != "" or not node.inputs or bodies(node) or ir.AttributeType.TENSOR in kinds:
         return None
     conv = Convolution.of(editor, node)
-    attributes = (
-        conv.geometry
-        if conv is not None
-        else tuple((n, _hashable(a.value)) for n, a in sorted(node.attributes.items()))
-    )
+    attributes = frozenset((name, _hashable(attr.value)) for name, attr in node.attributes.items())
     inputs = tuple(None if value is None else editor.digest(value) or value for value in node.inputs)
-    return node.op_type, inputs, attributes, tuple(bool(value.name) for value in node.outputs)
+    used = tuple(bool(value.name) for value in node.outputs)
+    return node.op_type, inputs, attributes if conv is None else conv.geometry, used
 
 
 def _hashable(value: Any) -> Hashable:

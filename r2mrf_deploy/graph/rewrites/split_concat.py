@@ -50,20 +50,17 @@ def split_concat(editor: Editor, *, merging: bool = True) -> Outcome:
     """
     count = 0
     while True:
-        candidates, refusals = _candidates(editor)
+        readings = [_candidate(editor, node) for node in editor.nodes("Conv")]
+        candidates = [reading for reading in readings if isinstance(reading, Candidate)]
         plans = [*_sharing(editor, candidates), *_commuting(editor, candidates)]
         plans += _merging(editor, candidates) if merging else []
         best = max(plans, key=lambda plan: plan.saving, default=None)
         if best is None or best.saving <= 0:
+            refusals = [reading for reading in readings if isinstance(reading, str)]
             return Outcome(count, (*refusals, *_why_not(candidates, plans)))
         for candidate, parts in best.cuts:
             _split(editor, candidate.conv.node, parts)
             count += 1
-
-
-def _candidates(editor: Editor) -> tuple[list[Candidate], list[str]]:
-    readings = [_candidate(editor, node) for node in editor.nodes("Conv")]
-    return [r for r in readings if isinstance(r, Candidate)], [r for r in readings if isinstance(r, str)]
 
 
 def _candidate(editor: Editor, node: ir.Node) -> Candidate | str | None:
