@@ -86,7 +86,7 @@ def measure(network: str, size: int, runs: int, threads: int) -> dict[str, Any]:
             counted = cost.cost(graph)
             row[form] = {
                 "multiply_adds": counted.multiply_adds,
-                "bytes": counted.bytes_read + counted.bytes_written,
+                "bytes": counted.bytes,
                 "peak_activation_bytes": counted.peak_activation_bytes,
                 "nodes": len(graph.graph.node),
             }

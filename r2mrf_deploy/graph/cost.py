@@ -1,8 +1,8 @@
 """What a graph costs: multiply-adds and bytes of every node, and the peak memory of its activations.
 
-The rewrites ask it whether a change pays, the manifest states its totals, the latency budget builds a roofline on it. It
-counts work, not time: no fusion, no cache, no runtime. Shapes are inferred here, node by node, with the values of small
-tensors carried along, so that the sizes a dynamic graph computes (Shape, Gather, Concat, Resize) become numbers.
+The rewrites ask it whether a change pays, the manifest states its totals, and the latency budget builds a roofline on it. It
+counts work, not time: no fusion, no cache, no runtime. Shapes are inferred here, node by node, together with the values of
+small tensors, so that the sizes that a dynamic graph computes (Shape, Gather, Concat, Resize) become numbers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from r2mrf_deploy.errors import GraphError
 Shapes = Mapping[str, Sequence[int]]
 
 _SMALL = 4096
-"""Elements up to which a constant's value is followed: sizes, axes and scales are small, weights are not followed."""
+"""The most elements of a tensor whose value is computed too: sizes, axes and scales are small, weights are not needed."""
 
 MULTIPLY_ADDS_PER_BYTE = 8
-"""What a processor computes in the time it moves a byte, to weigh one against the other. Convolutions in FP32 reach about
-9 on two cores of a server, 12 on a GTX 1080 Ti, 7 on an H200; a rewrite that pays only on one side of this is not made."""
+"""How many multiply-adds take the time of moving one byte. For convolutions in FP32 it is about 9 on two cores of a server,
+12 on a GTX 1080 Ti and 7 on an H200."""
 
 _VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""Operators whose output is their first input's memory."""
+"""Operators whose output shares its memory with the first input."""
 
 FREE = frozenset({"Constant", "Shape", "Size"}) | _VIEWS
 """Operators that move no activation."""
@@ -38,6 +38,9 @@ FREE = frozenset({"Constant", "Shape", "Size"}) | _VIEWS
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
+
+MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators whose multiply-adds are counted."""
 
 # operator -> the inputs that hold weights
 _WEIGHTS = {
@@ -83,14 +86,14 @@ class NodeCost:
     op: str
     multiply_adds: int
     bytes_read: int
-    """Every distinct input once, weights included; 0 for an operator that only renames its input's memory."""
+    """Every distinct input once, including weights; 0 for an operator whose output shares its input's memory."""
     bytes_written: int
     shape: tuple[int, ...]
     """Of the first output."""
 
     @property
     def effort(self) -> int:
-        """Work and traffic in one number, in multiply-adds: what a rewrite must lower."""
+        """Work and traffic in one number, in multiply-adds: a rewrite must lower it."""
         return self.multiply_adds + MULTIPLY_ADDS_PER_BYTE * (self.bytes_read + self.bytes_written)
 
 
@@ -100,29 +103,26 @@ class GraphCost:
 
     nodes: tuple[NodeCost, ...]
     peak_activation_bytes: int
-    """The most that inputs, outputs and intermediate tensors occupy at once when the nodes run in the graph's order and
-    each tensor is freed after its last use. Weights are not counted."""
+    """The most that inputs, outputs and intermediate tensors occupy at once if the nodes run in the graph's order and each
+    tensor is freed after its last use. Weights are not counted."""
 
     @property
     def multiply_adds(self) -> int:
         return sum(node.multiply_adds for node in self.nodes)
 
     @property
-    def bytes_read(self) -> int:
-        return sum(node.bytes_read for node in self.nodes)
-
-    @property
-    def bytes_written(self) -> int:
-        return sum(node.bytes_written for node in self.nodes)
+    def bytes(self) -> int:
+        """Read and written."""
+        return sum(node.bytes_read + node.bytes_written for node in self.nodes)
 
 
 def multiply_adds(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:
-    """Multiply-adds of one inference: Conv, ConvTranspose, Gemm and MatMul; padding counts as if it were image.
+    """Multiply-adds of one inference: Conv, ConvTranspose, Gemm and MatMul; padding counts like pixels.
 
     Args:
         model: any ONNX model.
-        shapes: input name -> shape. Needed where an input has free dimensions; a free first dimension alone is the batch
-            and counts as 1.
+        shapes: input name -> shape. Required for an input with free dimensions, unless only the first is free: that is the
+            batch and counts as 1.
 
     Raises:
         GraphError: a shape cannot be known.
@@ -138,10 +138,10 @@ def multiply_adds_per_image(model: onnx.ModelProto, shapes: Shapes | None = None
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Elements of the initialisers that are weights: of convolutions, matrix products and normalisations.
+    """Elements of the weights of convolutions, matrix products and normalisations.
 
-    An initialiser with several users counts once. Weights stored in fewer bits and cast or dequantised on the way count as
-    what they stand for; scales, sizes and normalisation constants of the input do not count.
+    An initialiser with several users counts once. Weights that are stored in fewer bits and cast or dequantised count in
+    full; scales, sizes and the constants that normalise the input do not count.
     """
     graph = load(model).graph
     carried: dict[ir.Value, ir.Value] = {value: value for value in _constants(graph)}
@@ -153,7 +153,8 @@ def parameters(model: onnx.ModelProto) -> int:
             value = node.inputs[slot] if slot < len(node.inputs) else None
             if value is not None and value in carried:
                 weights.add(carried[value])
-    return sum(math.prod(shape) for value in weights if (shape := _constant_shape(value)) is not None)
+    tensors = (ir.convenience.get_const_tensor(value) for value in weights)
+    return sum(t.size for t in tensors if t is not None and (t.dtype.is_floating_point() or t.dtype.bitwidth <= 8))
 
 
 def cost(model: onnx.ModelProto, shapes: Shapes | None = None) -> GraphCost:
@@ -167,7 +168,7 @@ def cost(model: onnx.ModelProto, shapes: Shapes | None = None) -> GraphCost:
 
 
 def infer(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[ir.Model, Types]:
-    """The model with its local functions written out, and all its tensors' types; see `multiply_adds`.
+    """The model with its local functions inlined, and the types of all its tensors; see `multiply_adds`.
 
     Raises:
         GraphError: a shape cannot be known.
@@ -178,22 +179,19 @@ def infer(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[ir.Mode
         for value in (*node.inputs, *node.outputs):
             if value is not None and value.name and value not in types:
                 raise GraphError(
-                    f"the shape of {value.name!r} at {node.op_type} {node.name!r} is not known before the graph runs: "
-                    "its cost cannot be stated"
+                    f"the shape of {value.name!r} at {node.op_type} {node.name!r} is not known before the graph runs, so "
+                    "its cost cannot be computed"
                 )
     return loaded, types
 
 
 def graph_cost(graph: ir.Graph, types: Types) -> GraphCost:
-    """The cost of a graph whose shapes are given. Nodes with a tensor that is not in `types` count nothing."""
-    return GraphCost(
-        nodes=tuple(node_cost(node, types) for node in graph),
-        peak_activation_bytes=_peak_activation_bytes(graph, types),
-    )
+    """The cost of a graph whose shapes are given. Nodes with a tensor that is not in `types` count as free."""
+    return GraphCost(tuple(node_cost(node, types) for node in graph), _peak_activation_bytes(graph, types))
 
 
 def node_cost(node: ir.Node, types: Types) -> NodeCost:
-    """The cost of one node; nothing where one of its tensors is not in `types`."""
+    """The cost of one node; zero if one of its tensors is not in `types`."""
     inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
     outputs = [value for value in node.outputs if value.name]
     known = all(value in types for value in (*inputs, *outputs))
@@ -210,9 +208,9 @@ def node_cost(node: ir.Node, types: Types) -> NodeCost:
 
 def node_multiply_adds(node: ir.Node, types: Types) -> int:
     """Multiply-adds of one node whose tensors are all in `types`."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.domain not in ("", "ai.onnx") or node.op_type not in MULTIPLYING:
         return 0
-    a, b = (types[value].shape for value in node.inputs[:2] if value is not None)
+    a, b = (types[value].shape for value in node.inputs[:2])
     out = types[node.outputs[0]].size
     if node.op_type == "Conv":
         return out * math.prod(b[1:])
@@ -227,13 +225,13 @@ class Inference:
     """The tensors of a graph in numbers, found node by node.
 
     Args:
-        model: the model; local functions must have been written out.
-        shapes: input name -> shape; of an input that is missing nothing is known, nor of what follows from it.
+        model: without local functions.
+        shapes: input name -> shape; of a missing input nothing is known, nor of what depends on it.
     """
 
     def __init__(self, model: ir.Model, shapes: Shapes) -> None:
         self.types: dict[ir.Value, TensorType] = {}
-        """Tensors whose shape depends on data are left out."""
+        """Without the tensors whose shape depends on data."""
         self._values: dict[ir.Value, np.ndarray] = {}
         self._opset = model.opset_imports.get("", 1)
         for value in _constants(model.graph):
@@ -258,20 +256,18 @@ class Inference:
         self._values.pop(value, None)
 
     def add(self, node: ir.Node) -> None:
-        """Take in a node whose inputs are known: the types of its outputs, and their values where they are small."""
+        """Take in a node whose inputs are known: the types of its outputs, and the values of small ones."""
         inputs = [value for value in node.inputs if value is not None]
-        graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        plain = node.domain in ("", "ai.onnx") and all(attr.type not in graphs for attr in node.attributes.values())
+        plain = node.domain in ("", "ai.onnx") and not bodies(node)
         if plain and all(value in self.types for value in inputs):
             proto = ir.to_proto(node)
             found = self._node_types(proto, inputs)
             self.types.update((value, found[value.name]) for value in node.outputs if value.name in found)
-            self._values.update(self._node_values(node, proto))
-        for value in node.outputs:  # of another domain, or with a body: what the file itself states
-            if value not in self.types and value.name and value.shape is not None and value.dtype is not None:
-                dims = [d for d in value.shape if isinstance(d, int)]
-                if len(dims) == len(value.shape):
-                    self.types[value] = TensorType(value.dtype, tuple(dims))
+            self._values.update(self._node_values(node, proto, inputs))
+        for value in node.outputs:  # of another domain, or with a subgraph: what the file itself states
+            shape = static_shape(value)
+            if value not in self.types and value.name and shape is not None and value.dtype is not None:
+                self.types[value] = TensorType(value.dtype, shape)
 
     def _node_types(self, proto: onnx.NodeProto, inputs: list[ir.Value]) -> dict[str, TensorType]:
         types, values = self.types, self._values
@@ -287,10 +283,9 @@ class Inference:
             return {}
         return {name: known for name, proto_type in found.items() if (known := _numbers(proto_type)) is not None}
 
-    def _node_values(self, node: ir.Node, proto: onnx.NodeProto) -> dict[ir.Value, np.ndarray]:
-        inputs = [value for value in node.inputs if value is not None]
+    def _node_values(self, node: ir.Node, proto: onnx.NodeProto, inputs: list[ir.Value]) -> dict[ir.Value, np.ndarray]:
         small = all(value in self.types and self.types[value].size <= _SMALL for value in node.outputs if value.name)
-        if node.op_type in ("Shape", "Size") and inputs:  # only its shape is asked, so it needs no memory
+        if node.op_type in ("Shape", "Size"):  # only its input's shape is needed, so this takes no memory
             feeds = {inputs[0]: np.broadcast_to(np.float32(0), self.types[inputs[0]].shape)}
         else:
             feeds = {value: self._values[value] for value in inputs if value in self._values}
@@ -298,19 +293,17 @@ class Inference:
             return {}
         try:
             results = evaluate(proto, {value.name: array for value, array in feeds.items()}, self._opset)
-        except Exception:  # the reference evaluator raises whatever numpy does; a value that is not known is no error
+        except Exception:  # the reference evaluator raises whatever numpy raises; an unknown value is no error
             return {}
-        return {
-            value: array for value, array in zip(node.outputs, results, strict=True) if isinstance(array, np.ndarray)
-        }
+        return {v: array for v, array in zip(node.outputs, results, strict=True) if isinstance(array, np.ndarray)}
 
 
 def _input_shapes(model: ir.Model, given: Shapes) -> Shapes:
     names = [value.name for value in model.graph.inputs]
     if unknown := set(given) - set(names):
         raise GraphError(f"no input {min(unknown)!r} to give a shape to: the inputs are {names}")
-    inputs = [value for value in model.graph.inputs if value.name and not value.is_initializer()]
-    return {value.name: _input_shape(value, given.get(value.name)) for value in inputs if value.name}
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    return {value.name: _input_shape(value, given.get(value.name)) for value in inputs}
 
 
 def _input_shape(value: ir.Value, given: Sequence[int] | None) -> tuple[int, ...]:
@@ -321,12 +314,11 @@ def _input_shape(value: ir.Value, given: Sequence[int] | None) -> tuple[int, ...
             and all(not isinstance(d, int) or d == g for d, g in zip(declared, given, strict=True))
         )
         if not fits:
-            raise GraphError(f"shape {list(given)} does not fit input {value.name!r} {declared}: give one that does")
+            raise GraphError(f"shape {list(given)} does not fit input {value.name!r} {declared}: give one that fits")
         return tuple(map(int, given))
     if declared is None:
         raise GraphError(f"input {value.name!r} has no shape: give one")
-    free = [i for i, d in enumerate(declared) if not isinstance(d, int)]
-    if any(i > 0 for i in free):
+    if not all(isinstance(d, int) for d in declared[1:]):
         raise GraphError(f"input {value.name!r} {declared} has free dimensions: give its shape")
     return tuple(d if isinstance(d, int) else 1 for d in declared)
 
@@ -336,16 +328,14 @@ def _plain(array: np.ndarray) -> bool:
 
 
 def _numbers(proto: onnx.TypeProto) -> TensorType | None:
-    if not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
         return None
-    dims = proto.tensor_type.shape.dim
-    if not all(d.HasField("dim_value") for d in dims):
-        return None
-    return TensorType(ir.DataType(proto.tensor_type.elem_type), tuple(d.dim_value for d in dims))
+    return TensorType(ir.DataType(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim))
 
 
 def evaluate(proto: onnx.NodeProto, feeds: Mapping[str | None, np.ndarray], opset: int) -> list[Any]:
-    """The outputs of one node by ONNX's reference implementation, which raises whatever numpy does."""
+    """The outputs of one node by ONNX's reference implementation, which raises whatever numpy raises."""
     graph = onnx.helper.make_graph(
         [proto],
         "node",
@@ -358,9 +348,9 @@ def evaluate(proto: onnx.NodeProto, feeds: Mapping[str | None, np.ndarray], opse
 
 def _peak_activation_bytes(graph: ir.Graph, types: Types) -> int:
     constants = set(_constants(graph))
-    owner: dict[ir.Value, ir.Value] = {}  # a view -> the tensor whose memory it shows
+    owner: dict[ir.Value, ir.Value] = {}  # a view -> the tensor whose memory it shares
     for node in graph:
-        if node.op_type in _VIEWS and node.inputs and node.inputs[0] is not None:
+        if node.op_type in _VIEWS:
             owner[node.outputs[0]] = owner.get(node.inputs[0], node.inputs[0])
     nodes = list(graph)
     last: dict[ir.Value, int] = {}
@@ -371,23 +361,35 @@ def _peak_activation_bytes(graph: ir.Graph, types: Types) -> int:
     live = {value: types[value].nbytes for value in graph.inputs if value in types and value not in constants}
     peak = sum(live.values())
     for i, node in enumerate(nodes):
-        live.update(
-            (value, types[value].nbytes)
-            for value in node.outputs
-            if value in types and value not in owner and value not in constants
-        )
+        made = (value for value in node.outputs if value in types and value not in owner and value not in constants)
+        live.update((value, types[value].nbytes) for value in made)
         peak = max(peak, sum(live.values()))
         live = {value: nbytes for value, nbytes in live.items() if last.get(value, -1) > i}
     return peak
 
 
 def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """The tensors of the main graph that a node reads, also from within its subgraphs."""
+    """The tensors that a node reads, also from within its subgraphs."""
     yield from (value for value in node.inputs if value is not None)
+    for body in bodies(node):
+        for inner in body:
+            yield from _reads(inner)
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The subgraphs of If, Loop and Scan."""
+    found: list[ir.Graph] = []
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
-            for inner in attr.as_graph():
-                yield from _reads(inner)
+            found.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            found += attr.as_graphs()
+    return found
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape that a tensor is declared to have; None if a dimension is free."""
+    return value.shape.numpy() if value.shape is not None and value.shape.is_static() else None
 
 
 def _constants(graph: ir.Graph) -> list[ir.Value]:
@@ -396,20 +398,13 @@ def _constants(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.initializers.values(), *made]
 
 
-def _constant_shape(value: ir.Value) -> tuple[int, ...] | None:
-    tensor = ir.convenience.get_const_tensor(value)
-    floats = tensor is not None and (tensor.dtype.is_floating_point() or tensor.dtype.bitwidth <= 8)
-    return tuple(tensor.shape.numpy()) if tensor is not None and floats else None
-
-
 def load(model: onnx.ModelProto) -> ir.Model:
-    """The model with its local functions written out.
+    """The model with its local functions inlined.
 
     Raises:
         GraphError: it is not a valid model.
     """
     try:
-        loaded = ir.from_proto(model)
-        return InlinePass()(loaded).model
+        return InlinePass()(ir.from_proto(model)).model
     except Exception as e:  # the deserialiser and the inliner raise many types; all mean the same to a user
         raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None

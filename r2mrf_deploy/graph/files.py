@@ -30,7 +30,7 @@ def serialized(model: onnx.ModelProto) -> bytes:
 
 
 def read(path: Path | str) -> onnx.ModelProto:
-    """Read an ONNX file, its external data too.
+    """Read an ONNX file with its external data.
 
     Raises:
         InputError: no such file.
@@ -43,8 +43,8 @@ def read(path: Path | str) -> onnx.ModelProto:
         model = onnx.load(path)
     except Exception as e:  # protobuf's exceptions and the missing external file share no base class
         raise GraphError(f"{path} is not an ONNX file that can be read: {' '.join(str(e).split())}") from None
-    if not model.graph.output:  # protobuf is content with a text file: it finds an empty model in it
-        raise GraphError(f"{path} is not an ONNX model, or an empty one")
+    if not model.graph.output:  # protobuf reads some text files as empty models
+        raise GraphError(f"{path} is not an ONNX model, or is an empty one")
     return model
 
 

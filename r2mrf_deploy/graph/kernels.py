@@ -1,7 +1,8 @@
-"""The kernels that a runtime makes of a graph: what each computes in which precision, and the bytes it moves.
+"""The kernels that a runtime makes of a graph: what each computes, in which precision, and how many bytes it moves.
 
-A pointwise operator that alone reads what a convolution wrote is fused into it, as TensorRT, ONNX Runtime and OpenVINO do.
-A tensor between Q and DQ exists in its quantised form only. Everything else reads its inputs and writes its outputs once.
+A pointwise operator that is the only reader of another operator's result is fused into it, as TensorRT, ONNX Runtime and
+OpenVINO do. A tensor between Q and DQ exists only in its quantised form. Everything else reads its inputs and writes its
+outputs once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import FREE, Shapes, Types, infer, node_multiply_adds
+from r2mrf_deploy.graph.cost import FREE, MULTIPLYING, Shapes, Types, infer, node_multiply_adds
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -40,7 +41,7 @@ class Kernel:
     name: str
     op: str
     precision: Precision
-    """What its multiply-adds are computed in."""
+    """Of its multiply-adds."""
     multiply_adds: int
     bytes: int
     """Read and written."""
@@ -58,16 +59,15 @@ def kernels(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[Kerne
     groups: dict[ir.Node, list[ir.Node]] = {}
     leader: dict[ir.Node, ir.Node] = {}
     for node in loaded.graph:
-        if node.op_type in _TRANSPARENT or not node.outputs:
-            continue
-        host = _host(node, leader)
-        leader[node] = host or node
-        groups.setdefault(leader[node], []).append(node)
+        if node.op_type not in _TRANSPARENT:
+            leader[node] = _host(node, leader) or node
+            groups.setdefault(leader[node], []).append(node)
     return tuple(_kernel(nodes, types) for nodes in groups.values() if not _constant(nodes))
 
 
 def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
-    """The kernel that a pointwise node is fused into: the one that makes the last input which only this node reads."""
+    """The kernel that a pointwise node is fused into: the one that makes the last of the inputs that only this node
+    reads."""
     if node.op_type not in _POINTWISE:
         return None
     for value in reversed(node.inputs):
@@ -78,7 +78,7 @@ def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
 
 
 def _maker(value: ir.Value) -> ir.Node | None:
-    """The node that computes a value, seen through views, Q and DQ."""
+    """The node that computes a value, looking through views, Q and DQ."""
     node = value.producer()
     while node is not None and node.op_type in _TRANSPARENT and node.inputs and node.inputs[0]:
         node = node.inputs[0].producer()
@@ -86,7 +86,7 @@ def _maker(value: ir.Value) -> ir.Node | None:
 
 
 def _readers(value: ir.Value) -> set[ir.Node | None]:
-    """The nodes that read a value, through views, Q and DQ; None among them where the graph gives it out."""
+    """The nodes that read a value, looking through views, Q and DQ; with None if it is an output of the graph."""
     found: set[ir.Node | None] = {None} if value.is_graph_output() else set()
     for node in value.consumers():
         found |= _readers(node.outputs[0]) if node.op_type in _TRANSPARENT else {node}
@@ -113,7 +113,7 @@ def _kernel(nodes: list[ir.Node], types: Types) -> Kernel:
 
 
 def _stored(value: ir.Value, types: Types) -> ir.Value:
-    """The tensor in memory that a value is read from: before its DQ."""
+    """The tensor in memory that a value is read from: the input of its DQ."""
     node = value.producer()
     if node is not None and node.op_type == "DequantizeLinear" and node.inputs[0] in types:
         return node.inputs[0]
@@ -121,7 +121,7 @@ def _stored(value: ir.Value, types: Types) -> ir.Value:
 
 
 def _written(value: ir.Value, types: Types) -> int:
-    """The bytes written for a value: those after its Q where nothing reads it as it is."""
+    """The bytes written for a value: those of its quantised form if nothing reads it otherwise."""
     users = list(value.consumers())
     if users and all(u.op_type == "QuantizeLinear" for u in users) and not value.is_graph_output():
         return types[users[0].outputs[0]].nbytes
@@ -129,19 +129,14 @@ def _written(value: ir.Value, types: Types) -> int:
 
 
 def _precision(node: ir.Node, types: Types) -> Precision:
-    inputs = [v for v in node.inputs[:2] if v is not None and v.name]
-    stored = {
-        types[_stored(v, types)].dtype for v in inputs if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-    }
-    if len(stored) == 1 and (low := _PRECISIONS.get(stored.pop())):
-        return low
+    if node.op_type in MULTIPLYING:
+        stored = {types[_stored(v, types)].dtype for v in node.inputs[:2]}
+        if len(stored) == 1 and (low := _PRECISIONS.get(stored.pop())):
+            return low
     return _PRECISIONS.get(types[node.outputs[0]].dtype, "fp32")
 
 
 def _constant(nodes: list[ir.Node]) -> bool:
-    """Whether these nodes depend on no input, so that they are computed once, when the engine is built."""
-    return all(
-        v is None or v.is_initializer() or ir.convenience.get_const_tensor(v) is not None
-        for n in nodes
-        for v in n.inputs
-    )
+    """Whether these nodes read constants only, so that they are computed once, when the engine is built."""
+    inputs = (value for node in nodes for value in node.inputs if value is not None)
+    return all(v.is_initializer() or ir.convenience.get_const_tensor(v) is not None for v in inputs)

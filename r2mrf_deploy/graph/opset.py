@@ -1,7 +1,7 @@
 """Lower a graph to opset 17, the last that TensorRT 8.6 (and so a GTX 1080 Ti) reads.
 
-PyTorch's exporter writes opset 18 and later. onnx's own version converter does the lowering; it stumbles over attributes
-that 17 does not know even where they only state a default, so those are taken out before and after.
+PyTorch's exporter writes opset 18 and later. onnx's version converter does the lowering, but it fails on attributes that
+opset 17 does not have, even if they only state a default. Those are removed before and after.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from r2mrf_deploy.errors import GraphError
 
 LOWEST, LOWEST_TRACED, HIGHEST = 17, 18, 23
 
-# operator -> attributes that opset 18 added, with the value that means what opset 17 does
+# operator -> attributes that opset 18 added, with the value for which opset 17 does the same
 _NEW_IN_18: dict[str, dict[str, int | bytes]] = {
-    "ReduceMean": {"noop_with_empty_axes": 0},
-    "ReduceSum": {"noop_with_empty_axes": 0},
-    "ReduceMax": {"noop_with_empty_axes": 0},
-    "ReduceMin": {"noop_with_empty_axes": 0},
+    **{op: {"noop_with_empty_axes": 0} for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")},
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
 }
 

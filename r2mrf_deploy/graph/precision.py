@@ -1,16 +1,15 @@
-"""FP16 and BF16 graphs: precision as the types in the graph, which every runtime reads alike and TensorRT 11 asks for.
+"""FP16 and BF16 graphs: the precision is in the graph's types, which every runtime reads alike and TensorRT 11 requires.
 
-Built on ONNX Runtime's float16 converter. This module adds what the converter lacks: the order of the nodes, scopes in the
-names of its casts, BF16 (the same graph with the other 16-bit type, from the original weights), and the nodes kept in FP32.
+Built on ONNX Runtime's float16 converter. This module adds what the converter lacks: sorted nodes, casts named by scope,
+BF16 (the same graph with the other 16-bit type, from the original weights), and nodes that are kept in FP32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -18,13 +17,13 @@ from onnx import TensorProto, numpy_helper
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass, TopologicalSortPass
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
+from r2mrf_deploy.graph.cost import MULTIPLYING
 from r2mrf_deploy.graph.trace import checked
 
 Half = Literal["fp16", "bf16"]
 
 BF16_OPSET = 22
 """The first whose Conv takes BF16."""
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NOT_IN_BF16 = frozenset({"ConvTranspose"})
 """Operators that TensorRT does not build in BF16; they stay in FP32."""
 _MOVES = frozenset(
@@ -33,19 +32,19 @@ _MOVES = frozenset(
         *("Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
     }
 )
-"""Operators that pass values on unchanged, so that a lower precision adds no error of their own."""
+"""Operators that pass values on unchanged: in a lower precision they add no error of their own."""
 _LOW = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
 def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """A graph of the same function with FP16 or BF16 types; inputs and outputs keep theirs.
+    """The same graph with FP16 or BF16 types; its inputs and outputs keep their types.
 
     Args:
         model: an FP32 graph.
-        keep: names of nodes that stay in FP32, beside those of `ends`.
+        keep: names of nodes that stay in FP32, in addition to those of `ends`.
 
     Raises:
-        UsageError: the graph is not FP32, or a name is no node's.
+        UsageError: the graph is not FP32, or no node has one of the names.
         GraphError: the result is not valid ONNX.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -54,33 +53,40 @@ def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ())
     refuse_unknown(model, keep)
     if precision == "bf16":
         model = _without_hard_activations(_at_opset(model, BF16_OPSET))
-        keep = [*keep, *(n.name for n in model.graph.node if n.name.rpartition("/")[0] in set(keep))]  # what one became
+        keep = [*keep, *(n.name for n in model.graph.node if n.name.rpartition("/")[0] in set(keep))]  # written out
     original = {i.name: i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
     refused = [n.name for n in model.graph.node if precision == "bf16" and n.op_type in _NOT_IN_BF16]
     kept = [*dict.fromkeys((*ends(model), *refused, *keep))]
     half = convert_float_to_float16(deepcopy(model), keep_io_types=True, node_block_list=kept)
     _make_once(half.graph)
     if precision == "bf16":
-        _retype(half.graph, original)
+        _retype(half.graph, TensorProto.FLOAT16, TensorProto.BFLOAT16, original)
     _drop_detours(half.graph, original)
     _name_added(half.graph)
-    del half.graph.value_info[:]  # of other types; checked() infers them again
-    tidy = ir.from_proto(half)
-    IdentityEliminationPass()(tidy)
-    RemoveUnusedNodesPass()(tidy)
-    return checked(ir.to_proto(TopologicalSortPass()(tidy).model))
+    return tidied(half)
+
+
+def tidied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model sorted and checked, its shapes and types inferred again, without identities and nodes that nothing reads.
+
+    Raises:
+        GraphError: the result is not valid ONNX.
+    """
+    del model.graph.value_info[:]
+    tidy = ir.passes.Sequential(IdentityEliminationPass(), RemoveUnusedNodesPass(), TopologicalSortPass())
+    return checked(ir.to_proto(tidy(ir.from_proto(model)).model))
 
 
 def ends(model: onnx.ModelProto) -> list[str]:
     """The nodes that always stay in FP32: those before the first convolution, which scale the input, and those after the
-    last, which bring the logits to the image's size and turn them into a map."""
-    after, before = reach(model, lambda node: node.op_type in _WEIGHTED)
-    rest = (n for n in model.graph.node if n.op_type not in _WEIGHTED)
+    last, which resize the logits to the image and turn them into a map."""
+    after, before = reach(model, lambda node: node.op_type in MULTIPLYING)
+    rest = (n for n in model.graph.node if n.op_type not in MULTIPLYING)
     return [n.name for n in rest if not (after & set(n.output) and before & set(n.output))]
 
 
 def reach(model: onnx.ModelProto, seeds: Callable[[onnx.NodeProto], bool]) -> tuple[set[str], set[str]]:
-    """The tensors that depend on a seed node's outputs, outputs included, and those that a seed node's inputs depend on."""
+    """The outputs of seed nodes and all tensors computed from them; the inputs of seed nodes and all that they depend on."""
     after, before = set[str](), set[str]()
     for node in model.graph.node:  # in the graph's order
         if seeds(node) or after & set(node.input):
@@ -98,7 +104,7 @@ def computing(model: onnx.ModelProto) -> list[str]:
 
 
 def carried(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
-    """The nodes that only pass on what kept nodes compute: in FP32 with them, nothing is rounded between the two."""
+    """The nodes that only pass on what kept nodes compute: kept in FP32 too, they round nothing in between."""
     kept, constants, found = {*kept, *ends(model)}, {i.name for i in model.graph.initializer}, []
     makers = {output: node.name for node in model.graph.node for output in node.output}
     for node in model.graph.node:  # in the graph's order
@@ -110,32 +116,24 @@ def carried(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A BF16 graph with FP32 types, each of its BF16 values rounded as it is made: what a device with BF16 computes, to the
-    order of its sums. CPUs with BF16 compute all of a graph in it, kept nodes too, so they cannot tell what these are worth.
+    """A BF16 graph in FP32 types that rounds each of its BF16 values when it is made.
+
+    It computes what a device with BF16 computes, except for the order of sums. CPUs with BF16 compute a whole graph in it,
+    even the kept nodes, so they cannot show what keeping these nodes gains.
     """
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
     low = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.BFLOAT16}
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.BFLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    _retype(graph, TensorProto.BFLOAT16, TensorProto.FLOAT)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
-                attribute.i = TensorProto.FLOAT
-            if attribute.HasField("t") and attribute.t.data_type == TensorProto.BFLOAT16:
-                wide = numpy_helper.to_array(attribute.t).astype(np.float32)
-                attribute.t.CopyFrom(numpy_helper.from_array(wide, attribute.t.name))
         for slot, name in enumerate(node.output):
             if name in low and (node.op_type not in _MOVES or node.op_type == "Cast"):
-                node.output[slot] = f"{name}/wide"
-                for there, source, to in (("short", "wide", TensorProto.BFLOAT16), ("", "short", TensorProto.FLOAT)):
-                    target = f"{name}/{there}" if there else name
-                    nodes.append(
-                        onnx.helper.make_node("Cast", [f"{name}/{source}"], [target], target + "/round", to=to)
-                    )
+                wide, short = f"{name}/wide", f"{name}/short"
+                node.output[slot] = wide
+                for source, target, to in ((wide, short, TensorProto.BFLOAT16), (short, name, TensorProto.FLOAT)):
+                    nodes.append(onnx.helper.make_node("Cast", [source], [target], f"{target}/round", to=to))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return model
@@ -150,18 +148,20 @@ def precisions(model: onnx.ModelProto) -> list[str]:
 
 
 def refuse_unless_fp32(model: onnx.ModelProto) -> None:
-    """
+    """Refuse a graph of reduced precision.
+
     Raises:
-        UsageError: the graph has reduced precision already.
+        UsageError: the graph is one.
     """
     if found := precisions(model):
         raise UsageError(f"the graph is {found[0].upper()} already: convert the FP32 graph that it was made from")
 
 
 def refuse_unknown(model: onnx.ModelProto, names: Iterable[str]) -> None:
-    """
+    """Refuse names that no node has.
+
     Raises:
-        UsageError: a name is no node's.
+        UsageError: there is one.
     """
     known = {n.name for n in model.graph.node}
     for name in names:
@@ -170,7 +170,7 @@ def refuse_unknown(model: onnx.ModelProto, names: Iterable[str]) -> None:
 
 
 def nodes_of(model: onnx.ModelProto, names: Iterable[str]) -> list[str]:
-    """The nodes with these names, or whose names begin with one of them up to a slash: `step1.branch5` means all of it.
+    """The nodes with these names, or with names that start with one of them and a slash: `step1.branch5` is a whole branch.
 
     Raises:
         UsageError: a name matches no node.
@@ -190,26 +190,24 @@ def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _without_hard_activations(model: onnx.ModelProto) -> onnx.ModelProto:
-    """HardSwish and HardSigmoid written out: TensorRT takes them in FP32, FP16 and INT8 only."""
+    """HardSwish and HardSigmoid written out: TensorRT supports them in FP32, FP16 and INT8 only."""
     swap: list[onnx.NodeProto] = []
     constants: dict[str, float] = {"zero": 0.0, "one": 1.0}
     for node in model.graph.node:
         if node.op_type not in ("HardSwish", "HardSigmoid"):
             swap.append(node)
             continue
-        given = {a.name: a.f for a in node.attribute}
-        alpha, beta = (1 / 6, 0.5) if node.op_type == "HardSwish" else (given.get("alpha", 0.2), given.get("beta", 0.5))
+        given, swish = {a.name: a.f for a in node.attribute}, node.op_type == "HardSwish"
+        alpha, beta = (1 / 6, 0.5) if swish else (given.get("alpha", 0.2), given.get("beta", 0.5))
         constants |= {f"alpha{alpha:g}": alpha, f"beta{beta:g}": beta}
         x, y, gate = node.input[0], node.output[0], f"{node.name}/gate"
         swap += [
             _node("Mul", [x, f"alpha{alpha:g}"], f"{node.name}/scaled"),
             _node("Add", [f"{node.name}/scaled/out", f"beta{beta:g}"], f"{node.name}/shifted"),
-            _node("Clip", [f"{node.name}/shifted/out", "zero", "one"], gate),
+            _node("Clip", [f"{node.name}/shifted/out", "zero", "one"], gate, None if swish else y),
         ]
-        if node.op_type == "HardSwish":
+        if swish:
             swap.append(_node("Mul", [x, f"{gate}/out"], node.name, y))
-        else:
-            swap[-1].output[0] = y
     if len(swap) == len(model.graph.node):
         return model
     done = deepcopy(model)
@@ -224,7 +222,7 @@ def _node(op: str, inputs: list[str], name: str, output: str | None = None) -> o
 
 
 def _make_once(graph: onnx.GraphProto) -> None:
-    """Drop the repeated casts: the converter adds one, always of the same name, for every kept node that reads a tensor."""
+    """Drop repeated casts: the converter adds one, always with the same name, for every kept node that reads a tensor."""
     made: set[str] = set()
     once = []
     for node in graph.node:
@@ -235,28 +233,25 @@ def _make_once(graph: onnx.GraphProto) -> None:
     graph.node.extend(once)
 
 
-def _retype(graph: onnx.GraphProto, original: dict[str, TensorProto]) -> None:
-    """Turn every FP16 into BF16, with weights rounded from the original ones."""
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            tensor.CopyFrom(_bf16(original.get(tensor.name, tensor), tensor.name))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
-                attribute.i = TensorProto.BFLOAT16
-            if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16:
-                attribute.t.CopyFrom(_bf16(attribute.t, attribute.t.name))
+def _retype(graph: onnx.GraphProto, old: int, new: int, original: Mapping[str, TensorProto] = {}) -> None:
+    """Replace a type throughout a graph; initialisers are rounded from the original ones if those are given."""
+    constants = [(tensor, original.get(tensor.name, tensor)) for tensor in graph.initializer]
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.name == "to" and attribute.i == old:
+            attribute.i = new
+        if attribute.HasField("t"):
+            constants.append((attribute.t, attribute.t))
+    for tensor, source in constants:
+        if tensor.data_type == old:
+            array = numpy_helper.to_array(source).astype(ir.DataType(new).numpy())
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     for value in (*graph.value_info, *graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
-
-
-def _bf16(tensor: TensorProto, name: str) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16), name)
+        if value.type.tensor_type.elem_type == old:
+            value.type.tensor_type.elem_type = new
 
 
 def _drop_detours(graph: onnx.GraphProto, original: dict[str, TensorProto]) -> None:
-    """Have the kept nodes read what was FP32 as it was, where the converter rounds it to 16 bits and back."""
+    """Let kept nodes read the FP32 tensors themselves where the converter rounds them to 16 bits and back."""
     makers = {output: node for node in graph.node for output in node.output}
     outputs = {value.name for value in graph.output}
     wide: dict[str, TensorProto] = {}
@@ -270,8 +265,7 @@ def _drop_detours(graph: onnx.GraphProto, original: dict[str, TensorProto]) -> N
                 node.input[slot] = there.input[0]
             elif back.input[0] in original:  # a constant
                 kept = f"{back.input[0]}/fp32"
-                wide[kept] = TensorProto()
-                wide[kept].CopyFrom(original[back.input[0]])
+                wide[kept] = deepcopy(original[back.input[0]])
                 wide[kept].name = node.input[slot] = kept
         back = makers.get(node.input[0]) if node.input else None
         named = outputs & set(node.output) and _casts_to(node) == TensorProto.FLOAT
@@ -285,7 +279,7 @@ def _casts_to(node: onnx.NodeProto) -> int | None:
 
 
 def _name_added(graph: onnx.GraphProto) -> None:
-    """Name the converters' casts and constants after the nodes that they serve."""
+    """Name the converter's casts and constants after the nodes that they serve."""
     makers = {output: node.name for node in graph.node for output in node.output}
     users = {name: node.name for node in reversed(graph.node) for name in node.input}
     taken = {node.name for node in graph.node}

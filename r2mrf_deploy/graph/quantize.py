@@ -1,9 +1,9 @@
-"""INT8 graphs: quantised and dequantised where an 8-bit kernel can read it, readable by every runtime.
+"""INT8 graphs: with Q/DQ pairs where an 8-bit kernel can use them, readable by every runtime.
 
-Calibration and the Q/DQ pairs are ONNX Runtime's quantisation tool, set so that TensorRT's typed parser takes the result:
-activations and weights symmetric, weights with a scale for each output channel, biases in floating point. What is done
-here: one photograph at a time, so that histograms of hundreds fit in memory; and Q/DQ pairs only where a quantised node
-reads, so that sums and whatever is kept in floating point read what was computed, not what was rounded.
+ONNX Runtime's quantisation tool calibrates and inserts the pairs, configured so that TensorRT's typed parser accepts the
+result: symmetric activations and weights, a weight scale for each output channel, biases in floating point. This module
+adds two things. It calibrates with one photograph at a time, so that histograms of hundreds fit in memory. And it keeps
+pairs only in front of quantised nodes, so that sums and nodes kept in floating point read values that were not rounded.
 """
 
 from __future__ import annotations
@@ -11,48 +11,45 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.graph.precision import reach, refuse_unknown, refuse_unless_fp32
-from r2mrf_deploy.graph.trace import checked
+from r2mrf_deploy.graph.naming import rename
+from r2mrf_deploy.graph.precision import reach, refuse_unknown, refuse_unless_fp32, tidied
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 Method = Literal["minmax", "entropy", "percentile"]
-METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
+METHODS: tuple[Method, ...] = get_args(Method)
 QUANTISED = ("Conv", "ConvTranspose", "Gemm")
-"""Operators that read quantised tensors; what is between them stays as it is, or is fused by the runtime."""
+"""Operators that read quantised tensors; the nodes between them stay as they are, or the runtime fuses them."""
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 Ranges = Any
-"""ONNX Runtime's TensorsData: for each tensor its range, and what it was found from."""
+"""ONNX Runtime's TensorsData: the range of each tensor, and the values or histogram behind it."""
 Feed = Mapping[str, np.ndarray]
 
 
 def calibrate(
-    model: onnx.ModelProto,
-    feeds: Sequence[Feed],
-    method: Method = "minmax",
-    progress: ProgressCallback = silent,
+    model: onnx.ModelProto, feeds: Sequence[Feed], method: Method = "minmax", progress: ProgressCallback = silent
 ) -> Ranges:
     """Find the range of every tensor that will be quantised.
 
     Args:
         model: an FP32 graph.
         feeds: its inputs, one photograph each.
-        method: "minmax", or by histogram "entropy" (least divergence) or "percentile" (99.999 % of the values).
+        method: "minmax", or, from a histogram, "entropy" (least divergence) or "percentile" (99.999 % of the values).
 
     Raises:
-        UsageError: the graph is not FP32, there is no such method, or nothing to calibrate on.
+        UsageError: the graph is not FP32, there is no such method, or there are no photographs.
     """
     from onnxruntime.quantization import CalibrationMethod
 
@@ -61,24 +58,20 @@ def calibrate(
         raise UsageError(f"no calibration method {method!r}: choose from {', '.join(METHODS)}")
     if not feeds:
         raise UsageError("there is nothing to calibrate on: give photographs")
-    chosen = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }[method]
+    chosen = next(m for m in CalibrationMethod if m.name.lower() == method)
     return _collect(model, feeds, list(QUANTISED), chosen, progress)
 
 
 def observe(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, tuple[float, float]]:
-    """The least and the largest value of every floating-point tensor that a node computes."""
+    """The smallest and the largest value of every floating-point tensor that a node computes."""
     from onnxruntime.quantization import CalibrationMethod
 
     found = _collect(model, feeds, None, CalibrationMethod.MinMax, silent)
     return {name: (float(np.min(r.range_value[0])), float(np.max(r.range_value[1]))) for name, r in found.items()}
 
 
-def overflowing(model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], margin: float) -> list[str]:
-    """The nodes that FP16 would overflow: one of their tensors or weights is over `margin` times its largest number.
+def overflowing(model: onnx.ModelProto, feeds: Sequence[Feed], margin: float) -> list[str]:
+    """The nodes that would overflow in FP16: one of their tensors or weights exceeds `margin` times its largest number.
 
     Args:
         model: an FP32 graph.
@@ -86,28 +79,18 @@ def overflowing(model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]
     """
     limit = margin * float(np.finfo(np.float16).max)
     wide = {name for name, (low, high) in observe(model, feeds).items() if not -limit <= low <= high <= limit}
-    for tensor in model.graph.initializer:
-        if (
-            tensor.data_type == onnx.TensorProto.FLOAT
-            and np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0) > limit
-        ):
-            wide.add(tensor.name)
+    weights = (tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    wide |= {w.name for w in weights if np.abs(onnx.numpy_helper.to_array(w)).max(initial=0) > limit}
     return [n.name for n in model.graph.node if wide & {*n.input, *n.output}]
 
 
 def _collect(
-    model: onnx.ModelProto,
-    feeds: Sequence[Feed],
-    operators: list[str] | None,
-    method: Any,
-    progress: ProgressCallback,
+    model: onnx.ModelProto, feeds: Sequence[Feed], operators: list[str] | None, method: Any, progress: ProgressCallback
 ) -> Ranges:
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):  # it announces its histograms
+    # the calibrators print their progress
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / "model.onnx"
         onnx.save(model, file)
         calibrator = create_calibrator(
@@ -118,26 +101,17 @@ def _collect(
             extra_options={"symmetric": operators is not None},
         )
         for number, feed in enumerate(feeds, 1):
-            calibrator.collect_data(_Reader(feed))
+            reader = SimpleNamespace(get_next=partial(next, iter([feed]), None))
+            calibrator.collect_data(reader)
             progress(Progress("calibrating", number, len(feeds)))
         return calibrator.compute_data()
 
 
-class _Reader:
-    """A reader of one photograph, as ONNX Runtime's calibrators expect it."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feeds: Iterator[Feed] = iter([feed])
-
-    def get_next(self) -> Feed | None:
-        return next(self._feeds, None)
-
-
 def quantizable(model: onnx.ModelProto) -> list[str]:
-    """The nodes that `quantize` would have read quantised tensors: those with constant weights, but not depthwise ones.
+    """The nodes that `quantize` lets read quantised tensors: those with constant weights, except depthwise convolutions.
 
-    A depthwise convolution reads each channel by itself, and the channels' ranges differ by orders of magnitude: one scale
-    for all of them leaves little of the small ones. Its multiply-adds are few, so there is not much to gain either.
+    A depthwise convolution reads each channel by itself, and the channels' ranges differ by orders of magnitude: with one
+    scale for all of them, little remains of the small ones. It has few multiply-adds, so there is little to gain either.
     """
     shapes = {i.name: i.dims for i in model.graph.initializer}
     able = (n for n in model.graph.node if n.op_type in QUANTISED and len(n.input) > 1 and n.input[1] in shapes)
@@ -165,11 +139,10 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
     Args:
         model: the FP32 graph that was calibrated.
         ranges: from `calibrate`.
-        keep: nodes that stay in floating point. `ends` are not kept unless they are given.
+        keep: nodes that stay in floating point; those of `ends` only if they are given.
 
     Raises:
-        UsageError: the graph is not FP32, or a name is no node's.
-        GraphError: the result is not valid ONNX.
+        UsageError, GraphError: as in `precision.to_half`.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -198,14 +171,14 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
 
 
 def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """A quantised graph with some of its nodes in floating point again, as if they had never been quantised.
+    """A quantised graph with some nodes in floating point again, as if they had never been quantised.
 
     Args:
         quantised: what `quantize` made of `original`.
         keep: the nodes that read floating point.
 
     Raises:
-        UsageError: a name is no node's.
+        UsageError: no node has one of the names.
         GraphError: the result is not valid ONNX.
     """
     refuse_unknown(original, keep)
@@ -231,14 +204,11 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
                 node.input[slot], needed[weight] = weight, weights[weight]
     present = {i.name for i in graph.initializer}
     graph.initializer.extend(tensor for name, tensor in needed.items() if name not in present)
-    del graph.value_info[:]
-    tidy = ir.from_proto(done)
-    RemoveUnusedNodesPass()(tidy)
-    return checked(ir.to_proto(TopologicalSortPass()(tidy).model))
+    return tidied(done)
 
 
 def _outputs_as_computed(graph: onnx.GraphProto) -> None:
-    """Let the graph return what was computed: the tool rounds an output that a quantised node reads too."""
+    """Return what was computed: the tool rounds an output that a quantised node also reads."""
     makers = {output: node for node in graph.node for output in node.output}
     renamed: dict[str, str] = {}
     for value in graph.output:
@@ -246,6 +216,4 @@ def _outputs_as_computed(graph: onnx.GraphProto) -> None:
         quantise = makers.get(dequantise.input[0]) if dequantise.op_type == "DequantizeLinear" else None
         if quantise is not None:
             renamed |= {value.name: f"{value.name}/rounded", quantise.input[0]: value.name}
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
+    rename(graph, renamed)

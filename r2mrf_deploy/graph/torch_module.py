@@ -1,7 +1,7 @@
 """An ONNX graph as a PyTorch module, for exporters that start from PyTorch: they get the exact rewrites too.
 
-The table holds the operators of the networks' graphs, as traced and as rewritten, in every precision but INT8. A shape's
-arithmetic is done in Python numbers, which stay symbolic while `torch.export` traces, so that free sizes stay free.
+The table holds the operators of the networks' graphs, traced or rewritten, in every precision except INT8. Arithmetic on
+shapes is done in Python numbers, which stay symbolic while `torch.export` traces, so that free sizes stay free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from r2mrf_deploy.errors import GraphError
 
 Value = Any
-"""A tensor, or in a shape's arithmetic a number or a list of numbers."""
+"""A tensor; in arithmetic on shapes, a number or a list of numbers."""
 Ints = Sequence[int]
 """Of pads: (top, left, bottom, right)."""
 
@@ -30,13 +30,13 @@ def to_module(model: onnx.ModelProto) -> nn.Module:
     """Turn a graph into a module.
 
     Args:
-        model: its weights are inside.
+        model: with its weights loaded.
 
     Returns:
         `forward`: the graph's inputs, in order, to a tuple of its outputs, in order. Its buffers are the graph's weights.
 
     Raises:
-        GraphError: an operator is not in the table, or has an attribute or an input that the table does not know.
+        GraphError: an operator, or one of its attributes or inputs, is not supported.
     """
     return _Graph(model.graph).eval()
 
@@ -60,7 +60,7 @@ class _Graph(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values = self._numbers | {name: getattr(self, buffer) for name, buffer in self._tensors.items()}
         values.update(zip(self._inputs, inputs, strict=True))
-        with inputs[0].device:  # for Range, which has no tensor to take it from
+        with inputs[0].device:  # for Range, which has no tensor to take the device from
             for call, sources, targets in self._calls:
                 result = call(*(values[name] for name in sources))
                 values.update(zip(targets, result if isinstance(result, tuple) else (result,), strict=True))
@@ -74,14 +74,10 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _call(node: onnx.NodeProto) -> Callable[..., Value]:
-    """The function of a node's inputs that computes its outputs.
-
-    Raises:
-        GraphError: it is not in the table.
-    """
+    """The function that computes a node's outputs from its inputs."""
     name = f"{node.name or node.output[0]}: the operator {node.op_type}"
     if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-        raise GraphError(f"{name} cannot be turned into PyTorch; known are {', '.join(sorted(OPERATORS))}")
+        raise GraphError(f"{name} cannot be turned into PyTorch; supported are {', '.join(sorted(OPERATORS))}")
     function = OPERATORS[node.op_type]
     signature, attributes = inspect.signature(function), {}
     for attribute in node.attribute:
@@ -120,15 +116,15 @@ def _max_pool(
     x: Tensor, *, kernel_shape: Ints, strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0), dilations: Ints = (1, 1),
     ceil_mode: int = 0,
 ) -> Tensor:  # fmt: skip
-    """Rounding up is written out as padding.
+    """Rounding up is written as padding.
 
-    PyTorch's compiler settles by the example's size whether rounding up changes anything, and leaves it out where it does
-    not. An ahead-of-time package cannot check that at another size: it writes past the end of its memory.
+    PyTorch's compiler decides from the example's size whether rounding up changes anything, and if not, leaves it out. An
+    ahead-of-time package does not check this at other sizes: it writes past the end of its memory.
     """
     if ceil_mode:
         if list(strides) != list(kernel_shape) or any(pads) or any(d != 1 for d in dilations):
             raise GraphError("MaxPool that rounds up and overlaps cannot be turned into PyTorch for free sizes")
-        # a free side is padded by the most that it can need: what is too much makes no whole window
+        # a free side is padded by the most that it can need: any excess does not fill a window
         pads = (0, 0, *(-d % s if isinstance(d, int) else s - 1 for d, s in zip(x.shape[-2:], strides, strict=True)))
     x, padding = _padded(x, pads, -torch.inf)
     return F.max_pool2d(x, list(kernel_shape), list(strides), padding, list(dilations))
@@ -144,7 +140,7 @@ def _average_pool(
 
 
 def _padded(x: Tensor, pads: Ints, value: float) -> tuple[Tensor, list[int]]:
-    """(x, the padding that is left to the operator): the operator does what is the same at both ends."""
+    """(x, the padding left to the operator): the operator itself can only pad both ends alike."""
     top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return x, [top, left]
@@ -184,13 +180,13 @@ def _cast(x: Value, *, to: int) -> Value:
 
 
 def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Value]:
-    """An operator on tensors, and on the numbers and lists of numbers of a shape's arithmetic."""
+    """An operator on tensors, and on numbers and lists of numbers in arithmetic on shapes."""
 
     def apply(a: Value, b: Value) -> Value:
         lists = [v for v in (a, b) if isinstance(v, list)]
         if not lists:
             return operation(a, b)
-        if isinstance(a, Tensor) or isinstance(b, Tensor):  # a list of one is a number to a tensor
+        if isinstance(a, Tensor) or isinstance(b, Tensor):  # with a tensor, a list of one is a number
             (one,) = lists[0]
             return operation(a, one) if isinstance(a, Tensor) else operation(one, b)
         count = max(map(len, lists))
@@ -201,7 +197,7 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Value]:
 
 
 def _divide(a: Any, b: Any) -> Any:
-    """Integers are rounded down: none that are divided are negative."""
+    """Integers are rounded down, which is right as long as none is negative: sizes are not."""
     floats = (
         v.is_floating_point() if isinstance(v, Tensor) else isinstance(v, (float, torch.SymFloat)) for v in (a, b)
     )
@@ -253,4 +249,4 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "mode": ("linear",),
     "nearest_mode": ("round_prefer_floor", "floor"),
 }
-"""The attributes that no function takes, and the values that they may have."""
+"""Attributes that no function takes, with the values that they may have."""

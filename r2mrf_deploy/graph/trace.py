@@ -36,7 +36,7 @@ def trace(
 
     Raises:
         UsageError: the opset or the size is out of range.
-        GraphError: the graph cannot be written at this opset, is over 2 GB, or fails onnx's checks.
+        GraphError: the graph cannot be written in this opset, is over 2 GB, or fails onnx's checks.
     """
     import onnxsim
     import torch
@@ -44,7 +44,7 @@ def trace(
     if not opsets.LOWEST <= opset <= opsets.HIGHEST:
         raise UsageError(f"opset {opset} is out of range: {opsets.LOWEST} to {opsets.HIGHEST}")
     if min(size) < 32 or batch < 1:
-        raise UsageError(f"{size[0]}x{size[1]}, batch {batch} is too small: the deepest features are at 1/32")
+        raise UsageError(f"{size[0]}x{size[1]}, batch {batch} is too small: give at least 32x32 and batch 1")
     # in a dynamic example every free dimension differs from the others and from 1, so that none is taken for a constant
     example = deployed.example(2, size[0], size[1] + 64) if dynamic else deployed.example(batch, *size)
     spatial = (1, 2) if deployed.io == "image" else (2, 3)
@@ -64,7 +64,7 @@ def trace(
         )
         model = program.model_proto
         if model.ByteSize() > MAX_BYTES:
-            raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB; an ONNX file of one part holds 2.1 GB")
+            raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB: a single ONNX file holds at most 2.1 GB")
         naming.name_nodes(model, deployed.network.scope)
         _drop_notes(model)
         model, _ = onnxsim.simplify(model)
@@ -90,7 +90,7 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """How the operators of `networks` that PyTorch does not know are written in ONNX: torch.onnx.export's table."""
+    """The translations to ONNX of the operators that `networks` defines, as torch.onnx.export takes them."""
     import torch
     from onnxscript import opset18 as op
 
@@ -109,7 +109,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
 
 def _drop_notes(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on every node: they contain paths of the machine that traced it."""
+    """Drop the exporter's metadata: it contains paths of the machine that traced the network."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

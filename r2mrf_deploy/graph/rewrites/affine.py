@@ -1,6 +1,7 @@
 """Nodes that scale and shift each channel by constants: y = scale · x + shift.
 
-BatchNormalization at inference, and Add, Sub, Mul and Div with a constant that is one number or one for each channel.
+These are BatchNormalization at inference, and Add, Sub, Mul and Div with a constant that has one element, or one per
+channel.
 """
 
 from __future__ import annotations
@@ -10,57 +11,46 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.editor import Editor
+from r2mrf_deploy.graph.rewrites.editor import Editor, Reading
 
 
-@dataclass(frozen=True)
-class Affine:
-    """y = scale · x + shift; scale and shift are float64 [C], or [1] for all channels alike."""
+@dataclass(frozen=True, eq=False)
+class Affine(Reading):
+    """y = scale · x + shift; scale and shift are float64 [C], or [1] if all channels share them."""
 
-    node: ir.Node
-    x: ir.Value
     scale: np.ndarray
     shift: np.ndarray
 
     @property
-    def out(self) -> ir.Value:
-        return self.node.outputs[0]
-
-    @property
     def channels(self) -> int:
-        """The channels its constants are for; 1 where any number will do."""
+        """The number of channels that its constants are for; 1 if any number fits."""
         return max(self.scale.size, self.shift.size)
 
 
 def affine(editor: Editor, node: ir.Node | None, rank: int | None = None) -> Affine | None:
-    """Read a node as a channel-wise affine function of a float tensor [N, C, ...]; None where it is none.
+    """Read a node as a channel-wise affine function of a float tensor [N, C, ...]; None if it is none.
 
     Args:
-        rank: of that tensor, where it is known better than from its declared shape.
+        rank: that tensor's rank, if it is known from elsewhere than its declared shape.
     """
-    if node is None or node.domain != "" or node.graph is not editor.graph:
-        return None
     found = None
-    if node.op_type == "BatchNormalization":
+    if editor.has(node, "BatchNormalization"):
         found = _batch_norm(editor, node)
-    elif node.op_type in ("Add", "Sub", "Mul", "Div"):
+    elif editor.has(node, "Add", "Sub", "Mul", "Div"):
         found = _arithmetic(editor, node, rank)
     finite = found is not None and np.isfinite(found.scale).all() and np.isfinite(found.shift).all()
     return found if finite else None
 
 
 def _batch_norm(editor: Editor, node: ir.Node) -> Affine | None:
-    trained = node.attributes.get_int("training_mode", 0) or any(value.uses() for value in node.outputs[1:])
-    constants = [editor.constant(value) for value in node.inputs[1:5]]
-    x = node.inputs[0]
-    if trained or x is None or len(constants) < 4 or any(value.is_graph_output() for value in node.outputs[1:]):
-        return None
-    if any(c is None for c in constants):
+    trained = node.attributes.get_int("training_mode", 0)
+    constants = [editor.constant(value) for value in node.inputs[1:]]
+    if trained or any(c is None for c in constants) or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         return None
     gamma, beta, mean, variance = (np.asarray(c, np.float64) for c in constants)
-    with np.errstate(all="ignore"):  # what is not finite is refused above
+    with np.errstate(all="ignore"):  # `affine` refuses what is not finite
         scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-        return Affine(node, x, scale, beta - mean * scale)
+        return Affine(node, node.inputs[0], scale, beta - mean * scale)
 
 
 def _arithmetic(editor: Editor, node: ir.Node, rank: int | None) -> Affine | None:
@@ -69,7 +59,7 @@ def _arithmetic(editor: Editor, node: ir.Node, rank: int | None) -> Affine | Non
     if (a is None) == (b is None):
         return None
     given, x = (b, left) if a is None else (a, right)
-    assert given is not None and x is not None
+    assert given is not None
     if rank is None:
         rank = len(x.shape) if x.shape is not None else 0
     c = _per_channel(given, rank)
@@ -89,7 +79,7 @@ def _arithmetic(editor: Editor, node: ir.Node, rank: int | None) -> Affine | Non
 
 def _per_channel(array: np.ndarray, rank: int) -> np.ndarray | None:
     """A constant that broadcasts to [N, C, ...] along C alone, as float64 [C] or [1]."""
-    axis = array.ndim - rank + 1  # where the channels are, counted from the constant's first axis
+    axis = array.ndim - rank + 1  # the constant's axis that meets the channels
     if array.ndim > rank or rank < 2:
         return None
     if array.size != 1 and (axis < 0 or array.size != array.shape[axis]):

@@ -1,7 +1,7 @@
-"""Drop what computes nothing: constant subgraphs, nodes that return their input, results that nothing reads.
+"""Remove what need not be computed: constant subgraphs, nodes that return their input, results that nothing reads.
 
 Only operators that every runtime computes alike are evaluated here, by ONNX's reference implementation. Quantised weights
-are left as they are: a DequantizeLinear of a constant is what tells a runtime to compute in integers.
+stay as they are: a DequantizeLinear of a constant tells a runtime to compute in integers.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
-from r2mrf_deploy.graph.cost import evaluate
+from r2mrf_deploy.graph.cost import bodies, evaluate, static_shape
 from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
-from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, bodies, static_shape
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_fixed_name, operand
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Abs", "Floor", "Ceil", "Min", "Max")
 _ARRANGING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Gather", "Expand")
@@ -21,13 +21,15 @@ _CHOOSING = ("Equal", "Less", "Greater", "Not", "And", "Or", "Where")
 FOLDED = frozenset((*_ARITHMETIC, *_ARRANGING, *_MAKING, *_CHOOSING))
 
 _SMALL = 4096
-"""Elements up to which a constant may grow by being written out."""
+"""The number of elements up to which a constant may be larger than the constants it is made from."""
 
 
 def cleanup(editor: Editor) -> Outcome:
-    """Fold, bypass and drop; counts the nodes that went."""
+    """Fold, bypass and remove; counts the nodes removed."""
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(editor.model)
-    editor.relearn_constants()
+    for value in editor.graph.initializers.values():
+        if value not in editor.types:
+            editor.inference.add_constant(value)
     before, refusals = len(editor.graph), []
     for node in list(editor.graph):
         if node.graph is None or node.domain != "" or bodies(node):
@@ -43,74 +45,69 @@ def cleanup(editor: Editor) -> Outcome:
 
 def _source(editor: Editor, node: ir.Node) -> ir.Value | None:
     """The input that a node returns unchanged; None for a node that does something."""
-    x = node.inputs[0] if node.inputs else None
-    if x is None:
+    if not node.inputs:
         return None
-    attributes = node.attributes
-    if node.op_type == "Identity":
-        same = True
-    elif node.op_type == "Dropout":  # at inference: training is its third input
+    x, same = node.inputs[0], node.op_type == "Identity"
+    if node.op_type == "Dropout":  # at inference: training mode is its third input
         same = len(node.inputs) < 3 and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
     elif node.op_type == "Concat":
         same = len(node.inputs) == 1
     elif node.op_type == "Cast":
-        same = x.dtype is not None and x.dtype == attributes.get_int("to", 0)
-    else:
-        same = node.op_type == "Resize" and _keeps_size(editor, node, x)
+        same = x.dtype is not None and x.dtype == node.attributes.get_int("to", 0)
+    elif node.op_type == "Resize":
+        same = _keeps_size(editor, node)
     return x if same else None
 
 
-def _keeps_size(editor: Editor, node: ir.Node, x: ir.Value) -> bool:
-    """Whether a Resize lands every pixel on itself, whatever its interpolation."""
+def _keeps_size(editor: Editor, node: ir.Node) -> bool:
+    """Whether a Resize maps every pixel to itself, whatever its interpolation."""
     attributes = node.attributes
     if attributes.get_string("coordinate_transformation_mode", "half_pixel") not in CLAMPED:
         return False
     if attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
         return False
-    scales = node.inputs[2] if len(node.inputs) > 2 else None
-    factors = editor.constant(scales)
-    if factors is not None and factors.size:
-        return bool((factors == 1).all())
-    # from sizes: where the shapes are equal, every scale is 1. Two free dimensions of one name are not taken to be equal:
+    scales = operand(node, 2)
+    if scales is not None:
+        factors = editor.constant(scales)
+        return factors is not None and bool((factors == 1).all())
+    # from sizes: if the shapes are equal, every scale is 1. Two free dimensions of one name are not taken to be equal:
     # exporters give an enlarged output the names of the input's dimensions
-    before, after = static_shape(x), static_shape(node.outputs[0])
-    return scales is None and before is not None and before == after
+    before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    return before is not None and before == after
 
 
 def _bypass(editor: Editor, node: ir.Node, source: ir.Value) -> None:
-    named = source.is_graph_output() or source.is_graph_input() or source.is_initializer()
-    if node.outputs[0].is_graph_output() and named:  # both names are asked for: the node is how they stay apart
-        return
-    if node.outputs[0].is_graph_output() and source.producer() is None:
-        return
-    editor.apply(editor.draft(), {node.outputs[0]: source}, before=node)
+    out = node.outputs[0]
+    # the node stays where it keeps two names apart that are both asked for
+    if not (out.is_graph_output() and (has_fixed_name(source) or source.producer() is None)):
+        editor.apply(editor.draft(), {out: source}, before=node)
 
 
 def _why_it_stays(editor: Editor, node: ir.Node) -> str | None:
     """Why a node that looks as if it returned its input stays."""
-    x = node.inputs[0] if node.inputs else None
     if node.op_type == "Dropout":
-        return "whether it is in training is not known before it runs, or its mask is asked for"
-    before, after = static_shape(x), static_shape(node.outputs[0]) if node.outputs else None
-    if node.op_type == "Resize" and before is not None and before == after:
-        return "the sizes are equal, but its coordinates or its scales move pixels"
+        return "its training mode is not known before it runs, or its mask is used"
+    if node.op_type == "Resize":
+        before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+        if before is not None and before == after:
+            return "the sizes are equal, but its coordinates or its scales move pixels"
     return None
 
 
 def _fold(editor: Editor, node: ir.Node) -> str | None:
-    """Write out what a node computes; why not, where only constants go into it."""
+    """Replace a node by the constant that it computes; returns why not if it reads constants only."""
     draft, out = editor.draft(), node.outputs[0]
     array = _value(editor, node)
     if isinstance(array, str) or array is None:
         return array
     if out.is_graph_output():
-        return "it is constant, but an output"
+        return "it is constant, but it is an output of the graph"
     editor.apply(draft, {out: draft.constant(array, f"{out.name}/value")}, before=node)
     return None
 
 
 def _value(editor: Editor, node: ir.Node) -> np.ndarray | str | None:
-    """What a node computes from constants alone, or why that is not written out; None where it computes with others."""
+    """What a node computes from constants alone, or why it is kept; None if it also reads other tensors."""
     inputs = [value for value in node.inputs if value is not None]
     if node.op_type in ("Shape", "Size"):
         return _static_size(node)
@@ -121,12 +118,12 @@ def _value(editor: Editor, node: ir.Node) -> np.ndarray | str | None:
     if size is None or not inputs or len(feeds) < len({value.name for value in inputs}):
         return None
     if size.size > max(_SMALL, sum(array.size for array in feeds.values())):
-        return f"it is constant, but its {size.size} elements are more than it is made from"
+        return f"it is constant, but its {size.size} elements are more than those it is made from"
     if node.op_type == "Div" and any(array.dtype.kind == "i" and (array < 0).any() for array in feeds.values()):
-        return "it divides negative integers, which runtimes round differently"  # numpy down, a processor to zero
+        return "it divides negative integers, which runtimes round differently"  # numpy down, processors towards zero
     try:
         result = evaluate(ir.to_proto(node), feeds, editor.opset)[0]
-    except Exception:  # the reference evaluator raises whatever numpy does; a node that it cannot compute stays
+    except Exception:  # the reference evaluator raises whatever numpy raises; a node that it cannot compute stays
         return None
     return result if isinstance(result, np.ndarray) and result.dtype.kind in "biuf" else None
 

@@ -1,8 +1,8 @@
-"""Take a pointwise function to the smaller side of a spatial average.
+"""Move a pointwise function to the smaller side of a spatial average.
 
-Conv1×1(up(x)) = up(Conv1×1(x)), exactly, because the weights of an interpolation sum to one; likewise for channel-wise
-affine nodes, and for any pointwise function where the resizing only copies pixels. Upsampling is better done last, an
-average that shrinks its input is better done first.
+Conv1×1(up(x)) = up(Conv1×1(x)) exactly, because the weights of an interpolation sum to one. The same holds for channel-wise
+affine nodes, and for any pointwise function if the resizing only copies pixels. Upsampling is cheaper last; an average that
+shrinks its input is cheaper first.
 """
 
 from __future__ import annotations
@@ -11,46 +11,37 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.affine import Affine, affine
+from r2mrf_deploy.graph.rewrites.affine import affine
 from r2mrf_deploy.graph.rewrites.averaging import averaging
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
-from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
+from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, Reading, channels
 
 _UNARY = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Softplus", "Neg", "Abs"}
 )
-"""Pointwise functions of one input that commute with copying pixels."""
+"""Pointwise functions of one input. They commute with copying pixels."""
 
 
-@dataclass(frozen=True)
-class Pointwise:
+@dataclass(frozen=True, eq=False)
+class Pointwise(Reading):
     """A function of one tensor that treats every pixel alike."""
 
-    node: ir.Node
-    x: ir.Value
-    conv: Convolution | None
+    channels_in: int | None
+    channels_out: int | None
     affine: bool
 
-    @property
-    def out(self) -> ir.Value:
-        return self.node.outputs[0]
-
-    def channels(self) -> int | None:
-        return self.conv.channels_out if self.conv is not None else channels(self.out)
-
-    def emit(self, draft: Draft, x: ir.Value, *, name: str) -> ir.Value:
-        """The same function of another tensor with the same channels."""
+    def emit(self, draft: Draft, x: ir.Value) -> ir.Value:
+        """Draft the same function of another tensor with the same channels."""
         inputs = [x if value is self.x else value for value in self.node.inputs]
-        return draft.op(
-            self.node.op_type, inputs, dict(self.node.attributes), name=name, like=x, channels=self.channels()
-        )
+        attributes = dict(self.node.attributes)
+        return draft.op(self.node.op_type, inputs, attributes, name=self.name, like=x, channels=self.channels_out)
 
 
 def commute(editor: Editor) -> Outcome:
     """Commute each pair of a pointwise function and an average once, where that pays."""
     attempts: list[str | None] = []
     for node in list(editor.graph):
-        if node.graph is not None:  # else an earlier change dropped it
+        if node.graph is not None:  # else an earlier change removed it
             attempts.append(_function_first(editor, node))
             if attempts[-1] != "":
                 attempts.append(_average_first(editor, node))
@@ -58,67 +49,52 @@ def commute(editor: Editor) -> Outcome:
 
 
 def pointwise(editor: Editor, node: ir.Node | None) -> Pointwise | None:
-    """Read a node as a pointwise function of a tensor [N, C, ...]; None where it is none."""
-    conv = Convolution.of(editor, node)
-    if conv is not None:
-        return Pointwise(conv.node, conv.x, conv, affine=True) if conv.geometry.pointwise else None
-    scaling = affine(editor, node)
-    if scaling is not None:
-        return _of_affine(scaling)
-    if node is not None and node.op_type in _UNARY and node.domain == "" and node.inputs[0] is not None:
-        return Pointwise(node, node.inputs[0], None, affine=False)
+    """Read a node as a pointwise function of a tensor [N, C, ...]; None if it is none."""
+    conv, scaling = Convolution.of(editor, node), affine(editor, node)
+    if conv is not None and conv.geometry.pointwise:
+        return Pointwise(conv.node, conv.x, conv.channels_in, conv.channels_out, affine=True)
+    if scaling is not None and scaling.channels in (1, channels(scaling.x)):  # else it broadcasts to more channels
+        return Pointwise(scaling.node, scaling.x, channels(scaling.x), channels(scaling.out), affine=True)
+    if node is not None and editor.has(node, *_UNARY):
+        x = node.inputs[0]
+        return Pointwise(node, x, channels(x), channels(node.outputs[0]), affine=False)
     return None
 
 
-def _of_affine(scaling: Affine) -> Pointwise | None:
-    widens = scaling.channels not in (1, channels(scaling.x))
-    return None if widens else Pointwise(scaling.node, scaling.x, None, affine=True)
-
-
 def _function_first(editor: Editor, node: ir.Node) -> str | None:
-    """f(average(x)) to average(f(x)). Returns "" if it was done, else why not, or None if the pattern is not there."""
+    """Turn f(average(x)) into average(f(x)); "" if that was done, else why not, or None if nothing matched."""
     function = pointwise(editor, node)
     average = averaging(editor, function.x.producer()) if function is not None else None
     if function is None or average is None:
         return None
     if isinstance(average, str):
-        return f"{_name(function.node)} over {function.x.name}: {average}"
+        return f"{function.name} over {function.x.name}: {average}"
     if not (function.affine or average.selects):
         return None
     draft = editor.draft()
-    inner = function.emit(draft, average.x, name=_name(node))
-    outer = average.emit(draft, inner, name=_name(average.node), count=function.channels())
+    inner = function.emit(draft, average.x)
+    outer = average.emit(draft, inner, name=average.name, count=function.channels_out)
     return _settle(editor, draft, function.out, outer, before=average.node)
 
 
 def _average_first(editor: Editor, node: ir.Node) -> str | None:
-    """average(f(x)) to f(average(x)); returns as `_function_first`."""
+    """Turn average(f(x)) into f(average(x)); returns the same as `_function_first`."""
     average = averaging(editor, node)
     if average is None or isinstance(average, str) or editor.sole_user(average.x) is not node:
         return None
     function = pointwise(editor, average.x.producer())
     if function is None or not (function.affine or average.selects):
         return None
-    before = function.conv.channels_in if function.conv is not None else channels(function.x)
-    if before is None:
-        return f"{_name(node)} after {_name(function.node)}: the number of channels is not known"
+    if function.channels_in is None:
+        return f"{average.name} after {function.name}: the number of channels is not known"
     draft = editor.draft()
-    inner = average.emit(draft, function.x, name=_name(node), count=before)
-    outer = function.emit(draft, inner, name=_name(function.node))
-    return _settle(editor, draft, average.out, outer, before=node)
+    inner = average.emit(draft, function.x, name=average.name, count=function.channels_in)
+    return _settle(editor, draft, average.out, function.emit(draft, inner), before=node)
 
 
 def _settle(editor: Editor, draft: Draft, old: ir.Value, new: ir.Value, before: ir.Node) -> str | None:
     """Apply the draft if it pays."""
-    gain = editor.gain(draft, [old])
-    if gain.pays:
-        editor.apply(draft, {old: new}, before)
-        return ""
-    draft.drop()
-    if gain.multiply_adds <= 0:
-        return None
-    return f"{old.name}: the other order would save {gain.multiply_adds / 1e6:.1f} M multiply-adds but move more memory"
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or node.op_type
+    gain = editor.apply_if_it_pays(draft, {old: new}, before)
+    if gain.pays or gain.multiply_adds <= 0:
+        return "" if gain.pays else None
+    return f"{old.name}: the other order would save {gain.multiply_adds / 1e6:.1f} M multiply-adds but move more bytes"

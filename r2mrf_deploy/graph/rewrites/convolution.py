@@ -1,4 +1,4 @@
-"""A Conv node read into one form, whatever attributes it was written with."""
+"""Conv nodes in one form, whatever attributes they were written with, and the parts of a concatenation that they read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.editor import Draft, Editor
+from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Reading, channels, operand
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Geometry:
 
     @property
     def pointwise(self) -> bool:
-        """Each output pixel is a function of the input pixel at the same place: it commutes with spatial averages."""
+        """Whether each output pixel depends only on the input pixel at the same place: it then commutes with averages."""
         return set(self.kernel) == set(self.strides) == {1} and not self.padded
 
     @property
@@ -36,39 +36,20 @@ class Geometry:
         return any(self.pads) or self.auto_pad != "NOTSET"
 
     def attributes(self) -> dict[str, Any]:
-        """As a Conv node has them; what is the default is left out."""
-        rank = len(self.kernel)
-        attributes: dict[str, Any] = {"kernel_shape": list(self.kernel)}
-        if self.strides != (1,) * rank:
-            attributes["strides"] = list(self.strides)
-        if self.dilations != (1,) * rank:
-            attributes["dilations"] = list(self.dilations)
-        if any(self.pads):
-            attributes["pads"] = list(self.pads)
-        if self.auto_pad != "NOTSET":
-            attributes["auto_pad"] = self.auto_pad
-        if self.group != 1:
-            attributes["group"] = self.group
-        return attributes
+        """The attributes of a Conv node, without defaults."""
+        ones, zeros = (1,) * len(self.kernel), (0, 0) * len(self.kernel)
+        defaults = {"strides": ones, "dilations": ones, "pads": zeros, "auto_pad": "NOTSET", "group": 1}
+        rest = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
+        return {"kernel_shape": self.kernel, **rest}
 
 
 @dataclass(frozen=True, eq=False)
-class Convolution:
+class Convolution(Reading):
     """A Conv node with constant weights [M, C/group, ...] and a constant bias [M] or none."""
 
-    node: ir.Node
-    x: ir.Value
     weight: np.ndarray
     bias: np.ndarray | None
     geometry: Geometry
-
-    @property
-    def out(self) -> ir.Value:
-        return self.node.outputs[0]
-
-    @property
-    def name(self) -> str:
-        return self.node.name or self.out.name or "Conv"
 
     @property
     def channels_out(self) -> int:
@@ -80,29 +61,60 @@ class Convolution:
 
     @classmethod
     def of(cls, editor: Editor, node: ir.Node | None) -> Convolution | None:
-        """Read a node; None where it is no Conv, or its weights or bias are not constants."""
-        if node is None or node.op_type != "Conv" or node.domain != "" or node.graph is not editor.graph:
+        """Read a node; None if it is no Conv, or its weights or bias are not constant."""
+        if node is None or not editor.has(node, "Conv"):
             return None
-        x = node.inputs[0]
-        weight = editor.constant(node.inputs[1])
-        given = node.inputs[2] if len(node.inputs) > 2 else None
+        weight, given = editor.constant(node.inputs[1]), operand(node, 2)
         bias = editor.constant(given)
-        if x is None or weight is None or (given is not None and bias is None) or weight.ndim < 3:
+        if weight is None or (given is not None and bias is None) or weight.ndim < 3:
             return None
-        return cls(node, x, weight, bias, _geometry(node, weight.shape[2:]))
+        return cls(node, node.inputs[0], weight, bias, _geometry(node, weight.shape[2:]))
 
     def emit(
         self, draft: Draft, x: ir.Value, weight: np.ndarray, bias: np.ndarray | None, *, name: str, like: ir.Value
     ) -> ir.Value:
-        """A convolution of the same geometry over another tensor or with other weights, into a draft.
-
-        Args:
-            like: a tensor with the output's declared shape, up to its channels.
-        """
+        """Draft a convolution with this geometry and other weights over `x`; see `Draft.op` for `like`."""
         inputs: list[ir.Value | None] = [x, draft.constant(weight, f"{name}/weight")]
         if bias is not None:
             inputs.append(draft.constant(bias, f"{name}/bias"))
-        return draft.op("Conv", inputs, self.geometry.attributes(), name=name, like=like, channels=int(weight.shape[0]))
+        return draft.op("Conv", inputs, self.geometry.attributes(), name=name, like=like, channels=weight.shape[0])
+
+    def emit_over(self, draft: Draft, parts: Sequence[Part], bias: np.ndarray | None, *, name: str) -> ir.Value:
+        """Draft the convolution of some parts of the concatenation that this one reads."""
+        x = parts[0].value
+        if len(parts) > 1:
+            width = sum(part.width for part in parts)
+            values = [part.value for part in parts]
+            x = draft.op("Concat", values, {"axis": 1}, name=f"{name}/concat", like=self.x, channels=width)
+        weight = np.concatenate([self.weight[:, part.start : part.stop] for part in parts], axis=1)
+        return self.emit(draft, x, weight, bias, name=name, like=self.out)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of the channels that a convolution reads: one input of a concatenation."""
+
+    value: ir.Value
+    start: int
+    stop: int
+
+    @property
+    def width(self) -> int:
+        return self.stop - self.start
+
+
+def parts_of(conv: Convolution, concat: ir.Node) -> tuple[Part, ...] | str:
+    """The parts of the concatenation that a convolution reads, or why they cannot be told apart."""
+    if concat.attributes.get_int("axis", 0) not in (1, 1 - conv.weight.ndim):
+        return "the concatenation is not along the channels"
+    parts, at = [], 0
+    for value in concat.inputs:
+        width = channels(value)
+        if width is None:
+            return "a part's number of channels is not known"
+        parts.append(Part(value, at, at + width))
+        at += width
+    return tuple(parts) if at == conv.channels_in else "the channels do not add up"
 
 
 def _geometry(node: ir.Node, kernel: Sequence[int]) -> Geometry:

@@ -1,27 +1,28 @@
-"""Compute equal things once: nodes with the same operator, attributes and inputs, across all recurrent steps.
+"""Compute equal nodes once: nodes with the same operator, attributes and inputs, across all recurrent steps.
 
-Constants are compared by content, so two copies of one weight are the same weight; a Conv is compared in its one form,
-whichever defaults it spells out. Nodes that draw random numbers or hold a subgraph are left alone.
+Constants are compared by content, so two copies of one weight are the same weight. Conv nodes are compared by geometry,
+whether or not they spell out defaults. Nodes that draw random numbers or contain a subgraph are left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import RANDOM
+from r2mrf_deploy.graph.cost import RANDOM, bodies
 from r2mrf_deploy.graph.naming import common
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
-# a runtime looks for a pair of QuantizeLinear and DequantizeLinear of its own around each operator
+# runtimes look for a separate pair of QuantizeLinear and DequantizeLinear around each operator
 _APART = RANDOM | {"Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operators whose nodes are never merged."""
 
 
 def cse(editor: Editor) -> Outcome:
-    """Let the first of equal nodes serve all of them."""
+    """Let the first of several equal nodes serve all their readers."""
     first: dict[Hashable, ir.Node] = {}
     count, refusals = 0, []
     for node in list(editor.graph):
@@ -30,35 +31,27 @@ def cse(editor: Editor) -> Outcome:
             continue
         twin = first.setdefault(key, node)
         if twin is not node and node.op_type in _APART:
-            refusals.append(f"{node.name} beside {twin.name}: each {node.op_type} is its own")
+            refusals.append(f"{node.name} beside {twin.name}: nodes of {node.op_type} are never merged")
         elif twin is not node:
-            names = [twin.name or "", node.name or ""]
-            if common(names) != twin.name:
-                twin.name = editor.fresh(common(names))
+            name = common([twin.name, node.name])
+            if name != twin.name:
+                twin.name = editor.fresh(name)
             editor.apply(editor.draft(), dict(zip(node.outputs, twin.outputs, strict=True)), before=node)
             count += 1
     return Outcome(count, tuple(refusals))
 
 
 def _key(editor: Editor, node: ir.Node) -> Hashable | None:
-    if node.domain != "" or not node.inputs:
+    """What equal nodes have in common; None for a node that is not compared."""
+    kinds = {attr.type for attr in node.attributes.values()}
+    if node.domain != "" or not node.inputs or bodies(node) or ir.AttributeType.TENSOR in kinds:
         return None
-    attributes = _attributes(editor, node)
-    if attributes is None:
-        return None
-    inputs = tuple(None if value is None else editor.digest(value) or value for value in node.inputs)
-    asked = tuple(bool(value.name) for value in node.outputs)
-    return node.op_type, inputs, attributes, asked
-
-
-def _attributes(editor: Editor, node: ir.Node) -> Hashable | None:
     conv = Convolution.of(editor, node)
-    if conv is not None:
-        return conv.geometry
-    attributes = []
-    for name, attr in sorted(node.attributes.items()):
-        if attr.is_ref() or attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS, ir.AttributeType.TENSOR):
-            return None
-        value = attr.value
-        attributes.append((name, tuple(value) if isinstance(value, (list, tuple)) else value))
-    return tuple(attributes)
+    attributes = frozenset((name, _hashable(attr.value)) for name, attr in node.attributes.items())
+    inputs = tuple(None if value is None else editor.digest(value) or value for value in node.inputs)
+    used = tuple(bool(value.name) for value in node.outputs)
+    return node.op_type, inputs, attributes if conv is None else conv.geometry, used
+
+
+def _hashable(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, (list, tuple)) else value

@@ -1,7 +1,7 @@
-"""Fold a channel-wise affine node into the convolution before it: batch norm, scaling, a bias added on its own.
+"""Fold a channel-wise affine node (batch norm, a scaling, a separate bias) into the convolution before it.
 
-s · (W x + b) + t = (s W) x + (s b + t), computed in float64. Exact for any padding, since it acts after the sum. Folding
-into the convolution *after* the node is not: a shift moved across zero padding would change the border.
+s · (W x + b) + t = (s W) x + (s b + t), computed in float64. This is exact for any padding, since the node acts after the
+sum. Folding into the convolution *after* the node is not: a shift moved across zero padding would change the border.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from r2mrf_deploy.graph.rewrites.affine import Affine, affine
-from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, operand
 
 
 def fold_affine(editor: Editor) -> Outcome:
@@ -28,23 +28,23 @@ def fold_affine(editor: Editor) -> Outcome:
 
 
 def _fold(editor: Editor, conv: ir.Node) -> tuple[ir.Node | None, str | None]:
-    """The convolution with its follower folded in; or None and, where it nearly was, why not."""
+    """The convolution with its follower folded in; or None and, for a near match, why not."""
     weight, out = editor.constant(conv.inputs[1]), conv.outputs[0]
     followers = [node for node, _ in out.uses()]
     rank = weight.ndim if weight is not None else 0
-    readings = [a for a in (affine(editor, node, rank) for node in followers) if a is not None and a.x is out]
-    if not readings:
+    follower = next((a for node in followers if (a := affine(editor, node, rank)) is not None and a.x is out), None)
+    if follower is None:
         return None, None
-    name = f"{conv.name} and {readings[0].node.name}"
+    name = f"{conv.name} and {follower.name}"
     if weight is None:
         return None, f"{name}: the weights are not constant"
     if len(followers) > 1 or out.is_graph_output():
         return None, f"{name}: the convolution's result is also used by others"
-    given = conv.inputs[2] if len(conv.inputs) > 2 else None
+    given = operand(conv, 2)
     bias = editor.constant(given)
     if given is not None and bias is None:
         return None, f"{name}: the bias is not constant"
-    return _folded(editor, conv, readings[0], weight, bias, name)
+    return _folded(editor, conv, follower, weight, bias, name)
 
 
 def _folded(
@@ -54,16 +54,15 @@ def _folded(
     transposed = conv.op_type == "ConvTranspose"
     channels = weight.shape[1] * group if transposed else weight.shape[0]
     if follower.channels not in (1, channels):
-        return None, f"{name}: the constants widen the convolution's {channels} channels"
+        return None, f"{name}: the constants are for {follower.channels} channels, the convolution has {channels}"
     scale = np.broadcast_to(follower.scale, (channels,))
-    with np.errstate(over="ignore"):  # what overflows its dtype is refused below
+    with np.errstate(over="ignore"):  # an overflow is refused below
         new_weight = (weight.astype(np.float64) * _spread(scale, weight, group, transposed)).astype(weight.dtype)
         old_bias = np.zeros(channels) if bias is None else bias.astype(np.float64)
         new_bias = (old_bias * scale + follower.shift).astype(weight.dtype)
     if not (np.isfinite(new_weight.astype(np.float64)).all() and np.isfinite(new_bias.astype(np.float64)).all()):
         return None, f"{name}: the folded weights overflow {weight.dtype}"
-    draft = editor.draft()
-    base = conv.name or conv.outputs[0].name or conv.op_type
+    draft, base = editor.draft(), conv.name
     inputs = [conv.inputs[0], draft.constant(new_weight, f"{base}/weight"), draft.constant(new_bias, f"{base}/bias")]
     out = draft.op(conv.op_type, inputs, dict(conv.attributes), name=base, like=follower.out)
     editor.apply(draft, {follower.out: out}, before=conv)

@@ -1,7 +1,7 @@
-"""Fold two convolutions in a row into one, where one of them is pointwise and the product costs less than the pair.
+"""Fold two convolutions in a row into one if one of them is pointwise and the product costs less than the pair.
 
-W_b (W_a x + b_a) + b_b = (W_b W_a) x + (W_b b_a + b_b). With the pointwise one first, its bias would also have to fill the
-padding of the second, so that pair is folded only where there is no such bias or no such padding.
+W_b (W_a x + b_a) + b_b = (W_b W_a) x + (W_b b_a + b_b). If the pointwise one comes first, the padding of the second holds
+zeros where the product would need the first one's bias, so such a pair is folded only without that bias or that padding.
 """
 
 from __future__ import annotations
@@ -18,29 +18,26 @@ def fold_pointwise(editor: Editor) -> Outcome:
 
 
 def _fold(editor: Editor, second: Convolution | None) -> str | None:
-    """Returns "" where the pair was folded, why not where it nearly was, None where there is no pair."""
+    """Returns "" if the pair was folded, else why not, or None if there is no pair."""
     first = Convolution.of(editor, second.x.producer()) if second is not None else None
     if first is None or second is None or not (first.geometry.pointwise or second.geometry.pointwise):
         return None
     pair = f"{second.name} after {first.name}"
     if editor.sole_user(first.out) is not second.node:
-        return f"{pair}: the first one's result is also used by others"
+        return f"{pair}: the result of the first is also used by others"
     if first.geometry.group != 1 or second.geometry.group != 1:
-        return f"{pair}: grouped convolutions"
+        return f"{pair}: the convolutions are grouped"
     biased = first.bias is not None and bool(first.bias.any())
     if not second.geometry.pointwise and biased and second.geometry.padded:
-        return f"{pair}: the first one's bias does not reach the padding of the second"
+        return f"{pair}: the bias of the first does not reach the padding of the second"
     weight, bias = _product(first, second)
     if not np.isfinite(weight.astype(np.float64)).all():
         return f"{pair}: the product's weights would overflow"
     draft = editor.draft()
     shape = first if second.geometry.pointwise else second
     out = shape.emit(draft, first.x, weight, bias, name=f"{first.name}/folded", like=second.out)
-    if not editor.gain(draft, [second.out]).pays:
-        draft.drop()
-        return f"{pair}: the product would cost more than the pair"
-    editor.apply(draft, {second.out: out}, before=second.node)
-    return ""
+    applied = editor.apply_if_it_pays(draft, {second.out: out}, before=second.node).pays
+    return "" if applied else f"{pair}: the product would cost more than the pair"
 
 
 def _product(first: Convolution, second: Convolution) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,45 +1,26 @@
 """Convolve before interpolating, whatever the kernel: every tap is a 1×1 convolution, and those commute with upsampling.
 
 Conv k×k(up(x)) = sum over the taps (i, j) of shift_ij(up(W_ij x)). All W_ij together are one 1×1 convolution at x's own
-resolution. Interpolation and shift of rows and columns are independent, so the rest is two small matrix products, with what
-the border does (the convolution's zeros, the interpolation's clamping) in the matrices:
+resolution. Rows and columns are interpolated and shifted independently, so the rest is two small matrix products. The
+matrices include the treatment of the border (zeros for the convolution, clamping for the interpolation):
 
     y_m = sum_j (sum_i A_i z_mij) B_j^T,  A_i = S_i U  [H, h],  B_j = S_j U  [W, w]
 
-with U the interpolation along an axis and S_i the shift of a tap. The sizes have to be known.
+with U the interpolation along an axis and S_i the shift of a tap. The sizes must be static.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging, operand
-from r2mrf_deploy.graph.rewrites.convolution import Convolution, Geometry
-from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
-
-
-@dataclass(frozen=True)
-class Upsampled:
-    """A part of what a convolution reads that was interpolated: its channels there, and what it was made from."""
-
-    index: int | None
-    """Its place in a concatenation; None where it is all that the convolution reads."""
-    start: int
-    stop: int
-    resize: ir.Node
-
-    @property
-    def x(self) -> ir.Value:
-        value = self.resize.inputs[0]
-        assert value is not None
-        return value
+from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging
+from r2mrf_deploy.graph.rewrites.convolution import Convolution, Geometry, Part, parts_of
+from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, operand
 
 
 def interpolate_last(editor: Editor) -> Outcome:
-    """Take upsampled parts out of convolutions, the largest first, where that pays."""
+    """Take upsampled parts out of convolutions, the widest first, where that pays."""
     attempts: list[str | None] = []
     for node in editor.nodes("Conv"):
         current: ir.Node | None = node
@@ -51,67 +32,51 @@ def interpolate_last(editor: Editor) -> Outcome:
 
 
 def _first_that_pays(editor: Editor, conv: Convolution) -> tuple[ir.Node | None, str | None]:
-    """The convolution of what is left, if any; "" where something was done, else why not."""
+    """The convolution that is left, if any; and "" if something was done, else why not, or None if nothing matched."""
     if len(conv.geometry.kernel) != 2 or conv.geometry.pointwise:
         return None, None
-    parts, refusal = _parts(editor, conv)
-    if parts and conv.geometry.group != 1:
-        return None, f"{conv.name} over {parts[0].resize.name}: the convolution has {conv.geometry.group} groups"
-    if parts and conv.geometry.auto_pad != "NOTSET":
-        return None, f"{conv.name} over {parts[0].resize.name}: the convolution is padded by auto_pad"
-    for part in parts:
-        matrices = _matrices(editor, part.resize, conv)
+    parts, refusal = _parts(editor, conv), None
+    resized = [part for part in parts if editor.has(part.value.producer(), "Resize")]
+    for part in sorted(resized, key=lambda part: -part.width):
+        resize = part.value.producer()
+        matrices = _why_not(editor, resize, conv) or _matrices(editor, resize, conv)
         if isinstance(matrices, str):
-            refusal = f"{conv.name} over {part.resize.name}: {matrices}"
+            refusal = f"{conv.name} over {resize.name}: {matrices}"
             continue
         draft = editor.draft()
-        rest, total = _emit(draft, conv, part, *matrices)
-        if editor.gain(draft, [conv.out]).pays:
-            editor.apply(draft, {conv.out: total}, before=conv.node)
+        rest, total = _emit(draft, conv, part, [other for other in parts if other is not part], *matrices)
+        if editor.apply_if_it_pays(draft, {conv.out: total}, before=conv.node).pays:
             return rest, ""
-        draft.drop()
-        refusal = f"{conv.name} over {part.resize.name}: it would cost more than it saves"
+        refusal = f"{conv.name} over {resize.name}: it would cost more than it saves"
     return None, refusal
 
 
-def _parts(editor: Editor, conv: Convolution) -> tuple[list[Upsampled], str | None]:
-    """The interpolated parts, the widest first; and why one that is resized is none of them."""
+def _parts(editor: Editor, conv: Convolution) -> tuple[Part, ...]:
+    """The parts of what a convolution reads; none if they cannot be told apart."""
     source = conv.x.producer()
-    if source is None or source.graph is not editor.graph:
-        return [], None
-    resized: list[Upsampled] = []
-    if source.op_type == "Resize":
-        resized.append(Upsampled(None, 0, conv.channels_in, source))
-    elif source.op_type == "Concat" and source.attributes.get_int("axis", 0) in (1, -3):
-        at = 0
-        for index, value in enumerate(source.inputs):
-            width = channels(value)
-            if value is None or width is None:
-                return [], None
-            producer = value.producer()
-            if producer is not None and producer.op_type == "Resize":
-                resized.append(Upsampled(index, at, at + width, producer))
-            at += width
-        if at != conv.channels_in:
-            return [], None
-    reasons = {part: _why_not_linear(editor, part.resize) for part in resized}
-    refused = next((f"{conv.name} over {p.resize.name}: {why}" for p, why in reasons.items() if why), None)
-    return sorted((p for p, why in reasons.items() if not why), key=lambda p: p.start - p.stop), refused
+    if not editor.has(source, "Concat"):
+        return (Part(conv.x, 0, conv.channels_in),)
+    parts = parts_of(conv, source)
+    return () if isinstance(parts, str) else parts
 
 
-def _why_not_linear(editor: Editor, resize: ir.Node) -> str | None:
-    """Why a Resize is not the linear interpolation between pixel centres that the matrices hold; None if it is."""
+def _why_not(editor: Editor, resize: ir.Node, conv: Convolution) -> str | None:
+    """Why the matrices cannot express this pair; None if they can."""
+    if conv.geometry.group != 1:
+        return f"the convolution has {conv.geometry.group} groups"
+    if conv.geometry.auto_pad != "NOTSET":
+        return "the convolution is padded by auto_pad"
     known = averaging(editor, resize)
     if not isinstance(known, Averaging):
-        return known or "the resizing is not one of this graph"
+        return known
     if known.selects:
-        return "the resizing is nearest"
+        return "the resizing's mode is nearest"
     transformation = resize.attributes.get_string("coordinate_transformation_mode", "half_pixel")
     return None if transformation == "half_pixel" else f"the resizing's coordinates are {transformation}"
 
 
 def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> tuple[np.ndarray, np.ndarray] | str:
-    """A [H, kernel·h] and B [W, kernel·w] in float64, or why there are none."""
+    """A [H, kernel·h] and B [W, kernel·w] in float64, or why they cannot be made."""
     before, after = _sides(resize.inputs[0]), _sides(resize.outputs[0])
     if before is None or after is None:
         return "the sizes are free, and the matrices depend on them"
@@ -124,18 +89,16 @@ def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> tuple[np.nd
         of_axis = dict(zip((axis % 4 for axis in axes), map(float, factors), strict=True))
         if any(n * of_axis.get(axis, 1.0) != m for axis, n, m in zip((2, 3), before, after, strict=True)):
             return "the scales do not give whole sizes"
-    rows, columns = (
-        _taps(_interpolation(n, m), conv.geometry, axis) for axis, (n, m) in enumerate(zip(before, after, strict=True))
-    )
-    return rows, columns
+    rows, columns = (_interpolation(n, m) for n, m in zip(before, after, strict=True))
+    return _taps(rows, conv.geometry, 0), _taps(columns, conv.geometry, 1)
 
 
-def _sides(value: ir.Value | None) -> tuple[int, ...] | None:
-    """Height and width where both are known."""
-    if value is None or value.shape is None or len(value.shape) != 4:
+def _sides(value: ir.Value) -> tuple[int, ...] | None:
+    """Height and width if both are static."""
+    if value.shape is None or len(value.shape) != 4:
         return None
-    sides = tuple(dim for dim in list(value.shape)[2:] if isinstance(dim, int))
-    return sides if len(sides) == 2 else None
+    sides = value.shape[2:]
+    return sides if all(isinstance(side, int) for side in sides) else None
 
 
 def _interpolation(n: int, m: int) -> np.ndarray:
@@ -157,43 +120,30 @@ def _taps(interpolation: np.ndarray, geometry: Geometry, axis: int) -> np.ndarra
 
 
 def _emit(
-    draft: Draft, conv: Convolution, part: Upsampled, rows: np.ndarray, columns: np.ndarray
+    draft: Draft, conv: Convolution, part: Part, others: list[Part], rows: np.ndarray, columns: np.ndarray
 ) -> tuple[ir.Node | None, ir.Value]:
-    """Draft the convolution of the rest, if there is one, and the whole result."""
+    """Draft the convolution of the other parts, if there are any, and the whole result."""
     dtype, name = conv.weight.dtype, conv.name
     out, (taps_y, taps_x) = conv.channels_out, conv.geometry.kernel
     h, w = rows.shape[1] // taps_y, columns.shape[1] // taps_x
-    # channels in the order (output, j, i): a tap's rows then lie one below the other
-    weight = conv.weight[:, part.start : part.stop].transpose(0, 3, 2, 1).reshape(-1, part.stop - part.start, 1, 1)
-    z = draft.op("Conv", [part.x, draft.constant(weight, f"{name}/taps/weight")], name=f"{name}/taps")
+    x = part.value.producer().inputs[0]
+    # channels in the order (output, j, i), so that a tap's rows lie one below the other
+    weight = conv.weight[:, part.start : part.stop].transpose(0, 3, 2, 1).reshape(-1, part.width, 1, 1)
+    z = draft.op("Conv", [x, draft.constant(weight, f"{name}/taps/weight")], name=f"{name}/taps")
     z = _reshaped(draft, z, [0, out * taps_x, taps_y * h, w], f"{name}/rows")
     z = draft.op("MatMul", [draft.constant(rows.astype(dtype), f"{name}/rows/matrix"), z], name=f"{name}/rows")
     z = _reshaped(draft, z, [-1, taps_x, len(rows), w], f"{name}/columns")  # batch and channels on one axis
     z = draft.op("Transpose", [z], {"perm": [0, 2, 1, 3]}, name=f"{name}/columns/turned")
     z = _reshaped(draft, z, [-1, out, len(rows), taps_x * w], f"{name}/columns/joined")
-    matrix = draft.constant(np.ascontiguousarray(columns.T).astype(dtype), f"{name}/columns/matrix")
+    matrix = draft.constant(columns.T.astype(dtype), f"{name}/columns/matrix")
     z = draft.op("MatMul", [z, matrix], name=f"{name}/columns/sum", like=conv.out)
-    if part.index is None:
-        if conv.bias is None:
-            return None, z
-        bias = draft.constant(conv.bias.reshape(1, -1, 1, 1), f"{name}/bias")
-        return None, draft.op("Add", [z, bias], name=f"{name}/biased", like=conv.out)
-    rest = _rest(draft, conv, part)
-    return rest.producer(), draft.op("Add", [rest, z], name=f"{name}/sum", like=conv.out)
-
-
-def _rest(draft: Draft, conv: Convolution, part: Upsampled) -> ir.Value:
-    """The convolution of the other parts, with the bias."""
-    concat = conv.x.producer()
-    assert concat is not None
-    others = [value for index, value in enumerate(concat.inputs) if index != part.index]
-    count = conv.channels_in - (part.stop - part.start)
-    x = others[0]
-    if len(others) > 1:
-        x = draft.op("Concat", others, {"axis": 1}, name=f"{conv.name}/rest/concat", like=conv.x, channels=count)
-    assert x is not None
-    weight = np.delete(conv.weight, np.s_[part.start : part.stop], axis=1)
-    return conv.emit(draft, x, weight, conv.bias, name=f"{conv.name}/rest", like=conv.out)
+    if others:
+        rest = conv.emit_over(draft, others, conv.bias, name=f"{name}/rest")
+        return rest.producer(), draft.op("Add", [rest, z], name=f"{name}/sum", like=conv.out)
+    if conv.bias is None:
+        return None, z
+    bias = draft.constant(conv.bias.reshape(1, -1, 1, 1), f"{name}/bias")
+    return None, draft.op("Add", [z, bias], name=f"{name}/biased", like=conv.out)
 
 
 def _reshaped(draft: Draft, x: ir.Value, shape: list[int], name: str) -> ir.Value:

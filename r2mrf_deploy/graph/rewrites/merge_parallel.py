@@ -1,7 +1,7 @@
-"""Merge convolutions of one tensor with one geometry into a wider convolution and a split of its output.
+"""Merge convolutions of one tensor with the same geometry into a wider convolution and a split of its output.
 
-The arithmetic is the same; the tensor is read once instead of once for each, and a wide convolution fills a processor
-better. The split costs a copy of the outputs, so it pays where the input is larger than the outputs.
+The arithmetic is the same, but the tensor is read once instead of once per convolution, and a wide convolution uses a
+processor better. The split copies the outputs, so merging pays if the input is larger than the outputs.
 """
 
 from __future__ import annotations
@@ -31,24 +31,21 @@ def merge_parallel(editor: Editor) -> Outcome:
 
 
 def _merge(editor: Editor, convs: list[Convolution]) -> str:
-    """Merge; "" where it was done, else why not."""
+    """Merge; returns "" if that was done, else why not."""
     names = f"{', '.join(conv.name for conv in convs)} of {convs[0].x.name}"
     if convs[0].geometry.group != 1:
-        return f"{names}: grouped convolutions"
+        return f"{names}: the convolutions are grouped"
     first, draft = convs[0], editor.draft()
     bias = None
     if any(conv.bias is not None for conv in convs):
-        none = [np.zeros(conv.channels_out, conv.weight.dtype) for conv in convs]
-        bias = np.concatenate([n if conv.bias is None else conv.bias for conv, n in zip(convs, none, strict=True)])
+        zero = first.weight.dtype.type(0)
+        bias = np.concatenate([np.full(c.channels_out, zero) if c.bias is None else c.bias for c in convs])
     weight = np.concatenate([conv.weight for conv in convs])
     name = common([conv.name for conv in convs])
     wide = first.emit(draft, first.x, weight, bias, name=f"{name}/merged", like=first.out)
     widths = [conv.channels_out for conv in convs]
     sizes = draft.constant(np.array(widths, np.int64), f"{name}/widths")
     parts = draft.ops("Split", [wide, sizes], {"axis": 1}, name=f"{name}/split", like=first.out, channels=widths)
-    outs = [conv.out for conv in convs]
-    if not editor.gain(draft, outs).pays:
-        draft.drop()
-        return f"{names}: splitting the output would cost more than reading the input once saves"
-    editor.apply(draft, dict(zip(outs, parts, strict=True)), before=first.node)
-    return ""
+    replacements = {conv.out: part for conv, part in zip(convs, parts, strict=True)}
+    applied = editor.apply_if_it_pays(draft, replacements, before=first.node).pays
+    return "" if applied else f"{names}: splitting the output would cost more than reading the input once saves"

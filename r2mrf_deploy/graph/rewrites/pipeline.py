@@ -1,4 +1,4 @@
-"""The order of the rewrites, their fixpoint, and the account of what they did."""
+"""The order of the rewrites, their fixpoint, and the record of what they did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
 
 from r2mrf_deploy.errors import GraphError
-from r2mrf_deploy.graph.cost import GraphCost, Shapes, load
+from r2mrf_deploy.graph.cost import load
 from r2mrf_deploy.graph.rewrites.cleanup import cleanup
 from r2mrf_deploy.graph.rewrites.commute import commute
 from r2mrf_deploy.graph.rewrites.cse import cse
@@ -24,11 +24,6 @@ from r2mrf_deploy.graph.rewrites.interpolate_last import interpolate_last
 from r2mrf_deploy.graph.rewrites.merge_parallel import merge_parallel
 from r2mrf_deploy.graph.rewrites.split_concat import split_concat
 from r2mrf_deploy.manifest import RewriteRecord
-
-
-def _nothing(editor: Editor) -> Outcome:
-    return Outcome()
-
 
 REWRITES: dict[str, Rewrite] = {
     "cleanup": cleanup,
@@ -46,76 +41,78 @@ _ROUND = (
     *("cleanup", "cse", "fold affine", "fold sums", "fold pointwise"),
     *("split concat", "cse", "commute", "interpolate last", "fold affine", "merge parallel"),
 )
-"""One round. What is equal is shared before it is folded, because folding tells equal convolutions apart; splitting comes
-after the folds, so that it sees final weights, and right before the rewrites that it is done for."""
+"""One round. Equal nodes are shared before they are folded, because folding makes equal convolutions differ. Splitting comes
+after the folds, so that it sees final weights, and right before the rewrites that it prepares for."""
+
+
+def _nothing(editor: Editor) -> Outcome:
+    return Outcome()
+
 
 _WITHOUT_MERGING = REWRITES | {"split concat": partial(split_concat, merging=False), "merge parallel": _nothing}
 _WITHOUT_SHARING = _WITHOUT_MERGING | {"split concat": _nothing, "cse": _nothing}
 _ATTEMPTS = (("", REWRITES), ("merging", _WITHOUT_MERGING), ("sharing", _WITHOUT_SHARING))
-"""The rewrites to try, the first set that does not raise the peak memory, and what each set does without. Merged outputs
-are all alive at once, and a shared one lives until its last reader."""
+"""What each attempt leaves out in addition to the one before, and its rewrites. The first attempt that does not raise the
+peak memory is taken: merged outputs are all alive at once, and a shared one lives until its last reader."""
 
 _MOST_ROUNDS = 20
-"""Every rewrite lowers the effort or the number of nodes, so a fixpoint exists; real graphs reach it in two or three."""
+"""Every rewrite lowers the effort or the number of nodes, so there is a fixpoint; real graphs reach it in two or three."""
 
 _NOMINAL = 320
-"""What a free dimension counts as when costs are compared."""
+"""The size of a free dimension when costs are compared."""
 
 
 @dataclass(frozen=True)
 class Optimized:
-    """A rewritten model and the account of it."""
+    """A rewritten model and the record of how it was made."""
 
     model: onnx.ModelProto
     records: list[RewriteRecord]
-    """One for each rewrite that did something, in the order in which they first did; multiply-adds are those of the whole
+    """One for each rewrite that changed something, in the order of their first changes. Multiply-adds are those of the whole
     graph, with free dimensions at a nominal size (batch 1, otherwise 320)."""
     explanations: list[str] = field(default_factory=list)
-    """Why a rewrite left alone what it nearly changed: "rewrite: where: why"."""
+    """Why near matches of a rewrite were left as they are: "rewrite: where: why"."""
 
 
 def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
-    """Rewrite a model without changing its function: exact in real arithmetic, up to the order of sums in floats.
+    """Rewrite a model without changing its function: exact in real arithmetic; in floats, sums are taken in another order.
 
-    Meant for FP32, before a precision is lowered: in FP16 the order of sums is not so small a matter.
+    Rewrite the FP32 model before its precision is lowered: in FP16 the order of sums matters more.
 
     Names, types, shapes and order of inputs and outputs are kept. The result has no more multiply-adds and no higher peak
-    of activation memory than the model. The same model gives the same result, and the result gives itself.
+    of activation memory than the model. The same model always gives the same result, and a result is not changed again.
 
     Args:
         model: of opset 13 or later, its weights loaded; not changed.
         explain: collect `explanations`.
 
     Raises:
-        GraphError: the model is invalid, too old, or holds what these rewrites cannot read.
+        GraphError: the model is invalid, too old, or contains something that the rewrites cannot read.
     """
     _check(model)
-    before = Editor(_prepare(model), _nominal_shapes(model)).cost()
-    given_up: list[str] = []
+    explanations: list[str] = []
     for without, rewrites in _ATTEMPTS:
-        given_up += [f"pipeline: the whole graph: {without} would raise its peak memory"] if without else []
-        editor = Editor(_prepare(model), _nominal_shapes(model))
+        explanations += [f"pipeline: the whole graph: {without} would raise its peak memory"] if without else []
+        editor = _editor(model)
+        before = editor.cost()
         records, refusals = _to_fixpoint(editor, rewrites)
-        if not _dearer(editor.cost(), before):
+        after = editor.cost()
+        smaller = after.peak_activation_bytes <= before.peak_activation_bytes
+        if smaller and after.multiply_adds <= before.multiply_adds:
             result = _finish(editor.model, model) if records else deepcopy(model)
-            return Optimized(result, records, [*given_up, *refusals] if explain else [])
-    return Optimized(
-        deepcopy(model), [], [*given_up, "pipeline: the whole graph: so would all else"] if explain else []
-    )
+            return Optimized(result, records, [*explanations, *refusals] if explain else [])
+    explanations.append("pipeline: the whole graph: so would all other rewrites")
+    return Optimized(deepcopy(model), [], explanations if explain else [])
 
 
 def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
-    """The model after one pass of one rewrite, in the pipeline or not, whatever it costs.
+    """The model after one pass of one rewrite, which need not be in the pipeline, whatever it costs.
 
     Raises:
         GraphError: the model is invalid.
     """
-    editor = Editor(_prepare(model), _nominal_shapes(model))
+    editor = _editor(model)
     return _finish(editor.model, model) if rewrite(editor).count else model
-
-
-def _dearer(after: GraphCost, before: GraphCost) -> bool:
-    return after.multiply_adds > before.multiply_adds or after.peak_activation_bytes > before.peak_activation_bytes
 
 
 def _to_fixpoint(editor: Editor, rewrites: Mapping[str, Rewrite]) -> tuple[list[RewriteRecord], list[str]]:
@@ -131,29 +128,24 @@ def _to_fixpoint(editor: Editor, rewrites: Mapping[str, Rewrite]) -> tuple[list[
             refusals.update((f"{name}: {refusal}", None) for refusal in outcome.refusals)
             if outcome.count:
                 changed = True
-                saved = before - editor.cost().multiply_adds
-                records[name] = _updated(records.get(name), name, outcome.count, before, saved)
+                # what other rewrites do between two passes of this one is not counted to it
+                first = RewriteRecord(name=name, count=0, multiply_adds_before=before, multiply_adds_after=before)
+                record = records.get(name, first)
+                after = record.multiply_adds_after + editor.cost().multiply_adds - before
+                update = {"count": record.count + outcome.count, "multiply_adds_after": after}
+                records[name] = record.model_copy(update=update)
         if not changed:
             break
     return list(records.values()), list(refusals)
 
 
-def _updated(record: RewriteRecord | None, name: str, count: int, before: int, saved: int) -> RewriteRecord:
-    """The account of a rewrite after one more pass. What other rewrites did between its passes is not counted to it."""
-    if record is None:
-        return RewriteRecord(name=name, count=count, multiply_adds_before=before, multiply_adds_after=before - saved)
-    return record.model_copy(
-        update={"count": record.count + count, "multiply_adds_after": record.multiply_adds_after - saved}
-    )
-
-
 def _check(model: onnx.ModelProto) -> None:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 13:
-        raise GraphError(f"opset {opset} is too old to rewrite: convert the model to opset 13 or later")
+        raise GraphError(f"opset {opset} is too old for the rewrites: convert the model to opset 13 or later")
     if model.ir_version < 4:
         raise GraphError(
-            f"IR version {model.ir_version} has no constants, only defaults of inputs: save the model again"
+            f"in IR version {model.ir_version} every weight is an input: save the model again with a recent version of onnx"
         )
     if model.graph.sparse_initializer:
         raise GraphError("the model has sparse weights, which the rewrites cannot read: make them dense")
@@ -163,41 +155,39 @@ def _check(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as e:
         raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None
-    except ValueError:  # over 2 GB, which the checker cannot take; an invalid model then fails later
+    except ValueError:  # over 2 GB, which the checker cannot take; if the model is invalid, a later step fails
         pass
 
 
-def _prepare(model: onnx.ModelProto) -> ir.Model:
-    """A model to work on, with every shape that can be inferred and every node and tensor named.
+def _editor(model: onnx.ModelProto) -> Editor:
+    """An editor of a copy of a model, with every shape that can be inferred and every node and tensor named.
 
-    Defaults of inputs are set aside: a caller may override them, so neither they nor shapes that follow from them are
-    known.
+    Defaults of inputs are set aside: a caller may override them, so neither they nor shapes that follow from them are known.
     """
-    if _defaults(model):
-        bare = deepcopy(model)
-        del bare.graph.initializer[:], bare.graph.value_info[:]
-        inputs = {value.name for value in model.graph.input}
-        bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in inputs)
-        model = bare
+    if defaults := {tensor.name for tensor in _defaults(model)}:
+        kept = [tensor for tensor in model.graph.initializer if tensor.name not in defaults]
+        model = deepcopy(model)
+        del model.graph.initializer[:], model.graph.value_info[:]
+        model.graph.initializer.extend(kept)
     loaded = load(model)
     NameFixPass()(loaded)
-    return ShapeInferencePass()(loaded).model
+    return Editor(ShapeInferencePass()(loaded).model, _nominal_shapes(model))
 
 
 def _finish(model: ir.Model, original: onnx.ModelProto) -> onnx.ModelProto:
-    """The file's form of a model that was prepared, with the defaults that the original has."""
+    """The edited model as ONNX, with the defaults of the original."""
     finished = ir.to_proto(ShapeInferencePass()(model).model)
     finished.graph.initializer.extend(_defaults(original))
     return finished
 
 
 def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """The initialisers that are inputs too."""
+    """The initialisers that are also inputs."""
     inputs = {value.name for value in model.graph.input}
     return [tensor for tensor in model.graph.initializer if tensor.name in inputs]
 
 
-def _nominal_shapes(model: onnx.ModelProto) -> Shapes:
+def _nominal_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     shapes = {}
     for value in model.graph.input:
         tensor = value.type.tensor_type

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from r2mrf_deploy.graph.rewrites import pipeline
-from r2mrf_deploy.graph.rewrites.editor import Editor, Rewrite
+from r2mrf_deploy.graph.rewrites.editor import Rewrite
 
 Arrays = dict[str, np.ndarray]
 RNG_SEED = 7
@@ -86,7 +86,7 @@ def apply() -> Callable[..., Applied]:
     """`apply(rewrite, model)`: one pass of one rewrite, whether or not the pipeline would have run it."""
 
     def run(rewrite: Rewrite, model: onnx.ModelProto) -> Applied:
-        editor = Editor(pipeline._prepare(model), pipeline._nominal_shapes(model))
+        editor = pipeline._editor(model)
         outcome = rewrite(editor)
         return Applied(outcome.count, outcome.refusals, ir.to_proto(editor.model))
 

@@ -110,8 +110,8 @@ def test_whole_numbers_below_zero_are_not_divided_here(graph: Graph, apply: Any)
             "negative integers",
         ),
         ("e = Expand(o, n) y = Add(x, e)", {"o": np.ones(1), "n": np.array([5000])}, "5000 elements"),
-        ("d = Dropout(x, h, t) y = Relu(d)", {"h": np.array(0.5), "t": np.array(True)}, "in training"),
-        ("y = Add(o, p)", {"o": np.ones(1), "p": np.ones(1)}, "but an output"),
+        ("d = Dropout(x, h, t) y = Relu(d)", {"h": np.array(0.5), "t": np.array(True)}, "training mode"),
+        ("y = Add(o, p)", {"o": np.ones(1), "p": np.ones(1)}, "but it is an output"),
     ],
 )
 def test_what_nearly_goes_says_why_it_stays(graph: Graph, apply: Any, body: str, constants: Any, reason: str) -> None:

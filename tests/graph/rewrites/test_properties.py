@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize, pipeline
-from r2mrf_deploy.graph.rewrites.editor import Editor
 
 pytestmark = pytest.mark.artifact
 
@@ -297,7 +296,7 @@ def _unbounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _run(model: onnx.ModelProto) -> tuple[ir.Model, set[str]]:
-    editor = Editor(pipeline._prepare(model), pipeline._nominal_shapes(model))
+    editor = pipeline._editor(model)
     records, _ = pipeline._to_fixpoint(editor, pipeline.REWRITES)
     return editor.model, {record.name for record in records}
 

@@ -102,7 +102,7 @@ GIVEN = """g (double[1,1,8,8] s, double[1,32,8,8] m, double[8,33,1,1] w) => (dou
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda graph: recurrence(graph, first="v", size=16), "with other weights"),
+        (lambda graph: recurrence(graph, first="v", size=16), "with different weights"),
         (lambda graph: pyramid(graph, kernel=3), None),
         (lambda graph: recurrence(graph, size=1), "would cost"),
         (lambda graph: graph(GROUPED, w=(8, 17, 1, 1)), "2 groups"),
