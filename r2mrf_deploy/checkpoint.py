@@ -1,8 +1,8 @@
 """Checkpoints: a `.pth` that says which network it holds.
 
-A checkpoint of ours is a dictionary with `format`, `network`, `config`, `state_dict`, `preprocess` and `metrics`. Plain
-state dicts are read too: the network and its config are found from the parameters' names and shapes. Reading runs no code
-from the file (`weights_only=True`).
+It is a dictionary with `format`, `network`, `config`, `state_dict`, `preprocess` and `metrics`. Plain state dicts are read
+too: the network and its config are inferred from the names and shapes of the parameters. Reading runs no code from the
+file (`weights_only=True`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from r2mrf_deploy import images, networks, sample_photographs
 from r2mrf_deploy.errors import CheckpointError, UsageError, no_file
 from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
-from r2mrf_deploy.networks.base import Detector, NetworkConfig
+from r2mrf_deploy.networks.base import Detector, NetworkConfig, shapes_of
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
@@ -60,14 +60,14 @@ class Checkpoint:
 
         Args:
             preset: the preset's name.
-            settings: config fields to replace, as texts.
-            folder: of photographs to take the statistics from; by default four that scikit-image ships.
+            settings: config fields to replace, as strings.
+            folder: photographs to take the statistics from; by default four of scikit-image's.
             seed: for drawing the weights.
 
         Raises:
             UsageError: no such preset or config field.
             InputError: the folder holds no photographs, or one cannot be read.
-            RuntimeUnavailable: no folder is given and scikit-image is not installed.
+            RuntimeUnavailable: `folder` is None and scikit-image is not installed.
         """
         from r2mrf_deploy.networks.initialise import initialise
 
@@ -85,34 +85,33 @@ class Checkpoint:
         settings: Mapping[str, str] | None = None,
         defaults: Mapping[str, str] | None = None,
     ) -> Checkpoint:
-        """Read a checkpoint, or a plain state dict of a network of ours.
+        """Read a checkpoint, or a plain state dict of one of the networks.
 
         Args:
             path: the file.
-            network: for a plain state dict, a network's or a preset's name, where its shapes leave it open. A checkpoint of
-                ours says what it holds, and must not be contradicted.
-            settings: config fields to set, as texts: what a plain state dict leaves open, or an ablation.
-            defaults: the same, only for what a plain state dict leaves open and `settings` does not say.
+            network: the preset of a plain state dict whose shapes leave it open. A checkpoint says what it holds, and
+                `network` must not contradict it.
+            settings: config fields to set, as strings: what a plain state dict leaves open, or an ablation.
+            defaults: the same, for what a plain state dict leaves open and `settings` does not set.
 
         Raises:
             InputError: no such file.
             CheckpointError: the file is damaged, is not a checkpoint, would run code, or its weights do not fit.
             UsageError: `network` or `settings` is wrong.
         """
-        path = Path(path)
+        path, settings = Path(path), settings or {}
         content = read_file(path)
         if content.get("format") == FORMAT:
             checkpoint = _from_ours(path, content)
-            if settings:
-                checkpoint = replace(checkpoint, config=checkpoint.config.with_settings(settings))
+            checkpoint = replace(checkpoint, config=checkpoint.config.with_settings(settings))
             _refuse_contradiction(path, checkpoint, network, settings)
         elif str(content.get("format", "")).startswith(_FORMATS):
             raise CheckpointError(
-                f"{path}: its format {content['format']!r} was written by a later r2mrf-deploy than this one, "
-                f"which reads {FORMAT!r}: update it"
+                f"{path}: its format {content['format']!r} was written by a later version of r2mrf-deploy; "
+                f"this one reads {FORMAT!r}: update it"
             )
         else:
-            checkpoint = _from_plain(path, content, network, dict(settings or {}), dict(defaults or {}))
+            checkpoint = _from_plain(path, content, network, settings, defaults or {})
         _check_weights(path, checkpoint)
         return replace(checkpoint, sha256=sha256(path))
 
@@ -127,8 +126,8 @@ class Checkpoint:
             CheckpointError: a weight is not finite, or too large for FP16.
         """
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in self.state_dict.items()}
-        if large := [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
-            raise CheckpointError(f"{path} is not written: {_first(set(large))} has values that are not finite")
+        if bad := {k for k, v in state.items() if not v.isfinite().all()}:
+            raise CheckpointError(f"{path} is not written: {_first(bad)} has values that are not finite")
         content = {
             "format": FORMAT,
             "network": self.network,
@@ -167,7 +166,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: no such file.
-        CheckpointError: the file is damaged, is not PyTorch's, would run code, or holds no dictionary.
+        CheckpointError: the file is damaged, is not a PyTorch file, would run code, or holds no dictionary.
     """
     if not path.is_file():
         raise no_file(path)
@@ -175,15 +174,15 @@ def read_file(path: Path) -> dict[str, Any]:
         if not f.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle as before PyTorch 1.6
             raise CheckpointError(f"{path} is not a PyTorch checkpoint")
     try:
-        with warnings.catch_warnings():  # about bare pickles of later protocols; what is wrong is said below
+        with warnings.catch_warnings():  # about bare pickles of later protocols; the error below says what is wrong
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        what = "it holds Python objects beside tensors, and reading those would run code from the file"
-        raise CheckpointError(f"{path}: refused: {what}; save its state_dict alone") from None
+        what = "it holds Python objects as well as tensors, and reading them would run code from the file"
+        raise CheckpointError(f"{path}: refused: {what}; save only its state_dict") from None
     except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, OSError, AttributeError) as e:
         first = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise CheckpointError(f"{path} is damaged, cut short or not a PyTorch checkpoint ({first})") from None
+        raise CheckpointError(f"{path} is damaged, truncated or not a PyTorch checkpoint ({first})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
     return content
@@ -209,9 +208,7 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     return Checkpoint(content["network"], config, state, preprocess, content.get("metrics", {}))
 
 
-def _refuse_contradiction(
-    path: Path, checkpoint: Checkpoint, network: str | None, settings: Mapping[str, str] | None
-) -> None:
+def _refuse_contradiction(path: Path, checkpoint: Checkpoint, network: str | None, settings: Mapping[str, str]) -> None:
     if network is None or network == checkpoint.network:
         return
     family, config = networks.preset(network, settings)
@@ -219,49 +216,40 @@ def _refuse_contradiction(
     differing = [f"{k}={v}" for k, v in found.items() if family == checkpoint.network and v != said[k]]
     if family != checkpoint.network or differing:
         held = " with ".join([checkpoint.network, *differing[:1]])
-        raise UsageError(f"`network` {network}: {path} holds {held}, as it says itself; leave `network` out")
+        raise UsageError(f"`network` {network}: {path} says that it holds {held}; omit `network`")
 
 
 def _from_plain(
-    path: Path, content: dict[str, Any], network: str | None, settings: dict[str, str], defaults: dict[str, str]
+    path: Path, content: dict[str, Any], network: str | None, settings: Mapping[str, str], defaults: Mapping[str, str]
 ) -> Checkpoint:
-    state = _in_our_names(_plain_state(path, content))
+    state = _plain_state(path, content)
+    in_our_names = (networks.get(family).adopt(state) for family in networks.families())
+    state = next(filter(None, in_our_names), state)
+    if network is not None:
+        return Checkpoint(*networks.preset(network, settings), state)
     shapes = {k: tuple(v.shape) for k, v in state.items()}
-    if network in networks.presets():
-        family, config = networks.preset(network, settings)
-        return Checkpoint(family, config, state)
-    families = [network] if network else networks.families()
-    for family in families:
+    for family in networks.families():
         found = networks.get(family).infer(shapes)
         if found is None:
             continue
         known, open_fields = found
-        settings = {f: defaults[f] for f in open_fields if f in defaults} | settings
+        settings = {f: defaults[f] for f in open_fields if f in defaults} | dict(settings)
         if missing := [f for f in open_fields if f not in settings]:
             raise CheckpointError(
-                f"{path}: a plain state dict of {family}, which does not say its {', '.join(missing)}: "
+                f"{path} is a plain state dict of {family}, which does not say its {', '.join(missing)}: "
                 f"give `settings` {' '.join(f'{m}=...' for m in missing)}"
             )
         config = networks.get(family).config_class.from_dict(known).with_settings(settings)
         return Checkpoint(family, config, state)
     first = ", ".join(f"{k} {list(v)}" for k, v in list(shapes.items())[:2])
     raise CheckpointError(
-        f"{path}: its {len(shapes)} tensors ({first}, ...) fit none of {', '.join(families)}; "
-        "name the preset with `network` to see what differs"
+        f"{path}: its {len(shapes)} tensors ({first}, ...) fit none of {', '.join(networks.families())}; "
+        "give the preset as `network` to see what differs"
     )
 
 
-def _in_our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the authors' own code with our parameter names; any other state dict unchanged."""
-    for family in networks.families():
-        adopted = networks.get(family).adopt(state)
-        if adopted is not None:
-            return adopted
-    return state
-
-
 def _plain_state(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
-    """Find the state dict in what training scripts save: bare or under a usual key, with or without a wrapper's prefix."""
+    """The state dict in what training scripts save: bare or under a usual key, with or without a wrapper's prefix."""
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -275,22 +263,17 @@ def _plain_state(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _check_weights(path: Path, checkpoint: Checkpoint) -> None:
-    with torch.device("meta"):
-        wanted = networks.create(checkpoint.network, checkpoint.config).state_dict()
-    given = checkpoint.state_dict
-    wrong: list[str] = []
-    for title, names in (("missing", wanted.keys() - given.keys()), ("unexpected", given.keys() - wanted.keys())):
-        if names:
-            wrong.append(f"{len(names)} {title} ({_first(names)})")
-    bent = {k for k in wanted.keys() & given.keys() if tuple(wanted[k].shape) != tuple(given[k].shape)}
-    if bent:
+    wanted = shapes_of(networks.create, checkpoint.network, checkpoint.config)
+    given = {k: tuple(v.shape) for k, v in checkpoint.state_dict.items()}
+    differing = {"missing": wanted.keys() - given.keys(), "unexpected": given.keys() - wanted.keys()}
+    wrong = [f"{len(names)} {title} ({_first(names)})" for title, names in differing.items() if names]
+    if bent := {k for k in wanted.keys() & given.keys() if wanted[k] != given[k]}:
         k = min(bent)
-        wrong.append(f"{len(bent)} misshapen ({k} is {list(given[k].shape)}, not {list(wanted[k].shape)})")
+        wrong.append(f"{len(bent)} misshapen ({k} is {list(given[k])}, not {list(wanted[k])})")
     if wrong:
         raise CheckpointError(f"{path}: its weights do not fit {checkpoint.network}: {'; '.join(wrong)}")
-    for name, value in given.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            bad = int((~torch.isfinite(value)).sum())
+    for name, value in checkpoint.state_dict.items():
+        if bad := int((~value.isfinite()).sum()):
             raise CheckpointError(f"{path}: {name} has {bad} values that are not finite; the training diverged")
 
 

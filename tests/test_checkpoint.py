@@ -138,12 +138,12 @@ def _broken(name: str, small: Checkpoint, path: Path) -> None:
         ("code", "would run code"),
         ("bare pickle", "would run code"),
         ("protocol 4", "would run code"),
-        ("format", "'r2mrf-checkpoint/2' was written by a later r2mrf-deploy.* update it"),
+        ("format", "'r2mrf-checkpoint/2' was written by a later version of r2mrf-deploy.* update it"),
         ("preprocess", "its preprocess.mean.* is wrong: "),
-        ("truncated", "damaged, cut short"),
+        ("truncated", "damaged, truncated or"),
         ("text", "not a PyTorch checkpoint"),
         ("empty", "not a PyTorch checkpoint"),
-        ("zip", "damaged, cut short or not a PyTorch"),
+        ("zip", "damaged, truncated or not a PyTorch"),
         ("foreign", r"its 2 tensors \(conv.weight \[3\]"),
         ("tensor", "holds a Tensor"),
         ("missing key", r"1 missing \(amdf.weight\)"),
@@ -190,9 +190,9 @@ def test_an_ablation_can_be_set_on_a_checkpoint(saved: Path) -> None:
 def test_a_network_that_contradicts_the_checkpoint_is_refused(saved: Path) -> None:
     assert Checkpoint.load(saved, network="r2mrf").network == "r2mrf"  # the family
     assert Checkpoint.load(saved, network="r2mrf-edge", settings=SMALL).config.width == 4
-    with pytest.raises(UsageError, match=r"holds r2mrf, .*; leave `network` out"):
+    with pytest.raises(UsageError, match=r"holds r2mrf; omit `network`"):
         Checkpoint.load(saved, network="br2net")
-    with pytest.raises(UsageError, match=r"holds r2mrf with backbone=mobilenet_v3_large, .*; leave `network` out"):
+    with pytest.raises(UsageError, match="holds r2mrf with backbone=mobilenet_v3_large; omit `network`"):
         Checkpoint.load(saved, network="r2mrf-r50")
     with pytest.raises(UsageError, match="no network 'r2mfr'"):
         Checkpoint.load(saved, network="r2mfr")

@@ -55,7 +55,7 @@ def trace(
             (example,),
             dynamo=True,
             opset_version=max(opset, opsets.LOWEST_TRACED),
-            input_names=[deployed.input_name],
+            input_names=[deployed.io],
             output_names=deployed.output_names,
             dynamic_shapes=shapes,
             custom_translation_table=translations(),

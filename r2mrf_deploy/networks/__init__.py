@@ -43,10 +43,10 @@ def presets() -> dict[str, tuple[str, NetworkConfig]]:
 
 
 def preset(name: str, settings: Mapping[str, str] | None = None) -> tuple[str, NetworkConfig]:
-    """A preset's network and config, with `settings` fields replaced.
+    """A preset's network and config, with the fields in `settings` replaced.
 
     Raises:
-        UsageError: no such preset, or a setting is wrong.
+        UsageError: there is no such preset, or a setting is wrong.
     """
     known = presets()
     if name not in known:

@@ -1,24 +1,23 @@
 """Backbones: five feature maps F_1 .. F_5 of an image, shallow to deep.
 
-All are torchvision's classification networks without their classifiers. Parameters keep torchvision's names below `body`,
-so ImageNet weights load without a table of renamings.
+All are torchvision's classification networks without their classifiers. Below `body`, parameters keep torchvision's names,
+so ImageNet weights load by name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal
+from typing import Annotated, TypeAlias
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import Bottleneck, ResNet
 
-from r2mrf_deploy.errors import UsageError, did_you_mean
-
-Shapes = Mapping[str, tuple[int, ...]]
+from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.networks.base import Shapes, shapes_of
 
 
 @dataclass(frozen=True)
@@ -54,40 +53,31 @@ VGG16_OWN_STRIDES = (
 )
 """VGG-16's six maps at their own strides, for DeFusionNet."""
 
-# name -> (where torchvision keeps the convolutional part, taps). R²MRF paper, "Effectiveness of Different Backbone Network
-# Architectures", for ResNeXt, VGG-16 and DenseNet-161.
-_TABLE: dict[str, tuple[Literal["", "features"], tuple[Tap, ...]]] = {
-    "resnext101_32x4d": ("", _RESNET),
-    "resnext50_32x4d": ("", _RESNET),
-    "resnext101_32x8d": ("", _RESNET),
-    "resnext101_64x4d": ("", _RESNET),
-    "vgg16": (
-        "features",
-        tuple(replace(t, stride=max(t.stride, 4), pool=max(4 // t.stride, 1)) for t in VGG16_OWN_STRIDES[:5]),
-    ),
+# R²MRF paper, "Effectiveness of Different Backbone Network Architectures", for ResNeXt, VGG-16 and DenseNet-161
+_TAPS = {
+    "resnext101_32x4d": _RESNET,
+    "resnext50_32x4d": _RESNET,
+    "resnext101_32x8d": _RESNET,
+    "resnext101_64x4d": _RESNET,
+    "vgg16": tuple(replace(t, stride=max(t.stride, 4), pool=max(4 // t.stride, 1)) for t in VGG16_OWN_STRIDES[:5]),
     "densenet161": (
-        "features",
-        (
-            Tap(("conv0", "norm0", "relu0", "pool0"), 96, 4),
-            Tap(("denseblock1",), 384, 4),
-            Tap(("transition1", "denseblock2"), 768, 8),
-            Tap(("transition2", "denseblock3"), 2112, 16),
-            Tap(("transition3", "denseblock4"), 2208, 32),
-        ),
+        Tap(("conv0", "norm0", "relu0", "pool0"), 96, 4),
+        Tap(("denseblock1",), 384, 4),
+        Tap(("transition1", "denseblock2"), 768, 8),
+        Tap(("transition2", "denseblock3"), 2112, 16),
+        Tap(("transition3", "denseblock4"), 2208, 32),
     ),
     "mobilenet_v3_large": (
-        "features",
-        (
-            Tap(_numbered(0, 1), 16, 4, pool=2),
-            Tap(_numbered(2, 3), 24, 4),
-            Tap(_numbered(4, 6), 40, 8),
-            Tap(_numbered(7, 12), 112, 16),
-            Tap(_numbered(13, 16), 960, 32),
-        ),
+        Tap(_numbered(0, 1), 16, 4, pool=2),
+        Tap(_numbered(2, 3), 24, 4),
+        Tap(_numbered(4, 6), 40, 8),
+        Tap(_numbered(7, 12), 112, 16),
+        Tap(_numbered(13, 16), 960, 32),
     ),
 }
 
-NAMES = tuple(_TABLE)
+NAMES = tuple(_TAPS)
+BackboneName: TypeAlias = Annotated[str, NAMES]
 
 
 class Backbone(nn.Module):
@@ -98,21 +88,15 @@ class Backbone(nn.Module):
 
     Args:
         name: one of `NAMES`.
-        taps: other taps than the table's.
-
-    Raises:
-        UsageError: there is no such backbone.
+        taps: to use in place of the backbone's own.
     """
 
     def __init__(self, name: str, taps: tuple[Tap, ...] | None = None) -> None:
         super().__init__()
-        if name not in _TABLE:
-            raise UsageError(f"no backbone {name!r}: {did_you_mean(name, _TABLE)}")
         self.name = name
-        where, known = _TABLE[name]
-        self.taps = taps or known
+        self.taps = taps or _TAPS[name]
         model = _torchvision(name)
-        model = getattr(model, where) if where else model
+        model = getattr(model, "features", model)  # the convolutional part, where it is a module of its own
         self.body = nn.ModuleDict({c: model.get_submodule(c) for tap in self.taps for c in tap.children})
         for module in self.body.modules():
             if hasattr(module, "inplace"):  # would overwrite the taps
@@ -141,17 +125,16 @@ class Backbone(nn.Module):
             UsageError: torchvision has no ImageNet weights for this backbone, or the given ones do not fit it.
         """
         state = imagenet(self.name) if state is None else state
-        prefix = "features." if _TABLE[self.name][0] else ""
         own = self.body.state_dict()
-        fitting = {k.removeprefix(prefix): v for k, v in state.items() if k.removeprefix(prefix) in own}
-        if missing := sorted(own.keys() - fitting.keys()):
-            raise UsageError(f"these ImageNet weights are not {self.name}'s: no {missing[0]!r}")
-        try:
-            self.body.load_state_dict(fitting)
-        except RuntimeError as e:
-            raise UsageError(
-                f"these ImageNet weights are not {self.name}'s: {str(e).splitlines()[1].strip()}"
-            ) from None
+        given = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}  # which old weights lack
+        given |= {_DENSENET.sub(r"\1\2", k.removeprefix("features.")): v for k, v in state.items()}
+        if wrong := [k for k, v in own.items() if k not in given or given[k].shape != v.shape]:
+            raise UsageError(f"these are not the ImageNet weights of {self.name}: {wrong[0]!r} is missing or misshapen")
+        self.body.load_state_dict({k: given[k] for k in own})
+
+
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])")
+"""A layer in DenseNet's ImageNet weights, which are older than torchvision's present names."""
 
 
 def imagenet(name: str) -> Mapping[str, Tensor]:
@@ -172,21 +155,13 @@ class GlobalMean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-def identify(shapes: Shapes, prefix: str = "backbone.") -> str | None:
-    """The backbone that has parameters of these names and shapes; None if it is not one of ours."""
-    found = {k: v for k, v in shapes.items() if k.startswith(prefix)}
-    return next((name for name in NAMES if _signature(name, prefix) == found), None)
-
-
-@cache
-def _signature(name: str, prefix: str) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {prefix + k: tuple(v.shape) for k, v in Backbone(name).state_dict().items()}
+def identify(shapes: Shapes) -> str | None:
+    """The backbone of a network's state dict; None if it has none of ours."""
+    found = {k.removeprefix("backbone."): v for k, v in shapes.items() if k.startswith("backbone.")}
+    return next((name for name in NAMES if shapes_of(Backbone, name) == found), None)
 
 
 def _torchvision(name: str) -> nn.Module:
     if name == "resnext101_32x4d":  # torchvision has the layers but not this combination (44.2 M with its classifier)
-        from torchvision.models.resnet import Bottleneck, ResNet
-
         return ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
     return torchvision.models.get_model(name, weights=None)

@@ -1,13 +1,15 @@
-"""What every network is: a `Detector` with a config, a frozen dataclass of plain values that is validated when made."""
+"""The contract of every network: `Detector`, a module made from a `NetworkConfig`."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from functools import cache
+from typing import Annotated, ClassVar, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
@@ -17,40 +19,41 @@ MOST = 1024
 
 C = TypeVar("C", bound="NetworkConfig")
 
+Value: TypeAlias = bool | int | float | str
+"""The value of a config field."""
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shapes of a state dict's tensors, by name."""
 Prediction: TypeAlias = Tensor | tuple[Tensor, dict[str, Tensor]]
 """The logits; with all steps, (the logits, the side outputs by name)."""
-Inferred = tuple[dict[str, Any], list[str]]
+Inferred: TypeAlias = tuple[dict[str, Value], list[str]]
 """The config fields that a state dict's shapes settle, and the names of those that they leave open."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Subclasses list their fields with defaults and say in `check` what values are allowed."""
+    """The options of a network, validated when the config is made.
+
+    Every field has a default, whose type is the field's type. Annotations say what is allowed: `Literal[...]` and
+    `Annotated[type, values]` list the values, and `int` is a number from 1 to `MOST`.
+    """
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
-            value, default = getattr(self, field.name), field.default
-            if type(value) is not type(default):
-                raise UsageError(f"{field.name} must be {type(default).__name__}, not {value!r}")
-        self.check()
+            name, value, hint = field.name, getattr(self, field.name), hints[field.name]
+            if type(value) is not type(field.default):
+                raise UsageError(f"{name} must be {type(field.default).__name__}, not {value!r}")
+            if hint is int and value not in range(1, MOST + 1):
+                raise UsageError(f"{name} must be from 1 to {MOST}, not {value}")
+            allowed = hint.__metadata__[0] if get_origin(hint) is Annotated else get_args(hint)
+            if allowed and value not in allowed:
+                raise UsageError(f"{name}={value!r} is not allowed: {did_you_mean(str(value), map(str, allowed))}")
 
-    def check(self) -> None:
-        """Raise UsageError where a value is not allowed."""
-
-    def one_of(self, name: str, allowed: Collection[Any]) -> None:
-        value = getattr(self, name)
-        if value not in allowed:
-            raise UsageError(f"{name}={value!r} is not allowed: {did_you_mean(str(value), map(str, allowed))}")
-
-    def count(self, name: str) -> None:
-        if not 1 <= getattr(self, name) <= MOST:
-            raise UsageError(f"{name} must be from 1 to {MOST}, not {getattr(self, name)}")
-
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Value]:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
+    def from_dict(cls: type[C], values: Mapping[str, Value]) -> C:
         """From a checkpoint's `config`.
 
         Raises:
@@ -68,38 +71,36 @@ class NetworkConfig:
         Raises:
             UsageError: a field is unknown, or a text is not a value of its type.
         """
-        fields = {f.name: f for f in dataclasses.fields(self)}
-        values: dict[str, Any] = {}
+        values = self.to_dict()
         for name, text in settings.items():
-            if name not in fields:
-                raise UsageError(f"`settings` {name}: no such config field; {did_you_mean(name, fields)}")
-            values[name] = _parse(name, text, type(fields[name].default))
-        return dataclasses.replace(self, **values)
+            if name not in values:
+                raise UsageError(f"`settings` {name}: no such config field; {did_you_mean(name, values)}")
+            values[name] = _parse(name, text, type(values[name]))
+        return type(self)(**values)
 
 
-def _parse(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise UsageError(f"`settings` {name}={text}: give true or false")
-        return text.lower() == "true"
+def _parse(name: str, text: str, kind: type[Value]) -> Value:
     try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"`settings` {name}={text}: give a {'whole ' if kind is int else ''}number") from None
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise UsageError(f"`settings` {name}={text}: give {wanted}") from None
 
 
 class Detector(nn.Module, ABC):
-    """A network that marks what is in focus.
+    """A network that finds what is in focus, made from an instance of its `config_class`.
 
-    It is made from its config. `Deployed` adds preprocessing and the sigmoid; everything else finds a network through
-    `networks.get`.
+    `Deployed` adds the preprocessing and the sigmoid; everything else finds a network through `networks.get`.
     """
 
     config_class: ClassVar[type[NetworkConfig]]
     presets: ClassVar[Mapping[str, NetworkConfig]]
     """Name -> config."""
-    config: Any
-    """An instance of `config_class`."""
+    config: NetworkConfig
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
 
     @abstractmethod
     def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
@@ -117,8 +118,8 @@ class Detector(nn.Module, ABC):
 
     @property
     def default_steps(self) -> int:
-        """The number of steps that the weights were trained with."""
-        return int(self.config.steps)
+        """The number of steps that the weights are trained with."""
+        return self.steps_range[-1]
 
     @abstractmethod
     def side_names(self, steps: int) -> list[str]:
@@ -126,24 +127,26 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def scope(self, path: str, call: int) -> str | None:
-        """The scope in the paper's terms of the module at a path, when it is called for the `call`-th time (from 0); None
-        where the module is no part of its own. Profiles and searches are read by scopes."""
+        """The scope, in the paper's terms, of the module at `path` when it is called for the `call`-th time (from 0).
+
+        None where the module has no scope of its own. Profiles and searches are read by scopes.
+        """
 
     @staticmethod
     @abstractmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
-        """Infer the config of a plain state dict from its tensors' shapes, by name; None if it is another network's."""
+    def infer(shapes: Shapes) -> Inferred | None:
+        """Infer the config of a plain state dict from its tensors' shapes; None if it is another network's."""
 
     @classmethod
     def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """A state dict of the authors' own code in the names of this class; None where it is something else."""
+        """A state dict of the authors' own code in the names of this class; None if it is something else."""
         return None
 
     def check_steps(self, steps: int | None) -> int:
         """The number of steps to run.
 
         Raises:
-            UsageError: these weights cannot run as many.
+            UsageError: these weights cannot run that many.
         """
         if steps is None:
             return self.default_steps
@@ -152,3 +155,15 @@ class Detector(nn.Module, ABC):
             able = f"{low} to {high} steps" if low < high else f"{low or 'no'} step{'s' * (low != 1)}"
             raise UsageError(f"these weights run with {able}, not {steps}")
         return steps
+
+
+def entries(shapes: Shapes, name: str) -> int:
+    """The number of modules in the module list `name` of a state dict."""
+    return len({k.split(".")[1] for k in shapes if k.startswith(f"{name}.")})
+
+
+@cache
+def shapes_of(make: Callable[..., nn.Module], *args: Hashable) -> dict[str, tuple[int, ...]]:
+    """The shapes of the state dict of the module that `make(*args)` makes, without allocating its tensors."""
+    with torch.device("meta"):
+        return {k: tuple(v.shape) for k, v in make(*args).state_dict().items()}

@@ -2,7 +2,7 @@
 
 A backbone gives five feature maps, each weighted by channel attention. Two pathways predict where the image is in focus and
 refine the prediction map by map: L2H from the shallowest map to the deepest at F_1's size, H2L from the deepest to the
-shallowest at F_5's size. The two last predictions are fused.
+shallowest at F_5's size. Their last predictions are fused.
 
 The source is the authors' code (github.com/ChangTang/BR2Net, `model.py`); what is not in it is marked D. The authors'
 checkpoints load (see `br2net_checkpoint`). Their map is 1 where their masks are white, and so is this one.
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from r2mrf_deploy.networks import backbone
-from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction
+from r2mrf_deploy.networks.backbone import Backbone, BackboneName, GlobalMean, identify
+from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction, Shapes, shapes_of
 from r2mrf_deploy.networks.br2net_checkpoint import adopt
 from r2mrf_deploy.networks.upsample import upsample
 
@@ -30,41 +29,28 @@ REDUCTION = 16
 
 @dataclass(frozen=True)
 class BR2NetConfig(NetworkConfig):
-    """What BR²Net can be. The defaults are the authors' network."""
+    """The options of BR²Net. The defaults are the authors' network."""
 
-    backbone: str = "resnext101_32x4d"
+    backbone: BackboneName = "resnext101_32x4d"
     width: int = 128
     """Channels inside an RLRM."""
     attention: bool = True
     """Channel attention on each feature map; false is the ablation without it."""
     refine: Literal["residual", "direct"] = "residual"
-    """"direct": the ablation BR2Net_no_RLRM: P_k is what the module gives, with nothing added."""
+    """"direct": the ablation BR2Net_no_RLRM: P_k is the module's output, with nothing added."""
     fusion: Literal["mean", "conv"] = "mean"
-    """"mean" as in the code. "conv" as the paper says, a convolution over both; its ReLU is left out, because the sigmoid of
-    a ReLU stays over 0.5, and its kernel is 1×1 (D)."""
+    """"mean" as in the code; "conv" as in the paper, a convolution over both. Its ReLU is left out, because the sigmoid of a
+    ReLU is never below 0.5, and its kernel is 1×1 (D)."""
     output: Literal["fused", "l2h", "h2l"] = "fused"
-    """Which prediction is the network's map; one pathway's are the ablations O_LH and O_HL."""
-
-    def check(self) -> None:
-        self.one_of("backbone", backbone.NAMES)
-        self.one_of("refine", ("residual", "direct"))
-        self.one_of("fusion", ("mean", "conv"))
-        self.one_of("output", ("fused", "l2h", "h2l"))
-        self.count("width")
-
-
-PRESETS = {
-    "br2net": BR2NetConfig(),
-    "br2net-vgg16": BR2NetConfig(backbone="vgg16"),
-}
+    """Which prediction is the network's map; "l2h" and "h2l" are the ablations O_LH and O_HL."""
 
 
 class Attention(nn.Module):
-    """Channel attention. `forward`: [N, C, h, w] to the same, each channel scaled by a number in 0 .. 1."""
+    """Channel attention. `forward`: [N, C, h, w] to the same, each channel scaled by a number from 0 to 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mean = backbone.GlobalMean()
+        self.mean = GlobalMean()
         self.squeeze = nn.Conv2d(channels, channels // REDUCTION, 1)
         self.excite = nn.Conv2d(channels // REDUCTION, channels, 1)
 
@@ -113,23 +99,15 @@ class Pathway(nn.Module):
 
 
 class BR2Net(Detector):
-    """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
+    """The network. Its side outputs are `l2h0` .. `l2h4` at F_1's size and `h2l0` .. `h2l4` at F_5's, each [N, 1, h, w]."""
 
-    With `all_steps=True` it returns (logits, side outputs): `l2h0` .. `l2h4` at F_1's size and `h2l0` .. `h2l4` at F_5's,
-    each [N, 1, h, w], in the order they are computed.
-    """
-
+    config: BR2NetConfig
     config_class = BR2NetConfig
-    presets = PRESETS
-
-    @classmethod
-    def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        return adopt(state, _authors_shapes)
+    presets: ClassVar = {"br2net": BR2NetConfig(), "br2net-vgg16": BR2NetConfig(backbone="vgg16")}
 
     def __init__(self, config: BR2NetConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone.Backbone(config.backbone)
+        super().__init__(config)
+        self.backbone = Backbone(config.backbone)
         channels = self.backbone.channels
         if config.attention:
             self.attention = nn.ModuleList(Attention(c) for c in channels)
@@ -159,10 +137,6 @@ class BR2Net(Detector):
     def steps_range(self) -> range:
         return range(STEPS, STEPS + 1)  # one for each feature map
 
-    @property
-    def default_steps(self) -> int:
-        return STEPS
-
     def side_names(self, steps: int) -> list[str]:
         return [f"{pathway}{k}" for pathway in ("l2h", "h2l") for k in range(steps)]
 
@@ -176,8 +150,8 @@ class BR2Net(Detector):
         return f"{pathway}.step{1 if rest[0] == 'first' else int(rest[1]) + 2}" if len(rest) <= 2 else None
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
-        name = backbone.identify(shapes)
+    def infer(shapes: Shapes) -> Inferred | None:
+        name = identify(shapes)
         rlrm = shapes.get("l2h.later.0.conv1.weight")
         if name is None or rlrm is None or "h2l.first.weight" not in shapes:
             return None
@@ -188,10 +162,6 @@ class BR2Net(Detector):
             "fusion": "conv" if "fusion.weight" in shapes else "mean",
         }, []
 
-
-@cache
-def _authors_shapes() -> dict[str, tuple[int, ...]]:
-    """The shapes of the authors' network in our names, in the order of computation."""
-    with torch.device("meta"):
-        state = BR2Net(BR2NetConfig()).state_dict()
-    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    @classmethod
+    def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        return adopt(state, lambda: shapes_of(cls, BR2NetConfig()))

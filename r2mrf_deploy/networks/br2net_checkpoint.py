@@ -1,8 +1,8 @@
-"""The BR²Net authors' checkpoints: plain state dicts of their code, in our names.
+"""The checkpoints of BR²Net's authors: plain state dicts of their code, renamed to ours.
 
-Their backbone is the ResNeXt that was converted from Torch 7. There a block is Sequential(table of branches, sum, ReLU), and
-its first branch Sequential(Sequential(conv, norm, ReLU, conv, norm, ReLU), conv, norm), its second the downsampling where
-there is one; every name is a path of indices. Source of these facts: github.com/ChangTang/BR2Net, `model.py` and `resnext/`.
+Their backbone is a ResNeXt converted from Torch 7. A block there is Sequential(table of branches, sum, ReLU). Its first
+branch is Sequential(Sequential(conv, norm, ReLU, conv, norm, ReLU), conv, norm), its second the downsampling, if any. Every
+name is a path of indices. Source: github.com/ChangTang/BR2Net, `model.py` and `resnext/`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from r2mrf_deploy.networks.base import Shapes
 
 _BLOCK = r"layer([1-4])\.(\d+)\.0"
 _RLRM = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "residual")
@@ -52,16 +54,16 @@ def ours(name: str) -> str | None:
     return None
 
 
-def adopt(state: Mapping[str, Tensor], shapes: Callable[[], Mapping[str, tuple[int, ...]]]) -> dict[str, Tensor] | None:
+def adopt(state: Mapping[str, Tensor], shapes: Callable[[], Shapes]) -> dict[str, Tensor] | None:
     """The authors' state dict with our names, or None if it is not one of theirs.
 
     `RULES` map the names. If a copy of their code names its modules differently, the structure decides: the same shapes in
-    the same order, which is the order of computation in both.
+    the same order, which is the order of computation in both. `shapes` gives those of our network.
     """
     given = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
     names = [name for name in map(ours, given) if name is not None]
     if not names or len(names) < len(given):
-        wanted = shapes()
+        wanted = {k: v for k, v in shapes().items() if not k.endswith(_COUNTER)}
         if state.keys() & wanted.keys() or [tuple(v.shape) for v in given.values()] != list(wanted.values()):
             return None
         names = list(wanted)

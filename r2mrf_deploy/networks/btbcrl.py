@@ -1,73 +1,53 @@
 """BTBCRL: Defocus Blur Detection via Multi-Stream Bottom-Top-Bottom Network (Zhao et al., TPAMI 2020): BTBNet with CRLNet.
 
 BTBNet's streams, with 1×1 convolutions at their first three steps, give a map for each scale. CRLNet goes through the scales
-from the smallest up: at each, a residual learning network (RLNet) reads image and map and adds what it finds to the map of
-the scale before.
+from the smallest up: at each, a residual learning network (RLNet) reads the image and the map and adds a residual to its
+predecessor's map.
 
-What the paper leaves open was decided here, and is marked D.
+What the paper leaves open was decided here and is marked D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction
-from r2mrf_deploy.networks.btbnet import (
-    REFINED,
-    SCALES,
-    STEPS,
-    WIDTHS,
-    Stream,
-    infer_streams,
-    run_streams,
-    scaled,
-    stream_names,
-    stream_scope,
-)
+from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction, Shapes, Value, entries
+from r2mrf_deploy.networks.btbnet import REFINED, SCALES, STEPS, WIDTHS, Streams, infer_width, scaled
 from r2mrf_deploy.networks.upsample import resample
 
 POINTWISE = 3
-"""Steps of a stream that end in a 1×1 convolution."""
+"""How many steps of a stream end in a 1×1 convolution."""
 
 
 @dataclass(frozen=True)
 class BTBCRLConfig(NetworkConfig):
-    """What BTBCRL can be. The defaults are the paper's network of 2020."""
+    """The options of BTBCRL. The defaults are the paper's network of 2020."""
 
-    steps: int = 3
-    """RLNets, one for each scale, from the smallest up: 1 is {0.6}, 2 is {0.6, 0.8}, 3 is {0.6, 0.8, 1}."""
-    width: float = 1.0
-    """Of all channels: 1 as in the paper, 0.5 or 0.25 so that it can be run (D)."""
+    steps: Literal[1, 2, 3] = 3
+    """The number of RLNets, one for each scale, from the smallest up: 1 is {0.6}, 2 is {0.6, 0.8}, 3 is {0.6, 0.8, 1}."""
+    width: Annotated[float, WIDTHS] = 1.0
+    """Factor of all channels: 1 as in the paper, 0.5 or 0.25 to make it affordable (D)."""
     share: bool = True
     """Whether the RLNets after the first share weights; false is the ablation CRLNet (unshare)."""
     image: bool = True
-    """Whether an RLNet reads the image beside the map; false is the ablation MSCRLNet."""
+    """Whether an RLNet reads the image as well as the map; false is the ablation MSCRLNet."""
     scales: Literal["multi", "single"] = "multi"
-    """"single": the ablation SCCRLNet: one stream, and every RLNet, at scale 1."""
+    """"single": the ablation SCCRLNet: one stream at scale 1, which every RLNet reads."""
     cascade: bool = True
-    """Whether an RLNet goes on from the one before; false is the ablation ARLNet: the map is the mean of what they give."""
-
-    def check(self) -> None:
-        self.one_of("steps", (1, 2, 3))
-        self.one_of("width", WIDTHS)
-        self.one_of("scales", ("multi", "single"))
-
-
-PRESETS = {"btbcrl": BTBCRLConfig()}
+    """Whether an RLNet continues from its predecessor; false is the ablation ARLNet: the map is the mean of theirs."""
 
 
 class RLNet(nn.Module):
     """Residual learning network: six 3×3 convolutions with ReLU (D) and one to a map.
 
-    `forward`: x [N, inside, h, w], and optionally the features of the RLNet before, [N, channels, h, w], to
-    (its map [N, 1, h, w], its features). Those of the one before are added in the middle, after the third convolution (D:
-    the residue that the paper adds there is taken to be the features that the residual map is read from).
+    `forward`: x [N, inside, h, w] and its predecessor's features [N, channels, h, w], if any, to (its map [N, 1, h, w], its
+    features). The predecessor's features are added in the middle, after the third convolution (D: the residue that the paper
+    adds there is taken to be the features that the residual map is predicted from).
     """
 
     def __init__(self, inside: int, channels: int) -> None:
@@ -84,20 +64,16 @@ class RLNet(nn.Module):
 
 
 class BTBCRL(Detector):
-    """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
+    """The network. Its side outputs are those of `Streams`, then the RLNets' `crl1` .. at their scale's size."""
 
-    With `all_steps=True` it returns (logits, side outputs): `stream{scale}_step{k}`, then the outputs of the RLNets `crl1`
-    .. , all [N, 1, h, w] at their scale's size, in the order they are computed.
-    """
-
+    config: BTBCRLConfig
     config_class = BTBCRLConfig
-    presets = PRESETS
+    presets: ClassVar = {"btbcrl": BTBCRLConfig()}
 
     def __init__(self, config: BTBCRLConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.scales = SCALES[::-1][: config.steps] if config.scales == "multi" else (SCALES[0],)
-        self.streams = nn.ModuleList(Stream(config.width, POINTWISE) for _ in self.scales)
+        super().__init__(config)
+        scales = SCALES[::-1][: config.steps] if config.scales == "multi" else SCALES[:1]
+        self.streams = Streams(scales, config.width, POINTWISE)
         inside, channels = 4 if config.image else 1, round(config.width * REFINED)
         self.first = RLNet(inside, channels)
         count = config.steps - 1
@@ -105,17 +81,17 @@ class BTBCRL(Detector):
 
     def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
-        outputs = run_streams(self.streams, self.scales, image)
-        features: Tensor | None = None
+        outputs = self.streams.maps(image)
         refined: list[Tensor] = []
         for step in range(steps):
-            scale = self.scales[min(step, len(self.scales) - 1)]
+            scale = self.streams.scales[min(step, len(self.streams) - 1)]
             known = outputs[f"stream{scale}_step{STEPS}"]
             x = torch.cat((scaled(image, scale), known), 1) if self.config.image else known
-            if features is None or not self.config.cascade:
-                output, features = self._rlnet(step)(x, None)
+            rlnet = self.first if step == 0 else self.later[0 if self.config.share else step - 1]
+            if step == 0 or not self.config.cascade:
+                output, features = rlnet(x, None)
             else:
-                output, features = self._rlnet(step)(x, self._resized(features, known))
+                output, features = rlnet(x, self._resized(features, known))
                 output = output + self._resized(refined[-1], known)
             refined.append(output)
             outputs[f"crl{step + 1}"] = output
@@ -124,18 +100,15 @@ class BTBCRL(Detector):
         return (logits, outputs) if all_steps else logits
 
     def _resized(self, x: Tensor, like: Tensor) -> Tensor:
-        """To another scale's size; without change where there is only one."""
+        """At the size of `like`; unchanged where there is only one scale."""
         return resample(x, like.shape[-2:]) if self.config.scales == "multi" else x
-
-    def _rlnet(self, step: int) -> RLNet:
-        return self.first if step == 0 else self.later[0 if self.config.share else step - 1]
 
     @property
     def steps_range(self) -> range:
         return range(self.config.steps, self.config.steps + 1)  # an RLNet for each scale
 
     def side_names(self, steps: int) -> list[str]:
-        return [*stream_names(self.scales), *(f"crl{step}" for step in range(1, steps + 1))]
+        return [*self.streams.names(), *(f"crl{step}" for step in range(1, steps + 1))]
 
     def scope(self, path: str, call: int) -> str | None:
         parts = path.split(".")
@@ -143,18 +116,20 @@ class BTBCRL(Detector):
             return "crl.step1"
         if parts[0] == "later" and len(parts) == 2:
             return f"crl.step{(call if self.config.share else int(parts[1])) + 2}"
-        return stream_scope(path, self.scales)
+        return self.streams.scope(path)
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
-        found, first = infer_streams(shapes), shapes.get("first.convs.0.weight")
-        if found is None or first is None:
+    def infer(shapes: Shapes) -> Inferred | None:
+        width, first = infer_width(shapes), shapes.get("first.convs.0.weight")
+        if width is None or first is None:
             return None
-        streams, sets = found["streams"], len({k.split(".")[1] for k in shapes if k.startswith("later.")})
-        known = {"width": found["width"], "image": first[1] == 4}
-        if streams == 1 and sets:  # RLNets of one scale, shared by any number of steps or two steps' own
-            own = {"scales": "single"}
-            return (known | own, ["steps"]) if sets == 1 else (known | own | {"steps": sets + 1, "share": False}, [])
-        if streams == 1:  # one step at scale 0.6, or at scale 1
+        known: dict[str, Value] = {"width": width, "image": first[1] == 4}
+        streams, sets = entries(shapes, "streams"), entries(shapes, "later")
+        if streams > 1:
+            return known | {"steps": streams, "share": sets == 1}, []
+        if not sets:  # one step, at scale 0.6 or at scale 1
             return known | {"steps": 1}, ["scales"]
-        return known | {"steps": streams, "share": sets == 1}, []
+        known["scales"] = "single"
+        if sets == 1:  # shared by any number of steps, or the second of two
+            return known, ["steps"]
+        return known | {"steps": sets + 1, "share": False}, []

@@ -1,29 +1,28 @@
 """BTBNet: Defocus Blur Detection via Multi-Stream Bottom-Top-Bottom Network (Zhao et al., CVPR 2018), with FRRNet.
 
-One stream for each scale of the image: VGG-16's convolutions without its pooling, and features that flow back from the top
-to the bottom step by step, each step predicting where the image is in focus. FRRNet fuses the streams' last maps and refines
-the result recursively beside the image. Everything is at full resolution, about 2,470 G multiply-adds for one stream of
-320×320 pixels (1,510 G up, 960 G back); `width` narrows it.
+Each scale of the image has a stream: VGG-16's convolutions without its pooling, and features that flow back from the top to
+the bottom step by step, each step predicting where the image is in focus. FRRNet fuses the streams' last maps and refines
+the result recursively, together with the image. Everything is at full resolution, about 2,470 G multiply-adds for one stream
+of 320×320 pixels (1,510 G up, 960 G back); `width` narrows it.
 
-What the paper leaves open was decided here, and is marked D.
+What the paper leaves open was decided here and is marked D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction
+from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction, Shapes, Value, entries
 from r2mrf_deploy.networks.upsample import resample
 
 SCALES = (100, 80, 60)
-"""Per cent of the image's sides."""
+"""In per cent of the image's sides."""
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of VGG-16's blocks."""
 STEPS = len(BLOCKS)
@@ -34,28 +33,16 @@ REFINED = 64
 
 @dataclass(frozen=True)
 class BTBNetConfig(NetworkConfig):
-    """What BTBNet can be. The defaults are the paper's network of 2018."""
+    """The options of BTBNet. The defaults are the paper's network of 2018."""
 
-    streams: int = 3
-    """Scales 1, 0.8 and 0.6 in this order; 1 is the ablation BTBNet(1S)."""
-    width: float = 1.0
-    """Of all channels: 1 as in the paper, 0.5 or 0.25 so that it can be run (D)."""
+    streams: Literal[1, 2, 3] = 3
+    """The first so many of the scales 1, 0.8 and 0.6; 1 is the ablation BTBNet(1S)."""
+    width: Annotated[float, WIDTHS] = 1.0
+    """Factor of all channels: 1 as in the paper, 0.5 or 0.25 to make it affordable (D)."""
     refine: Literal["frr", "none"] = "frr"
-    """"none": the map is the mean of the streams' (D; of one stream, its own)."""
+    """"none": the map is the mean of the streams' maps (D)."""
     steps: int = 3
     """Recursions of FRRNet, which share their weights."""
-
-    def check(self) -> None:
-        self.one_of("streams", (1, 2, 3))
-        self.one_of("width", WIDTHS)
-        self.one_of("refine", ("frr", "none"))
-        self.count("steps")
-
-
-PRESETS = {
-    "btbnet": BTBNetConfig(),
-    "btbnet-1s": BTBNetConfig(streams=1, refine="none"),
-}
 
 
 class Stream(nn.Module):
@@ -64,8 +51,8 @@ class Stream(nn.Module):
     D_5 = ReLU(conv(F_5)), D_k = ReLU(conv(D_{k+1})) + ReLU(conv(F_k)), all 3×3; a step's map is a 1×1 convolution of D_k.
 
     Args:
-        width: of all channels.
-        pointwise: the first so many steps end in a 1×1 convolution and a ReLU (BTBCRL's; D: counted from the top).
+        width: factor of all channels.
+        pointwise: how many steps, counted from the top (D), end in a 1×1 convolution and a ReLU, as BTBCRL's do.
     """
 
     def __init__(self, width: float, pointwise: int = 0) -> None:
@@ -96,6 +83,35 @@ class Stream(nn.Module):
         return maps
 
 
+class Streams(nn.ModuleList):
+    """A `Stream` for each scale, in per cent, with weights of its own (D).
+
+    Their side outputs are `stream{scale}_step{k}` [N, 1, h, w] at each stream's own size, k = 1 at the top.
+    """
+
+    def __init__(self, scales: tuple[int, ...], width: float, pointwise: int = 0) -> None:
+        super().__init__(Stream(width, pointwise) for _ in scales)
+        self.scales = scales
+
+    def maps(self, image: Tensor) -> dict[str, Tensor]:
+        """The side outputs by name; the image is scaled for each stream, its sides rounded down (D)."""
+        outputs = [m for stream, scale in zip(self, self.scales, strict=True) for m in stream(scaled(image, scale))]
+        return dict(zip(self.names(), outputs, strict=True))
+
+    def names(self) -> list[str]:
+        """The names of the side outputs, in the order they are computed."""
+        return [f"stream{scale}_step{step}" for scale in self.scales for step in range(1, STEPS + 1)]
+
+    def scope(self, path: str) -> str | None:
+        """The scope of a module of a stream, such as `stream80.block3` or `stream80.step2`; None for any other module."""
+        parts = path.split(".")
+        if parts[0] != "streams" or len(parts) != 4:
+            return None
+        kind, number = parts[2], int(parts[3])
+        what = f"block{number + 1}" if kind == "blocks" else f"step{number + (2 if kind == 'down' else 1)}"
+        return f"stream{self.scales[int(parts[1])]}.{what}"
+
+
 class Refiner(nn.Module):
     """Three 3×3 convolutions with ReLU and one to a map (D). `forward`: [N, inside, H, W] to [N, 1, H, W]."""
 
@@ -109,20 +125,15 @@ class Refiner(nn.Module):
 
 
 class BTBNet(Detector):
-    """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
+    """The network. Its side outputs are those of `Streams`, then FRRNet's fusion `frr0` and recursions `frr1` .. ."""
 
-    With `all_steps=True` it returns (logits, side outputs): `stream{scale}_step{k}` at each stream's own size, k = 1 at the
-    top, then FRRNet's fusion `frr0` and recursions `frr1` .. , all [N, 1, h, w], in the order they are computed.
-    """
-
+    config: BTBNetConfig
     config_class = BTBNetConfig
-    presets = PRESETS
+    presets: ClassVar = {"btbnet": BTBNetConfig(), "btbnet-1s": BTBNetConfig(streams=1, refine="none")}
 
     def __init__(self, config: BTBNetConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.scales = SCALES[: config.streams]
-        self.streams = nn.ModuleList(Stream(config.width) for _ in self.scales)  # D: each its own weights
+        super().__init__(config)
+        self.streams = Streams(SCALES[: config.streams], config.width)
         if config.refine == "frr":
             channels = round(config.width * REFINED)
             self.fuse = Refiner(config.streams, channels)
@@ -130,8 +141,8 @@ class BTBNet(Detector):
 
     def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
-        outputs = run_streams(self.streams, self.scales, image)
-        lasts = {s: outputs[f"stream{s}_step{STEPS}"] for s in self.scales}
+        outputs = self.streams.maps(image)
+        lasts = {s: outputs[f"stream{s}_step{STEPS}"] for s in self.streams.scales}
         maps = [last if s == 100 else resample(last, image.shape[-2:]) for s, last in lasts.items()]
         if self.config.refine == "none":
             logits = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
@@ -151,30 +162,22 @@ class BTBNet(Detector):
 
     def side_names(self, steps: int) -> list[str]:
         frr = [f"frr{step}" for step in range(steps + 1)] if self.config.refine == "frr" else []
-        return [*stream_names(self.scales), *frr]
+        return [*self.streams.names(), *frr]
 
     def scope(self, path: str, call: int) -> str | None:
         if path in ("fuse", "recur"):
             return "frr.fuse" if path == "fuse" else f"frr.step{call + 1}"
-        return stream_scope(path, self.scales)
+        return self.streams.scope(path)
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
-        known = infer_streams(shapes)
-        if known is None or any(k.startswith(("crl.", "first.", "later.")) for k in shapes):
+    def infer(shapes: Shapes) -> Inferred | None:
+        width = infer_width(shapes)
+        if width is None or "first.predict.weight" in shapes:  # BTBCRL's
             return None
+        known: dict[str, Value] = {"streams": entries(shapes, "streams"), "width": width}
         if "recur.predict.weight" in shapes:
             return known | {"refine": "frr"}, ["steps"]
         return known | {"refine": "none"}, []
-
-
-def run_streams(streams: nn.ModuleList, scales: Sequence[int], image: Tensor) -> dict[str, Tensor]:
-    """All steps' maps of all streams by name; the image is scaled for each, its sides rounded down (D)."""
-    outputs: dict[str, Tensor] = {}
-    for stream, scale in zip(streams, scales, strict=True):
-        for step, output in enumerate(stream(scaled(image, scale)), 1):
-            outputs[f"stream{scale}_step{step}"] = output
-    return outputs
 
 
 def scaled(image: Tensor, scale: int) -> Tensor:
@@ -183,32 +186,14 @@ def scaled(image: Tensor, scale: int) -> Tensor:
     return image if scale == 100 else resample(image, (height * scale // 100, width * scale // 100))
 
 
-def stream_names(scales: Sequence[int]) -> list[str]:
-    """The names of the streams' side outputs, in the order they are computed."""
-    return [f"stream{scale}_step{step}" for scale in scales for step in range(1, STEPS + 1)]
-
-
-def stream_scope(path: str, scales: Sequence[int]) -> str | None:
-    """The scope of a module of a stream, such as `stream80.block3` or `stream80.step2`; None for any other module."""
-    parts = path.split(".")
-    if parts[0] != "streams" or len(parts) != 4:
-        return None
-    kind, number = parts[2], int(parts[3])
-    what = f"block{number + 1}" if kind == "blocks" else f"step{number + (2 if kind == 'down' else 1)}"
-    return f"stream{scales[int(parts[1])]}.{what}"
-
-
-def infer_streams(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
-    """`streams` and `width` from shapes; None where there are no streams of a known width."""
-    first = shapes.get("streams.0.blocks.0.0.weight")
-    width = first[0] / BLOCKS[0][0] if first else None
-    if width not in WIDTHS:
-        return None
-    return {"streams": len({k.split(".")[1] for k in shapes if k.startswith("streams.")}), "width": width}
+def infer_width(shapes: Shapes) -> float | None:
+    """The `width` of a state dict; None if it has no streams of an allowed width."""
+    first = shapes.get("streams.0.blocks.0.0.weight", (0,))
+    return next((width for width in WIDTHS if width * BLOCKS[0][0] == first[0]), None)
 
 
 def _series(inside: int, channels: int, count: int) -> nn.Sequential:
-    """`count` times a 3×3 convolution and a ReLU."""
+    """`count` 3×3 convolutions, each followed by a ReLU."""
     layers: list[nn.Module] = []
     for i in range(count):
         layers += [nn.Conv2d(channels if i else inside, channels, 3, padding=1), nn.ReLU()]

@@ -9,8 +9,8 @@ from torch import Tensor
 def crop(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """[N, C, h, w] to [N, C, *size]; no side of `size` is longer than x's.
 
-    Under torch.export it is one opaque operator, as `upsample` is: for free sizes the exporter would have to prove that a
-    multiple of ceil(H / 32) is at least H.
+    Under torch.export it is one opaque operator, as `upsample` is: otherwise, with free sizes, the exporter would have to
+    prove that a multiple of ceil(H / 32) is at least H.
     """
     if torch.compiler.is_exporting():
         return torch.ops.r2mrf.crop(x, size[0], size[1])

@@ -1,8 +1,8 @@
-"""DeFusionNet: Defocus Blur Detection via Recurrently Fusing and Refining Multi-Scale Deep Features (Tang et al. 2019).
+"""DeFusionNet: Defocus Blur Detection via Recurrently Fusing and Refining Multi-Scale Deep Features (Tang et al. CVPR 2019).
 
-VGG-16 gives six feature maps, which are brought to the image's size. The three shallow ones are fused (FSHF), and the three
-deep ones (FSEF); each refines the layers of the other kind, step by step. At every step every layer predicts where the image
-is in focus, and a convolution fuses the six last predictions. CVPR 2019.
+VGG-16 gives six feature maps, which are brought to the image's size. The three shallow ones are fused (FSHF), and so are the
+three deep ones (FSEF); each refines the layers of the other kind, step by step. At every step every layer predicts where the
+image is in focus, and a convolution fuses the six last predictions.
 
 What the paper leaves open is marked S where sibling code (RADF, which this network extends) suggests it, D where it was
 decided here.
@@ -10,16 +10,15 @@ decided here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r2mrf_deploy.networks.backbone import VGG16_OWN_STRIDES, Backbone, identify
-from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction
+from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction, Shapes, Value, entries
 from r2mrf_deploy.networks.crop import crop
 
 LAYERS = 6
@@ -27,12 +26,11 @@ SHALLOW = 3
 """m: the first layers are shallow, the rest deep."""
 EXTRA = ((3, 128), (3, 128), (5, 256), (5, 256), (5, 512), (7, 512))
 """Kernel and channels of the two convolutions on each tap (S)."""
-Output = Literal["fused", "layer1", "layer2", "layer3", "layer4", "layer5", "layer6"]
 
 
 @dataclass(frozen=True)
 class DeFusionNetConfig(NetworkConfig):
-    """What DeFusionNet can be. The defaults are the paper's network."""
+    """The options of DeFusionNet. The defaults are the paper's network."""
 
     steps: int = 3
     """Recurrent steps."""
@@ -41,18 +39,9 @@ class DeFusionNetConfig(NetworkConfig):
     share: bool = False
     """Whether all steps have the same weights; S: each has its own."""
     refine: Literal["ffrm", "none"] = "ffrm"
-    """"none": the ablation DeFusionNet_noFFRM: the layers predict from what they begin with."""
-    output: Output = "fused"
+    """"none": the ablation DeFusionNet_noFFRM: the layers predict from their initial features."""
+    output: Literal["fused", "layer1", "layer2", "layer3", "layer4", "layer5", "layer6"] = "fused"
     """Which prediction is the network's map; "layer1" .. "layer6" are the ablations O1 .. O6."""
-
-    def check(self) -> None:
-        self.one_of("refine", ("ffrm", "none"))
-        self.one_of("output", get_args(Output))
-        for name in ("steps", "width"):
-            self.count(name)
-
-
-PRESETS = {"defusionnet": DeFusionNetConfig()}
 
 
 class Layer(nn.Module):
@@ -66,10 +55,7 @@ class Layer(nn.Module):
         self.conv1 = nn.Conv2d(channels, extra, kernel, padding=kernel // 2)
         self.conv2 = nn.Conv2d(extra, extra, kernel, padding=kernel // 2)
         self.reduce = nn.Conv2d(extra, width, 1)
-        if stride > 1:
-            self.up: nn.Module = nn.ConvTranspose2d(width, width, 2 * stride, stride, stride // 2)
-        else:
-            self.up = nn.Identity()
+        self.up = nn.ConvTranspose2d(width, width, 2 * stride, stride, stride // 2) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         x = self.up(self.reduce(F.relu(self.conv2(F.relu(self.conv1(x))))))
@@ -94,30 +80,26 @@ class FFRM(nn.Module):
 
 
 class DeFusionNet(Detector):
-    """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
+    """The network. Its side outputs are the layers' predictions `step{j}_layer{i}` [N, 1, H, W]; without FFRM, step 0's."""
 
-    With `all_steps=True` it returns (logits, side outputs): the predictions of every layer at every step, each
-    [N, 1, H, W], named `step{j}_layer{i}`, in the order they are computed; without FFRM those of step 0.
-    """
-
+    config: DeFusionNetConfig
     config_class = DeFusionNetConfig
-    presets = PRESETS
+    presets: ClassVar = {"defusionnet": DeFusionNetConfig()}
 
     def __init__(self, config: DeFusionNetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.backbone = Backbone("vgg16", VGG16_OWN_STRIDES)
         for module in self.backbone.modules():
-            if isinstance(module, nn.MaxPool2d):  # D: s times a tap's side is then never less than the image's
+            if isinstance(module, nn.MaxPool2d):  # D: then s times a tap's side is never less than the image's
                 module.ceil_mode = True
         self.layers = nn.ModuleList(
             Layer(tap.channels, tap.stride, *extra, config.width)
             for tap, extra in zip(self.backbone.taps, EXTRA, strict=True)
         )
-        own = 0 if config.refine == "none" else config.steps
-        self.steps = nn.ModuleList(FFRM(config.width) for _ in range(min(own, 1) if config.share else own))
+        own = min(self.default_steps, 1) if config.share else self.default_steps
+        self.steps = nn.ModuleList(FFRM(config.width) for _ in range(own))
         self.score = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(config.width, 1, 1) for _ in range(LAYERS)) for _ in range(max(len(self.steps), 1))
+            nn.ModuleList(nn.Conv2d(config.width, 1, 1) for _ in range(LAYERS)) for _ in range(max(own, 1))
         )
         self.fusion = nn.Conv2d(LAYERS, 1, 1)
         nn.init.constant_(self.fusion.weight, 1 / LAYERS)
@@ -127,12 +109,10 @@ class DeFusionNet(Detector):
         steps = self.check_steps(steps)
         size = image.shape[-2:]
         features = [layer(tap, size) for layer, tap in zip(self.layers, self.backbone(image), strict=True)]
-        scores: list[Tensor] = []
+        scores: list[Tensor] = [] if steps else self._predict(features, 0)
         for step in range(steps):
             features = self.steps[0 if self.config.share else step](features)
             scores += self._predict(features, step)
-        if not steps:
-            scores = self._predict(features, 0)
         outputs = dict(zip(self.side_names(steps), scores, strict=True))
         if self.config.output == "fused":
             logits = self.fusion(torch.cat(scores[-LAYERS:], 1))
@@ -146,9 +126,8 @@ class DeFusionNet(Detector):
 
     @property
     def steps_range(self) -> range:
-        if not self.default_steps:
-            return range(1)
-        return range(1, (MOST if self.config.share else self.config.steps) + 1)
+        most = MOST if self.config.share else self.config.steps
+        return range(1, most + 1) if self.default_steps else range(1)
 
     @property
     def default_steps(self) -> int:
@@ -171,12 +150,12 @@ class DeFusionNet(Detector):
         return None
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
+    def infer(shapes: Shapes) -> Inferred | None:
         reduce = shapes.get("layers.0.reduce.weight")
         if reduce is None or identify(shapes) != "vgg16":
             return None
-        known: dict[str, Any] = {"width": reduce[0]}
-        steps = len({k.split(".")[1] for k in shapes if k.startswith("steps.")})
+        known: dict[str, Value] = {"width": reduce[0]}
+        steps = entries(shapes, "steps")
         if not steps:
             return known | {"refine": "none"}, []
         return (known, ["steps", "share"]) if steps == 1 else (known | {"steps": steps, "share": False}, [])

@@ -14,18 +14,18 @@ from r2mrf_deploy.manifest import Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import Detector
 
 Io = Literal["image", "tensor"]
+"""The name of the input, which says what it holds: see `Deployed`."""
 
 
 class Deployed(nn.Module):
-    """`forward`: the input to (map, side outputs ...), as a tuple in the order of `output_names`.
+    """`forward`: the input to the outputs, a tuple in the order of `output_names`.
 
     Input: io "image", `image` uint8 [N, H, W, 3] RGB; io "tensor", `tensor` float32 [N, 3, H, W], already normalised.
     Outputs: `map` float32 [N, 1, H, W] in [0, 1], 1 = in focus; with `logits` also the map before its sigmoid, for parity;
     with `all_steps` also the network's side outputs, logits float32 [N, 1, h, w].
 
-    Args:
-        network: it reads the normalised image.
-        steps: the number of recurrent steps; by default the network's own.
+    Raises:
+        UsageError: the network cannot run that many `steps`.
     """
 
     def __init__(
@@ -60,10 +60,6 @@ class Deployed(nn.Module):
         if self.all_steps:
             outputs.extend(side.values())
         return tuple(outputs)
-
-    @property
-    def input_name(self) -> str:
-        return self.io
 
     @property
     def output_names(self) -> list[str]:

@@ -1,7 +1,7 @@
-"""Initial weights under which an untrained network's map is informative.
+"""Initial weights that make an untrained network's map informative.
 
-With default weights a deep network's logits hardly vary, its map is flat, and parity on a flat map proves nothing. Here the
-statistics are taken from photographs, layer by layer.
+With PyTorch's default weights the logits of a deep network hardly vary: its map is flat, and parity on a flat map proves
+nothing. Here the weights are scaled layer by layer by the statistics of photographs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 
 RESIDUAL_GAIN = 0.2
 """Scale of each residual block's branch. At 1 a random ResNet of 33 blocks amplifies rounding errors of 1e-6 to 1e-3, which
-no trained network does; small gains are how residual networks are commonly begun (Goyal et al. 2017 begin at 0)."""
+no trained network does; small gains are usual for initialising residual networks (Goyal et al. 2017 use 0)."""
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -25,7 +25,7 @@ def initialise(network: nn.Module, images: Tensor, seed: int = 0) -> None:
     its input as its running statistics. The network's logits therefore have mean 0 and a spread of about 1.
 
     Args:
-        network: any network whose forward takes a normalised image.
+        network: its forward takes `images`.
         images: float32 [N, 3, H, W], normalised photographs.
         seed: for drawing the weights.
     """
@@ -48,7 +48,7 @@ def initialise(network: nn.Module, images: Tensor, seed: int = 0) -> None:
     def measure(module: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
         module.running_mean.copy_(x.mean((0, 2, 3)))
-        # a channel that hardly varies on these photographs must not be amplified without bound on others
+        # a channel that hardly varies on these photographs must not be amplified without limit on others
         module.running_var.copy_(x.var((0, 2, 3), correction=0).clamp_min(0.1 * x.var(correction=0)))
 
     hooks = []

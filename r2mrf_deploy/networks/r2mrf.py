@@ -1,35 +1,33 @@
 """R²MRF: Defocus Blur Detection via Recurrently Refining Multi-Scale Residual Features (Tang et al., AAAI 2020).
 
-A backbone gives five feature maps. AMDF merges them all. Five branches, one for each map, predict where the image is in
-focus and refine the prediction step by step, each by a residual it learns from the AMDF, from its own last prediction and
-from the branch below it. A convolution fuses the five last predictions.
+A backbone gives five feature maps, and AMDF merges them all. Five branches, one for each map, predict where the image is in
+focus and refine the prediction step by step, each by a residual learnt from the AMDF, from its own last prediction and from
+the next deeper branch. A convolution fuses the five last predictions.
 
-The paper leaves some things open; what was decided here is a field of the config, and is marked D.
+What the paper leaves open was decided here: it is marked D, and is a field of the config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks import backbone
-from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction
+from r2mrf_deploy.networks.backbone import Backbone, BackboneName, identify
+from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction, Shapes, Value, entries
 from r2mrf_deploy.networks.upsample import upsample
 
 BRANCHES = 5
-Output = Literal["fused", "branch1", "branch2", "branch3", "branch4", "branch5"]
 
 
 @dataclass(frozen=True)
 class R2MRFConfig(NetworkConfig):
-    """What R²MRF can be. The defaults are the paper's network."""
+    """The options of R²MRF. The defaults are the paper's network."""
 
-    backbone: str = "resnext101_32x4d"
+    backbone: BackboneName = "resnext101_32x4d"
     steps: int = 6
     """T, the number of recurrent steps; the paper uses 6."""
     width: int = 32
@@ -41,33 +39,15 @@ class R2MRFConfig(NetworkConfig):
     """X_1^l: "own" reduces F_l (D), "first" takes F_1 for every branch, as Eqs. 2 and 3 are printed."""
     initial_channels: int = 64
     share: bool = True
-    """D: one RRM a branch for t = 1 and one for all t > 1; otherwise each step has its own."""
+    """D: each branch has one RRM for t = 1 and one for all t > 1; otherwise each step has its own."""
     refine: Literal["residual", "direct"] = "residual"
     """"direct": the ablation without residual learning (R2MRF_no_RRM): O_t = R_t."""
-    output: Output = "fused"
+    output: Literal["fused", "branch1", "branch2", "branch3", "branch4", "branch5"] = "fused"
     """Which prediction is the network's map; "branch1" .. "branch5" are the ablations R2MRF_O1 .. O5."""
-
-    def check(self) -> None:
-        self.one_of("backbone", backbone.NAMES)
-        self.one_of("amdf_kernel", (1, 3))
-        self.one_of("initial", ("own", "first"))
-        self.one_of("refine", ("residual", "direct"))
-        self.one_of("output", get_args(Output))
-        for name in ("steps", "width", "amdf_channels", "initial_channels"):
-            self.count(name)
-
-
-PRESETS = {
-    "r2mrf": R2MRFConfig(),
-    "r2mrf-r50": R2MRFConfig(backbone="resnext50_32x4d"),
-    "r2mrf-vgg16": R2MRFConfig(backbone="vgg16"),
-    "r2mrf-densenet161": R2MRFConfig(backbone="densenet161"),
-    "r2mrf-edge": R2MRFConfig(backbone="mobilenet_v3_large", steps=3, width=16, amdf_channels=64),
-}
 
 
 class RRM(nn.Module):
-    """Residual refinement module (Fig. 3): two paths of different kernels that exchange what they found.
+    """Residual refinement module (Fig. 3): two paths of different kernel sizes that exchange their features.
 
     `forward`: [N, channels, h, w] to the residual map R [N, 1, h, w]. D, after MSRN: the paths are 3×3 and 5×5, and each
     reads both paths' first features.
@@ -87,46 +67,48 @@ class RRM(nn.Module):
 
 
 class R2MRF(Detector):
-    """The network. `forward`: normalised image [N, 3, H, W] to logits [N, 1, H, W]; the map is their sigmoid.
+    """The network. Its side outputs are each O_t^l, `step{t}_branch{l}`, [N, 1, h, w] at F_1's size."""
 
-    With `all_steps=True` it returns (logits, side outputs): each O_t^l [N, 1, h, w] at F_1's size, named
-    `step{t}_branch{l}`, in the order they are computed.
-    """
-
+    config: R2MRFConfig
     config_class = R2MRFConfig
-    presets = PRESETS
+    presets: ClassVar = {
+        "r2mrf": R2MRFConfig(),
+        "r2mrf-r50": R2MRFConfig(backbone="resnext50_32x4d"),
+        "r2mrf-vgg16": R2MRFConfig(backbone="vgg16"),
+        "r2mrf-densenet161": R2MRFConfig(backbone="densenet161"),
+        "r2mrf-edge": R2MRFConfig(backbone="mobilenet_v3_large", steps=3, width=16, amdf_channels=64),
+    }
 
     def __init__(self, config: R2MRFConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone.Backbone(config.backbone)
+        super().__init__(config)
+        self.backbone = Backbone(config.backbone)
         channels = self.backbone.channels
         k = config.amdf_kernel
         self.amdf = nn.Conv2d(sum(channels), config.amdf_channels, k, padding=k // 2)
+        initial = channels[0]
         if config.initial == "own":
-            self.initial = nn.ModuleList(nn.Conv2d(c, config.initial_channels, 1) for c in channels)
-            first = config.initial_channels
-        else:
-            first = channels[0]
-        self.first = nn.ModuleList(self._rrm(first, branch) for branch in range(1, BRANCHES + 1))
-        self.later = nn.ModuleList(
-            nn.ModuleList(self._rrm(1, branch) for branch in range(1, BRANCHES + 1))
-            for _ in range(min(config.steps - 1, 1) if config.share else config.steps - 1)
-        )
+            initial = config.initial_channels
+            self.initial = nn.ModuleList(nn.Conv2d(c, initial, 1) for c in channels)
+        self.first = self._rrms(initial)
+        sets = min(config.steps - 1, 1) if config.share else config.steps - 1
+        self.later = nn.ModuleList(self._rrms(1) for _ in range(sets))
         self.fusion = nn.Conv2d(BRANCHES, 1, 1)
         nn.init.constant_(self.fusion.weight, 1 / BRANCHES)
         nn.init.zeros_(self.fusion.bias)
 
-    def _rrm(self, state: int, branch: int) -> RRM:
-        above = 1 if branch < BRANCHES else 0
-        return RRM(state + above + self.config.amdf_channels, self.config.width)
+    def _rrms(self, state: int) -> nn.ModuleList:
+        above = (1,) * (BRANCHES - 1) + (0,)  # channels of O_t^{l+1}, which the deepest branch lacks
+        return nn.ModuleList(RRM(state + a + self.config.amdf_channels, self.config.width) for a in above)
 
     def forward(self, image: Tensor, *, steps: int | None = None, all_steps: bool = False) -> Prediction:
         steps = self.check_steps(steps)
         features = self.backbone(image)
         size = features[0].shape[-2:]
         amdf = F.relu(self.amdf(torch.cat([features[0], *(upsample(f, size) for f in features[1:])], 1)))  # Eq. 1
-        state = self._initial(features)  # X_1^l
+        if self.config.initial == "own":  # X_1^l
+            state = [upsample(reduce(f), size) for reduce, f in zip(self.initial, features, strict=True)]
+        else:
+            state = [features[0]] * BRANCHES
 
         outputs: dict[str, Tensor] = {}
         for t in range(1, steps + 1):
@@ -140,28 +122,26 @@ class R2MRF(Detector):
                 outputs[f"step{t}_branch{branch}"] = refined
 
         if self.config.output == "fused":
-            logits = self.fusion(torch.cat(state, 1))  # Eq. 5, before its ReLU (D): a sigmoid of a ReLU stays over 0.5
+            logits = self.fusion(
+                torch.cat(state, 1)
+            )  # Eq. 5, before its ReLU (D): a sigmoid of a ReLU is never below 0.5
         else:
             logits = outputs[f"step{steps}_{self.config.output}"]
         logits = upsample(logits, image.shape[-2:])
         return (logits, outputs) if all_steps else logits
 
-    def _initial(self, features: tuple[Tensor, ...]) -> list[Tensor]:
-        if self.config.initial == "first":
-            return [features[0]] * BRANCHES
-        size = features[0].shape[-2:]
-        return [upsample(reduce(f), size) for reduce, f in zip(self.initial, features, strict=True)]
-
     def rrm(self, t: int, branch: int) -> RRM:
         """The RRM of step t = 1.. and branch l = 1..5."""
-        if t == 1:
-            return self.first[branch - 1]
-        return self.later[0 if self.config.share else t - 2][branch - 1]
+        rrms = self.first if t == 1 else self.later[0 if self.config.share else t - 2]
+        return rrms[branch - 1]
 
     @property
     def steps_range(self) -> range:
-        most = MOST if self.config.share and len(self.later) else self.config.steps
-        return range(1, most + 1)
+        return range(1, (MOST if self.config.share and self.config.steps > 1 else self.config.steps) + 1)
+
+    @property
+    def default_steps(self) -> int:
+        return self.config.steps
 
     def side_names(self, steps: int) -> list[str]:
         return [f"step{t}_branch{branch}" for t in range(1, steps + 1) for branch in range(BRANCHES, 0, -1)]
@@ -178,13 +158,12 @@ class R2MRF(Detector):
         return None
 
     @staticmethod
-    def infer(shapes: Mapping[str, tuple[int, ...]]) -> Inferred | None:
-        name = backbone.identify(shapes)
+    def infer(shapes: Shapes) -> Inferred | None:
+        name = identify(shapes)
         amdf, rrm, top = (shapes.get(k) for k in ("amdf.weight", "first.0.first3.weight", "first.4.first3.weight"))
         if name is None or amdf is None or rrm is None or top is None:
             return None
-        sets = len({k.split(".")[1] for k in shapes if k.startswith("later.")})
-        known: dict[str, Any] = {
+        known: dict[str, Value] = {
             "backbone": name,
             "width": rrm[0],
             "amdf_channels": amdf[0],
@@ -193,6 +172,7 @@ class R2MRF(Detector):
         }
         if known["initial"] == "own":
             known["initial_channels"] = shapes["initial.0.weight"][0]
-        if sets == 1:  # shared by any number of steps, or two steps of their own: the function differs
+        sets = entries(shapes, "later")
+        if sets == 1:  # shared by any number of steps, or the second of two
             return known, ["steps"]
         return known | {"steps": sets + 1, "share": sets == 0}, []

@@ -1,4 +1,4 @@
-"""Bilinear resampling to a given size, as every network here does it."""
+"""Bilinear resampling to a given size, as every network here uses it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear with half-pixel centres (`align_corners=False`): [N, C, h, w] to [N, C, *size].
 
-    Under torch.export it is one opaque operator: traced into PyTorch's own decomposition, the free sizes of a dynamic
-    graph produce expressions that take minutes to simplify (DenseNet-161), for a node that ONNX has anyway.
+    Under torch.export it is one opaque operator. If PyTorch's own decomposition were traced, the free sizes of a dynamic
+    graph would give expressions that take minutes to simplify (DenseNet-161), for a node that ONNX has anyway.
     """
     if torch.compiler.is_exporting():
         return torch.ops.r2mrf.upsample_bilinear(x, size[0], size[1])
@@ -19,20 +19,20 @@ def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def resample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """The same as `upsample`, as two matrix products: for few channels and sizes that are not whole multiples.
+    """The same as `upsample`, as two matrix products, for few channels and sizes that are not whole multiples.
 
-    A runtime's own resizing takes the positions of the pixels from a rounded factor: at a few hundred pixels that moves them
-    by 1e-5 of a pixel, each runtime in its own way, which a deep network amplifies to 4e-4 of its output's spread.
+    A runtime's own resizing computes the positions of the pixels from a rounded factor. At a few hundred pixels that moves
+    them by 1e-5 of a pixel, differently in each runtime, and a deep network amplifies it to 4e-4 of its output's spread.
     """
     rows, columns = (_interpolation(old, new, x) for old, new in zip(x.shape[-2:], size, strict=True))
     return rows @ x @ columns.T
 
 
 def _interpolation(old: int, new: int, like: Tensor) -> Tensor:
-    """The weights [new, old] of linear interpolation of `old` pixels to `new`, of the type of `like`.
+    """The weights [new, old] that interpolate `old` pixels linearly to `new`, in the dtype of `like`.
 
-    Distances are whole numbers of 1 / (2 * `new`) pixels, so that only the weights themselves are rounded, and a pixel that
-    is not a neighbour has weight zero even where a runtime divides by multiplying.
+    Distances are whole numbers of 1 / (2 * `new`) pixels. So only the weights themselves are rounded, and a pixel that is
+    not a neighbour has weight zero even where a runtime divides by multiplying with a reciprocal.
     """
     unit = 2 * new
     pixels = torch.arange(old, device=like.device)

@@ -1,6 +1,6 @@
 """Trained weights that come with the package, each with a model card: how it was trained, how well it does, where it fails.
 
-The name of a preset that has weights here stands for them wherever a checkpoint is asked for. They are stored as FP16, which
+Wherever a checkpoint is expected, the name of a preset that has weights here stands for them. They are stored as FP16, which
 halves the file, and used as FP32. The SHA-256 beside each file is checked, so that only what was shipped is loaded.
 """
 
@@ -12,16 +12,16 @@ from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.files import sha256
 
 SHIPPED = ("r2mrf-edge",)
-"""Names: for each `NAME.pth`, its model card `NAME.md`, and `NAME.sha256` as `sha256sum` writes it lie beside this file."""
+"""Names: beside this file lie `NAME.pth`, its model card `NAME.md`, and `NAME.sha256` as `sha256sum` writes it."""
 DEFAULT = "r2mrf-edge"
-"""What `r2mrf predict` and `r2mrf demo` use where no other network is named."""
+"""What `r2mrf predict` and `r2mrf demo` use when no network is named."""
 
 
 def find(name: str) -> Path | None:
-    """The checkpoint of a name, or None where none is shipped.
+    """The checkpoint that is shipped under a name; None if there is none.
 
     Raises:
-        CheckpointError: the file is missing or is not what was shipped.
+        CheckpointError: the file is missing, or differs from what was shipped.
     """
     if name not in SHIPPED:
         return None

@@ -14,7 +14,7 @@ from r2mrf_deploy.checkpoint import IMAGENET
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph.trace import trace
 from r2mrf_deploy.networks.deployed import Deployed
-from r2mrf_deploy.networks.r2mrf import PRESETS, R2MRF, R2MRFConfig
+from r2mrf_deploy.networks.r2mrf import R2MRF, R2MRFConfig
 from tests.conftest import SMALL
 
 pytestmark = pytest.mark.artifact
@@ -81,7 +81,9 @@ def test_what_several_words_share() -> None:
 
 @pytest.mark.parametrize("share", [True, False])
 def test_a_step_s_word_is_its_rrm(share: bool) -> None:
-    config = R2MRFConfig(**{**vars(PRESETS["r2mrf-edge"]), "share": share, "steps": 3, "width": 1, "amdf_channels": 1})
+    config = R2MRFConfig(
+        **{**vars(R2MRF.presets["r2mrf-edge"]), "share": share, "steps": 3, "width": 1, "amdf_channels": 1}
+    )
     network = R2MRF(config)
     paths = {id(module): path for path, module in network.named_modules()}
     calls: Counter[str] = Counter()

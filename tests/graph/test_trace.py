@@ -43,7 +43,7 @@ def assert_same(module: Deployed, model: onnx.ModelProto, size: tuple[int, int])
     with torch.no_grad():
         expected = module(x)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {module.input_name: x.numpy()})
+    found = session.run(None, {module.io: x.numpy()})
     assert len(found) == len(expected)
     for e, f in zip(expected[1:], found[1:], strict=True):
         assert float(e.std()) > 0.05

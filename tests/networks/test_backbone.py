@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -9,6 +11,7 @@ import torchvision
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.networks import backbone
 from r2mrf_deploy.networks.backbone import Backbone
+from r2mrf_deploy.networks.r2mrf import R2MRFConfig
 
 pytestmark = pytest.mark.artifact
 
@@ -76,8 +79,22 @@ def test_imagenet_weights_are_loaded_by_torchvision_s_names() -> None:
     net = Backbone("resnext50_32x4d")
     net.load_imagenet(reference.state_dict())
     assert torch.equal(net.body["layer4"][2].conv3.weight, reference.layer4[2].conv3.weight)
-    with pytest.raises(UsageError, match="not resnext101_32x8d's"):
+    with pytest.raises(UsageError, match=r"not the ImageNet weights of resnext101_32x8d: '.*' is missing or misshapen"):
         Backbone("resnext101_32x8d").load_imagenet(reference.state_dict())
+    with pytest.raises(UsageError, match=r"not the ImageNet weights of vgg16: '0.weight' is missing"):
+        Backbone("vgg16").load_imagenet({})
+
+
+def test_densenet_s_imagenet_weights_load_by_their_old_names() -> None:
+    """torchvision's file names `norm.1` what its module names `norm1`, and has no counters of batches."""
+    reference = torchvision.models.densenet161(weights=None).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in reference.items()}
+    old = {k: v for k, v in old.items() if not k.endswith("num_batches_tracked")}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    net = Backbone("densenet161")
+    net.load_imagenet(old)
+    for name, value in net.body.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, reference[f"features.{name}"])
 
 
 def test_a_backbone_is_identified_by_its_shapes() -> None:
@@ -90,4 +107,4 @@ def test_a_backbone_is_identified_by_its_shapes() -> None:
 
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'densenet161'"):
-        Backbone("densenet121")
+        R2MRFConfig(backbone="densenet121")

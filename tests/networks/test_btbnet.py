@@ -73,7 +73,7 @@ def stream(parts: Stream, x: torch.Tensor, pointwise: int) -> list[torch.Tensor]
 def streams(net: BTBNet | BTBCRL, x: torch.Tensor, pointwise: int) -> Side:
     return {
         f"stream{s}_step{k}": m
-        for s, parts in zip(net.scales, net.streams, strict=True)
+        for s, parts in zip(net.streams.scales, net.streams, strict=True)
         for k, m in enumerate(stream(parts, at(x, s), pointwise), 1)
     }
 
@@ -81,7 +81,7 @@ def streams(net: BTBNet | BTBCRL, x: torch.Tensor, pointwise: int) -> Side:
 @torch.no_grad()
 def recompute_btbnet(net: BTBNet, x: torch.Tensor) -> tuple[torch.Tensor, Side]:
     side = streams(net, x, pointwise=0)
-    maps = torch.cat([resize(side[f"stream{s}_step5"], x.shape[-2:]) for s in net.scales], 1)
+    maps = torch.cat([resize(side[f"stream{s}_step5"], x.shape[-2:]) for s in net.streams.scales], 1)
     if net.config.refine == "none":
         return maps.mean(1, keepdim=True), side
     m = side["frr0"] = net.fuse.predict(net.fuse.series(maps))

@@ -61,7 +61,7 @@ def test_what_is_no_file_of_weights_is_one_line(pictures, tmp_path):
     torch.save(Backbone("mobilenet_v3_large").body.state_dict(), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    for name, said in (("photo.jpg", "is not a PyTorch checkpoint"), ("cut.pth", "damaged, cut short")):
+    for name, said in (("photo.jpg", "is not a PyTorch checkpoint"), ("cut.pth", "damaged, truncated")):
         with pytest.raises(CheckpointError, match=f"`backbone`: .*{said}"):
             create(pictures, str(tmp_path / name))
 
