@@ -143,7 +143,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
     [
         ("init r2mrf-edg -o x.pth", "did you mean 'r2mrf-edge'"),
         ("init r2mrf-edge -o x.pth --set steps", "write it as name=value"),
-        ("init r2mrf-edge -o x.onnx", "a checkpoint ends in .pth or .pt"),
+        ("init r2mrf-edge -o x.onnx", "must end in .pth or .pt"),
         ("init r2mrf-edge -o x.pth --set steps=abc", "give a whole number"),
         ("init r2mrf-edge -o x.pth --set steps=1000000000", "from 1 to 1024"),
         ("export r2mrf-egde", "did you mean 'r2mrf-edge'"),
