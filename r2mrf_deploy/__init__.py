@@ -9,19 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from r2mrf_deploy.artifact import Artifact
-    from r2mrf_deploy.bench.protocol import bench_artifacts
-    from r2mrf_deploy.checkpoint import Checkpoint
-    from r2mrf_deploy.errors import R2mrfError
-    from r2mrf_deploy.export.build import build_artifact
-    from r2mrf_deploy.export.chain import export_artifact, export_artifacts
-    from r2mrf_deploy.export.convert import convert_artifact
-    from r2mrf_deploy.export.optimize import optimize_artifact
-    from r2mrf_deploy.export.options import ExportOptions, FormatOptions, PrecisionOptions
-    from r2mrf_deploy.manifest import Manifest
-    from r2mrf_deploy.parity.artifacts import compare_artifacts
-    from r2mrf_deploy.predict import Predictor
-    from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
+    from r2mrf_deploy.artifact import Artifact as Artifact
+    from r2mrf_deploy.bench.protocol import bench_artifacts as bench_artifacts
+    from r2mrf_deploy.checkpoint import Checkpoint as Checkpoint
+    from r2mrf_deploy.errors import R2mrfError as R2mrfError
+    from r2mrf_deploy.export.build import build_artifact as build_artifact
+    from r2mrf_deploy.export.chain import export_artifact as export_artifact
+    from r2mrf_deploy.export.chain import export_artifacts as export_artifacts
+    from r2mrf_deploy.export.convert import convert_artifact as convert_artifact
+    from r2mrf_deploy.export.optimize import optimize_artifact as optimize_artifact
+    from r2mrf_deploy.export.options import ExportOptions as ExportOptions
+    from r2mrf_deploy.export.options import FormatOptions as FormatOptions
+    from r2mrf_deploy.export.options import PrecisionOptions as PrecisionOptions
+    from r2mrf_deploy.manifest import Manifest as Manifest
+    from r2mrf_deploy.parity.artifacts import compare_artifacts as compare_artifacts
+    from r2mrf_deploy.predict import Predictor as Predictor
+    from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions as BuildOptions
 
 # name -> the module that has it; no name is also a module's
 _WHERE = {
@@ -43,24 +46,7 @@ _WHERE = {
     "optimize_artifact": "export.optimize",
 }
 
-__all__ = [
-    "Artifact",
-    "BuildOptions",
-    "Checkpoint",
-    "ExportOptions",
-    "FormatOptions",
-    "Manifest",
-    "PrecisionOptions",
-    "Predictor",
-    "R2mrfError",
-    "bench_artifacts",
-    "build_artifact",
-    "compare_artifacts",
-    "convert_artifact",
-    "export_artifact",
-    "export_artifacts",
-    "optimize_artifact",
-]
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 A kernel takes at least as long as its multiply-adds at the device's peak and as its bytes at the memory's bandwidth; the
 longer of the two is its roof (Williams, Waterman and Patterson, Communications of the ACM 52(4), 2009). No kernel reaches
 its roof, so the prediction is the sum of the roofs divided by a stated efficiency, plus a launch for each kernel and the
-copies to and from the device. `calibrate` measures the local machine's peak and bandwidth, which shows how good that is.
+copies to and from the device. `calibrate` measures the local machine's peak and bandwidth, to show how good predictions are.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
 
 EFFICIENCY = 0.5
 """The assumed share of the roof that kernels reach. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
-Shi et al.'s images) is 0.60 of it for the graph as traced, if the images were 640×427."""
+Shi et al.'s images) is 0.60 of the roof for the graph as traced, if the images were 640×427."""
 LAUNCH_MS = 0.005
-"""Of one kernel."""
+"""Milliseconds to launch one kernel."""
 TRANSFER = 12.0
 """GB/s between host and device: PCIe 3.0 with 16 lanes, as measured with pinned memory on cards of the 1080 Ti's time."""
 BUDGET_MS = 100.0
@@ -61,9 +61,10 @@ class Roof:
 
     @classmethod
     def of(cls, gpu: GPU, *, tf32: bool = True) -> Roof:
-        """
+        """The roof of a GPU class.
+
         Args:
-            tf32: FP32 convolutions run as TF32 where that is faster. TensorRT does this unless a plan is built with
+            tf32: FP32 convolutions run as TF32 if that is faster. TensorRT does this unless a plan is built with
                 `no_tf32`; PyTorch, AOTInductor and ONNX Runtime CUDA do not use it here, except for `pytorch-cuda-tf32`.
         """
         fp32 = max(gpu.tflops["fp32"], gpu.tflops.get("tf32", 0.0)) if tf32 else gpu.tflops["fp32"]
@@ -78,7 +79,8 @@ class Roof:
         if kernel.precision not in self.tflops:
             raise UsageError(f"the {self.title} has no {kernel.precision.upper()}: choose another precision or GPU")
         compute = 2 * kernel.multiply_adds / (self.tflops[kernel.precision] * 1e9)
-        return max((compute, "compute"), (kernel.bytes / (self.bandwidth * 1e6), "memory"), key=lambda bound: bound[0])
+        memory = kernel.bytes / (self.bandwidth * 1e6)
+        return (compute, "compute") if compute >= memory else (memory, "memory")
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,7 @@ class Graph:
 
     @classmethod
     def of(cls, name: str, model: onnx.ModelProto, shapes: Shapes | None = None) -> Graph:
-        """
-        Raises:
-            GraphError: a shape cannot be inferred.
-        """
+        """The kernels of `model` with inputs of `shapes`. Raises GraphError if a shape cannot be inferred."""
         loaded, types = infer(model, shapes or {})
         ends = [v for v in (*loaded.graph.inputs, *loaded.graph.outputs) if v in types and not v.is_initializer()]
         return cls(name, kernels(model, shapes), sum(types[v].nbytes for v in ends))
@@ -160,39 +159,26 @@ def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Predict
     launches = roof.launch_ms * len(graph.kernels)
     transfers = 0.0 if roof.transfer is None else graph.transferred / (roof.transfer * 1e6)
     return Prediction(
-        graph=graph.name,
-        device=roof.name,
-        title=roof.title,
-        efficiency=efficiency,
-        multiply_adds=sum(k.multiply_adds for k in graph.kernels),
-        bytes=sum(k.bytes for k in graph.kernels),
-        kernels=len(graph.kernels),
-        roof=bare,
-        launches=launches,
-        transfers=transfers,
-        ms=bare / efficiency + launches + transfers,
-        costliest=tuple(sorted(costs, key=lambda c: -c.ms)[:10]),
-    )
+        graph=graph.name, device=roof.name, title=roof.title, efficiency=efficiency,
+        multiply_adds=sum(k.multiply_adds for k in graph.kernels), bytes=sum(k.bytes for k in graph.kernels),
+        kernels=len(graph.kernels), roof=bare, launches=launches, transfers=transfers,
+        ms=bare / efficiency + launches + transfers, costliest=tuple(sorted(costs, key=lambda c: -c.ms)[:10]),
+    )  # fmt: skip
 
 
 def scaled(limit: float, there: Prediction, here: Prediction, slack: float) -> float:
-    """Convert a latency limit on one card into a limit on another: by the ratio of the roofs and a slack, plus the
-    launches and copies, which the roofs do not include. Milliseconds.
+    """Convert a latency limit, in milliseconds, on the card of `there` into one on the card of `here`: by the ratio of
+    the roofs and a slack, plus the launches and copies, which the roofs do not include.
 
     Args:
-        limit: on the card of `there`.
-        there, here: the predictions for what runs on each card.
         slack: the efficiency that `here` may have, as a share of that of `there`.
     """
     return limit * here.roof / there.roof / slack + here.launches + here.transfers
 
 
 def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[GPU], list[str]]:
-    """The GPU classes that compute in the graphs' precisions at a useful rate, and why the others are refused.
-
-    Raises:
-        UsageError: no such class.
-    """
+    """The GPU classes that compute in the graphs' precisions at a useful rate, and why the others are refused. Raises
+    UsageError if there is no such class."""
     found, refusals = [], []
     for name in names:
         gpu = gpus.get(name)
@@ -206,57 +192,50 @@ def calibrate(runtime: Runtime) -> Roof:
     """Measure the roof of the local device: the best rates of large convolutions and of a large copy.
 
     Args:
-        runtime: one that opens `.onnx`; FP16 is measured too where it runs on a GPU.
+        runtime: one that opens `.onnx`; FP16 is measured too if it runs on a GPU.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "calibrate.onnx"
-        tflops: dict[str, float] = {}
-        on_gpu, device, precision = False, "", "fp32"
-        while precision not in tflops:
-            channels, side = (512, 256) if on_gpu else (256, 96)
-            onnx.save(_convolution(channels, side, precision), file)
-            with runtime.open(Artifact(file)) as runner:
-                on_gpu, device = runner.on_gpu, runner.device
-                tflops[precision] = 2 * 9 * channels**2 * side**2 / _best(runner) / 1e9
-            precision = "fp16" if on_gpu else "fp32"
-        onnx.save(_copy(COPIED), file)
-        with runtime.open(Artifact(file)) as runner:
-            bandwidth = 2 * COPIED * 4 / _best(runner) / 1e6
-    title = device if on_gpu else environment.cpu()
-    return Roof("here", title, tflops, bandwidth, *((LAUNCH_MS, TRANSFER) if on_gpu else (0.0, None)))
+    ms, runner = _best(runtime, _convolution(256, 96, np.float32))
+    tflops = {"fp32": 2 * 9 * 256**2 * 96**2 / ms / 1e9}
+    if runner.on_gpu:
+        ms, _ = _best(runtime, _convolution(512, 256, np.float16))
+        tflops["fp16"] = 2 * 9 * 512**2 * 256**2 / ms / 1e9
+    ms, _ = _best(runtime, _one_node(f"float[{COPIED}]", "Relu(x)"))
+    title = runner.device if runner.on_gpu else environment.cpu()
+    costs = (LAUNCH_MS, TRANSFER) if runner.on_gpu else (0.0, None)
+    return Roof("here", title, tflops, 2 * COPIED * 4 / ms / 1e6, *costs)
 
 
 COPIED = 1 << 25
 """Elements of the copy that measures the bandwidth: 128 MiB, larger than every cache."""
 
 
-def _best(runner: Runner, seconds: float = 0.5) -> float:
-    """A runner's shortest compute time, in milliseconds."""
-    feed = feeds.random(runner.inputs)
-    end, best = time.perf_counter() + seconds, math.inf
-    while best == math.inf or time.perf_counter() < end:
-        best = min(best, runner.run_timed(feed)[1].compute)
-    return best
+def _best(runtime: Runtime, model: onnx.ModelProto, seconds: float = 0.5) -> tuple[float, Runner]:
+    """The shortest compute time of a model, in milliseconds, and the runner, closed, that says where it ran."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "calibrate.onnx"
+        onnx.save(model, file)
+        with runtime.open(Artifact(file)) as runner:
+            feed = feeds.random(runner.inputs)
+            end, best = time.perf_counter() + seconds, math.inf
+            while best == math.inf or time.perf_counter() < end:
+                best = min(best, runner.run_timed(feed)[1].compute)
+    return best, runner
 
 
-def _convolution(channels: int, side: int, precision: str) -> onnx.ModelProto:
-    kind = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}[precision]
+def _convolution(channels: int, side: int, dtype: type[np.floating[Any]]) -> onnx.ModelProto:
+    kind = {np.float32: "float", np.float16: "float16"}[dtype]
+    model = _one_node(f"{kind}[1,{channels},{side},{side}]", "Conv<pads = [1, 1, 1, 1]>(x, w)")
+    # a constant, since runtimes lay out constant weights in advance
     weight = np.random.default_rng(0).standard_normal((channels, channels, 3, 3)) / channels
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
-    return _one_node(node, kind, [1, channels, side, side], [onnx.numpy_helper.from_array(weight.astype(dtype), "w")])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(dtype), "w"))
+    return model
 
 
-def _copy(size: int) -> onnx.ModelProto:
-    return _one_node(onnx.helper.make_node("Relu", ["x"], ["y"]), onnx.TensorProto.FLOAT, [size], [])
-
-
-def _one_node(
-    node: onnx.NodeProto, kind: int, shape: Sequence[int], constants: Sequence[onnx.TensorProto]
-) -> onnx.ModelProto:
-    ends = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
-    graph = onnx.helper.make_graph([node], "calibration", ends[:1], ends[1:], list(constants))
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+def _one_node(kind: str, node: str) -> onnx.ModelProto:
+    """A model of one node, from `x` to `y` of the same type and shape."""
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> calibration ({kind} x) => ({kind} y) {{ y = {node} }}'
+    )
 
 
 @dataclass(frozen=True)
@@ -272,7 +251,7 @@ class Here:
 
 @dataclass(frozen=True)
 class Budget:
-    """The verdict on one graph, or on one as traced and as rewritten."""
+    """The verdict on a graph, or on a network's graph as traced and as rewritten."""
 
     budget_ms: float
     predictions: tuple[Prediction, ...]
@@ -308,19 +287,19 @@ def draw_up(
         gpu_names: by default every class that computes in the graph's precision.
         budget_ms: the budget for one image.
         size: height and width; by default those of the file, else 320×320.
-        settings: for a preset or a plain state dict, as for `Checkpoint.load`.
+        settings: for a preset or a plain state dict, as in `Checkpoint.load`.
         check: also run the graphs on this machine.
 
     Raises:
-        UsageError, InputError, GraphError, CheckpointError: something given is wrong.
+        UsageError, InputError, GraphError, CheckpointError: an argument is wrong.
     """
     models = _models(source, size, settings or {}, progress)
     progress(Progress("counting"))
     graphs = [Graph.of(name, model, shapes) for name, model, shapes in models]
     found, refused = able(gpu_names or gpus.GPUS, graphs[-1:])
-    predictions = [predict(g, Roof.of(gpu), efficiency) for g in graphs for gpu in found]
+    predictions = tuple(predict(g, Roof.of(gpu), efficiency) for g in graphs for gpu in found)
     here = _here(models, graphs, efficiency, progress) if check else None
-    return Budget(budget_ms, tuple(predictions), tuple(refused) if gpu_names else (), here)
+    return Budget(budget_ms, predictions, tuple(refused) if gpu_names else (), here)
 
 
 Model = tuple[str, onnx.ModelProto, Shapes | None]
@@ -379,9 +358,5 @@ def _here(
             runner = stack.enter_context(runtime.open(Artifact(file)))
             candidates.append(Candidate(name, runner, feeds.random(runner.inputs, shapes=shapes)))
         measured = measure(candidates, Protocol(duration=1.0, iterations=3, avg_runs=3))
-    return Here(
-        roof,
-        tuple(predict(g, roof, efficiency) for g in graphs),
-        tuple(m.latency.median for m in measured),
-        runtime.title,
-    )
+    predictions = tuple(predict(g, roof, efficiency) for g in graphs)
+    return Here(roof, predictions, tuple(m.latency.median for m in measured), runtime.title)

@@ -1,6 +1,6 @@
 """`r2mrf demo`: the whole chain on a sample photograph, with a table at the end.
 
-The shipped weights are exported, built, compared, timed and run on a photograph they have never seen.
+The shipped weights are exported, built, compared, timed and run on a photograph that they were not trained on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from r2mrf_deploy import environment, images, sample_photographs, weights
 from r2mrf_deploy.artifact import Artifact
@@ -22,7 +21,6 @@ from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.parity.compare import Parity
 from r2mrf_deploy.predict import Predictor, predict
 from r2mrf_deploy.progress import Progress
-from r2mrf_deploy.report import tables
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,12 @@ class Demo:
     overlay: Path
     in_focus: float
     rows: list[dict[str, Any]]
-    """One for each artifact: name, bytes, precision, runtime, parity, median_ms, speed_up."""
+    """What was found of the checkpoint and of each artifact."""
     machine: dict[str, Any]
     tools: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    def table(self) -> Table:
-        return tables.demo_table(self.rows)
 
     def summary(self) -> str:
         """What the table does not say: where the picture is, and why something was not run."""

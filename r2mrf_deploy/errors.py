@@ -18,7 +18,7 @@ class R2mrfError(Exception):
 
 
 class UsageError(R2mrfError):
-    """An option or argument that means nothing, or that contradicts another."""
+    """An option or argument that is meaningless, or that contradicts another."""
 
 
 class CheckpointError(R2mrfError):
@@ -34,7 +34,7 @@ class ArtifactError(R2mrfError):
 
 
 class RuntimeUnavailable(R2mrfError):
-    """A runtime (or another optional package) that is not installed or has no device here."""
+    """A runtime, or another optional package, that is not installed or has no device here."""
 
 
 class BuildError(R2mrfError):
@@ -46,13 +46,13 @@ class InputError(R2mrfError):
 
 
 class CheckFailed(R2mrfError):
-    """A check was carried out and its answer is no: parity, budget."""
+    """A check (parity, budget) that was carried out and failed."""
 
     exit_code = 1
 
 
 def no_file(path: Path) -> InputError:
-    """The error about a path that shall be a file and is none."""
+    """The error about a path that is not a file."""
     return InputError(f"{path} is a folder, not a file" if path.is_dir() else f"{path}: no such file")
 
 
@@ -62,7 +62,7 @@ def first_line(error: Exception) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the nearest valid one, else all of them."""
+    """The end of a message about an unknown name: the nearest valid name, else all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"

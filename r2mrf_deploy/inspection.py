@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,36 +22,39 @@ def inspect(
     """What a file says of itself, by section or field.
 
     Args:
-        network, settings: of a checkpoint, as for `Checkpoint.load`.
+        network, settings: for a checkpoint, as in `Checkpoint.load`.
 
     Raises:
-        InputError: no such file, or a kind of file that this does not know.
+        InputError: no such file, or an unknown kind of file.
         CheckpointError, GraphError, ArtifactError: the file is damaged, or does not match its manifest.
     """
     path = Path(path)
     if not path.is_file():
         raise no_file(path)
     suffix = path.suffix.lower()
-    if path.name.endswith(".json"):
+    if suffix == ".json":
         return Manifest.read(path).model_dump(exclude_none=True)
     if suffix in (".pth", ".pt"):
-        return _file(path) | _checkpoint(path, network, settings)
-    if network or settings:
+        facts = _checkpoint(path, network, settings)
+    elif network or settings:
         raise UsageError(f"{path} is not a checkpoint: `network` and `settings` do not apply to it")
-    if suffix not in formats.KINDS:
+    elif suffix in formats.KINDS:
+        facts = _artifact(Artifact.open(path))
+    else:
         raise InputError(f"{path}: inspect reads .pth .pt {' '.join(formats.KINDS)} and manifests (.json)")
-    artifact = Artifact.open(path)
-    facts = _file(path) | {"kind": formats.KINDS[suffix]} | _DETAILS[suffix](artifact)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)} | facts
+
+
+def _artifact(artifact: Artifact) -> dict[str, Any]:
+    path = artifact.path
+    suffix = path.suffix.lower()
+    facts = {"kind": formats.KINDS[suffix]} | _DETAILS[suffix](artifact)
     if artifact.manifest:
         return facts | {"manifest": artifact.manifest.model_dump(exclude_none=True)}
     facts["manifest"] = f"none: {path.name}.json is missing, and with it the evidence of parity, latency and accuracy"
     if artifact.contract:
         facts["contract inside the file"] = artifact.contract.model_dump(exclude_none=True, exclude_defaults=True)
     return facts
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | None) -> dict[str, Any]:
@@ -68,8 +72,6 @@ def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | N
 
 
 def _onnx(artifact: Artifact) -> dict[str, Any]:
-    from collections import Counter
-
     import onnx
 
     from r2mrf_deploy.graph import cost
@@ -104,11 +106,7 @@ def _value(value: Any) -> str:
     return f"{value.name}: {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{dims}]"
 
 
-def _plan(artifact: Artifact) -> dict[str, Any]:
-    return asdict(artifact.header)
-
-
-def _package(artifact: Artifact) -> dict[str, Any]:
+def _header(artifact: Artifact) -> dict[str, Any]:
     return asdict(artifact.header)
 
 
@@ -119,7 +117,7 @@ def _openvino(artifact: Artifact) -> dict[str, Any]:
 
 _DETAILS: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     ".onnx": _onnx,
-    ".plan": _plan,
-    ".pt2": _package,
+    ".plan": _header,
+    ".pt2": _header,
     ".xml": _openvino,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,39 +17,34 @@ from r2mrf_deploy.manifest import Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 LONGEST = 640
-"""Longest side, in pixels, that a photograph is reduced to where neither the artifact nor its profile sets a size. Networks
-learn blur at about this scale: in a photograph of 12 megapixels, what is sharp to the eye is soft to the pixel."""
+"""Longest side, in pixels, that a photograph is reduced to if neither the artifact nor its profile sets a size. Networks
+learn blur at about this scale: what looks sharp in a photograph of 12 megapixels is soft from pixel to pixel."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one input."""
+    """What became of one photograph."""
 
     source: Path
     map: Path | None = None
     overlay: Path | None = None
     in_focus: float | None = None
-    """The part of the image, 0 to 1, that the map says is in focus."""
+    """The share of the image, 0 to 1, that is in focus according to the map."""
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+@dataclass(frozen=True, eq=False)
 class Predictor:
-    """An opened artifact and how to feed it.
+    """An opened artifact or checkpoint, and how to feed it."""
 
-    Args:
-        runner: an opened artifact or checkpoint.
-        preprocess: the normalisation, for an artifact that takes a normalised tensor.
-        limit: the largest input shape, where the artifact leaves it free.
-    """
-
-    def __init__(self, runner: Runner, preprocess: Preprocess, limit: Sequence[int] = ()) -> None:
-        self.runner = runner
-        self._spec = runner.inputs[0]
-        self._preprocess = preprocess
-        self._limit = limit
+    runner: Runner
+    preprocess: Preprocess
+    """The normalisation, for an artifact that takes a normalised tensor."""
+    limit: Sequence[int] = ()
+    """The largest input shape, if the artifact leaves it free."""
 
     @classmethod
     def open(
@@ -60,7 +55,7 @@ class Predictor:
         trust: bool = False,
         options: OpenOptions | None = None,
     ) -> Predictor:
-        """Open an artifact for photographs. Raises as `runtimes.open`; InputError where it takes no image."""
+        """Open an artifact for photographs. Raises what `runtimes.open` does, and InputError if it takes no image."""
         artifact = Artifact.open(artifact)
         runner = runtimes.open(artifact, runtime, trust=trust, options=options)
         contract, spec = artifact.contract, runner.inputs[0]
@@ -93,70 +88,61 @@ class Predictor:
             raise ArtifactError(
                 "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
             )
-        return np.clip(images.resize(focus, (image.shape[0], image.shape[1])), 0, 1)
+        return np.clip(images.resize(focus, image.shape[:2]), 0, 1)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The same of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
+        """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
         outputs = self._run(image)
-        logits = {name: array for name, array in outputs.items() if name in side_outputs(outputs)}
-        size = (image.shape[0], image.shape[1])
-        return {name: 1 / (1 + np.exp(-np.clip(images.resize(x, size), -50, 50))) for name, x in logits.items()}
+        logits = {name: images.resize(outputs[name], image.shape[:2]) for name in side_outputs(outputs)}
+        return {name: 1 / (1 + np.exp(-np.clip(x, -50, 50))) for name, x in logits.items()}
 
     def _run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every output for a photograph, float32 [h, w]."""
-        array = images.as_input(image, self._spec, self._preprocess, self._limit)
-        batch = self._spec.shape[0]
+        spec = self.runner.inputs[0]
+        array = images.as_input(image, spec, self.preprocess, self.limit)
+        batch = spec.shape[0]
         if isinstance(batch, int) and batch > 1:  # a static batch is filled up with copies
             array = np.repeat(array, batch, axis=0)
-        outputs = self.runner.run({self._spec.name: array})
+        outputs = self.runner.run({spec.name: array})
         return {name: output[0, 0].astype(np.float32) for name, output in outputs.items()}
 
 
 def predict(
-    predictor: Predictor,
-    sources: Sequence[Path],
-    output: Path,
-    *,
-    overlays: bool = True,
+    predictor: Predictor, sources: Sequence[Path], output: Path, *, overlays: bool = True
 ) -> Iterator[Prediction]:
     """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
 
     A source that cannot be read is reported in its `Prediction.error`; the others go on.
 
     Raises:
-        UsageError: `output` is no folder, or a source would be overwritten; before anything is written.
+        UsageError: `output` is not a folder, or a source would be overwritten; raised before anything is written.
     """
-    names = _names(sources)
     if output.exists() and not output.is_dir():
         raise UsageError(f"`output` {output} is a file: name a folder for the maps")
-    kinds = ("map", "overlay") if overlays else ("map",)
-    planned = {output / f"{n}_{kind}.png": s for s, n in zip(sources, names, strict=True) for kind in kinds}
-    _refuse_overwriting(sources, planned)
-    for source, name in zip(sources, names, strict=True):
+    planned = [
+        (source, output / f"{name}_map.png", output / f"{name}_overlay.png" if overlays else None)
+        for source, name in zip(sources, _names(sources), strict=True)
+    ]
+    resolved = {source.resolve(): source for source in sources}
+    for source, *files in planned:
+        for file in filter(None, files):
+            if victim := resolved.get(file.resolve()):
+                raise UsageError(f"what is made from {source} would overwrite {victim}: choose another `output` folder")
+    for source, map_path, overlay in planned:
         try:
             image = images.read(source)
         except InputError as e:
             yield Prediction(source, error=str(e))
-        else:
-            focus = predictor(image)
-            map_path = output / f"{name}_map.png"
-            write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)))
-            overlay = output / f"{name}_overlay.png" if overlays else None
-            if overlay:
-                write_atomically(overlay, images.png(images.overlay(image, focus)))
-            yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
-
-
-def _refuse_overwriting(sources: Sequence[Path], planned: Mapping[Path, Path]) -> None:
-    """Args: planned: file to write -> the source it is made from."""
-    resolved = {source.resolve(): source for source in sources}
-    for path, source in planned.items():
-        if victim := resolved.get(path.resolve()):
-            raise UsageError(f"what is made from {source} would overwrite {victim}: choose another `output` folder")
+            continue
+        focus = predictor(image)
+        write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)))
+        if overlay:
+            write_atomically(overlay, images.png(images.overlay(image, focus)))
+        yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
 
 
 def _names(sources: Sequence[Path]) -> list[str]:
-    """A name for each source: its stem, with as much more of its path as tells it from the others."""
+    """A name for each source: its stem, and as much more of its path as is needed to make it unique."""
     chosen: list[str] = []
     for source in sources:
         same = [s for s in sources if s.stem == source.stem]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def sweep(
     shapes: Mapping[str, Sequence[int]],
     files: Mapping[str, Path],
 ) -> list[tuple[int, Feed]]:
-    """Pair each batch size with its inputs; there is only one where the specs or `shapes` fix the batch.
+    """Pair each batch size with its inputs; there is only one if the specs or `shapes` fix the batch.
 
     Args:
         specs: the inputs.
@@ -33,7 +34,7 @@ def sweep(
         UsageError: a shape does not fit, or another batch is fixed.
         InputError: a file cannot be used.
     """
-    fixed = [batch for s in specs if (batch := _batch(s, shapes)) is not None]
+    fixed = [d for s in specs if isinstance(d := shapes.get(s.name, s.shape)[0], int)]
     if fixed and fixed[0] not in batches and list(batches) != [1]:
         asked = ",".join(map(str, batches))
         raise UsageError(
@@ -50,10 +51,7 @@ def sweep(
 def refuse_size(
     name: str, specs: Sequence[TensorSpec], size: tuple[int, int], shapes: Mapping[str, Sequence[int]]
 ) -> None:
-    """
-    Raises:
-        UsageError: an input has another, fixed size.
-    """
+    """Raise UsageError if an input has another, fixed size."""
     for spec in specs:
         height, width = (spec.shape[axis] for axis in spec.spatial_axes)
         if spec.name not in shapes and isinstance(height, int) and isinstance(width, int) and (height, width) != size:
@@ -61,11 +59,6 @@ def refuse_size(
                 f"`size` {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: omit `size`, "
                 "or export with that size or a dynamic graph"
             )
-
-
-def _batch(spec: TensorSpec, shapes: Mapping[str, Sequence[int]]) -> int | None:
-    first = shapes[spec.name][0] if spec.name in shapes else spec.shape[0]
-    return first if isinstance(first, int) else None
 
 
 def random(
@@ -127,11 +120,7 @@ def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
 
 
 def parse_files(text: str) -> dict[str, Path]:
-    """Parse trtexec's notation, `image:a.bin,mask:b.npy`.
-
-    Raises:
-        UsageError: the text has another form.
-    """
+    """Parse trtexec's notation, `image:a.bin,mask:b.npy`. Raises UsageError if the text has another form."""
     files = {}
     for item in filter(None, text.split(",")):
         name, colon, file = item.partition(":")
@@ -142,12 +131,8 @@ def parse_files(text: str) -> dict[str, Path]:
 
 
 def refuse_unknown(known: Iterable[str], *given: Mapping[str, object]) -> None:
-    """
-    Raises:
-        UsageError: a name is not among the known inputs.
-    """
+    """Raise UsageError if a name is not among the known inputs."""
     names = sorted(known)
-    for mapping in given:
-        for name in mapping:
-            if name not in names:
-                raise UsageError(f"no input {name!r}: {did_you_mean(name, names)}")
+    for name in chain(*given):
+        if name not in names:
+            raise UsageError(f"no input {name!r}: {did_you_mean(name, names)}")

@@ -47,10 +47,8 @@ class Profile:
         for layer in self.layers:
             sums[layer.scope] = sums.get(layer.scope, 0.0) + layer.total / self.count
         kinds = list(dict.fromkeys(map(_kind, sums)))
-        return {
-            scope: sums[scope]
-            for scope in sorted(sums, key=lambda w: (w == "other", kinds.index(_kind(w)), _natural(w)))
-        }
+        order = sorted(sums, key=lambda scope: (scope == "other", kinds.index(_kind(scope)), _numbers(scope)))
+        return {scope: sums[scope] for scope in order}
 
     def to_trtexec(self) -> list[dict[str, Any]]:
         """trtexec's exported profile: the number of inferences, then one object per layer, with its scope added."""
@@ -58,16 +56,12 @@ class Profile:
             {"count": self.count},
             *(
                 {
-                    "name": layer.name,
-                    "timeMs": layer.total,
-                    "averageMs": layer.average,
-                    "medianMs": layer.median,
-                    "percentage": layer.percentage,
-                    "scope": layer.scope,
+                    "name": layer.name, "timeMs": layer.total, "averageMs": layer.average, "medianMs": layer.median,
+                    "percentage": layer.percentage, "scope": layer.scope,
                 }
                 for layer in self.layers
             ),
-        ]
+        ]  # fmt: skip
 
 
 def _kind(scope: str) -> str:
@@ -75,28 +69,21 @@ def _kind(scope: str) -> str:
     return re.split(r"\d", scope)[0]
 
 
-def _natural(scope: str) -> list[int]:
+def _numbers(scope: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", scope)]
 
 
 def profile(name: str, runner: Runner, feed: Mapping[str, np.ndarray], runs: int) -> Profile:
-    """Profile a runner that was opened with `profile=True`, after one warm-up inference.
-
-    Raises:
-        UsageError: the runtime cannot profile.
-    """
+    """Profile a runner that was opened with `profile=True`, after one warm-up inference. Raises UsageError if the runtime
+    cannot profile."""
     runner.run(feed)
-    rows = runner.profile(feed, runs)
-    whole = sum(sum(row.milliseconds) for row in rows) or 1.0
+    times = [(row.name, row.milliseconds) for row in runner.profile(feed, runs)]
+    whole = sum(sum(ms) for _, ms in times) or 1.0
     layers = tuple(
         Layer(
-            name=row.name,
-            scope=naming.scope(row.name),
-            total=sum(row.milliseconds),
-            average=statistics.fmean(row.milliseconds),
-            median=statistics.median(row.milliseconds),
-            percentage=100 * sum(row.milliseconds) / whole,
+            name=layer, scope=naming.scope(layer), total=sum(ms), average=statistics.fmean(ms),
+            median=statistics.median(ms), percentage=100 * sum(ms) / whole,
         )
-        for row in rows
-    )
+        for layer, ms in times
+    )  # fmt: skip
     return Profile(name, runner.runtime, runs, layers)

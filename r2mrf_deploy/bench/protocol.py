@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,11 @@ class Candidate:
     """Names of the options it was opened with."""
     turns: list[list[Timing]] = field(default_factory=list)
     failure: Exception | None = None
-    """What ended its part."""
+    """What ended its run early."""
 
     @property
     def reason(self) -> str:
-        """`failure` in one line, with its kind where it is not one of ours."""
+        """`failure` in one line, with its type if it is not one of this package's."""
         text = next((line.strip() for line in str(self.failure).splitlines() if line.strip()), "")
         return text if isinstance(self.failure, R2mrfError) else f"{type(self.failure).__name__}: {text}"
 
@@ -161,14 +162,10 @@ class Bench:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "measurements": [m.to_dict() for m in self.measurements],
-            "skipped": self.skipped,
-            "profiles": [asdict(p) | {"scopes": p.scopes()} for p in self.profiles],
-            "baseline": self.baseline,
-            "protocol": asdict(self.protocol),
-            "machine": self.machine,
-            "tools": self.tools,
-        }
+            "measurements": [m.to_dict() for m in self.measurements], "skipped": self.skipped,
+            "profiles": [asdict(p) | {"scopes": p.scopes()} for p in self.profiles], "baseline": self.baseline,
+            "protocol": asdict(self.protocol), "machine": self.machine, "tools": self.tools,
+        }  # fmt: skip
 
 
 def bench_artifacts(
@@ -195,7 +192,7 @@ def bench_artifacts(
         shapes: input name -> shape; overrides `size` and `batches`.
         inputs: input name -> file with its values, see `feeds.load`; by default the values are random.
         options: each runtime gets the options that it supports.
-        profiles: after the timing, also profile each candidate whose runtime can.
+        profiles: after the timing, also profile each artifact whose runtime can.
         record: keep the results in the artifacts' manifests.
 
     Returns:
@@ -210,26 +207,26 @@ def bench_artifacts(
     called = [a.name for a in artifacts]
     names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
     _refuse_unsupported(options, [runtime for _, runtime in pairs])
-    opened: list[tuple[Runner, Path, Runtime]] = []
+    opened: list[tuple[Runner, Path, Runtime, OpenOptions]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
     unopened: R2mrfError | None = None
-    try:
+    with ExitStack() as stack:
         for artifact, runtime in pairs:
             progress(Progress(f"opening {artifact.name}"))
-            chosen = _supported(options, runtime)
+            supported = {f: getattr(options, f) for f in changed(options) if f in runtime.supported_options}
+            chosen = OpenOptions(**supported)
             try:
-                runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
+                runner = stack.enter_context(runtimes.open(artifact, runtime.name, trust=trust, options=chosen))
             except (RuntimeUnavailable, ArtifactError) as e:
                 unopened = unopened or e
                 skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
-            opened.append((runner, artifact, runtime))
+            opened.append((runner, artifact, runtime, chosen))
             if size:
                 feeds.refuse_size(artifact.name, runner.inputs, size, shapes)
             fed = feeds.sweep(runner.inputs, batches, size or DEFAULT_SIZE, shapes, inputs)
-            flags = tuple(changed(chosen))
-            candidates += [Candidate(names[artifact], runner, feed, batch, flags) for batch, feed in fed]
+            candidates += [Candidate(names[artifact], runner, feed, batch, tuple(supported)) for batch, feed in fed]
             for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
                 skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
         if not candidates and unopened:
@@ -241,22 +238,16 @@ def bench_artifacts(
         skipped += [(c.title, c.reason) for c in candidates if c.failure]
         candidates = [c for c in candidates if not c.failure]
         tables = []
-        if profiles:
-            for runner, artifact, runtime in opened:
-                if "profile" not in runtime.supported_options:
-                    why = f"{runtime.title} cannot profile"
-                    skipped.append((f"the profile of {artifact.name} on {runtime.name}", why))
-                    continue
+        for runner, artifact, runtime, chosen in opened if profiles else ():
+            feed = next((c.feed for c in candidates if c.runner is runner), None)
+            if "profile" not in runtime.supported_options:
+                what = f"the profile of {artifact.name} on {runtime.name}"
+                skipped.append((what, f"{runtime.title} cannot profile"))
+            elif feed is not None:
                 progress(Progress(f"profiling {artifact.name} on {runtime.name}"))
-                chosen = replace(_supported(options, runtime), profile=True, cuda_graph=None)
-                feed = next((c.feed for c in candidates if c.runner is runner), None)
-                if feed is None:
-                    continue
-                with runtimes.open(artifact, runtime.name, trust=trust, options=chosen) as profiled:
+                profiling = replace(chosen, profile=True, cuda_graph=None)
+                with runtimes.open(artifact, runtime.name, trust=trust, options=profiling) as profiled:
                     tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
-    finally:
-        for runner, _, _ in opened:
-            runner.close()
     machine = environment.describe()
     unrecorded = _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record else []
     tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
@@ -270,11 +261,11 @@ def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, 
     for artifact in artifacts:
         able = {r.name for r in runtimes.suitable(artifact)}
         if not able or not artifact.is_file():
-            runtimes.open(artifact)  # says what is wrong with it
+            runtimes.open(artifact)  # raises the error that says what is wrong with it
         chosen = [r for r in asked if r.name in able] or [runtimes.default(Artifact.open(artifact))]
         pairs += [(artifact, r) for r in chosen]
     for runtime in asked:
-        if not any(a.suffix.lower() in runtime.suffixes for a in artifacts):
+        if runtime.name not in {r.name for _, r in pairs}:
             suffix = runtime.suffixes[0]
             raise UsageError(
                 f"`runtime` {runtime.name} opens none of these files: make a {suffix} file with {_MADE_BY[suffix]}"
@@ -305,10 +296,6 @@ def _record(
     return reasons
 
 
-def _supported(options: OpenOptions, runtime: Runtime) -> OpenOptions:
-    return OpenOptions(**{f: getattr(options, f) for f in changed(options) if f in runtime.supported_options})
-
-
 def _refuse_unsupported(options: OpenOptions, asked: Sequence[Runtime]) -> None:
     for name in changed(options):
         if not any(name in r.supported_options for r in asked):
@@ -327,15 +314,14 @@ def measure(
         progress: called after each turn with the percentage of that candidate's run.
 
     Raises:
-        Exception: what the first candidate raised, where all of them failed.
+        Exception: what the first candidate raised, if all of them failed.
     """
     protocol = protocol or Protocol()
-    spent = [0.0] * len(candidates)
-    running = set(range(len(candidates)))
+    spent, shares = [0.0] * len(candidates), [0.0] * len(candidates)
     with ThreadPoolExecutor(protocol.streams) as streams:
         for candidate in candidates:
             _attempt(candidate, _warm_up, protocol, streams)
-        while running := {number for number in running if candidates[number].failure is None}:
+        while any(c.failure is None and share < 1 for c, share in zip(candidates, shares, strict=True)):
             # all take part until the last is done, so that every turn yields a ratio
             for number, candidate in enumerate(candidates):
                 if candidate.failure is not None:
@@ -348,10 +334,9 @@ def measure(
                     continue
                 candidate.turns.append(turn)
                 spent[number] += time.perf_counter() - start
-                share = min(candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9))
-                if share >= 1:
-                    running.discard(number)
-                progress(Progress(f"timing {candidate.title}", round(100 * min(share, 1.0)), 100))
+                share = min(candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9), 1)
+                shares[number] = share
+                progress(Progress(f"timing {candidate.title}", round(100 * share), 100))
     sound = [c for c in candidates if c.failure is None]
     if not sound and candidates and (error := candidates[0].failure):
         raise error
@@ -418,20 +403,14 @@ def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) ->
     ratios = sorted(b / c for b, c in zip(theirs, ours, strict=True))
     quarter = len(ratios) // 4
     interval = median_interval(ratios)
+    runner = candidate.runner
     return Measurement(
-        name=candidate.name,
-        runtime=candidate.runner.runtime,
-        device=candidate.runner.device,
-        on_gpu=candidate.runner.on_gpu,
-        batch=candidate.batch,
-        flags=candidate.flags,
-        summary=Summary.of(candidate.turns, protocol.percentiles),
-        speed_up=statistics.median(ratios),
-        speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
+        name=candidate.name, runtime=runner.runtime, device=runner.device, on_gpu=runner.on_gpu, batch=candidate.batch,
+        flags=candidate.flags, summary=Summary.of(candidate.turns, protocol.percentiles),
+        speed_up=statistics.median(ratios), speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
         differs=None if candidate is baseline or interval is None else not interval[0] <= 1 <= interval[1],
-        turns=tuple(map(tuple, candidate.turns)),
-        shape=list(next(iter(candidate.feed.values())).shape),
-    )
+        turns=tuple(map(tuple, candidate.turns)), shape=list(next(iter(candidate.feed.values())).shape),
+    )  # fmt: skip
 
 
 def median_interval(ordered: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:

@@ -36,19 +36,13 @@ class Statistics:
     @classmethod
     def of(cls, values: Sequence[float], percentiles: Sequence[float]) -> Statistics:
         ordered = sorted(values)
-        return cls(
-            ordered[0],
-            ordered[-1],
-            statistics.fmean(ordered),
-            statistics.median(ordered),
-            {f"{p:g}": percentile(ordered, p) for p in percentiles},
-        )
+        found = {f"{p:g}": percentile(ordered, p) for p in percentiles}
+        return cls(ordered[0], ordered[-1], statistics.fmean(ordered), statistics.median(ordered), found)
 
     def __str__(self) -> str:
-        rest = "".join(f", percentile({p}%) = {v:g} ms" for p, v in self.percentiles.items())
-        return (
-            f"min = {self.min:g} ms, max = {self.max:g} ms, mean = {self.mean:g} ms, median = {self.median:g} ms{rest}"
-        )
+        figures = {name: getattr(self, name) for name in ("min", "max", "mean", "median")}
+        figures |= {f"percentile({p}%)": value for p, value in self.percentiles.items()}
+        return ", ".join(f"{name} = {value:g} ms" for name, value in figures.items())
 
 
 def percentile(ordered: Sequence[float], p: float) -> float:
@@ -80,27 +74,22 @@ class Summary:
     @classmethod
     def of(cls, turns: Sequence[Turn], percentiles: Sequence[float]) -> Summary:
         timings = [t for turn in turns for t in turn]
-
-        def over(name: str) -> Statistics:
-            return Statistics.of([getattr(t, name) for t in timings], percentiles)
-
         walltime = sum(_end(turn) - _start(turn) for turn in turns) / 1e3
         compute = [t.compute for t in timings]
         return cls(
             inferences=len(timings),
             throughput=len(timings) / walltime,
-            latency=over("latency"),
-            enqueue=over("enqueue"),
-            h2d=over("h2d"),
-            compute=over("compute"),
-            d2h=over("d2h"),
+            **{
+                name: Statistics.of([getattr(t, name) for t in timings], percentiles)
+                for name in ("latency", "enqueue", "h2d", "compute", "d2h")
+            },
             host_walltime=walltime,
             compute_total=sum(compute) / 1e3,
             variation=100 * statistics.pstdev(compute) / statistics.fmean(compute),
         )
 
     def lines(self, on_gpu: bool) -> list[str]:
-        """trtexec's lines. "GPU Compute" is "CPU Compute" where there is no GPU."""
+        """trtexec's lines, with "CPU Compute" for "GPU Compute" if there is no GPU."""
         where = "GPU" if on_gpu else "CPU"
         return [
             f"Throughput: {self.throughput:g} qps",
@@ -114,7 +103,7 @@ class Summary:
         ]
 
     def warnings(self, on_gpu: bool) -> list[str]:
-        """trtexec's warnings; those about the queue and the transfers only apply to a GPU."""
+        """trtexec's warnings; those about the queue and the transfers apply only to a GPU."""
         found = []
         if on_gpu and self.enqueue.median > ENQUEUE_BOUND * self.compute.median:
             found.append(

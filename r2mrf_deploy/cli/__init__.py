@@ -1,4 +1,4 @@
-"""`r2mrf`: one command a verb. Parsing and printing; what a verb does is in the module of its name."""
+"""`r2mrf`: one command for each verb. This package parses and prints; what a verb does is in the module of its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["main", "make", "measure", "train", "use"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 0 done, 1 a check failed, 2 wrong use or bad input."""
+    """Run the command line; the exit code is 0 for done, 1 for a failed check, 2 for wrong use or bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         code, message = 2, said() if said else f"unexpected {type(e).__name__}: {e}; see --debug"
         if debug and not said:
             raise
-    line(f"error: {' '.join(message.split())}", err, "red")
+    line(f"error: {' '.join(message.split())}", to=err, style="red")
     return code
 
 
 def _refuse_json_file(arguments: list[str]) -> None:
-    """`--json FILE` would take the file for one more argument, and say that it cannot be opened."""
+    """Refuse `--json FILE`: the file would pass for one more argument, and the error would be that it cannot be opened."""
     for option, value in pairwise(arguments):
         if option == "--json" and value.endswith(".json") and arguments[0] != "inspect":
             raise UsageError(
-                f"--json {value}: --json prints to standard output and takes no file: write --json > {value}"
+                f"--json {value}: --json takes no file, it prints to standard output: write --json > {value}"
             )

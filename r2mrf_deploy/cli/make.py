@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
-from r2mrf_deploy.cli.common import (
-    Calibration,
-    Gpus,
-    Images,
-    Json,
-    Keep,
-    MaxDrop,
-    Method,
-    Network,
-    Precision,
-    QuantizeEnds,
-    Resume,
-    Set,
-    app,
-    default_output,
-    err,
-    graph_file,
-    line,
-    model_file,
-    out,
-    parse_settings,
-    parse_size,
-    print_json,
-    shown_progress,
-)
+from r2mrf_deploy import weights
+from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -41,21 +19,21 @@ if TYPE_CHECKING:
 
 @app.command()
 def init(
-    network: Annotated[str, typer.Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
-    settings: Set = None,
-    images: Images = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
-    as_json: Json = False,
+    network: Annotated[str, Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...")],
+    output: Annotated[Path, Option("-o", "--output", help="The checkpoint to write.")],
+    settings: flags.Set = None,
+    images: flags.Images = None,
+    seed: Annotated[int, Option(help="Seed of the weights.")] = 0,
+    as_json: flags.Json = False,
 ) -> None:
     """Make an untrained checkpoint whose map is informative."""
     from r2mrf_deploy.checkpoint import Checkpoint
 
     if output.suffix not in (".pth", ".pt"):
-        raise UsageError(f"-o {output}: a checkpoint ends in .pth or .pt")
+        raise UsageError(f"-o {output}: the name of a checkpoint must end in .pth or .pt")
     with shown_progress() as progress:
         progress(Progress("taking statistics from photographs"))
-        checkpoint = Checkpoint.init(network, parse_settings(settings), folder=images, seed=seed)
+        checkpoint = Checkpoint.init(network, flags.parse_settings(settings), folder=images, seed=seed)
         checkpoint.save(output)
     if as_json:
         facts = {"file": str(output), "network": checkpoint.network, "config": checkpoint.config.to_dict()}
@@ -67,44 +45,44 @@ def init(
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path | None, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
+        Path | None, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
     ] = None,
     outputs: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             "-o",
             "--output",
             metavar="FILE",
-            help="A file to write; its suffix is the format. Repeat it for several. "
-            "By default an .onnx beside the checkpoint.",
+            help="A file to write; its suffix is the format. "
+            "Repeat it for several. By default an .onnx beside the checkpoint.",
         ),
     ] = None,
-    formats: Annotated[bool, typer.Option("--formats", help="List the formats and exit.")] = False,
-    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Input size in pixels.")] = "320x320",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per inference.")] = 1,
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave batch, height and width free.")] = False,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Number of recurrent steps.")] = None,
-    precision: Precision = "fp32",
-    calibration: Calibration = None,
-    method: Method = None,
-    keep: Keep = None,
-    quantize_ends: QuantizeEnds = False,
-    max_drop: MaxDrop = None,
-    resume: Resume = None,
-    gpus: Gpus = None,
+    formats: Annotated[bool, Option("--formats", help="List the formats and exit.")] = False,
+    size: Annotated[str, Option(metavar="HxW", help="Input size in pixels.")] = "320x320",
+    batch: Annotated[int, Option(min=1, help="Images per inference.")] = 1,
+    dynamic: Annotated[bool, Option("--dynamic", help="Leave batch, height and width free.")] = False,
+    steps: Annotated[int | None, Option(min=1, help="Number of recurrent steps.")] = None,
+    precision: flags.Precision = "fp32",
+    calibration: flags.Calibration = None,
+    method: flags.Method = None,
+    keep: flags.Keep = None,
+    quantize_ends: flags.QuantizeEnds = False,
+    max_drop: flags.MaxDrop = None,
+    resume: flags.Resume = None,
+    gpus: flags.Gpus = None,
     io: Annotated[
-        Literal["image", "tensor"], typer.Option("--io", help="Input: uint8 NHWC RGB, or normalised float NCHW.")
+        Literal["image", "tensor"], Option(help="Input: uint8 NHWC RGB, or normalised float NCHW.")
     ] = "image",
-    opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 17 to 23.")] = 17,
-    optimize: Annotated[bool, typer.Option("--optimize/--no-optimize", help="Apply the exact rewrites.")] = True,
-    all_steps: Annotated[bool, typer.Option("--all-steps", help="Output every step of every branch too.")] = False,
+    opset: Annotated[int, Option(help="ONNX opset, 17 to 23.")] = 17,
+    optimize: Annotated[bool, Option(help="Apply the exact rewrites.")] = True,
+    all_steps: Annotated[bool, Option("--all-steps", help="Output every step of every branch too.")] = False,
     device: Annotated[
         Literal["cpu", "cuda"] | None,
-        typer.Option("--device", help="What a .pt2 package is compiled for; by default the GPU where there is one."),
+        Option(help="Device that a .pt2 package is compiled for; by default the GPU if there is one."),
     ] = None,
-    network: Network = None,
-    settings: Set = None,
-    as_json: Json = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Export a checkpoint to checked files of any format."""
     from r2mrf_deploy.export import exporter, exporters
@@ -117,46 +95,47 @@ def export(
         return
     if checkpoint is None:
         raise UsageError("name a CHECKPOINT to export")
-    elsewhere = default_output(checkpoint)
-    paths = outputs or ([elsewhere] if elsewhere else [])
+    paths = outputs or []
+    if not paths and checkpoint == weights.find(checkpoint.stem):  # nothing is written beside the shipped weights
+        paths = [Path(f"{checkpoint.stem}.onnx")]
+    targets = tuple(gpus or ())
     builds = any("gpus" in exporter(path).options for path in paths)
     reduce = PrecisionOptions(
-        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpus or ())
+        precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, targets
     )
     options = ExportOptions(
-        parse_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce,
-        FormatOptions(tuple(gpus or ()) if builds else (), device),
+        flags.parse_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce,
+        FormatOptions(targets if builds else (), device),
     )  # fmt: skip
     from r2mrf_deploy.export.chain import export_artifacts
 
     with shown_progress() as progress:
         done = export_artifacts(
-            checkpoint, paths, options, network=network, settings=parse_settings(settings), progress=progress
+            checkpoint, paths, options, network=network, settings=flags.parse_settings(settings), progress=progress
         )
     if as_json:
-        found = [made.manifest.model_dump() | {"warnings": made.warnings} for made in done]
+        found = [_facts(made) for made in done]
         print_json(found if len(found) > 1 else found[0])
         return
-    rewrites = done[0].manifest.rewrites
-    for text in tables.rewrite_lines(rewrites) if rewrites else []:
-        line(text)
+    if rewrites := done[0].manifest.rewrites:
+        line(*tables.rewrite_lines(rewrites))
     for made in done:
         _print_exported(made)
 
 
 @app.command()
 def convert(
-    model: Annotated[Path, typer.Argument(parser=graph_file, metavar="MODEL", help="An FP32 ONNX artifact.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
-    precision: Precision = "fp16",
-    calibration: Calibration = None,
-    method: Method = None,
-    keep: Keep = None,
-    quantize_ends: QuantizeEnds = False,
-    max_drop: MaxDrop = None,
-    resume: Resume = None,
-    gpus: Gpus = None,
-    as_json: Json = False,
+    model: Annotated[Path, Argument(parser=flags.graph_file, metavar="MODEL", help="An FP32 ONNX artifact.")],
+    output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
+    precision: flags.Precision = "fp16",
+    calibration: flags.Calibration = None,
+    method: flags.Method = None,
+    keep: flags.Keep = None,
+    quantize_ends: flags.QuantizeEnds = False,
+    max_drop: flags.MaxDrop = None,
+    resume: flags.Resume = None,
+    gpus: flags.Gpus = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Convert an FP32 graph to FP16, BF16 or INT8. Every runtime takes the result."""
     from r2mrf_deploy.export.convert import convert_artifact
@@ -167,18 +146,15 @@ def convert(
     )
     with shown_progress() as progress:
         done = convert_artifact(model, output, options, progress=progress)
-    if as_json:
-        print_json(done.manifest.model_dump() | {"warnings": done.warnings})
-        return
-    _print_exported(done)
+    print_json(_facts(done)) if as_json else _print_exported(done)
 
 
 @app.command()
 def optimize(
-    model: Annotated[Path, typer.Argument(help="Any ONNX model of opset 13 or later.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
-    explain: Annotated[bool, typer.Option("--explain", help="Explain why rewrites did not apply.")] = False,
-    as_json: Json = False,
+    model: Annotated[Path, Argument(help="Any ONNX model of opset 13 or later.")],
+    output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
+    explain: Annotated[bool, Option("--explain", help="Explain why rewrites did not apply.")] = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Apply the exact rewrites to any ONNX model."""
     from r2mrf_deploy.export.optimize import optimize_artifact
@@ -190,65 +166,60 @@ def optimize(
         records = [r.model_dump() for r in done.optimized.records]
         print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
         return
-    for text in (*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations):
-        line(text)
+    line(*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations)
     _print_exported(done)
 
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Argument(parser=graph_file, metavar="MODEL", help="An ONNX artifact.")],
+    model: Annotated[Path, Argument(parser=flags.graph_file, metavar="MODEL", help="An ONNX artifact.")],
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-o",
             "--output",
             help=".plan for TensorRT (default, beside the model), .xml for OpenVINO, .pt2 for AOTInductor.",
         ),
     ] = None,
-    gpus: Gpus = None,
-    min_shapes: Annotated[str, typer.Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
-    opt_shapes: Annotated[str, typer.Option("--opt", help="Shapes to optimise for.")] = "",
-    max_shapes: Annotated[str, typer.Option("--max", help="Largest shapes.")] = "",
+    gpus: flags.Gpus = None,
+    min_shapes: Annotated[str, Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
+    opt_shapes: Annotated[str, Option("--opt", help="Shapes to optimise for.")] = "",
+    max_shapes: Annotated[str, Option("--max", help="Largest shapes.")] = "",
     mem_pool_size: Annotated[
         str,
-        typer.Option(
-            "--memPoolSize", metavar="workspace:1G", help="Memory of the builder: workspace, tacticSharedMem, ..."
-        ),
+        Option("--memPoolSize", metavar="workspace:1G", help="Memory of the builder: workspace, tacticSharedMem, ..."),
     ] = "",
     builder_optimization_level: Annotated[
-        int | None, typer.Option("--builderOptimizationLevel", min=0, max=5, help="0 builds fastest, 5 runs fastest.")
+        int | None, Option("--builderOptimizationLevel", min=0, max=5, help="0 builds fastest, 5 runs fastest.")
     ] = None,
     timing_cache_file: Annotated[
-        Path | None,
-        typer.Option("--timingCacheFile", help="File that keeps kernel times, so that later builds are faster."),
+        Path | None, Option("--timingCacheFile", help="File that keeps kernel times, so that later builds are faster.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--versionCompatible", help="Later minor versions open the plan too.")
+        bool, Option("--versionCompatible", help="Later minor versions open the plan too.")
     ] = False,
     hardware_compatibility_level: Annotated[
         Literal["none", "ampere+", "sameComputeCapability"] | None,
-        typer.Option("--hardwareCompatibilityLevel", help="Which other GPUs the plan shall run on."),
+        Option("--hardwareCompatibilityLevel", help="Which other GPUs the plan must run on."),
     ] = None,
     strip_weights: Annotated[
-        bool, typer.Option("--stripWeights", help="Leave the weights out; they are refitted later.")
+        bool, Option("--stripWeights", help="Leave the weights out, to be refitted later.")
     ] = False,
-    no_tf32: Annotated[bool, typer.Option("--noTF32", help="Compute FP32 in full precision, not as TF32.")] = False,
+    no_tf32: Annotated[bool, Option("--noTF32", help="Compute FP32 in full precision, not as TF32.")] = False,
     max_aux_streams: Annotated[
-        int | None, typer.Option("--maxAuxStreams", min=0, help="Number of auxiliary streams.")
+        int | None, Option("--maxAuxStreams", min=0, help="Number of auxiliary streams.")
     ] = None,
     profiling_verbosity: Annotated[
         Literal["layer_names_only", "detailed", "none"] | None,
-        typer.Option(
-            "--profilingVerbosity",
-            help="How much the plan tells of its layers; by default detailed where there is a GPU.",
+        Option(
+            "--profilingVerbosity", help="How much the plan says of its layers; by default detailed if there is a GPU."
         ),
     ] = None,
     library: Annotated[
         Literal["tensorrt", "tensorrt_rtx"] | None,
-        typer.Option("--library", help="Library that builds; by default the one that fits the GPU."),
+        Option(help="Library that builds; by default the one that fits the GPU."),
     ] = None,
-    as_json: Json = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Build a plan, OpenVINO model or .pt2 from an ONNX file."""
     from r2mrf_deploy.cli.trtexec import parse_pool_sizes, parse_shapes
@@ -262,10 +233,12 @@ def build(
     )  # fmt: skip
     with shown_progress() as progress:
         done = build_artifact(model, output, gpus=gpus or [], options=options, progress=progress)
-    if as_json:
-        print_json(done.manifest.model_dump())
-        return
-    _print_exported(done)
+    print_json(_facts(done)) if as_json else _print_exported(done)
+
+
+def _facts(done: Exported) -> dict[str, Any]:
+    """What --json prints of an artifact that was made."""
+    return done.manifest.model_dump() | {"warnings": done.warnings}
 
 
 def _print_exported(done: Exported) -> None:
@@ -276,7 +249,5 @@ def _print_exported(done: Exported) -> None:
         line(f"{done.search.before} with nothing kept, {done.search.after} now")
         if done.search.kept:
             out.print(tables.kept_table(done.search))
-    for text in tables.exported_lines(done):
-        line(text)
-    for warning in done.warnings:
-        line(f"warning: {warning}", err, "yellow")
+    line(*tables.exported_lines(done))
+    line(*(f"warning: {warning}" for warning in done.warnings), to=err, style="yellow")

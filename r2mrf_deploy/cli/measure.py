@@ -1,34 +1,14 @@
-"""The commands that measure how good and how fast an artifact is: parity, eval, bench, budget."""
+"""Commands that measure how good and how fast an artifact is: parity, eval, bench, budget."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from r2mrf_deploy.cli.common import (
-    Buffers,
-    Images,
-    Json,
-    Network,
-    Record,
-    Runtime,
-    RuntimeCache,
-    Set,
-    Threads,
-    Trust,
-    White,
-    app,
-    line,
-    model_file,
-    out,
-    parse_numbers,
-    parse_settings,
-    parse_size,
-    print_json,
-    shown_progress,
-)
+from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli.common import app, line, out, print_json, shown_progress
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -39,34 +19,32 @@ if TYPE_CHECKING:
 @app.command()
 def parity(
     checkpoint: Annotated[
-        Path, typer.Argument(parser=model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
+        Path, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
     ],
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts to compare with it.")],
-    images: Images = None,
-    per_step: Annotated[bool, typer.Option("--per-step", help="Compare every step of every branch.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the steps' errors.")] = None,
+    artifacts: Annotated[list[Path], Argument(help="Artifacts to compare with it.")],
+    images: flags.Images = None,
+    per_step: Annotated[bool, Option("--per-step", help="Compare every step of every branch.")] = False,
+    plot: Annotated[Path | None, Option(help="Plot the errors of the steps: .png, .svg, .pdf.")] = None,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Find the fewest nodes whose precision explains a failure.")
+        bool, Option("--bisect", help="Find the fewest nodes whose precision explains a failure.")
     ] = False,
-    runtime: Runtime = None,
-    record: Record = True,
-    trust: Trust = False,
-    network: Network = None,
-    settings: Set = None,
-    as_json: Json = False,
+    runtime: flags.Runtime = None,
+    record: flags.Record = True,
+    trust: flags.Trust = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Compare artifacts with the checkpoint on photographs."""
     from r2mrf_deploy.parity.artifacts import compare_artifacts
-    from r2mrf_deploy.report import tables
+    from r2mrf_deploy.report import plots, tables
 
     if plot is not None:
-        from r2mrf_deploy.report import plots
-
         plots.refuse(plot)
     with shown_progress() as progress:
         results = compare_artifacts(
             checkpoint, artifacts, images, per_step=per_step, bisect=bisect, record=record, runtime=runtime, trust=trust,
-            network=network, settings=parse_settings(settings), progress=progress,
+            network=network, settings=flags.parse_settings(settings), progress=progress,
         )  # fmt: skip
     if plot is not None:
         plots.drift(results, plot)
@@ -78,8 +56,7 @@ def parity(
                 out.print(tables.steps_table(r))
         out.print(tables.parity_table(results))
         for r in results:
-            for text in tables.parity_lines(r, bisect):
-                line(text)
+            line(*tables.parity_lines(r, bisect))
             if r.bisect is not None:
                 out.print(tables.kept_table(r.bisect))
     if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
@@ -90,39 +67,33 @@ def parity(
 
 @app.command("eval")
 def evaluate(
-    data: Annotated[Path, typer.Option("--data", help="Folder of photographs and masks: image/ and gt/.")],
+    data: Annotated[Path, Option(help="Folder of photographs and masks: image/ and gt/.")],
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(
-            parser=model_file, metavar="[FILE...]", help="Artifacts, checkpoints, names of shipped weights."
+        Argument(
+            parser=flags.model_file, metavar="[FILE...]", help="Artifacts, checkpoints, names of shipped weights."
         ),
     ] = None,
-    white: Annotated[White | None, typer.Option("--white", help="What is white in the masks.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="The data set it is: cuhk, cuhk-320, dut, ctcug.")
-    ] = None,
-    split: Annotated[
-        Path | None, typer.Option("--split", help="File with the names to evaluate, one per line.")
-    ] = None,
-    image_folder: Annotated[str | None, typer.Option("--images", help="Folder of the photographs in --data.")] = None,
-    mask_folder: Annotated[str | None, typer.Option("--masks", help="Folder of the masks in --data.")] = None,
-    positive: Annotated[
-        White, typer.Option("--positive", help="The positive class of precision and recall.")
-    ] = "sharp",
+    white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
+    dataset: flags.Dataset = None,
+    split: Annotated[Path | None, Option(help="File with the names to evaluate, one per line.")] = None,
+    image_folder: flags.ImageFolder = None,
+    mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
+    positive: Annotated[flags.White, Option(help="The positive class of precision and recall.")] = "sharp",
     baselines: Annotated[
-        list[str] | None, typer.Option("--baseline", help="A baseline without training: lbp, svd, hifst, spectrum.")
+        list[str] | None, Option("--baseline", help="A baseline without training: lbp, svd, hifst, spectrum.")
     ] = None,
     steps: Annotated[
-        bool, typer.Option("--steps", help="Evaluate the map after each recurrent step of a checkpoint.")
+        bool, Option("--steps", help="Evaluate the map after each recurrent step of a checkpoint.")
     ] = False,
-    branches: Annotated[bool, typer.Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
-    runtime: Runtime = None,
-    record: Record = True,
-    trust: Trust = False,
-    network: Network = None,
-    settings: Set = None,
-    as_json: Json = False,
+    branches: Annotated[bool, Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
+    output: Annotated[Path | None, Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
+    runtime: flags.Runtime = None,
+    record: flags.Record = True,
+    trust: flags.Trust = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Evaluate maps on photographs with masks."""
     from r2mrf_deploy import evaluation
@@ -130,18 +101,14 @@ def evaluate(
     from r2mrf_deploy.report import evaluation_files, tables
 
     photographs = read_dataset(
-        data,
-        white=polarity(dataset, white),
-        split=split,
-        image_folder=image_folder,
-        mask_folder=mask_folder,
+        data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=mask_folder,
         dataset=dataset,
-    )
+    )  # fmt: skip
     if output is not None:
         evaluation_files.check(output)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
-        network=network, settings=parse_settings(settings),
+        network=network, settings=flags.parse_settings(settings),
     )  # fmt: skip
     with shown_progress() as progress, opening as methods:
         rows = evaluation.evaluate(methods, photographs, positive=positive, progress=progress)
@@ -152,71 +119,64 @@ def evaluate(
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
         else:
             out.print(tables.evaluation_table(rows))
-            for text in (tables.evaluation_line(photographs, positive), *(f"not recorded: {w}" for w in unrecorded)):
-                line(text)
+            line(tables.evaluation_line(photographs, positive), *(f"not recorded: {why}" for why in unrecorded))
         if output is None:  # the scores are printed by now, since drawing may fail
             return
         progress(Progress("drawing"))
         written = evaluation_files.write(rows, facts, methods, photographs, output)
-    for file in written if not as_json else []:
-        line(str(file))
+    if not as_json:
+        line(*map(str, written))
 
 
 @app.command()
 def bench(
     artifacts: Annotated[
         list[Path],
-        typer.Argument(parser=model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
+        Argument(parser=flags.model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
     ],
-    runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", help="Runtime to time each file on; repeat it for several.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Input size where it is free; by default 320x320.")
-    ] = None,
-    batch: Annotated[
-        str, typer.Option("--batch", metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")
-    ] = "1",
-    shapes: Annotated[
-        str, typer.Option("--shapes", metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.")
-    ] = "",
+    runtime: Annotated[list[str] | None, Option(help="Runtime to time each file on; repeat it for several.")] = None,
+    size: Annotated[str | None, Option(metavar="HxW", help="Input size where it is free; by default 320x320.")] = None,
+    batch: Annotated[str, Option(metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")] = "1",
+    shapes: Annotated[str, Option(metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.")] = "",
     inputs: Annotated[
-        str, typer.Option("--loadInputs", metavar="image:FILE", help="Values of an input: a .npy file, or bare bytes.")
+        str, Option("--loadInputs", metavar="image:FILE", help="Values of an input: a .npy file, or raw bytes.")
     ] = "",
-    warm_up: Annotated[float, typer.Option("--warmUp", help="Length of the warm-up in milliseconds.")] = 200,
-    duration: Annotated[float, typer.Option("--duration", help="Least length of a measurement in seconds.")] = 3,
-    iterations: Annotated[int, typer.Option("--iterations", help="The least number of inferences.")] = 10,
+    warm_up: Annotated[float, Option("--warmUp", help="Length of the warm-up in milliseconds.")] = 200,
+    duration: Annotated[float, Option(help="Minimum length of a measurement in seconds.")] = 3,
+    iterations: Annotated[int, Option(help="Minimum number of inferences.")] = 10,
     avg_runs: Annotated[
-        int | None, typer.Option("--avgRuns", help="Inferences per turn (10); prints the average of each turn.")
+        int | None, Option("--avgRuns", help="Inferences per turn, by default 10; prints the average of each turn.")
     ] = None,
     percentiles: Annotated[
-        str, typer.Option("--percentile", help="Percentiles of the latency, comma-separated.")
+        str, Option("--percentile", help="Percentiles of the latency, comma-separated.")
     ] = "90,95,99",
-    streams: Annotated[int, typer.Option("--infStreams", "--streams", help="Number of inference streams.")] = 1,
-    cuda_graph: Annotated[bool | None, typer.Option("--useCudaGraph/--noCudaGraph", show_default=False)] = None,
+    streams: Annotated[int, Option("--infStreams", "--streams", help="Number of inference streams.")] = 1,
+    cuda_graph: Annotated[
+        bool | None, Option("--useCudaGraph/--noCudaGraph", help="Launch each inference as a CUDA graph.")
+    ] = None,
     transfers: Annotated[
-        bool, typer.Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
+        bool, Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
     ] = True,
-    spin_wait: Annotated[bool, typer.Option("--useSpinWait", help="Poll the GPU instead of sleeping.")] = False,
-    buffers: Buffers = None,
-    runtime_cache: RuntimeCache = None,
-    threads: Threads = None,
+    spin_wait: Annotated[bool, Option("--useSpinWait", help="Poll the GPU instead of sleeping.")] = False,
+    buffers: flags.Buffers = None,
+    runtime_cache: flags.RuntimeCache = None,
+    threads: flags.Threads = None,
     export_times: Annotated[
-        Path | None, typer.Option("--exportTimes", help="Write every inference's times to a JSON file.")
+        Path | None, Option("--exportTimes", help="Write every inference's times to a JSON file.")
     ] = None,
-    profile: Annotated[bool, typer.Option("--dumpProfile", help="Print where the time goes.")] = False,
+    profile: Annotated[bool, Option("--dumpProfile", help="Print where the time goes.")] = False,
     export_profile: Annotated[
-        Path | None, typer.Option("--exportProfile", help="Write every layer's times to a JSON file.")
+        Path | None, Option("--exportProfile", help="Write every layer's times to a JSON file.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures to a CSV file.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table to a Markdown file.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the latencies: .png, .svg, .pdf.")] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="Print trtexec's summary of each file.")] = False,
-    record: Record = True,
-    trust: Trust = False,
-    network: Network = None,
-    settings: Set = None,
-    as_json: Json = False,
+    csv: Annotated[Path | None, Option(help="Write the figures to a CSV file.")] = None,
+    markdown: Annotated[Path | None, Option(help="Write the table to a Markdown file.")] = None,
+    plot: Annotated[Path | None, Option(help="Plot the latencies: .png, .svg, .pdf.")] = None,
+    summary: Annotated[bool, Option("--summary", help="Print trtexec's summary of each file.")] = False,
+    record: flags.Record = True,
+    trust: flags.Trust = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Time artifacts side by side by trtexec's protocol."""
     from r2mrf_deploy.bench import feeds
@@ -225,17 +185,17 @@ def bench(
     from r2mrf_deploy.report import bench_files
     from r2mrf_deploy.runtimes import OpenOptions
 
-    shares = parse_numbers("--percentile", percentiles, "90,95,99")
-    batches = [int(b) for b in parse_numbers("--batch", batch, "1,2,4") if b >= 1 and b == int(b)]
-    if not batches:
-        raise UsageError(f"--batch {batch}: give whole numbers from 1, as 1,2,4")
+    shares = flags.parse_numbers("--percentile", percentiles, "90,95,99")
+    batches = flags.parse_numbers("--batch", batch, "1,2,4")
+    if any(b < 1 or b % 1 for b in batches):
+        raise UsageError(f"--batch {batch}: give whole numbers from 1, such as 1,2,4")
     protocol = Protocol(warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, shares, streams, transfers)
-    chosen = tuple(parse_settings(settings).items())
+    chosen = tuple(flags.parse_settings(settings).items())
     options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
     bench_files.refuse(plot, export_times, export_profile, csv, markdown)
     with shown_progress() as progress:
         done = bench_artifacts(
-            artifacts, runtime or [], protocol, size=parse_size(size) if size else None, batches=batches,
+            artifacts, runtime or [], protocol, size=flags.parse_size(size) if size else None, batches=[*map(int, batches)],
             shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
             profiles=profile or export_profile is not None, record=record, trust=trust, progress=progress,
         )  # fmt: skip
@@ -244,9 +204,9 @@ def bench(
     else:
         _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
     # written after printing: a full disk must not lose the measurements
-    for file in bench_files.write(done, export_times, export_profile, csv, markdown, plot):
-        if not as_json:
-            line(str(file))
+    written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
+    if not as_json:
+        line(*map(str, written))
 
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:
@@ -260,35 +220,30 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
             line(f"=== Performance summary: {m.title}, {m.device} ===")
-            traced = trace_averages(m.turns, averages, m.on_gpu) if averages else []
-            for text in (*traced, *m.summary.lines(m.on_gpu)):
-                line(text)
+            line(*(trace_averages(m.turns, averages, m.on_gpu) if averages else ()), *m.summary.lines(m.on_gpu))
     for p in done.profiles if profiles else []:
-        line(tables.profile_title(p))
+        line(f"{p.name} on {p.runtime}: {p.average:.2f} ms in {len(p.layers)} layers, one after another")
         for table in tables.profile_tables(p):
             out.print(table)
     absent = [f"{name} was not run: {why}" for name, why in done.skipped]
     unrecorded = [f"not recorded: {why}" for why in done.not_recorded]
-    for text in (*tables.bench_lines(done.measurements), *absent, *unrecorded):
-        line(text)
+    line(*tables.bench_lines(done.measurements), *absent, *unrecorded)
 
 
 @app.command()
 def budget(
-    source: Annotated[str, typer.Argument(help="An ONNX file, a checkpoint or a preset's name.")],
+    source: Annotated[str, Argument(help="An ONNX file, a checkpoint or a preset's name.")],
     gpus: Annotated[
-        list[str] | None, typer.Option("--gpu", help="GPU class; by default all. Exits with 1 if over budget.")
+        list[str] | None, Option("--gpu", help="GPU class; by default all. Exits with 1 if over budget.")
     ] = None,
-    ms: Annotated[float, typer.Option("--ms", min=0.001, help="The budget for one image.")] = 100,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Input size; by default the file's, or 320x320.")
-    ] = None,
-    efficiency: Annotated[float, typer.Option("--efficiency", help="Share of the roofline that kernels reach.")] = 0.5,
-    settings: Set = None,
+    ms: Annotated[float, Option(min=0.001, help="The budget for one image.")] = 100,
+    size: Annotated[str | None, Option(metavar="HxW", help="Input size; by default the file's, or 320x320.")] = None,
+    efficiency: Annotated[float, Option(help="Share of the roofline that kernels reach.")] = 0.5,
+    settings: flags.Set = None,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Compare the prediction with a measurement on this machine.")
+        bool, Option("--measure/--no-measure", help="Compare the prediction with a measurement on this machine.")
     ] = True,
-    as_json: Json = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Check a latency budget on a class of GPUs by the roofline."""
     from r2mrf_deploy.budget import draw_up
@@ -296,8 +251,8 @@ def budget(
 
     with shown_progress() as progress:
         done = draw_up(
-            source, gpus or (), budget_ms=ms, size=parse_size(size) if size else None, efficiency=efficiency,
-            settings=parse_settings(settings), check=measure, progress=progress,
+            source, gpus or (), budget_ms=ms, size=flags.parse_size(size) if size else None, efficiency=efficiency,
+            settings=flags.parse_settings(settings), check=measure, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())
@@ -306,8 +261,7 @@ def budget(
         for p in done.predictions[-1:] if gpus else []:
             line(f"{p.graph} on {p.title}:")
             out.print(tables.costliest_table(p))
-        for text in tables.budget_lines(done):
-            line(text)
+        line(*tables.budget_lines(done))
     if gpus and done.refused:
         raise UsageError(done.refused[0])
     if gpus and (over := [f"{p.device} {p.ms:.1f} ms" for p in done.over]):

@@ -9,11 +9,7 @@ _UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
-    """Read trtexec's notation for shapes, `image:1x320x320x3,mask:1x1x320x320`.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """Read trtexec's notation, `image:1x320x320x3,mask:1x1x320x320`. Raises UsageError if the text has another form."""
     shapes = {}
     for item in filter(None, text.split(",")):
         name, colon, dims = item.rpartition(":")
@@ -25,11 +21,8 @@ def parse_shapes(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def parse_pool_sizes(text: str) -> dict[str, int]:
-    """Read trtexec's notation for memory pools, `workspace:1024` (MiB) or `workspace:2G`, into bytes.
-
-    Raises:
-        UsageError: a pool or a size means nothing.
-    """
+    """Read trtexec's notation for memory pools, `workspace:1024` (MiB) or `workspace:2G`, into bytes. Raises UsageError if
+    there is no such pool, or if the size has another form."""
     sizes = {}
     for item in filter(None, text.split(",")):
         name, _, size = item.strip().partition(":")

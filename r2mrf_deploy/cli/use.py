@@ -1,47 +1,32 @@
-"""Commands that use what there is: demo, predict, inspect, doctor."""
+"""Commands that use what exists: demo, predict, inspect, doctor."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from r2mrf_deploy.cli.common import (
-    Buffers,
-    Json,
-    Network,
-    Runtime,
-    RuntimeCache,
-    Set,
-    Threads,
-    Trust,
-    app,
-    err,
-    line,
-    model_file,
-    out,
-    parse_settings,
-    print_json,
-    shown_progress,
-)
+from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.progress import Progress
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
-    as_json: Json = False,
+    output: Annotated[Path, Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
+    as_json: flags.Json = False,
 ) -> None:
     """Run the whole chain on a sample photograph."""
     from r2mrf_deploy import demo as verb
+    from r2mrf_deploy.report import tables
 
     result = verb.run(output, console=err)
     if as_json:
         print_json(result.to_dict())
     else:
-        out.print(result.table())
+        out.print(tables.demo_table(result.rows))
         line(result.summary())
 
 
@@ -49,22 +34,21 @@ def demo(
 def predict(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="[FILE] IMAGE...",
-            help="An artifact, a checkpoint or the name of shipped weights (by default r2mrf-edge); then images, "
-            "folders, globs.",
+            help="An artifact, a checkpoint or shipped weights (by default r2mrf-edge); then images, folders, globs.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps and overlays.")] = Path("out"),
-    runtime: Runtime = None,
-    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays")] = True,
-    buffers: Buffers = None,
-    runtime_cache: RuntimeCache = None,
-    threads: Threads = None,
-    trust: Trust = False,
-    network: Network = None,
-    settings: Set = None,
-    as_json: Json = False,
+    output: Annotated[Path, Option("-o", "--output", help="Folder for maps and overlays.")] = Path("out"),
+    runtime: flags.Runtime = None,
+    overlays: Annotated[bool, Option(help="Write overlays beside the maps.")] = True,
+    buffers: flags.Buffers = None,
+    runtime_cache: flags.RuntimeCache = None,
+    threads: flags.Threads = None,
+    trust: flags.Trust = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Predict maps (white = in focus) and overlays of photographs."""
     from r2mrf_deploy import images
@@ -74,13 +58,12 @@ def predict(
 
     artifact, photographs = _artifact_first(inputs)
     sources = images.find(photographs)
-    with shown_progress() as progress:
-        options = OpenOptions(
-            threads, buffers=buffers, runtime_cache=runtime_cache,
-            network=network, settings=tuple(parse_settings(settings).items()),
-        )  # fmt: skip
-        predictor = Predictor.open(artifact, runtime, trust=trust, options=options)
-        results = []
+    options = OpenOptions(
+        threads, buffers=buffers, runtime_cache=runtime_cache,
+        network=network, settings=tuple(flags.parse_settings(settings).items()),
+    )  # fmt: skip
+    results = []
+    with shown_progress() as progress, Predictor.open(artifact, runtime, trust=trust, options=options) as predictor:
         for r in verb(predictor, sources, output, overlays=overlays):
             results.append(r)
             progress(Progress(r.source.name, len(results), len(sources)))
@@ -89,18 +72,17 @@ def predict(
     if as_json:
         print_json([r.to_dict() for r in results])
     failures = [r for r in results if r.error]
-    for r in failures[1:]:
-        line(f"error: {r.error}", err, "red")
+    line(*(f"error: {r.error}" for r in failures[1:]), to=err, style="red")
     if failures:
         rest = f" ({len(results) - len(failures)} of {len(results)} images were done)" if len(results) > 1 else ""
         raise InputError(f"{failures[0].error}{rest}")
 
 
 def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
-    """What `predict` is given, apart: the artifact, or the default weights where none is named, and the photographs."""
+    """Split what `predict` is given into the artifact, by default the shipped weights, and the photographs."""
     from r2mrf_deploy import runtimes, weights
 
-    first = model_file(given[0])
+    first = flags.model_file(given[0])
     if not runtimes.suitable(first):
         default = weights.find(weights.DEFAULT)
         assert default is not None
@@ -114,37 +96,34 @@ def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
 def inspect(
     file: Annotated[
         Path,
-        typer.Argument(
-            parser=model_file,
+        Argument(
+            parser=flags.model_file,
             metavar="FILE",
-            help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package, a manifest.",
+            help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package or a manifest.",
         ),
     ],
-    network: Network = None,
-    settings: Set = None,
-    as_json: Json = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Show what a file is, without running it."""
     from r2mrf_deploy.inspection import inspect as verb
     from r2mrf_deploy.report import tables
 
-    facts = verb(file, network=network, settings=parse_settings(settings))
-    if as_json:
-        print_json(facts)
-        return
-    out.print(tables.facts_table(facts), highlight=False, soft_wrap=True)
+    facts = verb(file, network=network, settings=flags.parse_settings(settings))
+    print_json(facts) if as_json else out.print(tables.facts_table(facts), highlight=False, soft_wrap=True)
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: flags.Json = False) -> None:
     """Show what is installed, what is missing, and how to get it."""
     from r2mrf_deploy import environment
     from r2mrf_deploy.doctor import examine
     from r2mrf_deploy.report import tables
 
-    rows = examine()
+    machine, rows = environment.describe(), examine()
     if as_json:
-        print_json({"machine": environment.describe(), "rows": [r.to_dict() for r in rows]})
+        print_json({"machine": machine, "rows": [r.to_dict() for r in rows]})
         return
-    line(tables.where(environment.describe(), {}))
+    line(tables.where(machine, {}))
     out.print(tables.doctor_table(rows))

@@ -41,10 +41,7 @@ def write(
     rows: Sequence[Evaluation], facts: dict[str, Any], methods: Sequence[Method], dataset: Dataset, folder: Path
 ) -> list[Path]:
     """Write `scores.json` (everything), `scores.csv` (the table), `photographs.csv`, `curves.csv`, `curves.png`, and a
-    picture of each row's worst photographs, `worst-NAME.png`.
-
-    Returns:
-        The paths of the files.
+    picture of each row's worst photographs, `worst-NAME.png`. Return their paths.
 
     Raises:
         ArtifactError: the folder cannot be written, or the disk is full.
@@ -61,13 +58,8 @@ def _as_file_name(row: Evaluation) -> str:
 
 
 def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Path) -> list[Path]:
-    document = facts | {
-        "rows": [
-            row.to_dict()
-            | {name: getattr(row.curves, name).tolist() for name in ("precision", "recall", "false_positive_rate")}
-            for row in rows
-        ]
-    }
+    kept = ("precision", "recall", "false_positive_rate")
+    scores = [row.to_dict() | {name: getattr(row.curves, name).tolist() for name in kept} for row in rows]
     figures = ("f_max", "f_adaptive", "f_half", "mae")
     photographs = [
         [row.name, row.runtime, name, *(f"{getattr(judged, figure):.6f}" for figure in figures)]
@@ -79,28 +71,22 @@ def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Pa
         for row in rows
         for level, *values in zip(range(LEVELS), *(getattr(row.curves, name) for name in _CURVES), strict=True)
     ]
-    scores = [list(row.to_dict().values()) for row in rows]
+    tables = {
+        "scores": csv_bytes(list(rows[0].to_dict()), [list(row.to_dict().values()) for row in rows]),
+        "photographs": csv_bytes(["name", "runtime", "photograph", *figures], photographs),
+        "curves": csv_bytes(["name", "runtime", "threshold_255", *_CURVES], curves),
+    }
     return [
-        write_atomically(folder / "scores.json", (json.dumps(document, indent=1) + "\n").encode()),
-        *(
-            write_atomically(folder / f"{name}.csv", csv_bytes(header, lines))
-            for name, header, lines in (
-                ("scores", list(rows[0].to_dict()), scores),
-                ("photographs", ["name", "runtime", "photograph", *figures], photographs),
-                ("curves", ["name", "runtime", "threshold_255", *_CURVES], curves),
-            )
-        ),
+        write_atomically(folder / "scores.json", (json.dumps(facts | {"rows": scores}, indent=1) + "\n").encode()),
+        *(write_atomically(folder / f"{name}.csv", content) for name, content in tables.items()),
     ]
 
 
 def contact_sheet(
     row: Evaluation, methods: Sequence[Method], dataset: Dataset, path: Path, *, height: int = 200
 ) -> Path:
-    """The worst photographs of a row, the worst first: photograph, mask, map and difference, side by side.
-
-    Raises:
-        InputError: a photograph or a mask can no longer be read.
-    """
+    """The worst photographs of a row, the worst first: photograph, mask, map and difference, side by side. Raises
+    InputError if one can no longer be read."""
     strips = []
     numbers = {pair.name: number for number, pair in enumerate(dataset.pairs)}
     for name in row.worst():
@@ -109,14 +95,11 @@ def contact_sheet(
         found = methods[row.method].maps(image)[row.name]
         size = (height, max(1, round(image.shape[1] * height / image.shape[0])))
         greys = [np.repeat(_grey(part, size)[:, :, None], 3, 2) for part in (truth, found, np.abs(found - truth))]
+        tiles = [_padded(tile, _GAP, _GAP) for tile in (images.resize(image, size), *greys)]
         judged = f"{name}: MAE {row.photographs[name].mae:.3f}, F {row.photographs[name].f_half:.3f}"
-        strips += [
-            _caption(f"{judged}   (photograph, mask, map, difference)"),
-            _join([images.resize(image, size), *greys]),
-        ]
-        strips.append(np.full((_GAP, 1, 3), 255, np.uint8))
+        strips += [_caption(f"{judged}   (photograph, mask, map, difference)"), np.hstack(tiles)]
     width = max(strip.shape[1] for strip in strips)
-    whole = np.vstack([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips])
+    whole = np.vstack([_padded(strip, 0, width - strip.shape[1]) for strip in strips])
     return write_atomically(path, images.png(whole))
 
 
@@ -128,9 +111,8 @@ def _grey(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.rint(255 * np.clip(images.resize(values, size), 0, 1)).astype(np.uint8)
 
 
-def _join(tiles: Sequence[np.ndarray]) -> np.ndarray:
-    gap = np.full((tiles[0].shape[0], _GAP, 3), 255, np.uint8)
-    return np.hstack([part for tile in tiles for part in (gap, tile)][1:])
+def _padded(picture: np.ndarray, below: int, right: int) -> np.ndarray:
+    return np.pad(picture, ((0, below), (0, right), (0, 0)), constant_values=255)
 
 
 def _caption(text: str) -> np.ndarray:

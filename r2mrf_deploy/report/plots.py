@@ -32,9 +32,7 @@ def latency(measurements: Sequence[Measurement], path: Path) -> Path:
     figure, axes = plt.subplots(1, 2 if swept else 1, figsize=(12 if swept else 7, 4.5), squeeze=False)
     distribution = axes[0][0]
     for m in measurements:
-        ordered = sorted(t.latency for turn in m.turns for t in turn)
-        shares = [(i + 1) / len(ordered) for i in range(len(ordered))]
-        distribution.step([ordered[0], *ordered], [0, *shares], where="post", label=m.title)
+        distribution.ecdf([t.latency for turn in m.turns for t in turn], label=m.title)
     distribution.set(xlabel="latency, ms", ylabel="share of inferences at most this slow", ylim=(0, 1.02))
     if max(m.latency.max for m in measurements) > 10 * min(m.latency.min for m in measurements):
         distribution.set_xscale("log")
@@ -59,7 +57,7 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
     """Plot the error of every step and branch, in order of computation, for each artifact that was compared by step.
 
     Raises:
-        UsageError: no artifact was.
+        UsageError: no artifact was compared by step.
         RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
     """
     compared = [r for r in results if r.steps]
@@ -83,7 +81,6 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
 
 def _finish(figure: Any, path: Path, legend: float) -> Path:
     for axis in figure.axes:
-        axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, legend))
     figure.tight_layout()
     return save(figure, path)
@@ -106,8 +103,6 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
         right.plot(best, f[best], "o", ms=4, color=style["color"])
     left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     right.set(xlabel="threshold, of 255", ylabel="F, β² = 0.3", xlim=(0, 255), ylim=(0, 1.02))
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
     figure.legend(loc="lower center", ncols=min(len(rows), 3), fontsize=8)
     figure.tight_layout(rect=(0, 0.06 + 0.04 * ((len(rows) - 1) // 3), 1, 1))
     return save(figure, path)
@@ -128,8 +123,10 @@ def refuse(path: Path) -> None:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure atomically, see `refuse`."""
+    """Write a figure atomically, with a grid. Raises what `refuse` does."""
     refuse(path)
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
     content = BytesIO()
     figure.savefig(content, format=path.suffix.lower().lstrip("."), dpi=150)
     return write_atomically(path, content.getvalue())

@@ -40,9 +40,8 @@ def parity_lines(r: Parity, bisect: bool) -> list[str]:
     lines = [f"{r.artifact}: {r.reason}"] if r.reason else []
     if r.not_recorded:
         lines.append(f"not recorded: {r.not_recorded}")
-    if r.bisect is not None:
-        found = f"from {r.bisect.before} to {r.bisect.after}"
-        lines.append(f"{len(r.bisect.kept)} nodes in FP32 bring {r.artifact} {found}:")
+    if (found := r.bisect) is not None:
+        lines.append(f"{len(found.kept)} nodes in FP32 bring {r.artifact} from {found.before} to {found.after}:")
     elif bisect:
         lines.append(f"{r.artifact}: there is nothing to bisect, its verdict is {r.verdict}")
     return lines
@@ -74,25 +73,24 @@ def _cell(name: str) -> tuple[str, str]:
 
 def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
     """The machine and the tool versions, in one line."""
-    gpu = (
-        [f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz"] if "gpu" in machine else []
-    )
-    versions = [", ".join(f"{k} {v}" for k, v in tools.items())] if tools else []
-    return "; ".join([f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}", *gpu, *versions])
+    parts = [f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"]
+    if "gpu" in machine:
+        parts.append(f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz")
+    if tools:
+        parts.append(", ".join(f"{name} {version}" for name, version in tools.items()))
+    return "; ".join(parts)
 
 
 def bench_table(results: Sequence[Measurement]) -> Table:
     swept = len({m.batch for m in results}) > 1
-    numbers = ("median ms", "p99", "qps", "CV %", "speed-up")
-    table = _table(
-        "artifact", "runtime", numbers=("batch", *numbers[:2], "images/s", *numbers[3:]) if swept else numbers
-    )
+    rate = ("median ms", "p99", "images/s" if swept else "qps", "CV %", "speed-up")
+    table = _table("artifact", "runtime", numbers=("batch", *rate) if swept else rate)
     for m in results:
         low, high = m.speed_up_range
         figures = [
             f"{m.latency.median:.1f}",
             f"{list(m.latency.percentiles.values())[-1]:.1f}",
-            f"{m.images_per_second:.2f}" if swept else f"{m.summary.throughput:.2f}",
+            f"{m.images_per_second if swept else m.summary.throughput:.2f}",
             f"{m.summary.variation:.1f}",
             "1.00" if m is results[0] else f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
         ]
@@ -116,22 +114,16 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
     rows = []
     for m in results:
         row: dict[str, str | int | float] = {
-            "artifact": m.name,
-            "runtime": m.runtime,
-            "device": m.device,
-            "batch": m.batch,
-            "flags": " ".join(m.flags),
-            "inferences": m.summary.inferences,
-            "throughput_qps": m.summary.throughput,
+            "artifact": m.name, "runtime": m.runtime, "device": m.device, "batch": m.batch,
+            "flags": " ".join(m.flags), "inferences": m.summary.inferences, "throughput_qps": m.summary.throughput,
             "images_per_second": m.images_per_second,
-        }
+        }  # fmt: skip
         for name in ("latency", "enqueue", "h2d", "compute", "d2h"):
             s = getattr(m.summary, name)
             row |= {f"{name}_{k}_ms": getattr(s, k) for k in ("min", "max", "mean", "median")}
             row |= {f"{name}_p{p}_ms": value for p, value in s.percentiles.items()}
-        low, high = m.speed_up_range
         row |= {"variation_percent": m.summary.variation, "speed_up": m.speed_up}
-        row |= {"speed_up_low": low, "speed_up_high": high}
+        row["speed_up_low"], row["speed_up_high"] = m.speed_up_range
         rows.append(row | {"differs": "" if m.differs is None else str(m.differs).lower()})
     return rows
 
@@ -147,13 +139,7 @@ def markdown(table: Table) -> str:
     heads = [str(column.header) for column in table.columns]
     rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
-    lines = [heads, rules, *map(list, zip(*cells, strict=True))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def profile_title(result: Profile) -> str:
-    where = f"{result.name} on {result.runtime}"
-    return f"{where}: {result.average:.2f} ms in {len(result.layers)} layers, one after another"
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rules, *zip(*cells, strict=True)))
 
 
 def profile_tables(result: Profile) -> list[Table]:
@@ -219,9 +205,8 @@ def evaluation_table(rows: Sequence[Evaluation]) -> Table:
     table = _table("map", "runtime", numbers=figures)
     best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
     for row in rows:
-        values = [getattr(row.scores, f) for f in figures]
-        bold = [len(rows) > 1 and value == best[f] for f, value in zip(figures, values, strict=True)]
-        cells = [Text(f"{v:.4f}", style="bold" if b else "") for v, b in zip(values, bold, strict=True)]
+        values = {f: getattr(row.scores, f) for f in figures}
+        cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
         table.add_row(row.name, row.runtime, *cells)
     return table
 
@@ -308,15 +293,12 @@ def format_rows(exporters: Sequence[Exporter]) -> list[dict[str, Any]]:
     """What can be exported: suffix, title, precisions, options, and why not here."""
     return [
         {
-            "suffix": e.suffix,
-            "format": e.title,
-            "precisions": list(e.precisions),
-            "options": sorted(e.options),
+            "suffix": e.suffix, "format": e.title, "precisions": list(e.precisions), "options": sorted(e.options),
             "available": (state := e.availability()).ok,
-            "reason": f"{state.reason}; {state.cure}" if not state.ok else "",
+            "reason": "" if state.ok else f"{state.reason}; {state.cure}",
         }
         for e in exporters
-    ]
+    ]  # fmt: skip
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -12,8 +12,9 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from r2mrf_deploy import environment, sample_photographs
+from r2mrf_deploy import datasets, environment, sample_photographs
 from r2mrf_deploy.cli import common, main
+from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.images import png
 from r2mrf_deploy.progress import Progress
 
@@ -142,7 +143,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
     [
         ("init r2mrf-edg -o x.pth", "did you mean 'r2mrf-edge'"),
         ("init r2mrf-edge -o x.pth --set steps", "write it as name=value"),
-        ("init r2mrf-edge -o x.onnx", "a checkpoint ends in .pth or .pt"),
+        ("init r2mrf-edge -o x.onnx", "must end in .pth or .pt"),
         ("init r2mrf-edge -o x.pth --set steps=abc", "give a whole number"),
         ("init r2mrf-edge -o x.pth --set steps=1000000000", "from 1 to 1024"),
         ("export r2mrf-egde", "did you mean 'r2mrf-edge'"),
@@ -169,6 +170,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         ("inspect text.md", "inspect reads"),
         ("bench text.onnx", "cannot open"),
         ("bench text.onnx --percentile many", "give numbers"),
+        ("bench text.onnx --batch 2,1.5", "give whole numbers from 1"),
         ("predict text.onnx absent.jpg -o out", "no such file"),
         ("explode", "explode"),
         ("export", "CHECKPOINT"),
@@ -185,6 +187,18 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
     assert message.lower() in said.err.lower()
     assert {p.name for p in tmp_path.iterdir()} == {"text.md", "text.onnx", "text.pth", "text.plan"}
+
+
+@pytest.mark.parametrize("command", ["eval --data d --dataset cuhk", "train r2mrf -o run --data d --dataset cuhk"])
+def test_a_parameter_in_a_message_of_the_library_is_shown_as_its_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("`mask_folder` and `image_folder` are wrong, `elsewhere` is not")
+
+    monkeypatch.setattr(datasets, "polarity", refuse)
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err == "error: --masks and --images are wrong, `elsewhere` is not\n"
 
 
 def test_a_failed_check_is_exit_code_1(small: Path, exported: Path, tmp_path: Path) -> None:

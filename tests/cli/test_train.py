@@ -9,7 +9,7 @@ import pytest
 
 from r2mrf_deploy import images
 from r2mrf_deploy.cli import main
-from r2mrf_deploy.cli.common import parse_duration
+from r2mrf_deploy.cli.flags import parse_duration
 from r2mrf_deploy.errors import UsageError
 
 pytestmark = pytest.mark.artifact

@@ -1,0 +1,118 @@
+"""Options that several commands share, each declared once, and how their texts are read.
+
+An option without a name has its parameter's: `max_drop` is --max-drop.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Option
+
+from r2mrf_deploy import weights
+from r2mrf_deploy.errors import InputError, UsageError
+
+White = Literal["sharp", "blurred"]
+
+Json = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
+Set = Annotated[list[str] | None, Option("--set", metavar="K=V", help="Set a field of the network's config.")]
+Network = Annotated[str | None, Option(help="Network of a plain state dict.")]
+Images = Annotated[Path | None, Option(help="Folder of photographs; by default those of scikit-image.")]
+Record = Annotated[bool, Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")]
+Trust = Annotated[bool, Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
+Threads = Annotated[int | None, Option(min=1, help="CPU threads of one inference.")]
+Runtime = Annotated[str | None, Option(help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")]
+Buffers = Annotated[
+    Literal["cuda-python", "pycuda"] | None, Option(help="Package that allocates and copies on the GPU.")
+]
+RuntimeCache = Annotated[Path | None, Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")]
+
+Dataset = Annotated[str | None, Option(help="Name of the dataset: cuhk, cuhk-320, dut, ctcug.")]
+ImageFolder = Annotated[str | None, Option("--images", help="Folder of the photographs in --data.")]
+
+Precision = Annotated[Literal["fp32", "fp16", "bf16", "int8"], Option(help="Precision of the graph.")]
+Calibration = Annotated[Path | None, Option(help="Folder of photographs like those to come; 300 are recommended.")]
+Method = Annotated[
+    Literal["minmax", "entropy", "percentile"] | None, Option(help="How INT8 finds ranges; by default percentile.")
+]
+Keep = Annotated[
+    list[str] | None, Option(metavar="NAME", help="Node or scope (step1.branch5) that stays in higher precision.")
+]
+QuantizeEnds = Annotated[bool, Option("--quantize-ends", help="Quantise the first and the last layers too.")]
+MaxDrop = Annotated[
+    float | None, Option(help="Keep the fewest nodes for which MAE and F get worse by no more than this.")
+]
+Resume = Annotated[Path | None, Option(help="File that keeps a search, so that it can be resumed.")]
+Gpus = Annotated[list[str] | None, Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
+
+
+def model_file(text: str) -> Path:
+    """The file that an argument names: its path, or the shipped weights of that name.
+
+    Raises:
+        InputError: there is neither, but something nearby has a similar name.
+        UsageError: it is a network without shipped weights.
+    """
+    path = Path(text)
+    if path.is_file() or any(c in text for c in "*?["):
+        return path
+    if (shipped := weights.find(text)) or path.exists():
+        return shipped or path
+    known: Collection[str] = ()
+    # PyTorch is not needed to run artifacts, and may be absent
+    if path.name == text and not path.suffix and importlib.util.find_spec("torch"):
+        from r2mrf_deploy import networks
+
+        known = networks.presets()
+    if text in known:
+        raise UsageError(
+            f"{text}: no weights are shipped for it; train it (r2mrf train {text}) or start from r2mrf init {text}"
+        )
+    beside = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
+    if near := difflib.get_close_matches(str(path), {*known, *weights.SHIPPED, *beside}, n=1, cutoff=0.55):
+        what = "no such file" if path.suffix else "no such file, and no shipped weights"
+        raise InputError(f"{text}: {what}; did you mean {near[0]!r}?")
+    return path
+
+
+def graph_file(text: str) -> Path:
+    """The ONNX file that an argument names. For the name of shipped weights, the error says how to make one."""
+    if not (path := Path(text)).exists() and text in weights.SHIPPED:
+        raise UsageError(f"{text} is the name of shipped weights, not a graph: export it first: r2mrf export {text}")
+    return path
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    settings = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: write it as name=value")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UsageError(f"--size {text}: write height x width in pixels, such as 320x320")
+    return int(height), int(width)
+
+
+def parse_numbers(option: str, text: str, example: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(n) for n in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give numbers, such as {example}") from None
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Seconds of HH:MM:SS, MM:SS or SS."""
+    parts = text.split(":")
+    if not all(part.isdigit() for part in parts) or len(parts) > 3:
+        raise UsageError(f"{option} {text}: write it as HH:MM:SS")
+    return float(sum(int(part) * 60**n for n, part in enumerate(reversed(parts))))
