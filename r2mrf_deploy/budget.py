@@ -159,11 +159,19 @@ def predict(graph: Graph, roof: Roof, efficiency: float = EFFICIENCY) -> Predict
     launches = roof.launch_ms * len(graph.kernels)
     transfers = 0.0 if roof.transfer is None else graph.transferred / (roof.transfer * 1e6)
     return Prediction(
-        graph=graph.name, device=roof.name, title=roof.title, efficiency=efficiency,
-        multiply_adds=sum(k.multiply_adds for k in graph.kernels), bytes=sum(k.bytes for k in graph.kernels),
-        kernels=len(graph.kernels), roof=bare, launches=launches, transfers=transfers,
-        ms=bare / efficiency + launches + transfers, costliest=tuple(sorted(costs, key=lambda c: -c.ms)[:10]),
-    )  # fmt: skip
+        graph=graph.name,
+        device=roof.name,
+        title=roof.title,
+        efficiency=efficiency,
+        multiply_adds=sum(k.multiply_adds for k in graph.kernels),
+        bytes=sum(k.bytes for k in graph.kernels),
+        kernels=len(graph.kernels),
+        roof=bare,
+        launches=launches,
+        transfers=transfers,
+        ms=bare / efficiency + launches + transfers,
+        costliest=tuple(sorted(costs, key=lambda c: -c.ms)[:10]),
+    )
 
 
 def scaled(limit: float, there: Prediction, here: Prediction, slack: float) -> float:

@@ -56,12 +56,16 @@ class Profile:
             {"count": self.count},
             *(
                 {
-                    "name": layer.name, "timeMs": layer.total, "averageMs": layer.average, "medianMs": layer.median,
-                    "percentage": layer.percentage, "scope": layer.scope,
+                    "name": layer.name,
+                    "timeMs": layer.total,
+                    "averageMs": layer.average,
+                    "medianMs": layer.median,
+                    "percentage": layer.percentage,
+                    "scope": layer.scope,
                 }
                 for layer in self.layers
             ),
-        ]  # fmt: skip
+        ]
 
 
 def _kind(scope: str) -> str:
@@ -81,9 +85,13 @@ def profile(name: str, runner: Runner, feed: Mapping[str, np.ndarray], runs: int
     whole = sum(sum(ms) for _, ms in times) or 1.0
     layers = tuple(
         Layer(
-            name=layer, scope=naming.scope(layer), total=sum(ms), average=statistics.fmean(ms),
-            median=statistics.median(ms), percentage=100 * sum(ms) / whole,
+            name=layer,
+            scope=naming.scope(layer),
+            total=sum(ms),
+            average=statistics.fmean(ms),
+            median=statistics.median(ms),
+            percentage=100 * sum(ms) / whole,
         )
         for layer, ms in times
-    )  # fmt: skip
+    )
     return Profile(name, runner.runtime, runs, layers)

@@ -162,10 +162,14 @@ class Bench:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "measurements": [m.to_dict() for m in self.measurements], "skipped": self.skipped,
-            "profiles": [asdict(p) | {"scopes": p.scopes()} for p in self.profiles], "baseline": self.baseline,
-            "protocol": asdict(self.protocol), "machine": self.machine, "tools": self.tools,
-        }  # fmt: skip
+            "measurements": [m.to_dict() for m in self.measurements],
+            "skipped": self.skipped,
+            "profiles": [asdict(p) | {"scopes": p.scopes()} for p in self.profiles],
+            "baseline": self.baseline,
+            "protocol": asdict(self.protocol),
+            "machine": self.machine,
+            "tools": self.tools,
+        }
 
 
 def bench_artifacts(
@@ -405,12 +409,19 @@ def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) ->
     interval = median_interval(ratios)
     runner = candidate.runner
     return Measurement(
-        name=candidate.name, runtime=runner.runtime, device=runner.device, on_gpu=runner.on_gpu, batch=candidate.batch,
-        flags=candidate.flags, summary=Summary.of(candidate.turns, protocol.percentiles),
-        speed_up=statistics.median(ratios), speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
+        name=candidate.name,
+        runtime=runner.runtime,
+        device=runner.device,
+        on_gpu=runner.on_gpu,
+        batch=candidate.batch,
+        flags=candidate.flags,
+        summary=Summary.of(candidate.turns, protocol.percentiles),
+        speed_up=statistics.median(ratios),
+        speed_up_range=(ratios[quarter], ratios[-1 - quarter]),
         differs=None if candidate is baseline or interval is None else not interval[0] <= 1 <= interval[1],
-        turns=tuple(map(tuple, candidate.turns)), shape=list(next(iter(candidate.feed.values())).shape),
-    )  # fmt: skip
+        turns=tuple(map(tuple, candidate.turns)),
+        shape=list(next(iter(candidate.feed.values())).shape),
+    )
 
 
 def median_interval(ordered: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:

@@ -114,10 +114,15 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
     rows = []
     for m in results:
         row: dict[str, str | int | float] = {
-            "artifact": m.name, "runtime": m.runtime, "device": m.device, "batch": m.batch,
-            "flags": " ".join(m.flags), "inferences": m.summary.inferences, "throughput_qps": m.summary.throughput,
+            "artifact": m.name,
+            "runtime": m.runtime,
+            "device": m.device,
+            "batch": m.batch,
+            "flags": " ".join(m.flags),
+            "inferences": m.summary.inferences,
+            "throughput_qps": m.summary.throughput,
             "images_per_second": m.images_per_second,
-        }  # fmt: skip
+        }
         for name in ("latency", "enqueue", "h2d", "compute", "d2h"):
             s = getattr(m.summary, name)
             row |= {f"{name}_{k}_ms": getattr(s, k) for k in ("min", "max", "mean", "median")}
@@ -293,12 +298,15 @@ def format_rows(exporters: Sequence[Exporter]) -> list[dict[str, Any]]:
     """What can be exported: suffix, title, precisions, options, and why not here."""
     return [
         {
-            "suffix": e.suffix, "format": e.title, "precisions": list(e.precisions), "options": sorted(e.options),
+            "suffix": e.suffix,
+            "format": e.title,
+            "precisions": list(e.precisions),
+            "options": sorted(e.options),
             "available": (state := e.availability()).ok,
             "reason": "" if state.ok else f"{state.reason}; {state.cure}",
         }
         for e in exporters
-    ]  # fmt: skip
+    ]
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> Table:
