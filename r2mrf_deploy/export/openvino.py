@@ -31,35 +31,29 @@ class OpenVINOExporter(Exporter):
 
         progress(Progress("converting to OpenVINO"))
         try:
-            model = openvino.Core().read_model(
-                source.path
-            )  # convert_model rewrites quantised graphs and changes their maps
-        except Exception as e:  # OpenVINO raises RuntimeError and types of its own, in many lines
-            raise GraphError(f"OpenVINO cannot read {source.path.name}: {_last_line(e)}") from None
+            # not convert_model, which rewrites quantised graphs and changes their maps
+            model = openvino.Core().read_model(source.path)
+        except Exception as e:  # RuntimeError, or one of OpenVINO's own, with a message of many lines
+            reason = (str(e).strip() or type(e).__name__).splitlines()[-1].strip()
+            raise GraphError(f"OpenVINO cannot read {source.path.name}: {reason}") from None
         layouts, said = specs.layouts(source), source.contract
         inputs = [spec(port, layouts) for port in model.inputs]
         outputs = [spec(port, layouts) for port in model.outputs]
         if said and (differs := specs.difference(inputs, said.inputs) or specs.difference(outputs, said.outputs)):
             raise BuildError(f"the model has {differs}; export it again")
-        contract = derived(
-            source, "openvino", inputs, outputs, tools=environment.tool_versions("r2mrf-deploy", "openvino")
-        )
+        said = said or Contract(kind="openvino", inputs=inputs, outputs=outputs)
+        contract = derived(source, said, environment.tool_versions("r2mrf-deploy", "openvino"), kind="openvino")
         model.set_rt_info(contract.embedded(), formats.KEY)
         for name, value in _model_info(contract).items():
             model.set_rt_info(value, ["model_info", name])
-        # The weights as they are: precision is the graph's, and the default here would halve it unasked.
+        # Precision is the graph's: the default would store the weights in FP16.
         openvino.save_model(model, file, compress_to_fp16=False)
         return contract, f"converted by OpenVINO {environment.version('openvino')}"
 
 
 def _model_info(contract: Contract) -> dict[str, Any]:
-    """What OpenVINO's Model API asks a model, where the contract knows it and Model API has a name for it."""
+    """What the contract says, under the names that OpenVINO's Model API reads."""
     if contract.preprocess is None or contract.preprocess.inside:
         return {"reverse_input_channels": False}  # the graph takes RGB bytes
     mean, std = ([255 * v for v in values] for values in (contract.preprocess.mean, contract.preprocess.std))
     return {"reverse_input_channels": False, "mean_values": mean, "scale_values": std}
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
+from r2mrf_deploy import runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import CheckFailed, InputError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.graph import naming
+from r2mrf_deploy.graph import naming, precision
+from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.runtimes.base import Arrays, Runtime
 
 
 @dataclass(frozen=True)
 class Drop:
-    """The distance of maps in reduced precision from the FP32 ones, over a set of photographs."""
+    """How far maps in reduced precision are from the FP32 maps, over a set of photographs."""
 
     mae: float
     """Mean absolute difference."""
@@ -33,11 +39,6 @@ class Drop:
 
     def within(self, bound: Drop) -> bool:
         return self.mae <= bound.mae and self.f <= bound.f
-
-    @property
-    def sum(self) -> float:
-        """Orders drops."""
-        return self.mae + self.f
 
     def __str__(self) -> str:
         return f"MAE {self.mae:.4f}, F {-self.f:+.4f}"
@@ -66,6 +67,24 @@ class Search:
 
 Evaluate = Callable[[frozenset[str]], Drop]
 """The drop of the graph in which these nodes keep their precision."""
+
+
+def evaluator(computed: str) -> Runtime:
+    """The runtime that computes the maps of graphs in a precision. A CPU with BF16 computes all of a graph in it, kept nodes
+    too, so it cannot tell what these are worth: BF16 is emulated in FP32."""
+    return runtimes.nearest("fp32" if computed == "bf16" else computed)
+
+
+def maps(graph: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -> list[np.ndarray]:
+    """The maps that a graph computes from these inputs, in its precision as `evaluator` says."""
+    runtime = evaluator(contract.precision)
+    if contract.precision == "bf16":
+        graph, contract = precision.rounded(graph), contract.model_copy(update={"precision": "fp32"})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trial.onnx"
+        onnx.save(graph, file)
+        with runtime.open(Artifact(file, contract=contract)) as runner:
+            return [runner.run(feed)["map"] for feed in feeds]
 
 
 def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
@@ -108,14 +127,14 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
         raise CheckFailed(
             f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
         )
-    helps = {
-        scope: tried(scope, members, len(parts) - number + later).sum
-        for number, (scope, members) in enumerate(parts.items(), 1)
-    }
-    kept = _enough([parts[scope] for scope in sorted(parts, key=helps.__getitem__)], tried, bound)
+    left_over = {}
+    for number, (scope, members) in enumerate(parts.items(), 1):
+        found = tried(scope, members, len(parts) - number + later)
+        left_over[scope] = found.mae + found.f
+    kept = _enough([parts[scope] for scope in sorted(parts, key=left_over.__getitem__)], tried, bound)
     kept, without = _fewest(kept, tried, bound)
-    found = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
-    return Search(found, before, tried("the rest", kept, 0), count)
+    explained = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
+    return Search(explained, before, tried("the rest", kept, 0), count)
 
 
 Tried = Callable[[str, Collection[str], int], Drop]
@@ -162,40 +181,34 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
         size = max(size // 2, 1)
 
 
-class EvaluationCache:
-    """Evaluations kept in a file, so that an interrupted search can resume.
+def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, object]) -> Evaluate:
+    """Wrap `evaluate` so that a set of kept nodes is evaluated only once, even if a search is interrupted.
 
     Args:
-        file: None stores nothing.
-        subject: identifies the model and options; a file with another subject is refused.
+        file: stores the evaluations; None stores nothing.
+        subject: identifies the model and the options.
+
+    Raises:
+        InputError: the file is damaged, or it has another subject.
     """
+    identity = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
+    drops: dict[str, Drop] = {}
+    if file is not None and file.exists():
+        try:
+            stored = json.loads(file.read_text())
+            stored_identity, drops = stored["subject"], {k: Drop(**v) for k, v in stored["drops"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"{file} is not a stored search ({e}): delete it") from None
+        if stored_identity != identity:
+            raise InputError(f"{file} belongs to another model, calibration or option: delete it, or name another file")
 
-    def __init__(self, file: Path | None, subject: Mapping[str, object]) -> None:
-        self._file = file
-        self._subject = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
-        self._drops: dict[str, Drop] = {}
-        if file is not None and file.exists():
-            try:
-                written = json.loads(file.read_text())
-                subject_then, drops = written["subject"], {k: Drop(**v) for k, v in written["drops"].items()}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-                raise InputError(f"{file} is not a stored search ({e}): delete it") from None
-            if subject_then != self._subject:
-                raise InputError(
-                    f"{file} belongs to another model, calibration or option: delete it, or name another file"
-                )
-            self._drops = drops
+    def known(kept: frozenset[str]) -> Drop:
+        key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
+        if key not in drops:
+            drops[key] = evaluate(kept)
+            if file is not None:
+                content = {"subject": identity, "drops": {k: asdict(v) for k, v in drops.items()}}
+                write_atomically(file, json.dumps(content).encode())
+        return drops[key]
 
-    def remember(self, evaluate: Evaluate) -> Evaluate:
-        """Wrap `evaluate` so that it is only called for sets that are not known."""
-
-        def known(kept: frozenset[str]) -> Drop:
-            key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
-            if key not in self._drops:
-                self._drops[key] = evaluate(kept)
-                if self._file is not None:
-                    content = {"subject": self._subject, "drops": {k: asdict(v) for k, v in self._drops.items()}}
-                    write_atomically(self._file, json.dumps(content).encode())
-            return self._drops[key]
-
-        return known
+    return known

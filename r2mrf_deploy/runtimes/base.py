@@ -248,6 +248,6 @@ class Runtime(ABC):
         return self._open(artifact, chosen)
 
 
-def changed(options: OpenOptions) -> list[str]:
-    """The fields that are not left to the runtime."""
+def changed(options: Any) -> list[str]:
+    """The fields of a dataclass that are not at their defaults."""
     return [f.name for f in fields(options) if getattr(options, f.name) != f.default]
