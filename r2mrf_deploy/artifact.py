@@ -108,11 +108,7 @@ class Artifact:
         return ""
 
 
-def publish(
-    path: Path,
-    write: Callable[[Path], Contract],
-    check: Callable[[Artifact], Sequence[Evidence]] | None = None,
-) -> Artifact:
+def publish(path: Path, write: Callable[[Path], Contract], check: Callable[[Artifact], Sequence[Evidence]]) -> Artifact:
     """Make a model file and its manifest appear together, or not at all.
 
     Args:
@@ -131,9 +127,8 @@ def publish(
             flush(written)
         manifest = Manifest.bind(contract, file, companions)
         header = formats.read(file).header
-        if check is not None:
-            evidence = check(Artifact(file, manifest, manifest, header))
-            manifest = manifest.model_copy(update={"parity": list(evidence)})
+        evidence = check(Artifact(file, manifest, manifest, header))
+        manifest = manifest.model_copy(update={"parity": list(evidence)})
         with locked(path.parent):
             _move(file, companions, manifest, path)
     return Artifact(path, manifest, manifest, header)
@@ -167,7 +162,6 @@ def _refuse_contradiction(path: Path, manifest: Manifest | None, inside: Contrac
 
 
 def _state(path: Path) -> dict[Path, tuple[int, int]]:
-    """What changes when an artifact is replaced."""
     found = {}
     for file in (path, path.with_suffix(".bin"), Manifest.path_for(path), _next(path)):
         with suppress(OSError):
@@ -222,7 +216,4 @@ def _verified(document: Path, path: Path) -> Manifest:
 
 
 def _merged(old: Sequence[Evidence], new: Sequence[Evidence], same: Sequence[str]) -> list[Evidence]:
-    def key(evidence: Evidence) -> str:
-        return repr([evidence.get(name) for name in same])
-
-    return list({key(e): e for e in (*old, *new)}.values())
+    return list({repr([e.get(name) for name in same]): e for e in (*old, *new)}.values())

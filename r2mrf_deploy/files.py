@@ -35,7 +35,8 @@ def refuse_unwritable(path: Path) -> None:
     """
     folder = next(p for p in (path.parent, *path.parent.resolve().parents) if p.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ArtifactError(f"cannot write {path}: {'it' if path.is_dir() else folder} is not a folder to write to")
+        reason = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
+        raise ArtifactError(f"cannot write {path}: {reason}")
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:
@@ -43,10 +44,10 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> P
 
     Args:
         path: the file. Missing folders are made.
-        content: its bytes, or a function that writes them to the path that it is given.
+        content: its bytes, or a function that writes them to the path it is given.
 
     Raises:
-        ArtifactError: the folder cannot be written, or the disk is full; a file at `path` is left as it was.
+        ArtifactError: the folder cannot be written, or the disk is full. A file at `path` is unchanged.
     """
     with staging(path) as folder:
         temporary = folder / "content"

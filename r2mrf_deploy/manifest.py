@@ -20,7 +20,6 @@ DEFAULT_SIZE = (320, 320)
 """Height and width in pixels by default: the papers' test size."""
 
 _Deviation = Annotated[FiniteFloat, Field(gt=0)]
-"""A standard deviation, by which values are divided."""
 _C = TypeVar("_C", bound="Contract")
 
 
@@ -142,10 +141,7 @@ class Contract(_Model):
 
     @classmethod
     def parse(cls: type[_C], text: str | bytes, name: str) -> _C:
-        """Read a contract or a manifest from JSON.
-
-        Args:
-            name: names the text's source in the message.
+        """Read a contract or a manifest from JSON; `name` says in the message where the text was found.
 
         Raises:
             ArtifactError: the text is not a valid contract or manifest.

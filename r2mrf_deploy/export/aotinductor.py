@@ -14,7 +14,7 @@ import torch
 from r2mrf_deploy import environment, formats
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import BuildError, RuntimeUnavailable
-from r2mrf_deploy.export.base import Exporter, derived
+from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.torch_module import to_module
@@ -38,9 +38,7 @@ class AOTInductorExporter(Exporter):
         state = AOTInductor().availability()
         return state if environment.cxx() else Availability(False, state.version, "no C++ compiler", environment.CXX)
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         said = source.contract
         if said is None or len(said.inputs) != 1:
             raise BuildError(f"{source.path.name} has no contract of one input: export it with `r2mrf export`")

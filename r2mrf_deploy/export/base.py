@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from r2mrf_deploy.parity.node_search import Search
 
 
+Written = tuple[Contract, str]
+"""The contract of a new artifact, and a note for its user: what it was built for, what was not verified."""
+
+
 class Exporter(ABC):
     """Writes files of one format."""
 
@@ -35,13 +39,8 @@ class Exporter(ABC):
         """Whether files of this format can be written here."""
 
     @abstractmethod
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         """Write an ONNX artifact as `file`, with any further files of the artifact beside it.
-
-        Returns:
-            (the contract of the new artifact, a note for its user: what it was built for, what was not verified).
 
         Raises:
             UsageError, BuildError, GraphError, RuntimeUnavailable: the artifact cannot be written this way.
@@ -91,12 +90,12 @@ def refuse_unsupported(exporters: Sequence[Exporter], precision: str, options: F
 
 
 def derived(source: Artifact, contract: Contract, tools: Mapping[str, str], **found: Any) -> Contract:
-    """The contract of a file made from an ONNX artifact: the source's, with the fields that differ.
+    """The contract of a file made from an ONNX artifact.
 
     Args:
-        contract: the source's, or for a source without one its inputs and outputs.
-        tools: versions of what made the file.
-        found: the other fields that differ.
+        contract: the source's, or what is known of a source that has none.
+        tools: the versions of what made the file.
+        found: the fields that differ from the source's.
     """
     digest = source.manifest.sha256 if source.manifest else sha256(source.path)
     return contract.model_copy(update=found | {"source_sha256": digest, "tools": contract.tools | tools})

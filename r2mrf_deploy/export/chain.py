@@ -19,7 +19,7 @@ from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.export import exporter, onnx
 from r2mrf_deploy.export.base import Exported, Exporter, refuse_unsupported
 from r2mrf_deploy.export.check import Check
-from r2mrf_deploy.export.convert import reduce_precision
+from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import refuse_unwritable
 from r2mrf_deploy.graph import cost
@@ -86,7 +86,7 @@ def export_artifacts(
         place = next((p for p in paths if p.suffix == ".onnx"), Path(scratch) / name)
         graph = _export_onnx(loaded, place if plain else Path(scratch) / "fp32" / name, options, check)
         if not plain:
-            graph = reduce_precision(graph.artifact, place, options.precision, progress)
+            graph = convert_artifact(graph.artifact, place, options.precision, progress=progress)
             check = replace(check, per_step=False)
         return [
             graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)

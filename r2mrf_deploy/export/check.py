@@ -67,7 +67,7 @@ class Check:
         contract = artifact.contract
         if contract is None or len(contract.inputs) != 1 or contract.inputs[0].layout is None:
             return None
-        precision, (spec,) = contract.precision, contract.inputs
+        (spec,) = contract.inputs
         if not (runtime := judge(artifact)):
             return not_run(artifact, "none", f"no runtime opens {artifact.path.suffix} files")
         try:
@@ -83,11 +83,10 @@ class Check:
         with candidate, self.reference() as reference:
             optimum = contract.profiles.get(spec.name, {}).get("opt", [])
             inputs = sample_inputs(candidate.inputs[0], contract.preprocess, found, optimum)
-            if not spec.static and precision == "fp32":
+            if not spec.static and artifact.precision == "fp32":
                 odd = [np.ascontiguousarray(found[0][:height, :width]) for height, width in ODD]
                 inputs += sample_inputs(candidate.inputs[0], contract.preprocess, odd, contract.limit(spec.name))
-            name = artifact.path.name
-            return compare(reference, candidate, inputs, artifact=name, precision=precision, per_step=self.per_step)
+            return compare(artifact, candidate, reference, inputs, per_step=self.per_step)
 
 
 def _warnings(parity: Parity | None) -> tuple[str, ...]:

@@ -40,9 +40,9 @@ Lower = Callable[[Collection[str]], onnx_package.ModelProto]
 
 
 def convert_artifact(
-    model: Path | str, output: Path | str, options: PrecisionOptions, *, progress: ProgressCallback = silent
+    model: Artifact | Path | str, output: Path | str, options: PrecisionOptions, *, progress: ProgressCallback = silent
 ) -> Exported:
-    """Reduce the precision of an ONNX artifact.
+    """Reduce the precision of an ONNX artifact, and compare the result with it.
 
     Args:
         model: an FP32 ONNX file. A manifest beside it must match it.
@@ -55,19 +55,14 @@ def convert_artifact(
         CheckFailed: `max_drop` cannot be met.
         ArtifactError: the result's map is not finite, or the file cannot be written.
     """
-    model, output = Path(model), Path(output)
+    output = Path(output)
     if output.suffix != ".onnx":
         raise UsageError(
             f"{output}: a graph of reduced precision must end in .onnx; `r2mrf build` makes other formats from it"
         )
     source = Artifact.open(model)
-    if output.resolve() == model.resolve():
+    if output.resolve() == source.path.resolve():
         raise UsageError(f"`output` {output} would overwrite the FP32 graph that it is made from: name another file")
-    return reduce_precision(source, output, options, progress)
-
-
-def reduce_precision(source: Artifact, path: Path, options: PrecisionOptions, progress: ProgressCallback) -> Exported:
-    """Write an FP32 ONNX artifact in another precision, and compare it. Raises as `convert_artifact`."""
     graph = files.read(source.path)
     precision.refuse_unless_fp32(graph)
     files.refuse_not_finite(graph)
@@ -80,7 +75,7 @@ def reduce_precision(source: Artifact, path: Path, options: PrecisionOptions, pr
         precision=options.precision, kept=job.keep, calibration=job.calibration(search), opset=onnx.opset(lowered),
     )  # fmt: skip
     check = Check(partial(runtimes.get("onnxruntime").open, source), "FP32", progress, photographs=3)
-    done = check.publish(path, lambda file: onnx.write(lowered, contract, file))
+    done = check.publish(output, lambda file: onnx.write(lowered, contract, file))
     return replace(done, warnings=(*job.warnings, *done.warnings), search=search)
 
 

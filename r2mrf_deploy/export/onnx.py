@@ -11,7 +11,7 @@ import onnx
 from r2mrf_deploy import formats
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import GraphError
-from r2mrf_deploy.export.base import Exporter
+from r2mrf_deploy.export.base import Exporter, Written
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.graph import cost, files
 from r2mrf_deploy.manifest import Contract, TensorSpec
@@ -26,9 +26,7 @@ class OnnxExporter(Exporter):
     def availability(self) -> Availability:
         return Availability(True, onnx.__version__)
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         shutil.copyfile(source.path, file)
         return source.contract or describe(files.read(file)), ""
 

@@ -8,7 +8,7 @@ from typing import Any
 from r2mrf_deploy import environment, formats
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import BuildError, GraphError
-from r2mrf_deploy.export.base import Exporter, derived
+from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import Progress, ProgressCallback
@@ -24,9 +24,7 @@ class OpenVINOExporter(Exporter):
     def availability(self) -> Availability:
         return OpenVINO().availability()
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         import openvino
 
         progress(Progress("converting to OpenVINO"))
@@ -44,16 +42,12 @@ class OpenVINOExporter(Exporter):
         said = said or Contract(kind="openvino", inputs=inputs, outputs=outputs)
         contract = derived(source, said, environment.tool_versions("r2mrf-deploy", "openvino"), kind="openvino")
         model.set_rt_info(contract.embedded(), formats.KEY)
-        for name, value in _model_info(contract).items():
+        info: dict[str, Any] = {"reverse_input_channels": False}  # OpenVINO's Model API reads these; the order is RGB
+        if contract.preprocess and not contract.preprocess.inside:
+            info["mean_values"] = [255 * v for v in contract.preprocess.mean]
+            info["scale_values"] = [255 * v for v in contract.preprocess.std]
+        for name, value in info.items():
             model.set_rt_info(value, ["model_info", name])
         # Precision is the graph's: the default would store the weights in FP16.
         openvino.save_model(model, file, compress_to_fp16=False)
         return contract, f"converted by OpenVINO {environment.version('openvino')}"
-
-
-def _model_info(contract: Contract) -> dict[str, Any]:
-    """What the contract says, under the names that OpenVINO's Model API reads."""
-    if contract.preprocess is None or contract.preprocess.inside:
-        return {"reverse_input_channels": False}  # the graph takes RGB bytes
-    mean, std = ([255 * v for v in values] for values in (contract.preprocess.mean, contract.preprocess.std))
-    return {"reverse_input_channels": False, "mean_values": mean, "scale_values": std}

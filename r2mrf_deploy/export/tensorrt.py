@@ -9,7 +9,7 @@ from r2mrf_deploy import environment
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import BuildError
-from r2mrf_deploy.export.base import Exporter, derived
+from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import ProgressCallback
@@ -37,9 +37,7 @@ class TensorRTExporter(Exporter):
         state = TensorRT().availability()
         return Availability(True, state.version) if api.installed() else state
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         build, said = options.build, source.contract
         targets = Targets.choose([gpu_classes.get(name) for name in options.gpus], build.library)
         library = targets.library

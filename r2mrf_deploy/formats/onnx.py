@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.formats import KEY, Content
 from r2mrf_deploy.manifest import Contract
 
@@ -25,7 +24,7 @@ def read(path: Path) -> Content:
     """Read the contract of an ONNX file. A file that is not ONNX has none; the runtime that opens it refuses it.
 
     Raises:
-        ArtifactError: the file cannot be read, or its contract is damaged.
+        ArtifactError: the contract is damaged.
     """
     try:
         with path.open("rb") as f:
@@ -33,8 +32,6 @@ def read(path: Path) -> Content:
                 parts = dict(_fields(BytesIO(entry), len(entry), {1, 2}))
                 if parts.get(1) == KEY.encode():
                     return Content(Contract.parse(parts.get(2, b""), f"the contract inside {path}"))
-    except OSError as e:
-        raise ArtifactError(f"{path} cannot be read: {e.strerror or e}") from None
     except (ValueError, EOFError):
         pass
     return Content()

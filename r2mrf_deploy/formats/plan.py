@@ -35,15 +35,10 @@ def read(plan: Path) -> Content:
     """Read the header of a plan. A plan has no place for a contract.
 
     Raises:
-        ArtifactError: the file cannot be read, is not a plan, or is truncated.
+        ArtifactError: the file is not a plan, or is truncated.
     """
-    try:
-        with plan.open("rb") as f:
-            head = f.read(_LENGTH)
-        size = plan.stat().st_size
-    except OSError as e:
-        raise ArtifactError(f"{plan} cannot be read: {e.strerror or e}") from None
-    return Content(header=parse(head, size, plan.name))
+    with plan.open("rb") as f:
+        return Content(header=parse(f.read(_LENGTH), plan.stat().st_size, plan.name))
 
 
 def parse(head: bytes, size: int, name: str = "plan") -> PlanHeader:

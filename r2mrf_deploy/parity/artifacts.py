@@ -52,25 +52,23 @@ def compare_artifacts(
     photographs = photographs_for(folder)
     results = []
     for artifact in opened:
-        precision, contract, name = artifact.precision, artifact.contract, artifact.path.name
-        chosen = runtime or judge(artifact)
+        contract, chosen = artifact.contract, runtime or judge(artifact)
         try:
             runner = runtimes.open(artifact, chosen, trust=trust)
         except RuntimeUnavailable as e:
             results.append(not_run(artifact, chosen, str(e)))
             continue
         with runner:
-            names = [s.name for s in runner.outputs]
             reference = PyTorchRunner(
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
                 steps=contract.config.get("steps") if contract else None,
-                all_steps=bool(side_outputs(names)),
+                all_steps=bool(side_outputs(s.name for s in runner.outputs)),
             )
             limit = contract.limit(runner.inputs[0].name) if contract else []
             inputs = sample_inputs(runner.inputs[0], loaded.preprocess, photographs, limit)
-            progress(Progress(f"comparing {name} on {runner.runtime}"))
-            found = compare(reference, runner, inputs, artifact=name, precision=precision, per_step=per_step)
+            progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
+            found = compare(artifact, runner, reference, inputs, per_step=per_step)
         if bisect and found.verdict == "fail":
             found.bisect = bisection.bisect(
                 checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress

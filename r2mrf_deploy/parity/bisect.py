@@ -36,13 +36,11 @@ def bisect(
     """Find the fewest nodes whose reduced precision explains a difference; none if the artifact is within tolerance.
 
     Args:
-        checkpoint: the one that the artifact was exported from.
-        artifact: an ONNX artifact of reduced precision, with its manifest.
+        checkpoint: the one that the artifact was exported from; `network` and `settings` are for `Checkpoint.load`.
         folder: a folder of photographs; by default three that scikit-image ships.
-        network, settings: as for `Checkpoint.load`.
 
     Raises:
-        UsageError: the artifact is not an ONNX file of reduced precision.
+        UsageError: the artifact is not an ONNX file of reduced precision with a manifest.
         ArtifactError: it does not match its manifest, or was not made from this checkpoint.
         CheckFailed: the precision does not explain the difference, which remains in FP32.
     """

@@ -113,22 +113,14 @@ class Parity:
 
 
 def compare(
-    reference: Runner,
-    candidate: Runner,
-    inputs: Sequence[np.ndarray],
-    *,
-    artifact: str,
-    precision: str = "fp32",
-    per_step: bool = False,
+    artifact: Artifact, candidate: Runner, reference: Runner, inputs: Sequence[np.ndarray], *, per_step: bool = False
 ) -> Parity:
-    """Compare two runners on the same inputs.
+    """Compare an artifact with a reference on the same inputs. The artifact's precision selects the tolerance.
 
     Args:
-        reference: PyTorch in FP32, with every output of `candidate`.
-        candidate: the artifact.
+        candidate: runs the artifact.
+        reference: PyTorch in FP32, or another runner with every output of `candidate`.
         inputs: arrays that both accept; a static batch above 1 holds copies.
-        artifact: the candidate's name, for the report.
-        precision: selects the tolerance.
         per_step: also compare every side output.
 
     Raises:
@@ -138,9 +130,11 @@ def compare(
         raise UsageError("parity needs at least one photograph")
     names = [s.name for s in candidate.outputs]
     if per_step and not side_outputs(names):
-        raise UsageError(f"{artifact} only outputs {', '.join(names)}; export it with `all_steps` to compare steps")
-    result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
-    result.emulates = candidate.emulates
+        raise UsageError(
+            f"{artifact.path.name} only outputs {', '.join(names)}; export it with `all_steps` to compare steps"
+        )
+    about = (artifact.path.name, candidate.runtime, candidate.device, artifact.precision)
+    result = Parity(*about, "pass", "", len(inputs), emulates=candidate.emulates)
     if reason := _structure(reference, candidate):
         return replace(result, verdict="fail", reason=reason)
     logits, spreads = Difference(), []

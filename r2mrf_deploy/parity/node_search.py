@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +72,7 @@ Evaluate = Callable[[frozenset[str]], Drop]
 
 
 def evaluator(computed: str) -> Runtime:
-    """The runtime that computes the maps of graphs in a precision. A CPU with BF16 computes all of a graph in it, kept nodes
-    too, so it cannot tell what these are worth: BF16 is emulated in FP32."""
+    """The runtime that computes maps. BF16 is emulated in FP32, since CPUs with BF16 compute kept nodes in it too."""
     return runtimes.nearest("fp32" if computed == "bf16" else computed)
 
 
@@ -95,71 +96,61 @@ def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
 
 
 def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: ProgressCallback = silent) -> Search:
-    """Find as few nodes to keep as possible, so that the drop is within a bound.
-
-    Args:
-        nodes: candidates to be kept.
-        evaluate: the drop for a set of kept nodes.
-        bound: the drop that is allowed.
-        progress: called after each evaluation.
+    """Find as few of `nodes` to keep as possible, so that the drop is within a bound.
 
     Raises:
         CheckFailed: the drop exceeds the bound even with all nodes kept.
     """
-    count = 0
+    parts: dict[str, list[str]] = {}
+    for node in nodes:
+        parts.setdefault(naming.scope(node), []).append(node)
+    count, expected = 0, 3 + len(parts) + (len(parts) - 1).bit_length() + _passes(len(nodes))
 
-    def tried(what: str, kept: Collection[str], left: int) -> Drop:
+    def tried(what: str, kept: Collection[str]) -> Drop:
         nonlocal count
         count += 1
         found = evaluate(frozenset(kept))
         kept_of = f"{len(kept)} of {len(nodes)} nodes kept"
-        progress(Progress(f"searching ({what}): {kept_of}, {found}", count, count + left))
+        total = count if what == "the rest" else max(expected, count + 1)
+        progress(Progress(f"searching ({what}): {kept_of}, {found}", count, total))
         return found
 
-    parts: dict[str, list[str]] = {}
-    for node in nodes:
-        parts.setdefault(naming.scope(node), []).append(node)
-    later = _bisections(len(parts)) + _passes(len(nodes)) + 1
-    before = tried("nothing", (), 1 + len(parts) + later)
+    before = tried("nothing", ())
     if before.within(bound):
         return Search((), before, before, count)
-    if not (least := tried("everything", nodes, len(parts) + later)).within(bound):
+    if not (least := tried("everything", nodes)).within(bound):
         raise CheckFailed(
             f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
         )
-    left_over = {}
-    for number, (scope, members) in enumerate(parts.items(), 1):
-        found = tried(scope, members, len(parts) - number + later)
-        left_over[scope] = found.mae + found.f
-    kept = _enough([parts[scope] for scope in sorted(parts, key=left_over.__getitem__)], tried, bound)
+    drops = {scope: tried(scope, members) for scope, members in parts.items()}
+    best_first = sorted(parts, key=lambda scope: drops[scope].mae + drops[scope].f)
+    kept = _enough([parts[scope] for scope in best_first], tried, bound)
+    expected = count + _passes(len(kept)) + 1
     kept, without = _fewest(kept, tried, bound)
     explained = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
-    return Search(explained, before, tried("the rest", kept, 0), count)
+    return Search(explained, before, tried("the rest", kept), count)
 
 
-Tried = Callable[[str, Collection[str], int], Drop]
-"""The drop with some nodes kept; it also takes a description and the least number of evaluations still to come."""
+Tried = Callable[[str, Collection[str]], Drop]
+"""Takes a description of a trial, and the nodes kept in it; returns the drop."""
 
 
-def _bisections(parts: int) -> int:
-    return (parts - 1).bit_length()
-
-
-def _passes(nodes: int, size: int | None = None) -> int:
-    """The evaluations of `_fewest` where no node can be given up: one pass per group size."""
-    size = max(nodes // 2, 1) if size is None else size
-    return -(-nodes // size) + (_passes(nodes, size // 2) if size > 1 else 0)
+def _passes(nodes: int) -> int:
+    """The evaluations of `_fewest` if no node can be given up: one pass for each group size."""
+    sizes = [max(nodes // 2, 1)]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    return sum(-(-nodes // size) for size in sizes)
 
 
 def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
-    """The shortest prefix of a list of parts that suffices, by bisection; the whole list is known to suffice."""
-    low, high = 0, len(parts)
-    while high - low > 1:
-        middle = (low + high) // 2
-        left = _bisections(max(middle - low, high - middle)) + _passes(sum(map(len, parts[:high]))) + 1
-        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part], left).within(bound)
-        low, high = (low, middle) if enough else (middle, high)
-    return [n for part in parts[:high] for n in part]
+    """The nodes of the first parts that suffice, by bisection; all of them are known to suffice."""
+    prefixes = [list(chain.from_iterable(parts[:count])) for count in range(1, len(parts) + 1)]
+
+    def suffices(prefix: list[str]) -> bool:
+        return tried("fewer parts", prefix).within(bound)
+
+    return prefixes[bisect_left(prefixes[:-1], True, key=suffices)]
 
 
 def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict[str, Drop]]:
@@ -170,8 +161,7 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
         given_up = False
         for start in reversed(range(0, len(kept), size)):
             rest = kept[:start] + kept[start + size :]
-            left = start // size + (_passes(len(kept), size // 2) if size > 1 else 0) + 1
-            found = tried("fewer nodes", rest, left)
+            found = tried("fewer nodes", rest)
             if found.within(bound):
                 kept, given_up = rest, True
             elif size == 1:
