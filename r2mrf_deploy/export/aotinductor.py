@@ -84,9 +84,7 @@ def _trace(module: torch.nn.Module, contract: Contract, device: str) -> Any:
     shape = [d if isinstance(d, int) else 1 for d in spec.shape]
     if not spec.static:
         if "prefer_deferred_runtime_asserts_over_guards" not in inspect.signature(torch.export.export).parameters:
-            raise RuntimeUnavailable(
-                "this PyTorch cannot export free sizes: pip install -U torch, or export a fixed `size`"
-            )
+            raise RuntimeUnavailable("this PyTorch cannot export free sizes: pip install -U torch, or fix the `size`")
         profile = contract.profiles[spec.name]
         free = [axis for axis, d in enumerate(spec.shape) if not isinstance(d, int)]
         dims = {a: torch.export.Dim(str(spec.shape[a]), min=profile["min"][a], max=profile["max"][a]) for a in free}

@@ -127,11 +127,10 @@ def _describe(
 ) -> Contract:
     free: tuple[int | str, ...] = ("batch", "height", "width")
     spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *options.size)))
-    largest = [max(LARGEST, side) for side in options.size]
     profile = {
         "min": deployed.input_shape(1, SMALLEST, SMALLEST),
         "opt": deployed.input_shape(1, *options.size),
-        "max": deployed.input_shape(LARGEST_BATCH, *largest),
+        "max": deployed.input_shape(LARGEST_BATCH, *(max(LARGEST, side) for side in options.size)),
     }
     return Contract(
         kind="onnx",

@@ -57,9 +57,7 @@ def convert_artifact(
     """
     output = Path(output)
     if output.suffix != ".onnx":
-        raise UsageError(
-            f"{output}: a graph of reduced precision must end in .onnx; `r2mrf build` makes other formats from it"
-        )
+        raise UsageError(f"{output}: `output` must end in .onnx; `r2mrf build` makes other formats from such a file")
     source = Artifact.open(model)
     if output.resolve() == source.path.resolve():
         raise UsageError(f"`output` {output} would overwrite the FP32 graph that it is made from: name another file")
@@ -179,12 +177,8 @@ class _Conversion:
         options = self.options
         assert options.max_drop is not None
         feeds = self.feeds[:: max(len(self.feeds) // EVALUATED, 1)][:EVALUATED]
-        wanted = node_search.maps(self.graph, self.contract, feeds)
         described = self.contract.model_copy(update={"precision": options.precision})
-
-        def evaluate(kept: frozenset[str]) -> Drop:
-            return node_search.drop(node_search.maps(lower(kept), described, feeds), wanted)
-
+        evaluate = node_search.trials(self.graph, described, feeds, lower)
         runtime = node_search.evaluator(options.precision)
         subject: dict[str, Any] = {
             "model": sha256(self.source.path),
@@ -192,5 +186,5 @@ class _Conversion:
             "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in self.feeds for a in feed.values()],
             "runtime": [runtime.name, runtime.availability().version],
         }
-        resumable = node_search.resumable(evaluate, options.resume, subject)
-        return node_search.keep_fewest(nodes, resumable, Drop(options.max_drop, options.max_drop), self.progress)
+        evaluate = node_search.resumable(evaluate, options.resume, subject)
+        return node_search.keep_fewest(nodes, evaluate, Drop(options.max_drop, options.max_drop), self.progress)

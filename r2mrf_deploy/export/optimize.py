@@ -48,11 +48,10 @@ def optimize_artifact(
     graph = files.read(source.path)
     optimized = optimize(graph, explain=explain)
     contract = source.contract or onnx.describe(graph)
-    shapes = {name: profile["opt"] for name, profile in contract.profiles.items()}
     contract = contract.model_copy(
         update={
             "rewrites": [*contract.rewrites, *optimized.records],
-            "multiply_adds": onnx.multiply_adds(optimized.model, shapes),
+            "multiply_adds": onnx.multiply_adds(optimized.model, {n: p["opt"] for n, p in contract.profiles.items()}),
             "tools": contract.tools | environment.tool_versions("r2mrf-deploy", "onnx"),
         }
     )

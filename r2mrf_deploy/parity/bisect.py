@@ -7,6 +7,7 @@ the artifact as possible are restored to FP32 so that the maps agree within the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -53,11 +54,7 @@ def bisect(
     spec = manifest.inputs[0]
     inputs = sample_inputs(spec, manifest.preprocess, photographs_for(folder), manifest.limit(spec.name))
     feeds = [{spec.name: array} for array in inputs]
-    wanted = node_search.maps(original, manifest.model_copy(update={"precision": "fp32"}), feeds)
-
-    def evaluate(kept: frozenset[str]) -> Drop:
-        return node_search.drop(node_search.maps(_with(original, lowered, manifest, kept), manifest, feeds), wanted)
-
+    evaluate = node_search.trials(original, manifest, feeds, partial(_with, original, lowered, manifest))
     tolerance = TOLERANCES[manifest.precision]
     nodes = _reduced(original, lowered, manifest)
     return node_search.keep_fewest(nodes, evaluate, Drop(tolerance.mean, tolerance.f), progress)

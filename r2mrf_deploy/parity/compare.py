@@ -235,12 +235,7 @@ def not_run(artifact: Artifact, runtime: str, reason: str) -> Parity:
 def sample_inputs(
     spec: TensorSpec, preprocess: Preprocess | None, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
 ) -> list[np.ndarray]:
-    """Convert photographs, uint8 [H, W, 3], into arrays for an input; a static batch is filled with copies.
-
-    Args:
-        preprocess: the normalisation; None leaves values in [0, 1].
-        limit: the largest shape, for an input with free sizes.
-    """
+    """Convert photographs, uint8 [H, W, 3], as `images.as_input` does; a static batch is filled with copies."""
     preprocess = preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
     arrays = [images.as_input(p, spec, preprocess, limit) for p in photographs]
     batch = spec.shape[0]

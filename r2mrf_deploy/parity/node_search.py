@@ -76,8 +76,18 @@ def evaluator(computed: str) -> Runtime:
     return runtimes.nearest("fp32" if computed == "bf16" else computed)
 
 
-def maps(graph: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -> list[np.ndarray]:
-    """The maps that a graph computes from these inputs, in its precision as `evaluator` says."""
+def trials(
+    original: onnx.ModelProto,
+    contract: Contract,
+    feeds: Sequence[Arrays],
+    lower: Callable[[frozenset[str]], onnx.ModelProto],
+) -> Evaluate:
+    """Evaluate nodes by the maps of `lower(nodes)`, of the contract's precision, against those of the FP32 original."""
+    wanted = _maps(original, contract.model_copy(update={"precision": "fp32"}), feeds)
+    return lambda kept: drop(_maps(lower(kept), contract, feeds), wanted)
+
+
+def _maps(graph: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -> list[np.ndarray]:
     runtime = evaluator(contract.precision)
     if contract.precision == "bf16":
         graph, contract = precision.rounded(graph), contract.model_copy(update={"precision": "fp32"})

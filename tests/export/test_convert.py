@@ -205,7 +205,7 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
         assert not out.exists()
     with pytest.raises(UsageError, match="INT8 already"):
         convert_artifact(converted("int8"), out, PrecisionOptions("fp16"))
-    with pytest.raises(UsageError, match=r"ends in \.onnx"):
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
         convert_artifact(exported, tmp_path / "x.plan", PrecisionOptions("fp16"))
     with pytest.raises(InputError, match="no such file"):
         convert_artifact(tmp_path / "no.onnx", out, PrecisionOptions("fp16"))

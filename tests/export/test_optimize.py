@@ -77,7 +77,7 @@ def test_what_is_refused(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-
     model = tiny_onnx()
     with pytest.raises(InputError, match="no such file"):
         optimize_artifact(tmp_path / "absent.onnx", tmp_path / "out.onnx")
-    with pytest.raises(UsageError, match=r"ends in \.onnx"):
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
         optimize_artifact(model, tmp_path / "out.plan")
     with model.open("ab") as f:
         f.write(b"\0")
