@@ -66,14 +66,13 @@ class AOTInductorExporter(Exporter):
 @contextlib.contextmanager
 def _cuda_home(device: str) -> Iterator[None]:
     """Set CUDA_HOME while a package is linked: PyTorch looks for the driver's stub library only there."""
-    compiler = environment.nvcc()
-    needed = device == "cuda" and not os.environ.get("CUDA_HOME") and compiler is not None
-    if needed:
+    compiler = environment.nvcc() if device == "cuda" and not os.environ.get("CUDA_HOME") else None
+    if compiler:
         os.environ["CUDA_HOME"] = str(compiler.resolve().parents[1])
     try:
         yield
     finally:
-        if needed:
+        if compiler:
             del os.environ["CUDA_HOME"]
 
 

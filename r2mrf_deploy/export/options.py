@@ -55,8 +55,8 @@ class PrecisionOptions:
         given = changed(self)
         if self.precision == "fp32" and (named := [n for n in ("max_drop", "keep", "calibration") if n in given]):
             raise UsageError(f"`{named[0]}` is for a reduced precision: set `precision` to fp16, bf16 or int8")
-        if self.precision != "int8" and (named := [n for n in ("method", "quantize_ends") if n in given]):
-            raise UsageError(f"`{named[0]}` is for INT8: leave it out, or set `precision` to int8")
+        if self.precision != "int8" and (only := [n for n in ("method", "quantize_ends") if n in given]):
+            raise UsageError(f"`{only[0]}` is for INT8: leave it out, or set `precision` to int8")
         if self.resume is not None and self.max_drop is None:
             raise UsageError("`resume` continues a search: also give `max_drop`, or leave `resume` out")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
