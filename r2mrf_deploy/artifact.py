@@ -1,16 +1,17 @@
-"""An artifact: a model file, its manifest, and what is known of it. This module alone writes either.
+"""An artifact: a model file, its manifest, and what is known of it. Only this module writes them.
 
 `Artifact.open` verifies a file once. `publish` makes a file and its manifest appear together. `Artifact.record` adds
-evidence. A manifest is bound to its file by SHA-256, so a file is replaced in three steps that can stop anywhere: the new
-manifest is put beside the old one as `x.onnx.json.next`, the file is renamed over the old file, the new manifest is renamed
-over the old one. At every moment one of the two manifests is the file's. Where an artifact has further files, the model file
-is removed before they are replaced.
+evidence. A manifest is bound to its file by SHA-256, so a file is replaced in three steps: the new manifest is put beside
+the old one as `x.onnx.json.next`, the new file is renamed over the old one, the new manifest is renamed over the old one. A
+kill may come at any moment, since one of the two manifests always matches the file. If an artifact has further files, the
+model file is removed before they are replaced.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,25 @@ from r2mrf_deploy.files import flush, locked, sha256, staging
 from r2mrf_deploy.manifest import Contract, Manifest
 
 Evidence = Mapping[str, Any]
-"""One measurement as JSON: of parity, latency or accuracy."""
+"""One measurement of parity, latency or accuracy, as JSON."""
 
 _SAME = {
     "parity": ("runtime", "device", "reference"),
     "latency": ("runtime", "device", "batch", "shape", "options"),
     "accuracy": ("dataset", "runtime", "positive"),
 }
-"""What two pieces of evidence of the same measurement have in common; the later replaces the earlier."""
+"""The fields that identify a measurement: later evidence replaces earlier evidence with the same values."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file that was verified."""
+    """A verified model file."""
 
     path: Path
     manifest: Manifest | None = None
-    """The manifest beside the file; it matches."""
+    """The manifest beside the file, which matches it."""
     contract: Contract | None = None
-    """The manifest, or without one the contract that lies inside the file."""
+    """The manifest, or if there is none the contract stored inside the file."""
     header: Any = None
     """What the format's own header says (see `formats`)."""
 
@@ -58,23 +59,21 @@ class Artifact:
 
         Raises:
             InputError: no such file.
-            ArtifactError: the file is damaged, its manifest is, or the two do not match.
+            ArtifactError: the file or its manifest is damaged, or the two do not match.
         """
         if isinstance(path, Artifact):
             return path
         path = Path(path)
-        if not path.is_file():
-            raise no_file(path)
         while True:
             before = _state(path)
+            if not path.is_file():
+                raise no_file(path)
             try:
                 manifest, content = _manifest_of(path), formats.read(path)
                 _refuse_contradiction(path, manifest, content.contract)
                 return cls(path, manifest, manifest or content.contract, content.header)
             except ArtifactError:
-                if _state(path) == before:  # else another process replaced the artifact meanwhile
-                    if not path.is_file():
-                        raise no_file(path) from None
+                if _state(path) == before:  # otherwise another process has replaced the artifact
                     raise
 
     def record(
@@ -84,13 +83,13 @@ class Artifact:
         latency: Sequence[Evidence] = (),
         accuracy: Sequence[Evidence] = (),
     ) -> str:
-        """Add evidence to the manifest. It replaces what the same measurement gave before.
+        """Add evidence to the manifest. It replaces earlier evidence of the same measurement.
 
         Returns:
-            Why nothing was recorded, in words; empty where it was.
+            Why nothing was recorded; empty if it was.
 
         Raises:
-            ArtifactError: the file was changed since it was opened, or the disk is full.
+            ArtifactError: the file has changed since it was opened, or the disk is full.
         """
         if self.manifest is None:
             return f"{self.path.name} has no manifest to record it in"
@@ -109,21 +108,16 @@ class Artifact:
         return ""
 
 
-def publish(
-    path: Path,
-    write: Callable[[Path], Contract | None],
-    check: Callable[[Artifact], Sequence[Evidence]] | None = None,
-) -> Artifact:
-    """Make a model file and its manifest appear together, or neither.
+def publish(path: Path, write: Callable[[Path], Contract], check: Callable[[Artifact], Sequence[Evidence]]) -> Artifact:
+    """Make a model file and its manifest appear together, or not at all.
 
     Args:
-        path: the file. Missing folders are made; an artifact that is there is replaced.
-        write: writes the model file to the path that it is given, further files beside it, and returns the contract. None
-            leaves the file without a manifest.
-        check: proves the new file before anybody sees it, and returns the evidence; what it raises keeps the file out.
+        path: the file. Missing folders are made; an existing artifact is replaced.
+        write: writes the model file to the path it is given, and any further files beside it; returns the contract.
+        check: checks the new artifact before it appears, and returns the evidence. If it raises, nothing is published.
 
     Raises:
-        ArtifactError: the folder cannot be written or the disk is full. What was at `path` is as it was.
+        ArtifactError: the folder cannot be written or the disk is full. Whatever was at `path` is unchanged.
     """
     with staging(path) as folder:
         file = folder / path.name
@@ -131,40 +125,31 @@ def publish(
         companions = sorted(f for f in folder.iterdir() if f != file)
         for written in (file, *companions):
             flush(written)
-        manifest = Manifest.bind(contract, file, companions) if contract else None
+        manifest = Manifest.bind(contract, file, companions)
         header = formats.read(file).header
-        if check is not None:
-            evidence = check(Artifact(file, manifest, manifest, header))
-            manifest = manifest.model_copy(update={"parity": list(evidence)}) if manifest else None
+        evidence = check(Artifact(file, manifest, manifest, header))
+        manifest = manifest.model_copy(update={"parity": list(evidence)})
         with locked(path.parent):
             _move(file, companions, manifest, path)
     return Artifact(path, manifest, manifest, header)
 
 
-def _move(file: Path, companions: Sequence[Path], manifest: Manifest | None, path: Path) -> None:
+def _move(file: Path, companions: Sequence[Path], manifest: Manifest, path: Path) -> None:
     """Replace an artifact as the module's docstring says. The folder is locked."""
-    document = Manifest.path_for(path)
-    if manifest is None:
-        document.unlink(missing_ok=True)
-    else:
-        pending = file.with_name(_next(path).name)
-        manifest.write(pending)
-        pending.replace(_next(path))
+    pending = file.with_name(_next(path).name)
+    manifest.write(pending)
+    pending.replace(_next(path))
     if companions:
         path.unlink(missing_ok=True)
         for companion in companions:
             companion.replace(path.with_name(companion.name))
     file.replace(path)
-    if manifest is None:
-        _next(path).unlink(missing_ok=True)
-    else:
-        _next(path).replace(document)
+    _next(path).replace(Manifest.path_for(path))
 
 
 def _next(path: Path) -> Path:
-    """The manifest that is to take its place, where a process was stopped in between."""
-    document = Manifest.path_for(path)
-    return document.with_name(f"{document.name}.next")
+    """The new manifest, until it takes its place."""
+    return path.with_name(f"{path.name}.json.next")
 
 
 def _refuse_contradiction(path: Path, manifest: Manifest | None, inside: Contract | None) -> None:
@@ -176,41 +161,37 @@ def _refuse_contradiction(path: Path, manifest: Manifest | None, inside: Contrac
             raise ArtifactError("{}: the file has {}, its manifest says {}: make it again".format(path, *names))
 
 
-def _state(path: Path) -> list[tuple[int, int] | None]:
-    found: list[tuple[int, int] | None] = []
+def _state(path: Path) -> dict[Path, tuple[int, int]]:
+    found = {}
     for file in (path, path.with_suffix(".bin"), Manifest.path_for(path), _next(path)):
-        try:
+        with suppress(OSError):
             stat = file.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_ino, stat.st_mtime_ns))
+            found[file] = (stat.st_ino, stat.st_mtime_ns)
     return found
 
 
 def _manifest_of(path: Path) -> Manifest | None:
-    """The manifest that matches a file; None where there is none.
+    """The manifest that matches a file; None if there is no manifest.
 
     Raises:
-        ArtifactError: those that there are do not match.
+        ArtifactError: there are manifests, but none matches.
     """
     documents = [d for d in (Manifest.path_for(path), _next(path)) if d.exists()]
-    for number, document in enumerate(documents, 1):
+    for document in documents:
         try:
-            manifest = Manifest.read(document)
-            _check(path, manifest, document)
+            return _verified(document, path)
         except ArtifactError:
-            if number == len(documents):
+            if document == documents[-1]:
                 raise
-        else:
-            return manifest
     return None
 
 
-def _check(path: Path, manifest: Manifest, document: Path) -> None:
+def _verified(document: Path, path: Path) -> Manifest:
+    """Read a manifest that must match a file."""
+    manifest = Manifest.read(document)
     if manifest.kind != (kind := formats.KINDS.get(path.suffix.lower(), manifest.kind)):
         raise ArtifactError(f"{document} describes a file of kind {manifest.kind!r}; {path.name} is of kind {kind!r}")
-    weights = path.with_suffix(".bin").name  # OpenVINO reads it, whatever the manifest says
+    weights = path.with_suffix(".bin").name  # OpenVINO reads it whatever the manifest says
     if manifest.kind == "openvino" and weights not in manifest.companions:
         raise ArtifactError(
             f"{document} is not a manifest: its companions leave out {weights}; make the artifact again"
@@ -231,10 +212,8 @@ def _check(path: Path, manifest: Manifest, document: Path) -> None:
                 f"{file} does not match {document.name} (SHA-256 differs): it was changed or only half written; "
                 "make the artifact again"
             )
+    return manifest
 
 
 def _merged(old: Sequence[Evidence], new: Sequence[Evidence], same: Sequence[str]) -> list[Evidence]:
-    def key(evidence: Evidence) -> str:
-        return repr([evidence.get(name) for name in same])
-
-    return list({key(e): e for e in (*old, *new)}.values())
+    return list({repr([e.get(name) for name in same]): e for e in (*old, *new)}.values())

@@ -7,28 +7,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from r2mrf_deploy.errors import ArtifactError
 
 try:
     import fcntl
-except ImportError:  # Windows: there, two processes must not write the same file
+except ImportError:  # Windows, where two processes must not write the same file
     fcntl = None  # type: ignore[assignment]
 
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(f)
-
-
-def _sha256(f: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while block := f.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -40,7 +35,8 @@ def refuse_unwritable(path: Path) -> None:
     """
     folder = next(p for p in (path.parent, *path.parent.resolve().parents) if p.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ArtifactError(f"cannot write {path}: {'it' if path.is_dir() else folder} is not a folder to write to")
+        reason = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
+        raise ArtifactError(f"cannot write {path}: {reason}")
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:
@@ -48,10 +44,10 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> P
 
     Args:
         path: the file. Missing folders are made.
-        content: its bytes, or a function that writes them to the path that it is given.
+        content: its bytes, or a function that writes them to the path it is given.
 
     Raises:
-        ArtifactError: the folder cannot be written, or the disk is full; a file at `path` is left as it was.
+        ArtifactError: the folder cannot be written, or the disk is full. A file at `path` is unchanged.
     """
     with staging(path) as folder:
         temporary = folder / "content"
@@ -66,42 +62,41 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> P
 
 @contextmanager
 def staging(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, to prepare files in that are then moved to their place.
+    """A temporary folder beside `path` in which files are prepared before they are moved to their place.
 
-    The folder is removed in the end. A killed process leaves one behind: the next staging of the same path removes it.
+    The folder is removed at the end. A killed process leaves it behind; the next staging of the same path removes it.
 
     Raises:
-        ArtifactError: the file system refused something that was done with files inside the block.
+        ArtifactError: an OSError inside the block, such as a full disk.
     """
     prefix = f".r2mrf-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short, however long the name is
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.parent):
-            for left in path.parent.glob(f"{prefix}*"):
-                with suppress(BlockingIOError, FileNotFoundError), locked(left, wait=False) as dead:
-                    if dead:
-                        shutil.rmtree(left, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-            alive = locked(folder)
-            alive.__enter__()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            alive.__exit__(None, None, None)
+        with ExitStack() as alive:
+            with locked(path.parent):
+                for left in path.parent.glob(f"{prefix}*"):
+                    with suppress(BlockingIOError, FileNotFoundError), locked(left, wait=False) as dead:
+                        if dead:
+                            shutil.rmtree(left, ignore_errors=True)
+                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+                alive.enter_context(locked(folder))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as e:
         raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
 
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder's lock: only one process at a time does. The kernel frees it when the process ends.
+    """Hold a folder's lock, which one process at a time can hold. The kernel frees it when the process ends.
 
     Yields:
-        Whether it is held: some systems and file systems have no such locks.
+        Whether the lock is held: some systems and file systems have no such locks.
 
     Raises:
-        BlockingIOError: another process holds it, with `wait=False`.
+        BlockingIOError: with `wait=False`, another process holds the lock.
     """
     if fcntl is None:
         yield False
@@ -121,6 +116,6 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def flush(path: Path) -> None:
-    """Have a file on the disk before it is moved to its place."""
+    """Wait until a file is on the disk, so that it can be moved to its place."""
     with path.open("rb") as f:
         os.fsync(f.fileno())

@@ -1,7 +1,7 @@
-"""Artifacts are made here: one exporter for each format, found by the suffix of the file to write.
+"""Makes artifacts: one exporter for each format, found by the suffix of the file to write.
 
-A new format is one file with an `Exporter` and one line in the registry. The verbs are modules of their own: `chain`
-(a checkpoint to files of any format), `build` (a graph to files of any format), `convert`, `optimize`.
+A new format takes one module with an `Exporter` and one line in the registry. Each verb has its own module: `chain` (from a
+checkpoint to files of any format), `build` (from a graph to a file of any format), `convert`, `optimize`.
 """
 
 from __future__ import annotations

@@ -1,23 +1,28 @@
-"""What an exporter is: it writes an ONNX artifact as a file of another format."""
+"""The base class of exporters: an exporter writes an ONNX artifact in another format."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
-from r2mrf_deploy.export.options import FormatOptions
-from r2mrf_deploy.manifest import Contract, Manifest, TensorSpec
+from r2mrf_deploy.export.options import PRECISIONS, FormatOptions
+from r2mrf_deploy.files import sha256
+from r2mrf_deploy.manifest import Contract, Manifest
 from r2mrf_deploy.progress import ProgressCallback
-from r2mrf_deploy.runtimes.base import Availability
+from r2mrf_deploy.runtimes.base import Availability, changed
 
 if TYPE_CHECKING:
     from r2mrf_deploy.parity.compare import Parity
     from r2mrf_deploy.parity.node_search import Search
+
+
+Written = tuple[Contract, str]
+"""The contract of a new artifact, and a note for its user: what it was built for, what was not verified."""
 
 
 class Exporter(ABC):
@@ -25,39 +30,34 @@ class Exporter(ABC):
 
     suffix: ClassVar[str]
     title: ClassVar[str]
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16", "int8")
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     options: ClassVar[frozenset[str]] = frozenset()
-    """The fields of FormatOptions that it supports."""
+    """The supported fields of FormatOptions."""
 
     @abstractmethod
     def availability(self) -> Availability:
-        """Whether such files can be written here."""
+        """Whether files of this format can be written here."""
 
     @abstractmethod
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
-        """Write an ONNX artifact as `file`, and what belongs to it beside it.
-
-        Returns:
-            (the contract of what was written, what its user has to know: for what it was built, what was not verified).
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
+        """Write an ONNX artifact as `file`, with any further files of the artifact beside it.
 
         Raises:
-            UsageError, BuildError, GraphError, RuntimeUnavailable: it cannot be written this way.
+            UsageError, BuildError, GraphError, RuntimeUnavailable: the artifact cannot be written this way.
         """
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An artifact that was made, and how it compares with what it was made from."""
+    """A new artifact, and how it compares with its source."""
 
     artifact: Artifact
     parity: Parity | None = None
-    """None where there was nothing to compare it on."""
+    """None if the artifact does not take a photograph."""
     note: str = ""
     warnings: tuple[str, ...] = ()
     search: Search | None = None
-    """For nodes to keep in higher precision."""
+    """The search for nodes to keep in higher precision."""
 
     @property
     def path(self) -> Path:
@@ -73,10 +73,10 @@ def refuse_unsupported(exporters: Sequence[Exporter], precision: str, options: F
     """Refuse what an exporter cannot do, before anything is read.
 
     Raises:
-        UsageError: a precision that one of them cannot write, or an option that none of them supports.
-        RuntimeUnavailable: what one of them needs is not installed.
+        UsageError: an exporter cannot write the precision, or none supports an option.
+        RuntimeUnavailable: a package that an exporter needs is not installed.
     """
-    for name in options.given():
+    for name in changed(options):
         if not any(name in e.options for e in exporters):
             titles = ", ".join(e.title for e in exporters)
             raise UsageError(f"`{name}` is not supported by {titles}: leave it out")
@@ -89,18 +89,13 @@ def refuse_unsupported(exporters: Sequence[Exporter], precision: str, options: F
             raise RuntimeUnavailable(f"{each.title} files cannot be written here: {state.reason}; {state.cure}")
 
 
-def derived(
-    source: Artifact, kind: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], **found: Any
-) -> Contract:
-    """The contract of a file that is made from an ONNX artifact: the artifact's own, and what is different.
+def derived(source: Artifact, contract: Contract, tools: Mapping[str, str], **found: Any) -> Contract:
+    """The contract of a file made from an ONNX artifact.
 
     Args:
-        inputs, outputs: for a source that has no contract.
+        contract: the source's, or what is known of a source that has none.
+        tools: the versions of what made the file.
+        found: the fields that differ from the source's.
     """
-    from r2mrf_deploy.files import sha256
-
-    contract = source.contract or Contract(kind=kind, inputs=list(inputs), outputs=list(outputs))
     digest = source.manifest.sha256 if source.manifest else sha256(source.path)
-    tools = contract.tools | found.pop("tools", {})
-    kept = contract.model_dump(include=set(Contract.model_fields))
-    return Contract.model_validate(kept | {"kind": kind, "source_sha256": digest, "tools": tools} | found)
+    return contract.model_copy(update=found | {"source_sha256": digest, "tools": {**contract.tools, **tools}})

@@ -1,25 +1,25 @@
 """`r2mrf export`: a checkpoint becomes checked artifacts of any format.
 
-The network is traced once into an FP32 ONNX artifact, which is compared with PyTorch. Its precision is reduced where that is
-asked for, and each file is made from what results.
+The network is traced once into an FP32 ONNX artifact, which is compared with PyTorch. If a lower precision is asked for, the
+artifact is converted to it. Every other file is made from the result.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy import environment
-from r2mrf_deploy.artifact import Artifact, publish
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import no_file
 from r2mrf_deploy.export import exporter, onnx
 from r2mrf_deploy.export.base import Exported, Exporter, refuse_unsupported
 from r2mrf_deploy.export.check import Check
-from r2mrf_deploy.export.convert import reduce_precision
+from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import refuse_unwritable
 from r2mrf_deploy.graph import cost
@@ -51,7 +51,7 @@ def export_artifacts(
     settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
 ) -> list[Exported]:
-    """Export a checkpoint to files, each of the format that its suffix says. They share one trace.
+    """Export a checkpoint to files. A file's suffix gives its format. All files share one trace.
 
     Args:
         checkpoint: a checkpoint or a plain state dict.
@@ -59,18 +59,16 @@ def export_artifacts(
         network, settings: as for `Checkpoint.load`.
 
     Returns:
-        One result for each output. What no runtime here can run is written and says so.
+        One result per output. A file that nothing here can run is written with the verdict "not run".
 
     Raises:
         InputError, CheckpointError, UsageError: the checkpoint or an option is wrong.
-        RuntimeUnavailable: what a format needs is not installed.
+        RuntimeUnavailable: a package that a format needs is not installed.
         GraphError, BuildError: a file cannot be made this way.
         ArtifactError: a file does not compute what PyTorch does, or cannot be written; that file is not written.
     """
     options = options or ExportOptions()
     checkpoint = Path(checkpoint)
-    if not checkpoint.is_file():
-        raise no_file(checkpoint)
     paths = [Path(o) for o in outputs] or [checkpoint.with_suffix(".onnx")]
     writers = [exporter(path) for path in paths]
     refuse_unsupported(writers, options.precision.precision, options.format)
@@ -79,60 +77,49 @@ def export_artifacts(
     progress(Progress("reading the checkpoint"))
     defaults = {"steps": str(options.steps)} if options.steps else {}
     loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
-    reference = partial(
-        PyTorchRunner, loaded, io=options.io, steps=options.steps, all_steps=options.all_steps
-    )  # not opened before it is needed
+    reference = partial(PyTorchRunner, loaded, io=options.io, steps=options.steps, all_steps=options.all_steps)
+    check = Check(reference, "PyTorch", progress, per_step=options.all_steps)
     with tempfile.TemporaryDirectory() as scratch:
         plain = options.precision.precision == "fp32"
         name = paths[0].with_suffix(".onnx").name
         # the first ONNX file is written where it belongs, and the others are made from it
         place = next((p for p in paths if p.suffix == ".onnx"), Path(scratch) / name)
-        fp32 = _export_onnx(loaded, place if plain else Path(scratch) / "fp32" / name, options, reference, progress)
-        graph = fp32 if plain else reduce_precision(fp32.artifact, place, options.precision, progress)
-        check = Check(reference, "PyTorch", progress, per_step=options.all_steps and plain)
+        graph = _export_onnx(loaded, place if plain else Path(scratch) / "fp32" / name, options, check)
+        if not plain:
+            graph = convert_artifact(graph.artifact, place, options.precision, progress=progress)
+            check = replace(check, per_step=False)
         return [
-            graph if path == place else export_graph(graph.artifact, path, writer, options.format, check, progress)
+            graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)
             for path, writer in zip(paths, writers, strict=True)
         ]
 
 
-def export_graph(
-    source: Artifact, path: Path, writer: Exporter, options: FormatOptions, check: Check, progress: ProgressCallback
-) -> Exported:
-    """Write an ONNX artifact in another format, checked."""
-    notes: list[str] = []
+def export_graph(source: Artifact, path: Path, writer: Exporter, options: FormatOptions, check: Check) -> Exported:
+    """Write an ONNX artifact in another format, and compare it before it is published."""
+    note = ""
 
     def write(file: Path) -> Contract:
-        contract, note = writer.write(source, file, options, progress)
-        notes.append(note)
+        nonlocal note
+        contract, note = writer.write(source, file, options, check.progress)
         return contract
 
-    made = publish(path, write, check)
-    return Exported(made, check.parity, notes[0], check.warnings)
+    return replace(check.publish(path, write), note=note)
 
 
-def _export_onnx(
-    checkpoint: Checkpoint,
-    path: Path,
-    options: ExportOptions,
-    reference: Callable[[], PyTorchRunner],
-    progress: ProgressCallback,
-) -> Exported:
+def _export_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions, check: Check) -> Exported:
     """Trace a checkpoint into an FP32 ONNX artifact."""
     deployed = Deployed(
         checkpoint.module(), checkpoint.preprocess, io=options.io, steps=options.steps, all_steps=options.all_steps
     )
-    progress(Progress("tracing"))
+    check.progress(Progress("tracing"))
     model = trace(deployed, options.size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
     rewrites: list[RewriteRecord] = []
     if options.optimize:
-        progress(Progress("rewriting"))
+        check.progress(Progress("rewriting"))
         optimized = optimize(model)
         model, rewrites = checked(optimized.model), optimized.records
     contract = _describe(model, checkpoint, deployed, options, rewrites)
-    check = Check(reference, "PyTorch", progress, per_step=options.all_steps)
-    made = publish(path, lambda file: onnx.write(model, contract, file), check)
-    return Exported(made, check.parity, "", check.warnings)
+    return check.publish(path, lambda file: onnx.write(model, contract, file))
 
 
 def _describe(
@@ -140,11 +127,10 @@ def _describe(
 ) -> Contract:
     free: tuple[int | str, ...] = ("batch", "height", "width")
     spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *options.size)))
-    largest = [max(LARGEST, side) for side in options.size]
     profile = {
         "min": deployed.input_shape(1, SMALLEST, SMALLEST),
         "opt": deployed.input_shape(1, *options.size),
-        "max": deployed.input_shape(LARGEST_BATCH, *largest),
+        "max": deployed.input_shape(LARGEST_BATCH, *(max(LARGEST, side) for side in options.size)),
     }
     return Contract(
         kind="onnx",

@@ -1,104 +1,98 @@
-"""Whether a new artifact computes what it should, before anybody sees it."""
+"""The comparison with a reference that stands between a new artifact and its publication."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from r2mrf_deploy import runtimes
-from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.artifact import Artifact, publish
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
-from r2mrf_deploy.manifest import Preprocess
-from r2mrf_deploy.parity.compare import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.export.base import Exported
+from r2mrf_deploy.manifest import Contract
+from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
 from r2mrf_deploy.progress import Progress, ProgressCallback
 from r2mrf_deploy.runtimes import Runner
 
 ODD = ((117, 235), (234, 118), (97, 129))
-"""Sizes at which sides round up and down, for artifacts with free sizes."""
+"""(height, width) at which sides round up and down, for artifacts with free sizes."""
 
 
+@dataclass(frozen=True)
 class Check:
-    """Compare new artifacts with a reference, on photographs.
+    """Compares new artifacts with a reference, on photographs."""
 
-    Args:
-        reference: opens what they are compared with; it is asked only where the artifact can be run.
-        named: what the reference is called in messages.
-        photographs: how many of scikit-image's three.
-        per_step: compare every side output too.
-    """
+    reference: Callable[[], Runner]
+    """Opens the reference; called only when the artifact can be run here."""
+    name: str
+    """What messages call the reference."""
+    progress: ProgressCallback
+    photographs: int = 1
+    """How many of scikit-image's three to use."""
+    per_step: bool = False
+    """Also compare every side output."""
 
-    def __init__(
-        self,
-        reference: Callable[[], Runner],
-        named: str,
-        progress: ProgressCallback,
-        *,
-        photographs: int = 1,
-        per_step: bool = False,
-    ) -> None:
-        self._reference, self._named, self._progress = reference, named, progress
-        self._photographs, self._per_step = photographs, per_step
-        self.parity: Parity | None = None
-        """Of the last artifact."""
+    def publish(self, path: Path, write: Callable[[Path], Contract]) -> Exported:
+        """Write an artifact, and publish it unless the comparison shows that it is wrong.
 
-    def __call__(self, artifact: Artifact) -> list[dict[str, Any]]:
-        """The evidence for one artifact; what cannot be run here is "not run".
+        An artifact that cannot be run here is published with the verdict "not run".
 
         Raises:
-            ArtifactError: an FP32 artifact computes something else, or a map is not finite.
+            ArtifactError: an FP32 artifact does not compute what the reference does, or a map is not finite.
         """
-        self._progress(Progress(f"comparing {artifact.path.name} with {self._named}"))
-        self.parity = self._compare(artifact)
-        if self.parity is None:
-            return []
-        self.parity.reference = self._named
-        wrong = self.parity.verdict == "fail" and artifact.precision == "fp32"
-        if wrong or not np.isfinite(self.parity.map.largest):
-            what = "its map is not finite" if not wrong else f"it does not compute what {self._named} computes"
-            raise ArtifactError(f"{artifact.path.name} was not written: {what}; {self.parity.reason}")
-        return [self.parity.evidence()]
+        parity: Parity | None = None
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the user of the last artifact has to know."""
-        if self.parity is None or self.parity.verdict in ("pass", "emulated"):
-            return ()
-        cure = "; `max_drop` keeps what must be kept" if self.parity.verdict == "fail" else ""
-        unproved = f"not compared with {self._named}: " if self.parity.verdict == "not run" else ""
-        return (unproved + self.parity.reason + cure,)
+        def evidence(artifact: Artifact) -> list[dict[str, Any]]:
+            nonlocal parity
+            self.progress(Progress(f"comparing {artifact.path.name} with {self.name}"))
+            parity = self.compare(artifact)
+            if parity is None:
+                return []
+            parity.reference = self.name
+            wrong = parity.verdict == "fail" and artifact.precision == "fp32"
+            if wrong or not np.isfinite(parity.map.largest):
+                what = "its map is not finite" if not wrong else f"it does not compute what {self.name} computes"
+                raise ArtifactError(f"{artifact.path.name} was not written: {what}; {parity.reason}")
+            return [parity.evidence()]
 
-    def _compare(self, artifact: Artifact) -> Parity | None:
+        made = publish(path, write, evidence)
+        return Exported(made, parity, warnings=_warnings(parity))
+
+    def compare(self, artifact: Artifact) -> Parity | None:
+        """Compare an artifact with the reference; None if it does not take a photograph."""
         contract = artifact.contract
         if contract is None or len(contract.inputs) != 1 or contract.inputs[0].layout is None:
-            return None  # it takes no photograph
-        name, precision, (spec,) = artifact.path.name, contract.precision, contract.inputs
-        if not runtimes.suitable(artifact.path):
-            reason = f"no runtime opens {artifact.path.suffix} files"
-            return Parity(name, "none", "", precision, "not run", reason, 0)
-        reduced = precision != "fp32" and artifact.path.suffix == ".onnx"
-        runtime = runtimes.nearest(precision) if reduced else runtimes.default(artifact)
+            return None
+        (spec,) = contract.inputs
+        if not (runtime := judge(artifact)):
+            return not_run(artifact, "none", f"no runtime opens {artifact.path.suffix} files")
         try:
-            candidate = runtimes.open(artifact, runtime.name)
+            candidate = runtimes.open(artifact, runtime)
         except RuntimeUnavailable as e:
-            return Parity(name, runtime.name, "", precision, "not run", str(e), 0)
+            return not_run(artifact, runtime, str(e))
         except ArtifactError:
-            here = runtime.availability().details.get("compute_capability")
+            here = runtimes.get(runtime).availability().details.get("compute_capability")
             if contract.target is None or here in (None, *contract.target.compute_capabilities):
                 raise
-            reason = f"it is not built for the GPU at hand, of compute capability {here}"
-            return Parity(name, runtime.name, "", precision, "not run", reason, 0)
-        preprocess = contract.preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
-        found = photographs_for(None)[: self._photographs]
-        with candidate, self._reference() as reference:
-            inputs = sample_inputs(candidate, preprocess, found, contract.profiles.get(spec.name, {}).get("opt", []))
-            if not spec.static and precision == "fp32":
+            return not_run(artifact, runtime, f"it was not built for this machine's GPU, of compute capability {here}")
+        found = photographs_for(None)[: self.photographs]
+        with candidate, self.reference() as reference:
+            optimum = contract.profiles.get(spec.name, {}).get("opt", [])
+            inputs = sample_inputs(candidate.inputs[0], contract.preprocess, found, optimum)
+            if not spec.static and artifact.precision == "fp32":
                 odd = [np.ascontiguousarray(found[0][:height, :width]) for height, width in ODD]
-                inputs += sample_inputs(candidate, preprocess, odd, contract.limit(spec.name))
-            return compare(reference, candidate, inputs, artifact=name, precision=precision, per_step=self._per_step)
+                inputs += sample_inputs(candidate.inputs[0], contract.preprocess, odd, contract.limit(spec.name))
+            return compare(artifact, candidate, reference, inputs, per_step=self.per_step)
 
 
-def warnings(*found: Sequence[str]) -> tuple[str, ...]:
-    """Each warning once."""
-    return tuple(dict.fromkeys(w for some in found for w in some))
+def _warnings(parity: Parity | None) -> tuple[str, ...]:
+    """What a comparison tells the artifact's user."""
+    if parity is None or parity.passed:
+        return ()
+    cure = "; set `max_drop` to find the nodes to keep in higher precision" if parity.verdict == "fail" else ""
+    unproved = f"not compared with {parity.reference}: " if parity.verdict == "not run" else ""
+    return (unproved + parity.reason + cure,)

@@ -11,7 +11,7 @@ import onnx
 from r2mrf_deploy import formats
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import GraphError
-from r2mrf_deploy.export.base import Exporter
+from r2mrf_deploy.export.base import Exporter, Written
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.graph import cost, files
 from r2mrf_deploy.manifest import Contract, TensorSpec
@@ -26,9 +26,7 @@ class OnnxExporter(Exporter):
     def availability(self) -> Availability:
         return Availability(True, onnx.__version__)
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         shutil.copyfile(source.path, file)
         return source.contract or describe(files.read(file)), ""
 
@@ -46,24 +44,28 @@ def write(model: onnx.ModelProto, contract: Contract, file: Path) -> Contract:
 
 
 def describe(model: onnx.ModelProto) -> Contract:
-    """What a graph says of itself, for one that has no contract."""
+    """The contract of a graph that has none: what the graph says of itself."""
     constants = {t.name for t in model.graph.initializer}
-    try:
-        work = cost.multiply_adds(model)
-    except GraphError:  # it depends on the input's size
-        work = None
     return Contract(
         kind="onnx",
         inputs=[spec(v) for v in model.graph.input if v.name not in constants],
         outputs=[spec(v) for v in model.graph.output],
         opset=opset(model),
         parameters=cost.parameters(model),
-        multiply_adds=work,
+        multiply_adds=multiply_adds(model),
     )
 
 
+def multiply_adds(model: onnx.ModelProto, shapes: cost.Shapes | None = None) -> int | None:
+    """`cost.multiply_adds_per_image`; None where it depends on a free size."""
+    try:
+        return cost.multiply_adds_per_image(model, shapes)
+    except GraphError:
+        return None
+
+
 def spec(value: Any, layout: Any = None) -> TensorSpec:
-    """An input or output of a graph. A dimension without a name is called by its tensor and axis."""
+    """An input or output of a graph. A free dimension without a name is named after its tensor and axis."""
     tensor = value.type.tensor_type
     known = value.type.WhichOneof("value") == "tensor_type"
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if known else value.type.WhichOneof("value")

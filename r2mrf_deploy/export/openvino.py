@@ -8,7 +8,7 @@ from typing import Any
 from r2mrf_deploy import environment, formats
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import BuildError, GraphError
-from r2mrf_deploy.export.base import Exporter, derived
+from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import Progress, ProgressCallback
@@ -24,42 +24,30 @@ class OpenVINOExporter(Exporter):
     def availability(self) -> Availability:
         return OpenVINO().availability()
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         import openvino
 
         progress(Progress("converting to OpenVINO"))
         try:
-            model = openvino.Core().read_model(
-                source.path
-            )  # convert_model rewrites quantised graphs and changes their maps
-        except Exception as e:  # OpenVINO raises RuntimeError and types of its own, in many lines
-            raise GraphError(f"OpenVINO cannot read {source.path.name}: {_last_line(e)}") from None
+            # not convert_model, which rewrites quantised graphs and changes their maps
+            model = openvino.Core().read_model(source.path)
+        except Exception as e:  # RuntimeError, or one of OpenVINO's own, with a message of many lines
+            reason = (str(e).strip() or type(e).__name__).splitlines()[-1].strip()
+            raise GraphError(f"OpenVINO cannot read {source.path.name}: {reason}") from None
         layouts, said = specs.layouts(source), source.contract
         inputs = [spec(port, layouts) for port in model.inputs]
         outputs = [spec(port, layouts) for port in model.outputs]
         if said and (differs := specs.difference(inputs, said.inputs) or specs.difference(outputs, said.outputs)):
             raise BuildError(f"the model has {differs}; export it again")
-        contract = derived(
-            source, "openvino", inputs, outputs, tools=environment.tool_versions("r2mrf-deploy", "openvino")
-        )
+        said = said or Contract(kind="openvino", inputs=inputs, outputs=outputs)
+        contract = derived(source, said, environment.tool_versions("r2mrf-deploy", "openvino"), kind="openvino")
         model.set_rt_info(contract.embedded(), formats.KEY)
-        for name, value in _model_info(contract).items():
+        info: dict[str, Any] = {"reverse_input_channels": False}  # OpenVINO's Model API reads these; the order is RGB
+        if contract.preprocess and not contract.preprocess.inside:
+            info["mean_values"] = [255 * v for v in contract.preprocess.mean]
+            info["scale_values"] = [255 * v for v in contract.preprocess.std]
+        for name, value in info.items():
             model.set_rt_info(value, ["model_info", name])
-        # The weights as they are: precision is the graph's, and the default here would halve it unasked.
+        # Precision is the graph's: the default would store the weights in FP16.
         openvino.save_model(model, file, compress_to_fp16=False)
         return contract, f"converted by OpenVINO {environment.version('openvino')}"
-
-
-def _model_info(contract: Contract) -> dict[str, Any]:
-    """What OpenVINO's Model API asks a model, where the contract knows it and Model API has a name for it."""
-    if contract.preprocess is None or contract.preprocess.inside:
-        return {"reverse_input_channels": False}  # the graph takes RGB bytes
-    mean, std = ([255 * v for v in values] for values in (contract.preprocess.mean, contract.preprocess.std))
-    return {"reverse_input_channels": False, "mean_values": mean, "scale_values": std}
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

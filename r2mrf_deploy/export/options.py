@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import DEFAULT_SIZE
+from r2mrf_deploy.runtimes.base import changed
 from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Method = Literal["minmax", "entropy", "percentile"]
 DEFAULT_OPSET = 17
-"""Every TensorRT since 8.6 reads it; nothing in the networks needs a later one."""
+"""TensorRT reads it since 8.6, and no network needs a later one."""
 RECOMMENDED = 300
 """Photographs to calibrate on."""
 
@@ -26,20 +27,20 @@ class PrecisionOptions:
 
     precision: Precision = "fp32"
     calibration: Path | None = None
-    """Folder of photographs like those to come. INT8 needs one; FP16 looks there for what would overflow, by default in
-    three photographs of scikit-image's."""
+    """A folder of photographs like those that the network will see. INT8 needs one. FP16 looks for overflow in them, or by
+    default in three of scikit-image's photographs."""
     method: Method | None = None
-    """How INT8 finds ranges; by default percentile: the extremes of a hundred photographs are too wide."""
+    """How INT8 finds ranges; by default percentile, since the extremes of many photographs are too wide."""
     keep: tuple[str, ...] = ()
-    """Nodes, or scopes of the network, that stay in higher precision."""
+    """Nodes or scopes of the network that stay in higher precision."""
     quantize_ends: bool = False
-    """Quantise the first convolution and the last layers too."""
+    """Also quantise the first convolution and the last layers."""
     max_drop: float | None = None
-    """Search for the fewest nodes to keep for which MAE and F against FP32 drop by no more than this."""
+    """Search for the fewest nodes to keep so that MAE and F, measured against FP32, get worse by no more than this."""
     resume: Path | None = None
-    """A file that keeps what the search has found, so that it can be resumed."""
+    """A file that stores what the search has found, so that it can be resumed."""
     gpus: tuple[str, ...] = ()
-    """GPU classes that the result is for: one that cannot compute in this precision is refused."""
+    """GPU classes that the result is for. A class that cannot compute in this precision is refused."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -51,57 +52,51 @@ class PrecisionOptions:
             raise UsageError(
                 f"INT8 needs photographs to calibrate on: give `calibration` a folder; {RECOMMENDED} are recommended"
             )
-        asked = {"max_drop": self.max_drop is not None, "keep": bool(self.keep), "calibration": self.calibration}
-        if self.precision == "fp32" and (named := [k for k, v in asked.items() if v]):
+        given = changed(self)
+        if self.precision == "fp32" and (named := [n for n in ("max_drop", "keep", "calibration") if n in given]):
             raise UsageError(f"`{named[0]}` is for a reduced precision: set `precision` to fp16, bf16 or int8")
-        of_int8 = {"method": self.method is not None, "quantize_ends": self.quantize_ends}
-        if self.precision != "int8" and (named := [k for k, v in of_int8.items() if v]):
-            raise UsageError(f"`{named[0]}` is for INT8: leave it out, or set `precision` to int8")
+        if self.precision != "int8" and (only := [n for n in ("method", "quantize_ends") if n in given]):
+            raise UsageError(f"`{only[0]}` is for INT8: leave it out, or set `precision` to int8")
         if self.resume is not None and self.max_drop is None:
-            raise UsageError("`resume` continues a search: give `max_drop` too, or leave it out")
+            raise UsageError("`resume` continues a search: also give `max_drop`, or leave `resume` out")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
-            raise UsageError(f"`max_drop` must be between 0 and 1, as 0.005, not {self.max_drop:g}")
+            raise UsageError(f"`max_drop` must be between 0 and 1, for example 0.005, not {self.max_drop:g}")
         if self.max_drop is not None and self.calibration is None:
-            raise UsageError("`max_drop` needs photographs to look at: give `calibration` a folder")
+            raise UsageError("`max_drop` needs photographs to measure on: give `calibration` a folder")
 
 
 @dataclass(frozen=True)
 class FormatOptions:
-    """What only some formats support."""
+    """Options that only some formats support."""
 
     gpus: tuple[str, ...] = ()
     """GPU classes to build for; see `TensorRTExporter`."""
     device: Literal["cpu", "cuda"] | None = None
-    """What an AOTInductor package is compiled for; by default the GPU where there is one."""
-    build: BuildOptions = field(default_factory=BuildOptions)
+    """What to compile an AOTInductor package for; by default the GPU if there is one."""
+    build: BuildOptions = BuildOptions()  # noqa: RUF009 (it is frozen)
     """TensorRT's builder options."""
-
-    def given(self) -> list[str]:
-        """The fields that are not left at their defaults."""
-        usual = FormatOptions()
-        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(usual, f.name)]
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export. The defaults are what a program that embeds the artifact wants."""
+    """What to export. The defaults suit a program that embeds the artifact."""
 
     size: tuple[int, int] = DEFAULT_SIZE
     """(height, width) in pixels; with `dynamic`, the optimum of the profile."""
     batch: int = 1
     dynamic: bool = False
     steps: int | None = None
-    """Recurrent steps, where the weights allow another number than they were trained with."""
+    """Recurrent steps, if the weights allow a number other than the one they were trained with."""
     io: Literal["image", "tensor"] = "image"
     opset: int = DEFAULT_OPSET
     all_steps: bool = False
-    """Output every `step{t}_branch{l}` too."""
+    """Also output every `step{t}_branch{l}`."""
     optimize: bool = True
     """Apply the exact rewrites."""
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     format: FormatOptions = field(default_factory=FormatOptions)
 
     def record(self, steps: int) -> dict[str, Any]:
-        """What the contract says of the export: enough to trace the same graph again."""
+        """What the contract keeps of these options: enough to trace the same graph again."""
         kept = ("batch", "dynamic", "io", "opset", "all_steps", "optimize")
         return {"size": list(self.size), "steps": steps} | {name: getattr(self, name) for name in kept}

@@ -1,4 +1,4 @@
-"""TensorRT plans, built by `tensorrt` or `tensorrt_rtx`. A plan has no place for a contract: it keeps its manifest."""
+"""TensorRT plans, built by `tensorrt` or `tensorrt_rtx`. A plan has no place for a contract: only the manifest holds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from r2mrf_deploy import environment
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import BuildError
-from r2mrf_deploy.export.base import Exporter, derived
+from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import ProgressCallback
@@ -24,9 +24,9 @@ from r2mrf_deploy.runtimes.tensorrt.targets import Targets
 class TensorRTExporter(Exporter):
     """`gpus` names GPU classes to build for. TensorRT builds for the GPU at hand, which must be of that class.
 
-    TensorRT-RTX builds one plan for all of them. Without a name it builds for Ampere and later (8.0, 8.6, 8.9, 12.0, 12.1),
-    or for the GPU at hand where that is a Turing. Turing is left out otherwise, as in the library's own default: NVIDIA says
-    that it slows the plan on the others, and it makes the plan about three times as large.
+    TensorRT-RTX builds one plan for all of them. Without names it builds for Ampere and later (8.0, 8.6, 8.9, 12.0, 12.1),
+    or for the GPU at hand if that is a Turing. Otherwise Turing is left out, as in the library's own default: NVIDIA says
+    that it slows the plan down on other GPUs, and it makes the plan about three times as large.
     """
 
     suffix = ".plan"
@@ -37,15 +37,13 @@ class TensorRTExporter(Exporter):
         state = TensorRT().availability()
         return Availability(True, state.version) if api.installed() else state
 
-    def write(
-        self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
-    ) -> tuple[Contract, str]:
+    def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
         build, said = options.build, source.contract
         targets = Targets.choose([gpu_classes.get(name) for name in options.gpus], build.library)
         library = targets.library
         if targets.device is not None and build.profiling_verbosity is None:
-            build = replace(build, profiling_verbosity="detailed")  # or the engine cannot say what it computes in
-        # What a GPU cannot do is said before the model is read, as far as its contract tells what is in it.
+            build = replace(build, profiling_verbosity="detailed")  # or the engine does not tell its layers' precision
+        # As far as the contract tells, refuse what a GPU cannot do before the model is read.
         targets.refuse([said.precision] if said else [])
         _refuse_opset(library, said.opset if said else None)
         job = Build(library, build)
@@ -62,30 +60,26 @@ class TensorRTExporter(Exporter):
         target = targets.record(plan, build.recorded())
         tools = environment.tool_versions("r2mrf-deploy") | {library.flavour.replace("_", "-"): library.version}
         precision = said.precision if said else next(iter(job.precisions), "fp32")
-        contract = derived(
-            source, "plan", job.inputs, job.outputs,
-            profiles=profiles, target=target, tools=tools, precision=precision,
-        )  # fmt: skip
-        return contract, targets.note(target)
+        found = {"profiles": profiles, "target": target, "precision": precision}
+        said = said or Contract(kind="plan", inputs=list(job.inputs), outputs=list(job.outputs))
+        return derived(source, said, tools, kind="plan", **found), targets.note(target)
 
 
 def _without_products(model: Path) -> bytes | None:
-    """The model with 1×1 convolutions for its FP32 matrix products, which TensorRT-RTX does not compile for Turing.
+    """The model with 1×1 convolutions in place of FP32 matrix products, which TensorRT-RTX does not compile for Turing.
 
-    None where there are none.
+    None if it has no such products.
     """
-    try:
-        from r2mrf_deploy.graph import files
-        from r2mrf_deploy.graph.rewrites.pipeline import rewrite_once
-        from r2mrf_deploy.graph.rewrites.products import convolve_products
-    except ImportError:  # a build does without onnx; where it matters, TensorRT-RTX refuses, and the cure is named
-        return None
+    from r2mrf_deploy.graph import files
+    from r2mrf_deploy.graph.rewrites.pipeline import rewrite_once
+    from r2mrf_deploy.graph.rewrites.products import convolve_products
+
     read = files.read(model)
     convolved = rewrite_once(read, convolve_products)
     return None if convolved is read else files.serialized(convolved)
 
 
 def _refuse_opset(library: Library, opset: int | None) -> None:
-    """TensorRT 8.6 reads models up to opset 17, and of a later one says only that some node is wrong."""
+    """TensorRT 8.6 reads models up to opset 17. For a later one it only reports that some node is wrong."""
     if opset and opset > 17 and not library.is_rtx and library.major < 10:
         raise BuildError(f"TensorRT {library.version} reads ONNX up to opset 17, not {opset}: export with `opset` 17")

@@ -1,6 +1,6 @@
-"""Model files as they lie on the disk: what each format says of itself, read without running anything.
+"""What model files say of themselves, read without running anything.
 
-Each module reads one format: `read(path) -> Content`.
+Each module reads one format: `read(path) -> Content`. An OSError becomes an ArtifactError here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.manifest import Contract
 
 
@@ -18,33 +19,29 @@ class Content:
     """What a model file says of itself."""
 
     contract: Contract | None = None
-    """The contract that lies inside the file."""
+    """The contract stored inside the file."""
     header: Any = None
     """What else the format's own header says: `plan.PlanHeader`, `pt2.Package`."""
 
 
-_READERS = {
-    ".onnx": "r2mrf_deploy.formats.onnx",
-    ".xml": "r2mrf_deploy.formats.openvino",
-    ".plan": "r2mrf_deploy.formats.plan",
-    ".pt2": "r2mrf_deploy.formats.pt2",
-}
-
 KINDS = {".onnx": "onnx", ".xml": "openvino", ".plan": "plan", ".pt2": "pt2"}
-"""Suffix -> what a manifest calls the format."""
+"""Suffix -> what a manifest calls the format; the module that reads it has the same name."""
 
 EXECUTABLE = frozenset({".plan", ".pt2"})
 """Files that hold code, which runs when they are opened."""
 
 KEY = "r2mrf"
-"""Where the contract lies in a file's own metadata."""
+"""The key of the contract in a file's own metadata."""
 
 
 def read(path: Path) -> Content:
-    """What a model file says of itself.
+    """Read what a model file says of itself.
 
     Raises:
-        ArtifactError: the file is damaged, or is not of the format that its suffix says.
+        ArtifactError: the file cannot be read, is damaged, or its format is not the one of its suffix.
     """
-    reader = _READERS.get(path.suffix.lower())
-    return importlib.import_module(reader).read(path) if reader else Content()
+    kind = KINDS.get(path.suffix.lower())
+    try:
+        return importlib.import_module(f"{__name__}.{kind}").read(path) if kind else Content()
+    except OSError as e:
+        raise ArtifactError(f"{path} cannot be read: {e.strerror or e}") from None

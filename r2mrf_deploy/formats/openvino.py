@@ -1,4 +1,4 @@
-"""OpenVINO models: an `.xml` with its weights in a `.bin`. The contract lies in `rt_info`."""
+"""OpenVINO models: an `.xml` with its weights in a `.bin`. The contract is stored in `rt_info`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What a TensorRT plan says of itself, read without TensorRT and without a GPU.
 
-A plan begins with four letters: `ftrt` is TensorRT's, `vtrt` is TensorRT-RTX's. A zero (u32) follows, and bytes 24-27 are
-the version that wrote it. A `vtrt` header also holds the file's length (u64 at 16) and a bit for every compute capability
-that it was built for (u32 at 32). Both were read off plans of TensorRT-RTX 1.7; the `ftrt` header is used only as far as
-it is known to agree. This is what tells a damaged or foreign file from a plan before any driver is asked to execute it.
+A plan begins with four letters: `ftrt` for TensorRT, `vtrt` for TensorRT-RTX. A zero (u32) follows, and bytes 24-27 hold
+the version that wrote the plan. A `vtrt` header also holds the file's length (u64 at 16) and one bit for each compute
+capability that the plan was built for (u32 at 32); both were found in plans of TensorRT-RTX 1.7, and are not read from an
+`ftrt` header. So a damaged or foreign file is refused before a driver is asked to execute it.
 """
 
 from __future__ import annotations
@@ -26,31 +26,26 @@ _FLAVOURS: dict[bytes, Flavour] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
 class PlanHeader:
     flavour: Flavour
     version: str
-    """Of the library that wrote it: major.minor.patch.build."""
+    """The version of the library that wrote it: major.minor.patch.build."""
     compute_capabilities: tuple[str, ...] = ()
-    """Those that a TensorRT-RTX plan was built for; empty for TensorRT's plans, which do not say."""
+    """What a TensorRT-RTX plan was built for; empty for TensorRT, whose plans do not say."""
 
 
 def read(plan: Path) -> Content:
     """Read the header of a plan. A plan has no place for a contract.
 
     Raises:
-        ArtifactError: the file cannot be read, is not a plan, or is truncated.
+        ArtifactError: the file is not a plan, or is truncated.
     """
-    try:
-        with plan.open("rb") as f:
-            head = f.read(_LENGTH)
-        size = plan.stat().st_size
-    except OSError as e:
-        raise ArtifactError(f"{plan} cannot be read: {e.strerror or e}") from None
-    return Content(header=parse(head, size, plan.name))
+    with plan.open("rb") as f:
+        return Content(header=parse(f.read(_LENGTH), plan.stat().st_size, plan.name))
 
 
 def parse(head: bytes, size: int, name: str = "plan") -> PlanHeader:
     """Read a header from the first 64 bytes of a plan that is `size` bytes long.
 
     Raises:
-        ArtifactError: they are not the start of a plan, or the plan is truncated.
+        ArtifactError: these bytes do not begin a plan, or the plan is truncated.
     """
     flavour = _FLAVOURS.get(head[:4])
     if flavour is None:
@@ -74,20 +69,17 @@ def check_manifest(header: PlanHeader, manifest: Contract, name: str = "plan") -
     """Compare a plan's header with its manifest.
 
     Raises:
-        ArtifactError: the manifest is another kind of artifact's, or says another library, version or target.
+        ArtifactError: the manifest describes another kind of artifact, library, version or target.
     """
     target = manifest.target
     if manifest.kind != "plan" or target is None:
         raise ArtifactError(f"{name}: its manifest describes a {manifest.kind} file, not a plan")
-    pairs = [
+    targets = ", ".join(header.compute_capabilities)
+    for what, said, found in (
         ("runtime", target.runtime, header.flavour),
         ("version", target.runtime_version, header.version),
-    ]
-    if header.compute_capabilities:
-        pairs.append(
-            ("compute capabilities", ", ".join(target.compute_capabilities), ", ".join(header.compute_capabilities))
-        )
-    for what, said, found in pairs:
+        ("compute capabilities", ", ".join(target.compute_capabilities) if targets else "", targets),
+    ):
         if said != found:
             raise ArtifactError(f"{name}: its manifest says {what} {said}, the plan itself {found}; build it again")
 
@@ -96,8 +88,8 @@ def check_version(header: PlanHeader, installed: str, name: str = "plan", versio
     """Compare the version that wrote a plan with the version that is to run it.
 
     Args:
-        installed: the installed library's version, major.minor.patch and on some platforms more.
-        version_compatible: the plan was built so that any later version of the same major version opens it.
+        installed: the installed library's version: major.minor.patch, on some platforms with more.
+        version_compatible: whether the plan was built for any later version of the same major version.
 
     Raises:
         ArtifactError: the installed version does not open the plan.
@@ -113,5 +105,5 @@ def check_version(header: PlanHeader, installed: str, name: str = "plan", versio
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """1.7.1.116 -> (1, 7, 1, 116); what is no number ends it (8.6.1.post1 -> 8.6.1)."""
+    """1.7.1.116 -> (1, 7, 1, 116); it ends before a part that is not a number (8.6.1.post1 -> 8.6.1)."""
     return tuple(map(int, itertools.takewhile(str.isdigit, version.split("."))))

@@ -1,4 +1,4 @@
-"""AOTInductor packages, `.pt2`: a zip archive of compiled code. The contract lies in the code's own metadata."""
+"""AOTInductor packages, `.pt2`: a zip archive of compiled code. The contract is stored in its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`r2mrf parity`: compare artifacts with the checkpoint that they were made from."""
+"""`r2mrf parity`: compare artifacts with the checkpoint they were made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.manifest import side_outputs
-from r2mrf_deploy.parity.compare import Parity, compare, photographs_for, sample_inputs
+from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 
@@ -30,13 +30,13 @@ def compare_artifacts(
     """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
 
     Args:
-        folder: folder of photographs; by default three that scikit-image ships.
-        bisect: where an artifact fails, find the fewest nodes whose precision explains it.
-        record: keep the results in the artifacts' manifests.
-        runtime: runs the artifacts; by default the one that comes nearest to each artifact's precision.
+        folder: a folder of photographs; by default three that scikit-image ships.
+        bisect: if an artifact fails, find the fewest nodes whose precision explains it.
+        record: store the results in the artifacts' manifests.
+        runtime: runs the artifacts; by default as `judge` says.
 
     Returns:
-        One result per artifact; "not run" where no runtime can run it here.
+        One result per artifact; "not run" if its runtime is not available here.
 
     Raises:
         InputError, CheckpointError, ArtifactError, UsageError: an argument is wrong.
@@ -52,26 +52,23 @@ def compare_artifacts(
     photographs = photographs_for(folder)
     results = []
     for artifact in opened:
-        precision, contract, name = artifact.precision, artifact.contract, artifact.path.name
-        chosen = runtime or _judge_of(artifact)
+        contract, chosen = artifact.contract, runtime or judge(artifact)
         try:
             runner = runtimes.open(artifact, chosen, trust=trust)
         except RuntimeUnavailable as e:
-            asked = chosen or runtimes.default(artifact).name
-            results.append(Parity(name, asked, "", precision, "not run", str(e), 0))
+            results.append(not_run(artifact, chosen, str(e)))
             continue
         with runner:
-            names = [s.name for s in runner.outputs]
             reference = PyTorchRunner(
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
                 steps=contract.config.get("steps") if contract else None,
-                all_steps=bool(side_outputs(names)),
+                all_steps=bool(side_outputs(s.name for s in runner.outputs)),
             )
             limit = contract.limit(runner.inputs[0].name) if contract else []
-            inputs = sample_inputs(runner, loaded.preprocess, photographs, limit)
-            progress(Progress(f"comparing {name} on {runner.runtime}"))
-            found = compare(reference, runner, inputs, artifact=name, precision=precision, per_step=per_step)
+            inputs = sample_inputs(runner.inputs[0], loaded.preprocess, photographs, limit)
+            progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
+            found = compare(artifact, runner, reference, inputs, per_step=per_step)
         if bisect and found.verdict == "fail":
             found.bisect = bisection.bisect(
                 checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress
@@ -80,9 +77,3 @@ def compare_artifacts(
             found.not_recorded = artifact.record(parity=[found.evidence()])
         results.append(found)
     return results
-
-
-def _judge_of(artifact: Artifact) -> str | None:
-    """The runtime to judge an artifact on: in reduced precision, the one that `convert` used; else None, the default."""
-    reduced = artifact.precision != "fp32" and artifact.path.suffix == ".onnx"
-    return runtimes.nearest(artifact.precision).name if reduced else None

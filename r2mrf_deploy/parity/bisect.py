@@ -1,19 +1,17 @@
 """`r2mrf parity --bisect`: the fewest nodes whose precision explains why an artifact differs from PyTorch.
 
 The FP32 graph is traced again from the checkpoint with the export options in the artifact's manifest. Then as few nodes of
-the artifact as possible are restored to FP32, until the maps agree within the precision's tolerance.
+the artifact as possible are restored to FP32 so that the maps agree within the precision's tolerance.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.graph import files, precision, quantize
@@ -36,16 +34,14 @@ def bisect(
     settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
 ) -> Search:
-    """Find the fewest nodes whose reduced precision explains a difference; none where the artifact is within tolerance.
+    """Find the fewest nodes whose reduced precision explains a difference; none if the artifact is within tolerance.
 
     Args:
-        checkpoint: the one that the artifact was exported from.
-        artifact: an ONNX artifact of reduced precision, with its manifest.
-        folder: folder of photographs; by default three that scikit-image ships.
-        network, settings: as for `Checkpoint.load`.
+        checkpoint: the one that the artifact was exported from; `network` and `settings` are for `Checkpoint.load`.
+        folder: a folder of photographs; by default three that scikit-image ships.
 
     Raises:
-        UsageError: the artifact is not an ONNX file of reduced precision.
+        UsageError: the artifact is not an ONNX file of reduced precision with a manifest.
         ArtifactError: it does not match its manifest, or was not made from this checkpoint.
         CheckFailed: the precision does not explain the difference, which remains in FP32.
     """
@@ -55,27 +51,13 @@ def bisect(
     progress(Progress("tracing"))
     original = _original(checkpoint, manifest, network, settings)
     lowered = files.read(artifact)
+    spec = manifest.inputs[0]
+    inputs = sample_inputs(spec, manifest.preprocess, photographs_for(folder), manifest.limit(spec.name))
+    feeds = [{spec.name: array} for array in inputs]
+    evaluate = node_search.trials(original, manifest, feeds, partial(_with, original, lowered, manifest))
+    tolerance = TOLERANCES[manifest.precision]
     nodes = _reduced(original, lowered, manifest)
-    with tempfile.TemporaryDirectory() as name:
-        plain = Path(name) / "fp32.onnx"
-        onnx.save(original, plain)
-        fp32 = manifest.model_copy(update={"precision": "fp32"})
-        with runtimes.get("onnxruntime").open(Artifact(plain, contract=fp32)) as reference:
-            limit = manifest.limit(reference.inputs[0].name)
-            assert manifest.preprocess is not None
-            inputs = sample_inputs(reference, manifest.preprocess, photographs_for(folder), limit)
-            feeds = [{reference.inputs[0].name: array} for array in inputs]
-            wanted = [reference.run(feed)["map"] for feed in feeds]
-
-        def evaluate(kept: frozenset[str]) -> Drop:
-            trial = Path(name) / "trial.onnx"
-            graph = _with(original, lowered, manifest, kept)
-            bf16 = manifest.precision == "bf16"
-            onnx.save(precision.rounded(graph) if bf16 else graph, trial)
-            return _drop(trial, fp32 if bf16 else manifest, feeds, wanted)
-
-        tolerance = TOLERANCES[manifest.precision]
-        return node_search.keep_fewest(nodes, evaluate, Drop(tolerance.mean, tolerance.f), progress)
+    return node_search.keep_fewest(nodes, evaluate, Drop(tolerance.mean, tolerance.f), progress)
 
 
 def _original(
@@ -120,8 +102,3 @@ def _with(
     half: precision.Half = "fp16" if manifest.precision == "fp16" else "bf16"
     found = [*manifest.kept, *kept]
     return precision.to_half(original, half, [*found, *precision.carried(original, found)])
-
-
-def _drop(file: Path, manifest: Manifest, feeds: Sequence[dict[str, np.ndarray]], wanted: Sequence[np.ndarray]) -> Drop:
-    with runtimes.nearest(manifest.precision).open(Artifact(file, contract=manifest)) as runner:
-        return node_search.drop([runner.run(feed)["map"] for feed in feeds], wanted)

@@ -1,23 +1,24 @@
 """Parity: does an artifact compute what PyTorch FP32 computes?
 
 Runners are compared on photographs, output by output, and with `per_step` also by side output. Names are compared first,
-then dtypes, ranks and shapes, then values: the first difference is reported. A nearly flat reference map proves nothing,
-and is reported as uninformative instead of a pass.
+then dtypes, ranks, shapes and values: the first difference is reported. A nearly flat reference map proves nothing, so the
+verdict is then "uninformative" instead of "pass".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from r2mrf_deploy import images
+from r2mrf_deploy import images, runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.manifest import Preprocess, side_outputs
+from r2mrf_deploy.manifest import Preprocess, TensorSpec, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.runtimes import Runner
@@ -25,10 +26,10 @@ from r2mrf_deploy.runtimes import Runner
 FLAT = 0.02
 """Standard deviation below which a reference map is called flat."""
 LOGIT_LIMIT = float(np.log(999))
-"""Logits are recovered from maps between 0.001 and 0.999; beyond, a float32 map has lost too many digits."""
+"""Logits are recovered from maps between 0.001 and 0.999. Outside that range a float32 map has lost too many digits."""
 
 Verdict = Literal["pass", "emulated", "fail", "uninformative", "not run"]
-"""emulated: within tolerance, but computed in another precision than the artifact's, which proves little."""
+"""emulated: within tolerance, but not computed in the artifact's own precision, which proves little."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class Parity:
     f_measure: float = 1.0
     """F (β² = 0.3) of the artifact's map at 0.5 against the reference's at 0.5, the minimum over the photographs."""
     steps: dict[str, Difference] = field(default_factory=dict)
-    """By side output, of the logits."""
+    """For each side output, the difference of the logits."""
     emulates: str = ""
     """How the precision of the computation differs from the artifact's."""
     reference: str = "PyTorch"
     """What the artifact was compared with."""
     bisect: Search | None = None
-    """The nodes whose precision explains a failure, where they were searched for."""
+    """The nodes whose precision explains a failure, if they were searched for."""
     drift: str | None = None
     """The first side output, in the order of computation, whose relative difference exceeds the tolerance."""
     not_recorded: str = ""
@@ -112,22 +113,14 @@ class Parity:
 
 
 def compare(
-    reference: Runner,
-    candidate: Runner,
-    inputs: Sequence[np.ndarray],
-    *,
-    artifact: str,
-    precision: str = "fp32",
-    per_step: bool = False,
+    artifact: Artifact, candidate: Runner, reference: Runner, inputs: Sequence[np.ndarray], *, per_step: bool = False
 ) -> Parity:
-    """Compare two runners on the same inputs.
+    """Compare an artifact with a reference on the same inputs. The artifact's precision selects the tolerance.
 
     Args:
-        reference: PyTorch in FP32, with every output of `candidate`.
-        candidate: the artifact.
+        candidate: runs the artifact.
+        reference: PyTorch in FP32, or another runner with every output of `candidate`.
         inputs: arrays that both accept; a static batch above 1 holds copies.
-        artifact: the candidate's name, for the report.
-        precision: selects the tolerance.
         per_step: also compare every side output.
 
     Raises:
@@ -137,26 +130,29 @@ def compare(
         raise UsageError("parity needs at least one photograph")
     names = [s.name for s in candidate.outputs]
     if per_step and not side_outputs(names):
-        raise UsageError(f"{artifact} only outputs {', '.join(names)}; export it with `all_steps` to compare steps")
-    result = Parity(artifact, candidate.runtime, candidate.device, precision, "pass", "", len(inputs))
-    result.emulates = candidate.emulates
+        raise UsageError(
+            f"{artifact.path.name} only outputs {', '.join(names)}; export it with `all_steps` to compare steps"
+        )
+    about = (artifact.path.name, candidate.runtime, candidate.device, artifact.precision)
+    result = Parity(*about, "pass", "", len(inputs), emulates=candidate.emulates)
     if reason := _structure(reference, candidate):
-        result.verdict, result.reason = "fail", reason
-        return result
-    spreads: list[float] = []
+        return replace(result, verdict="fail", reason=reason)
+    logits, spreads = Difference(), []
     for array in inputs:
         wanted = reference.run({reference.inputs[0].name: array})
         got = candidate.run({candidate.inputs[0].name: array})
         for name in names:
             if got[name].shape != wanted[name].shape:
-                result.verdict = "fail"
-                result.reason = f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
-                return result
-        _add_map(result, wanted["map"], got["map"], len(inputs))
+                reason = f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
+                return replace(result, verdict="fail", reason=reason)
+        _add(result.map, wanted["map"], got["map"], len(inputs))
+        _add(logits, _logit(wanted["map"]), _logit(got["map"]), len(inputs))
+        result.f_measure = min(result.f_measure, agreement(got["map"], wanted["map"]))
         spreads.append(float(wanted["map"].std()))
         if per_step:
             for name in side_outputs(names):
                 _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
+    result.map.relative = logits.relative
     result.reference_spread = min(spreads)
     _judge(result)
     return result
@@ -173,14 +169,6 @@ def _structure(reference: Runner, candidate: Runner) -> str:
         if len(spec.shape) != len(wanted[spec.name].shape):
             return f"{spec.name} has rank {len(spec.shape)}, not {len(wanted[spec.name].shape)}"
     return "" if any(s.name == "map" for s in candidate.outputs) else "it has no output 'map'"
-
-
-def _add_map(result: Parity, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
-    logits = Difference(relative=result.map.relative)
-    _add(logits, _logit(wanted), _logit(got), 1)
-    _add(result.map, wanted, got, count)
-    result.map.relative = logits.relative
-    result.f_measure = min(result.f_measure, agreement(got, wanted))
 
 
 def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int) -> None:
@@ -202,16 +190,16 @@ def _logit(focus: np.ndarray) -> np.ndarray:
 def _judge(result: Parity) -> None:
     tolerance = TOLERANCES[result.precision]
     flat = result.reference_spread < FLAT  # differences relative to the spread mean nothing then
-    failures = []
-    if not result.map.largest <= tolerance.map:
-        failures.append(f"the map differs by up to {result.map.largest:.1e} (allowed: {tolerance.map:.0e})")
-    if not result.map.mean <= tolerance.mean:
-        failures.append(f"the map differs by {result.map.mean:.1e} on average (allowed: {tolerance.mean:g})")
-    if not 1 - result.f_measure <= tolerance.f:
-        failures.append(f"F against the reference is {result.f_measure:.4f} (allowed: {1 - tolerance.f:g})")
-    if not flat and result.precision == "fp32" and not result.map.relative <= tolerance.logits:
-        share = f"{result.map.relative:.1e} of their spread (allowed: {tolerance.logits:.0e})"
-        failures.append(f"the logits differ by up to {share}")
+    largest, mean, f, logits = result.map.largest, result.map.mean, result.f_measure, result.map.relative
+    bounds = [
+        (largest, tolerance.map, f"the map differs by up to {largest:.1e} (allowed: {tolerance.map:.0e})"),
+        (mean, tolerance.mean, f"the map differs by {mean:.1e} on average (allowed: {tolerance.mean:g})"),
+        (1 - f, tolerance.f, f"F against the reference is {f:.4f} (allowed: {1 - tolerance.f:g})"),
+    ]
+    if not flat and result.precision == "fp32":
+        share = f"{logits:.1e} of their spread (allowed: {tolerance.logits:.0e})"
+        bounds.append((logits, tolerance.logits, f"the logits differ by up to {share}"))
+    failures = [words for found, bound, words in bounds if not found <= bound]  # NaN fails too
     result.drift = next((n for n, d in result.steps.items() if not d.relative <= tolerance.logits), None)
     if result.drift and not flat:
         failures.append(f"it exceeds the tolerance from {result.drift} on")
@@ -220,21 +208,35 @@ def _judge(result: Parity) -> None:
     elif flat:
         result.verdict = "uninformative"
         result.reason = (
-            f"PyTorch's own map is nearly flat (standard deviation {result.reference_spread:.4f} < {FLAT}): "
-            "agreement proves nothing; use trained weights, those of `r2mrf init`, or other photographs"
+            f"PyTorch's own map is nearly flat (standard deviation {result.reference_spread:.4f} < {FLAT}), so "
+            "agreement proves nothing: use trained weights, those of `r2mrf init`, or other photographs"
         )
     elif result.emulates:
-        result.verdict, result.reason = (
-            "emulated",
-            f"{result.emulates}: no proof of what a device with that precision computes",
-        )
+        result.verdict = "emulated"
+        result.reason = f"{result.emulates}: this does not prove what a device with that precision computes"
+
+
+def judge(artifact: Artifact) -> str:
+    """The name of the runtime that an artifact is compared on; empty if none opens such files.
+
+    For an ONNX file of reduced precision it is the one that comes nearest to that precision, otherwise the file's default.
+    """
+    if not runtimes.suitable(artifact.path):
+        return ""
+    reduced = artifact.precision != "fp32" and artifact.path.suffix == ".onnx"
+    return (runtimes.nearest(artifact.precision) if reduced else runtimes.default(artifact)).name
+
+
+def not_run(artifact: Artifact, runtime: str, reason: str) -> Parity:
+    """The result for an artifact that cannot be run here."""
+    return Parity(artifact.path.name, runtime, "", artifact.precision, "not run", reason, 0)
 
 
 def sample_inputs(
-    runner: Runner, preprocess: Preprocess, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
+    spec: TensorSpec, preprocess: Preprocess | None, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
 ) -> list[np.ndarray]:
-    """Convert photographs, uint8 [H, W, 3], into inputs of `runner`."""
-    spec = runner.inputs[0]
+    """Convert photographs, uint8 [H, W, 3], as `images.as_input` does; a static batch is filled with copies."""
+    preprocess = preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
     arrays = [images.as_input(p, spec, preprocess, limit) for p in photographs]
     batch = spec.shape[0]
     return [np.repeat(a, batch, axis=0) for a in arrays] if isinstance(batch, int) and batch > 1 else arrays
@@ -245,7 +247,7 @@ def photographs_for(folder: Path | str | None) -> list[np.ndarray]:
 
     Raises:
         InputError: the folder has no photographs, or one cannot be read.
-        RuntimeUnavailable: no folder, and scikit-image is not installed.
+        RuntimeUnavailable: there is no folder, and scikit-image is not installed.
     """
     if folder is not None:
         return [images.read(p) for p in images.find([folder])]

@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import onnx
 
+from r2mrf_deploy import runtimes
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import CheckFailed, InputError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.graph import naming
+from r2mrf_deploy.graph import naming, precision
+from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.runtimes.base import Arrays, Runtime
 
 
 @dataclass(frozen=True)
 class Drop:
-    """The distance of maps in reduced precision from the FP32 ones, over a set of photographs."""
+    """How far maps in reduced precision are from the FP32 maps, over a set of photographs."""
 
     mae: float
     """Mean absolute difference."""
@@ -33,11 +41,6 @@ class Drop:
 
     def within(self, bound: Drop) -> bool:
         return self.mae <= bound.mae and self.f <= bound.f
-
-    @property
-    def sum(self) -> float:
-        """Orders drops."""
-        return self.mae + self.f
 
     def __str__(self) -> str:
         return f"MAE {self.mae:.4f}, F {-self.f:+.4f}"
@@ -68,6 +71,33 @@ Evaluate = Callable[[frozenset[str]], Drop]
 """The drop of the graph in which these nodes keep their precision."""
 
 
+def evaluator(computed: str) -> Runtime:
+    """The runtime that computes maps. BF16 is emulated in FP32, since CPUs with BF16 compute kept nodes in it too."""
+    return runtimes.nearest("fp32" if computed == "bf16" else computed)
+
+
+def trials(
+    original: onnx.ModelProto,
+    contract: Contract,
+    feeds: Sequence[Arrays],
+    lower: Callable[[frozenset[str]], onnx.ModelProto],
+) -> Evaluate:
+    """Evaluate nodes by the maps of `lower(nodes)`, of the contract's precision, against those of the FP32 original."""
+    wanted = _maps(original, contract.model_copy(update={"precision": "fp32"}), feeds)
+    return lambda kept: drop(_maps(lower(kept), contract, feeds), wanted)
+
+
+def _maps(graph: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -> list[np.ndarray]:
+    runtime = evaluator(contract.precision)
+    if contract.precision == "bf16":
+        graph, contract = precision.rounded(graph), contract.model_copy(update={"precision": "fp32"})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trial.onnx"
+        onnx.save(graph, file)
+        with runtime.open(Artifact(file, contract=contract)) as runner:
+            return [runner.run(feed)["map"] for feed in feeds]
+
+
 def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
     """Compare maps, float [..., H, W], with the FP32 ones."""
     mae = [float(np.abs(a.astype(np.float64) - b).mean()) for a, b in zip(found, wanted, strict=True)]
@@ -76,71 +106,61 @@ def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:
 
 
 def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress: ProgressCallback = silent) -> Search:
-    """Find as few nodes to keep as possible, so that the drop is within a bound.
-
-    Args:
-        nodes: candidates to be kept.
-        evaluate: the drop for a set of kept nodes.
-        bound: the drop that is allowed.
-        progress: called after each evaluation.
+    """Find as few of `nodes` to keep as possible, so that the drop is within a bound.
 
     Raises:
         CheckFailed: the drop exceeds the bound even with all nodes kept.
     """
-    count = 0
+    parts: dict[str, list[str]] = {}
+    for node in nodes:
+        parts.setdefault(naming.scope(node), []).append(node)
+    count, expected = 0, 3 + len(parts) + (len(parts) - 1).bit_length() + _passes(len(nodes))
 
-    def tried(what: str, kept: Collection[str], left: int) -> Drop:
+    def tried(what: str, kept: Collection[str]) -> Drop:
         nonlocal count
         count += 1
         found = evaluate(frozenset(kept))
         kept_of = f"{len(kept)} of {len(nodes)} nodes kept"
-        progress(Progress(f"searching ({what}): {kept_of}, {found}", count, count + left))
+        total = count if what == "the rest" else max(expected, count + 1)
+        progress(Progress(f"searching ({what}): {kept_of}, {found}", count, total))
         return found
 
-    parts: dict[str, list[str]] = {}
-    for node in nodes:
-        parts.setdefault(naming.scope(node), []).append(node)
-    later = _bisections(len(parts)) + _passes(len(nodes)) + 1
-    before = tried("nothing", (), 1 + len(parts) + later)
+    before = tried("nothing", ())
     if before.within(bound):
         return Search((), before, before, count)
-    if not (least := tried("everything", nodes, len(parts) + later)).within(bound):
+    if not (least := tried("everything", nodes)).within(bound):
         raise CheckFailed(
             f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
         )
-    helps = {
-        scope: tried(scope, members, len(parts) - number + later).sum
-        for number, (scope, members) in enumerate(parts.items(), 1)
-    }
-    kept = _enough([parts[scope] for scope in sorted(parts, key=helps.__getitem__)], tried, bound)
+    drops = {scope: tried(scope, members) for scope, members in parts.items()}
+    best_first = sorted(parts, key=lambda scope: drops[scope].mae + drops[scope].f)
+    kept = _enough([parts[scope] for scope in best_first], tried, bound)
+    expected = count + _passes(len(kept)) + 1
     kept, without = _fewest(kept, tried, bound)
-    found = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
-    return Search(found, before, tried("the rest", kept, 0), count)
+    explained = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
+    return Search(explained, before, tried("the rest", kept), count)
 
 
-Tried = Callable[[str, Collection[str], int], Drop]
-"""The drop with some nodes kept; it also takes a description and the least number of evaluations still to come."""
+Tried = Callable[[str, Collection[str]], Drop]
+"""Takes a description of a trial, and the nodes kept in it; returns the drop."""
 
 
-def _bisections(parts: int) -> int:
-    return (parts - 1).bit_length()
-
-
-def _passes(nodes: int, size: int | None = None) -> int:
-    """The evaluations of `_fewest` where no node can be given up: one pass per group size."""
-    size = max(nodes // 2, 1) if size is None else size
-    return -(-nodes // size) + (_passes(nodes, size // 2) if size > 1 else 0)
+def _passes(nodes: int) -> int:
+    """The evaluations of `_fewest` if no node can be given up: one pass for each group size."""
+    sizes = [max(nodes // 2, 1)]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    return sum(-(-nodes // size) for size in sizes)
 
 
 def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
-    """The shortest prefix of a list of parts that suffices, by bisection; the whole list is known to suffice."""
-    low, high = 0, len(parts)
-    while high - low > 1:
-        middle = (low + high) // 2
-        left = _bisections(max(middle - low, high - middle)) + _passes(sum(map(len, parts[:high]))) + 1
-        enough = tried(f"{middle} parts", [n for part in parts[:middle] for n in part], left).within(bound)
-        low, high = (low, middle) if enough else (middle, high)
-    return [n for part in parts[:high] for n in part]
+    """The nodes of the first parts that suffice, by bisection; all of them are known to suffice."""
+    prefixes = [list(chain.from_iterable(parts[:count])) for count in range(1, len(parts) + 1)]
+
+    def suffices(prefix: list[str]) -> bool:
+        return tried("fewer parts", prefix).within(bound)
+
+    return prefixes[bisect_left(prefixes[:-1], True, key=suffices)]
 
 
 def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict[str, Drop]]:
@@ -151,8 +171,7 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
         given_up = False
         for start in reversed(range(0, len(kept), size)):
             rest = kept[:start] + kept[start + size :]
-            left = start // size + (_passes(len(kept), size // 2) if size > 1 else 0) + 1
-            found = tried("fewer nodes", rest, left)
+            found = tried("fewer nodes", rest)
             if found.within(bound):
                 kept, given_up = rest, True
             elif size == 1:
@@ -162,40 +181,34 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
         size = max(size // 2, 1)
 
 
-class EvaluationCache:
-    """Evaluations kept in a file, so that an interrupted search can resume.
+def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, object]) -> Evaluate:
+    """Wrap `evaluate` so that a set of kept nodes is evaluated only once, even if a search is interrupted.
 
     Args:
-        file: None stores nothing.
-        subject: identifies the model and options; a file with another subject is refused.
+        file: stores the evaluations; None stores nothing.
+        subject: identifies the model and the options.
+
+    Raises:
+        InputError: the file is damaged, or it has another subject.
     """
+    identity = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
+    drops: dict[str, Drop] = {}
+    if file is not None and file.exists():
+        try:
+            stored = json.loads(file.read_text())
+            stored_identity, drops = stored["subject"], {k: Drop(**v) for k, v in stored["drops"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"{file} is not a stored search ({e}): delete it") from None
+        if stored_identity != identity:
+            raise InputError(f"{file} belongs to another model, calibration or option: delete it, or name another file")
 
-    def __init__(self, file: Path | None, subject: Mapping[str, object]) -> None:
-        self._file = file
-        self._subject = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
-        self._drops: dict[str, Drop] = {}
-        if file is not None and file.exists():
-            try:
-                written = json.loads(file.read_text())
-                subject_then, drops = written["subject"], {k: Drop(**v) for k, v in written["drops"].items()}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-                raise InputError(f"{file} is not a stored search ({e}): delete it") from None
-            if subject_then != self._subject:
-                raise InputError(
-                    f"{file} belongs to another model, calibration or option: delete it, or name another file"
-                )
-            self._drops = drops
+    def known(kept: frozenset[str]) -> Drop:
+        key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
+        if key not in drops:
+            drops[key] = evaluate(kept)
+            if file is not None:
+                content = {"subject": identity, "drops": {k: asdict(v) for k, v in drops.items()}}
+                write_atomically(file, json.dumps(content).encode())
+        return drops[key]
 
-    def remember(self, evaluate: Evaluate) -> Evaluate:
-        """Wrap `evaluate` so that it is only called for sets that are not known."""
-
-        def known(kept: frozenset[str]) -> Drop:
-            key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
-            if key not in self._drops:
-                self._drops[key] = evaluate(kept)
-                if self._file is not None:
-                    content = {"subject": self._subject, "drops": {k: asdict(v) for k, v in self._drops.items()}}
-                    write_atomically(self._file, json.dumps(content).encode())
-            return self._drops[key]
-
-        return known
+    return known

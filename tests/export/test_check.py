@@ -34,7 +34,7 @@ def test_a_plan_for_another_gpu_is_not_run_and_one_for_this_gpu_must_open(
     check = Check(refuse, "PyTorch", silent)  # type: ignore[arg-type]
     if here == "8.6":
         with pytest.raises(ArtifactError, match="does not open"):
-            check(plan)
+            check.compare(plan)
     else:
-        (evidence,) = check(plan)
-        assert evidence["verdict"] == "not run" and "compute capability 9.0" in evidence["reason"]
+        found = check.compare(plan)
+        assert found is not None and found.verdict == "not run" and "compute capability 9.0" in found.reason

@@ -193,7 +193,7 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
         (lambda: PrecisionOptions("bf16", gpus=("rtx2080ti",)), UsageError, "no BF16"),
         (lambda: PrecisionOptions("fp16", method="percentile"), UsageError, "`method` is for INT8"),
         (lambda: PrecisionOptions("bf16", quantize_ends=True), UsageError, "`quantize_ends` is for INT8"),
-        (lambda: PrecisionOptions("int8", album, resume=tmp_path / "s.json"), UsageError, "give `max_drop` too"),
+        (lambda: PrecisionOptions("int8", album, resume=tmp_path / "s.json"), UsageError, "also give `max_drop`"),
         (lambda: PrecisionOptions("fp16", max_drop=0.01), UsageError, "`max_drop` needs photographs"),
         (lambda: PrecisionOptions("int8", album, max_drop=5), UsageError, "between 0 and 1"),
         (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "`keep` is for a reduced precision"),
@@ -205,12 +205,12 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
         assert not out.exists()
     with pytest.raises(UsageError, match="INT8 already"):
         convert_artifact(converted("int8"), out, PrecisionOptions("fp16"))
-    with pytest.raises(UsageError, match=r"ends in \.onnx"):
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
         convert_artifact(exported, tmp_path / "x.plan", PrecisionOptions("fp16"))
     with pytest.raises(InputError, match="no such file"):
         convert_artifact(tmp_path / "no.onnx", out, PrecisionOptions("fp16"))
     before = exported.read_bytes()
-    with pytest.raises(UsageError, match="would replace the FP32 graph"):
+    with pytest.raises(UsageError, match="would overwrite the FP32 graph"):
         convert_artifact(
             exported, exported.parent / ".." / exported.parent.name / exported.name, PrecisionOptions("fp16")
         )

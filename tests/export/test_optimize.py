@@ -13,6 +13,7 @@ import pytest
 from r2mrf_deploy import runtimes, sample_photographs
 from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
 from r2mrf_deploy.export import optimize as optimize_module
+from r2mrf_deploy.export.onnx import describe
 from r2mrf_deploy.export.optimize import optimize_artifact
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.files import serialized
@@ -76,7 +77,7 @@ def test_what_is_refused(tiny_onnx, tmp_path: Path) -> None:  # type: ignore[no-
     model = tiny_onnx()
     with pytest.raises(InputError, match="no such file"):
         optimize_artifact(tmp_path / "absent.onnx", tmp_path / "out.onnx")
-    with pytest.raises(UsageError, match=r"ends in \.onnx"):
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
         optimize_artifact(model, tmp_path / "out.plan")
     with model.open("ab") as f:
         f.write(b"\0")
@@ -127,3 +128,4 @@ def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(export: Calla
     optimized = optimize_artifact(export(batch=2, optimize=False), tmp_path / "c.onnx").manifest
     one = cost.multiply_adds(onnx.load(export(batch=2))) // 2
     assert exported.multiply_adds == optimized.multiply_adds == one > 0
+    assert describe(onnx.load(export(batch=2))).multiply_adds == one

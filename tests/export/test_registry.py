@@ -36,7 +36,8 @@ class Reversed(Exporter):
         self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback
     ) -> tuple[Contract, str]:
         file.write_bytes(source.path.read_bytes()[::-1])
-        return derived(source, "oxnn", [], []), "reversed"
+        assert source.contract is not None
+        return derived(source, source.contract, {}, kind="oxnn"), "reversed"
 
 
 def test_a_new_format_is_one_file_and_one_line(

@@ -55,7 +55,7 @@ def verb(
         }[name.split()[0]]
     traced = export(optimize=False)
     monkeypatch.setattr(chain, "trace", lambda *_, **__: onnx.load(traced))
-    monkeypatch.setattr(Check, "_compare", lambda *_: None)  # proved elsewhere
+    monkeypatch.setattr(Check, "compare", lambda *_: None)  # proved elsewhere
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", _package)
     return lambda path: export_artifact(small, path, ExportOptions(size=(96, 128), optimize=False))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from r2mrf_deploy import formats
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.formats import plan as plan_header
 from r2mrf_deploy.formats.plan import PlanHeader
@@ -51,8 +52,10 @@ def test_refuses_what_is_no_whole_plan(tmp_path: Path, content: bytes, message: 
 
 
 def test_refuses_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        plan_header.read(tmp_path)
+    folder = tmp_path / "x.plan"
+    folder.mkdir()
+    with pytest.raises(ArtifactError, match=r"x\.plan cannot be read: Is a directory"):
+        formats.read(folder)
 
 
 def manifest(

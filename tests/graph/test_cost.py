@@ -92,6 +92,14 @@ def test_a_free_batch_counts_as_one_and_other_free_dimensions_must_be_given() ->
         cost.multiply_adds(free, {"image": (1, 3, 8, 8)})
 
 
+def test_multiply_adds_per_image_count_a_batch_as_one_image() -> None:
+    text = "g (float[{},3,4,4] x) => (float[?] y) {{ y = Conv(x, w) }}"
+    one = cost.multiply_adds(model(text.format(1), w=(5, 3, 1, 1)))
+    assert one == 5 * 16 * 3
+    assert cost.multiply_adds_per_image(model(text.format(4), w=(5, 3, 1, 1))) == one
+    assert cost.multiply_adds_per_image(model(text.format("n"), w=(5, 3, 1, 1)), {"x": (4, 3, 4, 4)}) == one
+
+
 def test_a_shape_that_depends_on_data_is_refused_not_guessed() -> None:
     m = model("g (float[4,3] x) => (float[?] y) { i = NonZero(x) f = Cast<to=1>(i) y = MatMul(f, x) }")
     with pytest.raises(GraphError, match="not known before the graph runs"):

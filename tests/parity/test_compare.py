@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.export.build import build_artifact
@@ -41,7 +42,7 @@ class Fixed(Runner):
 
 
 def verdict(candidate: Fixed, reference: Fixed | None = None, per_step: bool = False):  # type: ignore[no-untyped-def]
-    return compare(reference or Fixed(map=RAMP), candidate, [IMAGE], artifact="x", per_step=per_step)
+    return compare(Artifact(Path("x")), candidate, reference or Fixed(map=RAMP), [IMAGE], per_step=per_step)
 
 
 def test_the_same_is_the_same() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy.errors import CheckFailed, InputError
-from r2mrf_deploy.parity.node_search import Drop, EvaluationCache, drop, keep_fewest
+from r2mrf_deploy.parity.node_search import Drop, drop, keep_fewest, resumable
 from r2mrf_deploy.progress import Progress
 
 NODES = [
@@ -102,18 +102,18 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
         return costing(costs, asked)(kept)
 
     with pytest.raises(Interrupted):
-        keep_fewest(NODES, EvaluationCache(file, {"model": "a"}).remember(failing), BOUND)
+        keep_fewest(NODES, resumable(failing, file, {"model": "a"}), BOUND)
     later: list[frozenset[str]] = []
-    found = keep_fewest(NODES, EvaluationCache(file, {"model": "a"}).remember(costing(costs, later)), BOUND)
+    found = keep_fewest(NODES, resumable(costing(costs, later), file, {"model": "a"}), BOUND)
     assert found == whole
     assert not set(later) & set(asked) and len(set(later)) == len(later)
 
 
 def test_another_search_s_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "search.json"
-    EvaluationCache(file, {"model": "a"}).remember(costing({}))(frozenset())
+    resumable(costing({}), file, {"model": "a"})(frozenset())
     with pytest.raises(InputError, match="another model"):
-        EvaluationCache(file, {"model": "b"})
+        resumable(costing({}), file, {"model": "b"})
     file.write_text("{")
     with pytest.raises(InputError, match="not a stored search"):
-        EvaluationCache(file, {"model": "a"})
+        resumable(costing({}), file, {"model": "a"})
