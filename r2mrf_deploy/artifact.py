@@ -65,15 +65,15 @@ class Artifact:
             return path
         path = Path(path)
         while True:
-            before = _state(path)
             if not path.is_file():
                 raise no_file(path)
+            before = _state(path)
             try:
                 manifest, content = _manifest_of(path), formats.read(path)
                 _refuse_contradiction(path, manifest, content.contract)
                 return cls(path, manifest, manifest or content.contract, content.header)
             except ArtifactError:
-                if _state(path) == before:  # otherwise another process has replaced the artifact
+                if path in before and _state(path) == before:  # otherwise another process is replacing the artifact
                     raise
 
     def record(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import UsageError, no_file
 from r2mrf_deploy.export import exporter
 from r2mrf_deploy.export.base import Exported, refuse_unsupported
 from r2mrf_deploy.export.chain import export_graph
@@ -47,6 +47,8 @@ def build_artifact(
         RuntimeUnavailable: the builder is not installed, or it needs a device and there is none.
     """
     wanted, model = FormatOptions(tuple(gpus), device, options or BuildOptions()), Path(model)
+    if not model.is_file():
+        raise no_file(model)
     path = Path(output) if output else model.with_suffix(".plan")
     if model.suffix.lower() != ".onnx":
         raise UsageError(f"{model} is not an .onnx file: make one with `r2mrf export`")

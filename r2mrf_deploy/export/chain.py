@@ -16,6 +16,7 @@ from typing import Any
 from r2mrf_deploy import environment
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.errors import no_file
 from r2mrf_deploy.export import exporter, onnx
 from r2mrf_deploy.export.base import Exported, Exporter, refuse_unsupported
 from r2mrf_deploy.export.check import Check
@@ -69,6 +70,8 @@ def export_artifacts(
     """
     options = options or ExportOptions()
     checkpoint = Path(checkpoint)
+    if not checkpoint.is_file():
+        raise no_file(checkpoint)
     paths = [Path(o) for o in outputs] or [checkpoint.with_suffix(".onnx")]
     writers = [exporter(path) for path in paths]
     refuse_unsupported(writers, options.precision.precision, options.format)

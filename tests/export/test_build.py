@@ -180,7 +180,7 @@ def test_wrong_use(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
     model = tiny_onnx()
     cases: list[tuple[type[Exception], str, Path, dict[str, Any]]] = [
         (InputError, "no such file", tmp_path / "none.onnx", {}),
-        (UsageError, "built from an .onnx file", Manifest.path_for(model), {}),
+        (UsageError, "is not an .onnx file", Manifest.path_for(model), {}),
         (UsageError, "no exporter writes .engine files", model, {"output": tmp_path / "x.engine"}),
         (UsageError, "no GPU class 'rtx3091': did you mean", model, {"gpus": ["rtx3091"]}),
         (UsageError, "`gpus` is not supported by OpenVINO", model, {"output": tmp_path / "x.xml", "gpus": ["rtx3090"]}),
