@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,9 @@ def test_recording_stopped_at_any_change_of_the_file_system(tmp_path: Path, befo
     assert not stopped and at > 1
 
 
-def _forever(folder: str) -> None:
+def _forever(folder: str, started: Event) -> None:
     number = 0
+    started.set()
     while True:
         number += 1
         made = put(Path(folder) / "a.xml", f"{number % 7}" * 2000)
@@ -165,15 +167,20 @@ def _forever(folder: str) -> None:
 
 
 def test_a_process_killed_at_a_random_moment(tmp_path: Path) -> None:
-    """Thirty times, with a real SIGKILL."""
+    """Thirty times, with a real SIGKILL, within the time of about three publications on this machine."""
     path, generator = tmp_path / "a.xml", random.Random(0)
     contents = [f"{n}" * 2000 for n in range(7)]
     context = multiprocessing.get_context("fork")
+    begin = time.perf_counter()
+    put(path, contents[0])
+    moments = 3 * (time.perf_counter() - begin)
     found = []
     for _ in range(30):
-        process = context.Process(target=_forever, args=(str(tmp_path),))
+        started = context.Event()
+        process = context.Process(target=_forever, args=(str(tmp_path), started))
         process.start()
-        time.sleep(generator.uniform(0.01, 0.06))
+        assert started.wait(60)
+        time.sleep(generator.uniform(0, moments))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
