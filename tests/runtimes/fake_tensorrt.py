@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from fake_cuda_runtime import TEXTS, FakeCudaRuntime
+from fake_cuda_runtime import FakeCudaRuntime
+from fake_cuda_types import TEXTS
 
 PLAN = b"the plan of the one engine"
 LAYERS = ("cast", "mean")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda_runtime import FakeCudaRuntime, cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode
+from fake_cuda_runtime import FakeCudaRuntime
+from fake_cuda_types import cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode
 
 GLOBAL = cudaStreamCaptureMode.cudaStreamCaptureModeGlobal
 THREAD_LOCAL = cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda_runtime import FakeCudaRuntime, cudaStreamCaptureMode
+from fake_cuda_runtime import FakeCudaRuntime
+from fake_cuda_types import cudaStreamCaptureMode
 from fake_tensorrt import LAYERS, PLAN, Context, Engine, FakeTensorRT, RtxContext, Runtime, RuntimeCache, mean
 
 from r2mrf_deploy.runtimes.tensorrt.api import Library, Messages, logger, record_errors
