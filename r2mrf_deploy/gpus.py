@@ -77,7 +77,7 @@ def _read(table: str) -> dict[str, GPU]:
 GPUS: Mapping[str, GPU] = _read(_TABLE)
 
 # The generation that brought a precision that older cards in the table lack.
-_SINCE = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada"}
+_SINCE = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal"}
 
 
 def get(name: str) -> GPU:

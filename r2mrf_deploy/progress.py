@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,18 +31,30 @@ def silent(progress: Progress) -> None:
     """The callback that shows nothing."""
 
 
+_LOUD = ("torch", "torch.onnx", "torch.onnx._internal.exporter", "onnxscript", "onnx_ir")
+# The streams, the filters of warnings and the loggers' levels belong to the whole process.
+_SILENCED = threading.RLock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what libraries print, warn and log below errors; their exceptions still raise."""
-    disabled = logging.root.manager.disable
+    """Silence what is printed and warned, and what PyTorch and ONNX log below errors; exceptions still raise.
+
+    Threads take turns.
+    """
+    loggers = [logging.getLogger(name) for name in _LOUD]
     with (
+        _SILENCED,
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
+        levels = [logger.level for logger in loggers]
         try:
-            logging.disable(logging.WARNING)
+            for logger in loggers:
+                logger.setLevel(max(logger.level, logging.ERROR))
             yield
         finally:
-            logging.disable(disabled)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -13,9 +13,7 @@ import io
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -101,10 +99,19 @@ def _collect(
             extra_options={"symmetric": operators is not None},
         )
         for number, feed in enumerate(feeds, 1):
-            reader = SimpleNamespace(get_next=partial(next, iter([feed]), None))
-            calibrator.collect_data(reader)
+            calibrator.collect_data(_Reader(feed))
             progress(Progress("calibrating", number, len(feeds)))
         return calibrator.compute_data()
+
+
+class _Reader:
+    """One photograph, as ONNX Runtime's calibrators read it."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feeds = iter([feed])
+
+    def get_next(self) -> Feed | None:
+        return next(self._feeds, None)
 
 
 def quantizable(model: onnx.ModelProto) -> list[str]:

@@ -63,12 +63,12 @@ def suitable(path: Path) -> list[Runtime]:
 
 
 def default(artifact: Artifact) -> Runtime:
-    """The runtime that opens a file unless another is asked for: the first that has kernels of its precision."""
+    """The runtime that opens a file by default: the first available one that has kernels of its precision."""
     return _first_available([r for r in suitable(artifact.path) if artifact.precision not in r.unsupported_precisions])
 
 
 def nearest(precision: str) -> Runtime:
-    """Of the CPU runtimes for ONNX files, the one that comes nearest to computing in a precision."""
+    """Of the available CPU runtimes for ONNX files, the one that comes nearest to computing in a precision."""
     order = ["onnxruntime", "openvino"] if precision in ("fp32", "fp16") else ["openvino", "onnxruntime"]
     return _first_available([r for r in map(get, order) if precision not in r.unsupported_precisions])
 

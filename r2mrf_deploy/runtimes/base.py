@@ -241,5 +241,5 @@ class Runtime(ABC):
 
 
 def changed(options: Any) -> list[str]:
-    """The fields of a dataclass that are not at their defaults."""
+    """The fields that are not at their defaults, of a dataclass without default factories."""
     return [f.name for f in fields(options) if getattr(options, f.name) != f.default]

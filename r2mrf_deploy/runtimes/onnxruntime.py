@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import io
 import json
 import re
 import tempfile
@@ -21,7 +22,6 @@ from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, first_line
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.progress import quiet
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
@@ -314,7 +314,7 @@ def _preload() -> None:
     if not hasattr(onnxruntime, "preload_dlls"):
         return
     found = importlib.util.find_spec("nvidia")
-    with quiet():  # the session reports what is missing
+    with contextlib.redirect_stdout(io.StringIO()):  # the session reports what is missing
         for place in (found and found.submodule_search_locations) or ():
             for folder in sorted(Path(place).glob("*/lib")):
                 onnxruntime.preload_dlls(directory=str(folder))

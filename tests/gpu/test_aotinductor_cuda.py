@@ -77,5 +77,5 @@ def test_another_compute_capability_is_refused(exported: Exported, tmp_path: Pat
     copy.write_bytes(exported.path.read_bytes())
     other = manifest.target.model_copy(update={"compute_capabilities": ["6.1"]})
     forge(manifest.model_copy(update={"target": other}), copy)
-    with pytest.raises(ArtifactError, match=r"compute capability 6\.1, here is"):
+    with pytest.raises(ArtifactError, match=r"compute capability 6\.1, but this machine has"):
         runtimes.open(copy)

@@ -77,7 +77,7 @@ Engine::Engine(const std::filesystem::path &artifact, std::uint32_t threads) {
   }
 }
 
-std::unique_ptr<ExecutionContext> Engine::idle_context() {
+std::unique_ptr<ExecutionContext> Engine::take_context() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!idle_.empty()) {
@@ -91,7 +91,7 @@ std::unique_ptr<ExecutionContext> Engine::idle_context() {
 
 r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   const auto begin = Clock::now();
-  auto context = idle_context();
+  auto context = take_context();
   const Shape shape = input_shape(image);
   fill(context->input(shape), shape, image);
   const auto prepared = Clock::now();

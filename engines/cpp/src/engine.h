@@ -30,7 +30,7 @@ class Engine {
   r2mrf_times run(const Pixels &image, const RowSink &sink);
 
  private:
-  std::unique_ptr<ExecutionContext> idle_context();
+  std::unique_ptr<ExecutionContext> take_context();  // an idle one, or a new one
   [[nodiscard]] Shape input_shape(const Pixels &image) const;
   void fill(void *input, const Shape &shape, const Pixels &image) const;
 

@@ -95,6 +95,8 @@ def _average_first(editor: Editor, node: ir.Node) -> str | None:
 def _settle(editor: Editor, draft: Draft, old: ir.Value, new: ir.Value, before: ir.Node) -> str | None:
     """Apply the draft if it pays."""
     gain = editor.apply_if_it_pays(draft, {old: new}, before)
-    if gain.pays or gain.multiply_adds <= 0:
-        return "" if gain.pays else None
+    if gain.pays:
+        return ""
+    if gain.multiply_adds <= 0:
+        return None
     return f"{old.name}: the other order would save {gain.multiply_adds / 1e6:.1f} M multiply-adds but move more bytes"

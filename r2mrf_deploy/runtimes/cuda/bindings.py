@@ -235,7 +235,7 @@ class PyCuda(Cuda):
         self._do(self._drv.init)
         if not self._do(self._drv.Device.count):
             raise failure(100, "no CUDA-capable device is detected")
-        self._context = self._do(self._drv.Device(0).retain_primary_context)
+        self._context = self._do(self._do(self._drv.Device, 0).retain_primary_context)
 
     def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function with the context current in this thread, and raise its error as a CudaError."""

@@ -304,9 +304,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     Raises:
         RuntimeUnavailable: it is bfloat16 or an FP8 type, and ml_dtypes is not installed.
     """
-    with suppress(ImportError):
-        import ml_dtypes  # noqa: F401 - registers bfloat16 and the FP8 types with numpy
     try:
         return np.dtype(name)
     except TypeError:
+        with suppress(ImportError):
+            import ml_dtypes
+
+            return np.dtype(getattr(ml_dtypes, name))
         raise RuntimeUnavailable(f"{name} arrays need ml_dtypes: pip install ml_dtypes") from None

@@ -212,8 +212,10 @@ def _compatibility_level(library: Library, options: BuildOptions) -> Any | None:
 
 
 def _network_flags(library: Library) -> int:
-    name = "STRONGLY_TYPED" if _strongly_typed(library) else "EXPLICIT_BATCH"
-    return 1 << int(getattr(library.module.NetworkDefinitionCreationFlag, name))
+    """Strongly typed where this version can. Before 10, batches are implicit unless this is asked for too."""
+    names = ["STRONGLY_TYPED"] if library.major >= 10 or library.is_rtx else ["STRONGLY_TYPED", "EXPLICIT_BATCH"]
+    flags = (library.member("NetworkDefinitionCreationFlag", name) for name in names)
+    return sum(1 << int(flag) for flag in flags if flag is not None)
 
 
 def _strongly_typed(library: Library) -> bool:

@@ -39,14 +39,17 @@ def summarise(information: str) -> str:
         layers = json.loads(information)["Layers"]
     except (ValueError, KeyError, TypeError):
         return "not verified: the engine inspector gives no layers"
-    counts = Counter(kind for layer in layers if isinstance(layer, dict) and (kind := _precision(layer)))
+    kinds = [_precision(layer) for layer in layers if isinstance(layer, dict)]
+    counts = Counter(kind for kind in kinds if kind)
     if not counts:
         return "not verified: the plan holds only the layers' names; build it with `profiling_verbosity` detailed"
     (first, n), *others = counts.most_common()
     return ", ".join([f"{first} in {n} layers", *(f"{kind} in {count}" for kind, count in others)])
 
 
-def _precision(layer: dict[str, list[dict[str, str]]]) -> str | None:
-    """The lowest precision of a layer's outputs; None if none of them has a known type."""
-    written = " ".join(output.get("Format/Datatype", "") for output in layer.get("Outputs", [])).lower()
+def _precision(layer: dict[str, object]) -> str | None:
+    """The lowest precision of a layer's outputs; None if none of them has a known type, or they are written otherwise."""
+    outputs = layer.get("Outputs")
+    types = (o.get("Format/Datatype") for o in outputs if isinstance(o, dict)) if isinstance(outputs, list) else ()
+    written = " ".join(map(str, types)).lower()
     return next((kind for kind, pattern in _TYPES if re.search(pattern, written)), None)

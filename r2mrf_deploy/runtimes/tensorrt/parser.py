@@ -33,7 +33,7 @@ def describe(parser: Any, model: Path) -> R2mrfError:
         return GraphError(f"{model} is not an ONNX model")
     error = parser.get_error(0)
     text = error.desc()
-    operator, node = (getattr(error, name, str)() for name in ("node_operator", "node_name"))  # not in every version
+    operator, node = (getattr(error, name, lambda: "")() for name in ("node_operator", "node_name"))  # not in 8.6
     if "DESERIALIZE" in str(error.code()) or error.node() < 0:
         return GraphError(f"{model} is damaged or not an ONNX model: {plain(text)}")
     said = f"{text} {error.func()}"

@@ -36,15 +36,15 @@ class TensorRT(Runtime):
             cure = 'pip install "r2mrf-deploy[tensorrt]" (or "[tensorrt-rtx]", which builds plans on any machine)'
             return Availability(False, None, "neither tensorrt nor tensorrt_rtx is installed", cure)
         version = ", ".join(f"{flavour} {v}" for flavour, v in found.items())
-        builds = {"builds": "tensorrt_rtx" in found}
+        builds = "tensorrt_rtx" in found
         try:
             device = bindings.device()
         except bindings.CudaError as e:
-            what = "plans can be built here, not run" if builds["builds"] else "plans can be neither built nor run here"
-            return Availability(False, version, f"{what}: {e.reason}", e.cure, builds)
+            what = "plans can be built here, not run" if builds else "plans can be neither built nor run here"
+            return Availability(False, version, f"{what}: {e.reason}", e.cure, {"builds": builds})
         refusals = [refusal for flavour in found if (refusal := api.driver_refusal(flavour))]
         if len(refusals) == len(found):
-            return Availability(False, version, "; ".join(refusals), api.NEWER_DRIVER, builds)
+            return Availability(False, version, "; ".join(refusals), api.NEWER_DRIVER, {"builds": builds})
         details = {"builds": True, "device": device.name, "compute_capability": device.compute_capability}
         return Availability(True, version, details=details)
 
@@ -107,7 +107,7 @@ class TensorRTRunner(ContextRunner):
         super().close()
         if self._cache is not None and self._options.runtime_cache is not None:
             write_atomically(self._options.runtime_cache, bytes(self._cache.serialize()))
-        self._cache = self._config = self._engine = self._runtime = None
+        self._config = self._cache = self._engine = self._runtime = None  # each refers to the next ones
 
     def _new_context(self) -> TensorRTContext:
         trt_context = self._engine.create_execution_context(*([self._config] if self._config is not None else []))

@@ -176,6 +176,7 @@ def fake_library(version: str, flags: dict[str, int], flavour: gpus.Flavour = "t
     ("version", "flags", "expected"),
     [
         ("8.6.1", {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1}, 0b01),
+        ("9.3.0", {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1, "STRONGLY_TYPED": 2}, 0b101),
         ("10.3.0", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}, 0b10),
         ("11.4.0", {"STRONGLY_TYPED": 0, "PREFER_AOT_PYTHON_PLUGINS": 2}, 0b01),
     ],
@@ -247,5 +248,9 @@ def test_achieved_precision_is_read_from_the_inspector(layers: list[Any], said: 
 
 
 def test_an_inspector_without_layers_verifies_nothing() -> None:
+    import json
+
     assert summarise("{}").startswith("not verified")
     assert summarise("no JSON").startswith("not verified")
+    for outputs in (None, "fp16", ["fp16"], [{"Format/Datatype": None}], [{}]):
+        assert summarise(json.dumps({"Layers": [{"Outputs": outputs}]})).startswith("not verified")
