@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from r2mrf_deploy import images, networks, sample_photographs
-from r2mrf_deploy.errors import CheckpointError, UsageError, no_file
+from r2mrf_deploy.errors import CheckpointError, UsageError, first_line, no_file
 from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import Detector, NetworkConfig, shapes_of
@@ -181,8 +181,7 @@ def read_file(path: Path) -> dict[str, Any]:
         what = "it holds Python objects as well as tensors, and reading them would run code from the file"
         raise CheckpointError(f"{path}: refused: {what}; save only its state_dict") from None
     except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, OSError, AttributeError) as e:
-        first = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise CheckpointError(f"{path} is damaged, truncated or not a PyTorch checkpoint ({first})") from None
+        raise CheckpointError(f"{path} is damaged, truncated or not a PyTorch checkpoint ({first_line(e)})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
     return content

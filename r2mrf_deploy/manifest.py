@@ -191,6 +191,8 @@ class Manifest(Contract):
         """
         try:
             return cls.parse(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is missing: an artifact needs its manifest beside it") from None
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read as a manifest: {e.strerror or e}") from None
 

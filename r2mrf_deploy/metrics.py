@@ -129,7 +129,8 @@ def f_measure(precision: np.ndarray | float, recall: np.ndarray | float) -> np.n
 def _curves(found: np.ndarray, mask: np.ndarray) -> Curves:
     # A value v is over k/255 for every k < ceil(255 v), so this is the number of thresholds that each value is over.
     over = np.clip(np.ceil(found.astype(np.float64) * (LEVELS - 1)), 0, LEVELS).astype(np.int64)
-    true, false = (np.bincount(over[part], minlength=LEVELS + 1)[:0:-1].cumsum()[::-1] for part in (mask, ~mask))
+    counts = (np.bincount(over[part], minlength=LEVELS + 1) for part in (mask, ~mask))
+    true, false = (n[::-1].cumsum()[::-1][1:] for n in counts)  # how many values are over each threshold
     positive = true + false
     return Curves(
         precision=true / np.maximum(positive, 1),

@@ -37,6 +37,13 @@ _SILENCED = threading.RLock()
 
 
 @contextlib.contextmanager
+def no_stdout() -> Iterator[None]:
+    """Drop what libraries print. Threads take turns."""
+    with _SILENCED, contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what is printed and warned, and what PyTorch and ONNX log below errors; exceptions still raise.
 
@@ -44,9 +51,8 @@ def quiet() -> Iterator[None]:
     """
     loggers = [logging.getLogger(name) for name in _LOUD]
     with (
-        _SILENCED,
+        no_stdout(),
         warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")

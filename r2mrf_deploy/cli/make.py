@@ -91,7 +91,10 @@ def export(
 
     if formats:
         rows = tables.format_rows(exporters())
-        print_json(rows) if as_json else out.print(tables.format_table(rows))
+        if as_json:
+            print_json(rows)
+        else:
+            out.print(tables.format_table(rows))
         return
     if checkpoint is None:
         raise UsageError("name a CHECKPOINT to export")
@@ -146,7 +149,10 @@ def convert(
     )
     with shown_progress() as progress:
         done = convert_artifact(model, output, options, progress=progress)
-    print_json(_facts(done)) if as_json else _print_exported(done)
+    if as_json:
+        print_json(_facts(done))
+    else:
+        _print_exported(done)
 
 
 @app.command()
@@ -233,7 +239,10 @@ def build(
     )  # fmt: skip
     with shown_progress() as progress:
         done = build_artifact(model, output, gpus=gpus or [], options=options, progress=progress)
-    print_json(_facts(done)) if as_json else _print_exported(done)
+    if as_json:
+        print_json(_facts(done))
+    else:
+        _print_exported(done)
 
 
 def _facts(done: Exported) -> dict[str, Any]:

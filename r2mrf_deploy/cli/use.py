@@ -111,7 +111,10 @@ def inspect(
     from r2mrf_deploy.report import tables
 
     facts = verb(file, network=network, settings=flags.parse_settings(settings))
-    print_json(facts) if as_json else out.print(tables.facts_table(facts), highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(facts)
+    else:
+        out.print(tables.facts_table(facts), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -98,4 +98,5 @@ def derived(source: Artifact, contract: Contract, tools: Mapping[str, str], **fo
         found: the fields that differ from the source's.
     """
     digest = source.manifest.sha256 if source.manifest else sha256(source.path)
-    return contract.model_copy(update=found | {"source_sha256": digest, "tools": {**contract.tools, **tools}})
+    kept = contract.model_dump(include=set(Contract.model_fields))  # without a manifest's hash and evidence
+    return Contract.model_validate(kept | found | {"source_sha256": digest, "tools": {**contract.tools, **tools}})

@@ -52,7 +52,7 @@ class PrecisionOptions:
             raise UsageError(
                 f"INT8 needs photographs to calibrate on: give `calibration` a folder; {RECOMMENDED} are recommended"
             )
-        given = changed(self)
+        given = [name for name in changed(self) if name != "keep" or self.keep]  # an empty list keeps nothing either
         if self.precision == "fp32" and (named := [n for n in ("max_drop", "keep", "calibration") if n in given]):
             raise UsageError(f"`{named[0]}` is for a reduced precision: set `precision` to fp16, bf16 or int8")
         if self.precision != "int8" and (only := [n for n in ("method", "quantize_ends") if n in given]):

@@ -124,7 +124,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
     low = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.BFLOAT16}
-    _retype(graph, TensorProto.BFLOAT16, TensorProto.FLOAT)
+    _retype(graph, TensorProto.BFLOAT16, TensorProto.FLOAT, {})
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
@@ -233,8 +233,8 @@ def _make_once(graph: onnx.GraphProto) -> None:
     graph.node.extend(once)
 
 
-def _retype(graph: onnx.GraphProto, old: int, new: int, original: Mapping[str, TensorProto] = {}) -> None:
-    """Replace a type throughout a graph; initialisers are rounded from the original ones if those are given."""
+def _retype(graph: onnx.GraphProto, old: int, new: int, original: Mapping[str, TensorProto]) -> None:
+    """Replace a type throughout a graph. Initialisers are rounded from the original ones, or from their own values."""
     constants = [(tensor, original.get(tensor.name, tensor)) for tensor in graph.initializer]
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.name == "to" and attribute.i == old:

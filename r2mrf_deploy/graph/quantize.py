@@ -8,8 +8,6 @@ pairs only in front of quantised nodes, so that sums and nodes kept in floating 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
@@ -22,7 +20,7 @@ import onnx
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.graph.naming import rename
 from r2mrf_deploy.graph.precision import reach, refuse_unknown, refuse_unless_fp32, tidied
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Progress, ProgressCallback, no_stdout, silent
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -56,7 +54,11 @@ def calibrate(
         raise UsageError(f"no calibration method {method!r}: choose from {', '.join(METHODS)}")
     if not feeds:
         raise UsageError("there is nothing to calibrate on: give photographs")
-    chosen = next(m for m in CalibrationMethod if m.name.lower() == method)
+    chosen = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[method]
     return _collect(model, feeds, list(QUANTISED), chosen, progress)
 
 
@@ -88,7 +90,7 @@ def _collect(
     from onnxruntime.quantization.calibrate import create_calibrator
 
     # the calibrators print their progress
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, no_stdout():
         file = Path(folder) / "model.onnx"
         onnx.save(model, file)
         calibrator = create_calibrator(

@@ -87,7 +87,7 @@ class Backbone(nn.Module):
     as ResNeXt's own first map is; averaging would remove the high frequencies that tell sharp from blurred.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, which a config has checked.
         taps: to use in place of the backbone's own.
     """
 

@@ -122,9 +122,8 @@ class R2MRF(Detector):
                 outputs[f"step{t}_branch{branch}"] = refined
 
         if self.config.output == "fused":
-            logits = self.fusion(
-                torch.cat(state, 1)
-            )  # Eq. 5, before its ReLU (D): a sigmoid of a ReLU is never below 0.5
+            # Eq. 5, before its ReLU (D): a sigmoid of a ReLU is never below 0.5
+            logits = self.fusion(torch.cat(state, 1))
         else:
             logits = outputs[f"step{steps}_{self.config.output}"]
         logits = upsample(logits, image.shape[-2:])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -155,12 +154,12 @@ def _passes(nodes: int) -> int:
 
 def _enough(parts: list[list[str]], tried: Tried, bound: Drop) -> list[str]:
     """The nodes of the first parts that suffice, by bisection; all of them are known to suffice."""
-    prefixes = [list(chain.from_iterable(parts[:count])) for count in range(1, len(parts) + 1)]
-
-    def suffices(prefix: list[str]) -> bool:
-        return tried("fewer parts", prefix).within(bound)
-
-    return prefixes[bisect_left(prefixes[:-1], True, key=suffices)]
+    low, high = 0, len(parts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = tried("fewer parts", list(chain.from_iterable(parts[:middle]))).within(bound)
+        low, high = (low, middle) if enough else (middle, high)
+    return list(chain.from_iterable(parts[:high]))
 
 
 def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict[str, Drop]]:

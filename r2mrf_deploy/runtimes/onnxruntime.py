@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import io
 import json
 import re
 import tempfile
@@ -22,6 +21,7 @@ from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, first_line
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.progress import no_stdout
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
@@ -314,7 +314,7 @@ def _preload() -> None:
     if not hasattr(onnxruntime, "preload_dlls"):
         return
     found = importlib.util.find_spec("nvidia")
-    with contextlib.redirect_stdout(io.StringIO()):  # the session reports what is missing
+    with no_stdout():  # the session reports what is missing
         for place in (found and found.submodule_search_locations) or ():
             for folder in sorted(Path(place).glob("*/lib")):
                 onnxruntime.preload_dlls(directory=str(folder))
@@ -336,7 +336,7 @@ def missing_tensorrt() -> str | None:
     provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     wanted = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes()) if provider.is_file() else None
     if wanted is None:
-        return None  # Windows: the session finds out
+        return None  # there is no such provider, or it names none: opening a session will tell
     _preload()
     with contextlib.suppress(ImportError):
         import tensorrt  # noqa: F401  importing it loads its libraries

@@ -170,6 +170,7 @@ def in_memory(dataset: Files) -> Pictures:
     Raises:
         InputError: one cannot be read, or a mask differs in size from its photograph.
     """
+    dataset.check_sizes()  # before minutes of reading
     numbers = range(len(dataset))
     return Pictures([dataset.image(n) for n in numbers], [dataset.mask(n) for n in numbers])
 

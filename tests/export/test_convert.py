@@ -199,6 +199,7 @@ def test_wrong_use(exported: Path, album: Path, tmp_path: Path, converted: Calla
         (lambda: PrecisionOptions("fp32", keep=("fusion",)), UsageError, "`keep` is for a reduced precision"),
         (lambda: PrecisionOptions("fp16", keep=("fusoin",)), UsageError, "no node 'fusoin'"),
         (lambda: PrecisionOptions("fp32"), UsageError, "FP32 already"),
+        (lambda: PrecisionOptions("fp32", keep=[]), UsageError, "FP32 already"),  # type: ignore[arg-type]
     ]:
         with pytest.raises(error, match=said):
             convert_artifact(exported, out, options())

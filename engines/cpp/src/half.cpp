@@ -12,7 +12,7 @@ std::uint16_t half_from(float value) {
   const auto sign = static_cast<std::uint16_t>((bits >> 16U) & 0x8000U);
   const float size = std::abs(value);
   if (std::isnan(value)) return static_cast<std::uint16_t>(sign | 0x7e00U);
-  if (size >= 65520.0F) return static_cast<std::uint16_t>(sign | 0x7c00U);  // half-way to the next power of two
+  if (size >= 65520.0F) return static_cast<std::uint16_t>(sign | 0x7c00U);  // half-way from 65504, the largest, to 65536
   if (size == 0.0F) return sign;
   // The unit in the last place is 2^-24 for subnormals and grows with the exponent; rint rounds ties to even.
   int exponent = 0;

@@ -97,8 +97,8 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         before = editor.cost()
         records, refusals = _to_fixpoint(editor, rewrites)
         after = editor.cost()
-        smaller = after.peak_activation_bytes <= before.peak_activation_bytes
-        if smaller and after.multiply_adds <= before.multiply_adds:
+        no_larger = after.peak_activation_bytes <= before.peak_activation_bytes
+        if no_larger and after.multiply_adds <= before.multiply_adds:
             result = _finish(editor.model, model) if records else deepcopy(model)
             return Optimized(result, records, [*explanations, *refusals] if explain else [])
     explanations.append("pipeline: the whole graph: so would all other rewrites")

@@ -46,12 +46,12 @@ def precision(tf32: bool | None) -> Iterator[None]:
     with _SWITCHES:
         before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
         try:
-            for switch in wanted:
-                setattr(*switch)
+            for where, name, value in wanted:
+                setattr(where, name, value)
             yield
         finally:
-            for switch in before:
-                setattr(*switch)
+            for where, name, value in before:
+                setattr(where, name, value)
 
 
 class TorchCuda(Cuda):
@@ -217,7 +217,8 @@ class TorchRunner(ContextRunner):
     Args:
         form: what is run and its precision, which `device` mentions.
         tf32: as for `precision`.
-        cuda_graph: launch it as a CUDA graph, unless `options` choose. If it cannot be captured, `device` says so.
+        cuda_graph: launch it as a CUDA graph, unless `options.cuda_graph` says otherwise. If it cannot be captured, `device`
+            says so.
     """
 
     def __init__(

@@ -160,7 +160,9 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
     """
     rtx, name = library.is_rtx, f"{library.title} {library.version}"
     compatibility, strip = _compatibility_level(library, options), library.member("BuilderFlag", "STRIP_PLAN")
-    gpus_cure = "name each GPU with `gpus`: one plan serves them all" if rtx else "build on each GPU"
+    gpus_cure = f"{options.hardware_compatibility_level} needs a later version, or build on each GPU"
+    if rtx:
+        gpus_cure = "name each GPU with `gpus`: one plan serves them all"
     cache_cure = "its timing cache does nothing; what it compiles on the GPU is kept in its runtime cache"
     supported = (  # (option, whether this library supports it, what to do instead)
         ("timing_cache_file", not rtx, cache_cure),
@@ -173,8 +175,8 @@ def refuse_options(library: Library, options: BuildOptions) -> None:
     for option, has, instead in supported:
         if options.chosen(option) and not has:
             raise BuildError(f"{name} does not support `{option}`: {instead}")
-    if (level := options.builder_optimization_level) is not None and not 0 <= level <= 5:
-        raise UsageError(f"`builder_optimization_level` {level}: choose from 0 (fast build) to 5 (fast engine)")
+    if (effort := options.builder_optimization_level) is not None and not 0 <= effort <= 5:
+        raise UsageError(f"`builder_optimization_level` {effort}: choose from 0 (fast build) to 5 (fast engine)")
     if (streams := options.max_aux_streams) is not None and streams < 0:
         raise UsageError(f"`max_aux_streams` {streams}: it must be 0 or more")
     for pool in options.mem_pool_size:

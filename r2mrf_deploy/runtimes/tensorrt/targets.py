@@ -76,7 +76,7 @@ class Targets:
     def requested(self, precisions: Sequence[str]) -> list[int]:
         """The compute capabilities to request from TensorRT-RTX; empty for the library's default, Ampere and later.
 
-        The default leaves out Turing, which according to NVIDIA slows the plan on the others, and triples its size.
+        The default leaves Turing out: including it, NVIDIA says, slows the plan on the others; it also triples its size.
         """
         if not self.library.is_rtx:
             return []

@@ -208,7 +208,10 @@ def test_precision_flags_are_set_only_without_typed_networks(
     ("options", "instead"),
     [
         (BuildOptions(strip_weights=True), "ship the plan with its weights"),
-        (BuildOptions(hardware_compatibility_level="sameComputeCapability"), "build on each GPU"),
+        (
+            BuildOptions(hardware_compatibility_level="sameComputeCapability"),
+            "sameComputeCapability needs a later version",
+        ),
     ],
 )
 def test_what_came_with_a_later_version_is_refused_before_the_build(options: BuildOptions, instead: str) -> None:
