@@ -32,6 +32,14 @@ def forge(manifest: Manifest, model: Path) -> None:
     manifest.write(Manifest.path_for(model))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses an exported file has the marker `artifact`, whether it says so or not."""
+    for item in items:
+        if {"exported", "export", "traced", "converted"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("artifact")
+
+
 TinyOnnx = Callable[..., Path]
 Once = Callable[[str, Callable[[Path], object]], Path]
 

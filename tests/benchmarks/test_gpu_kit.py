@@ -115,6 +115,7 @@ def test_a_bundle_is_cut_into_parts_and_installs_whole(parts: list[Path], tmp_pa
     assert done.stdout.strip() == b"85"
 
 
+@pytest.mark.artifact
 def test_the_kit_in_a_bundle_is_whole(parts: list[Path], tmp_path: Path) -> None:
     command = [sys.executable, str(parts[0] / "kit" / "first_minutes.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
