@@ -58,7 +58,16 @@ def no_file(path: Path) -> InputError:
 
 def first_line(error: Exception) -> str:
     """The first line of what a library's exception says, or its type if it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _lines(error)[0]
+
+
+def last_line(error: Exception) -> str:
+    """The last line: of OpenVINO's many, the one that says what is wrong."""
+    return _lines(error)[-1]
+
+
+def _lines(error: Exception) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from r2mrf_deploy import formats
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import GraphError, InputError, UsageError, no_file
+from r2mrf_deploy.errors import GraphError, InputError, UsageError, first_line, no_file
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.formats import openvino
 from r2mrf_deploy.manifest import Manifest
@@ -81,7 +81,7 @@ def _onnx(artifact: Artifact) -> dict[str, Any]:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as e:  # protobuf's and onnx's exceptions share no base class
-        raise GraphError(f"{path} is not a valid ONNX file: {str(e).splitlines()[0]}") from None
+        raise GraphError(f"{path} is not a valid ONNX file: {first_line(e)}") from None
     facts: dict[str, Any] = {
         "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
         "producer": f"{model.producer_name} {model.producer_version}".strip(),

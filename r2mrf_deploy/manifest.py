@@ -72,6 +72,10 @@ class Preprocess(_Model):
     """Whether the graph does this itself (`io` image) or expects its result (`io` tensor)."""
 
 
+NEUTRAL = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""For an artifact that says nothing: values in 0 .. 1. An artifact that takes bytes does not use it."""
+
+
 class RewriteRecord(_Model):
     """One exact rewrite: how often it was applied, and what it saved."""
 

@@ -13,7 +13,7 @@ from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.manifest import Preprocess, side_outputs
+from r2mrf_deploy.manifest import NEUTRAL, Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 LONGEST = 640
@@ -61,9 +61,8 @@ class Predictor:
         contract, spec = artifact.contract, runner.inputs[0]
         if len(runner.inputs) != 1 or spec.layout is None:
             raise InputError(f"{artifact.path} has no contract that says how its input takes a photograph")
-        default = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # unused by an artifact that takes bytes
         limit = (contract.limit(spec.name) if contract else []) or [LONGEST] * len(spec.shape)
-        return cls(runner, (contract.preprocess if contract else None) or default, limit)
+        return cls(runner, (contract.preprocess if contract else None) or NEUTRAL, limit)
 
     def __enter__(self) -> Predictor:
         return self

@@ -7,7 +7,7 @@ from typing import Any
 
 from r2mrf_deploy import environment, formats
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import BuildError, GraphError
+from r2mrf_deploy.errors import BuildError, GraphError, last_line
 from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.manifest import Contract
@@ -32,8 +32,7 @@ class OpenVINOExporter(Exporter):
             # not convert_model, which rewrites quantised graphs and changes their maps
             model = openvino.Core().read_model(source.path)
         except Exception as e:  # RuntimeError, or one of OpenVINO's own, with a message of many lines
-            reason = (str(e).strip() or type(e).__name__).splitlines()[-1].strip()
-            raise GraphError(f"OpenVINO cannot read {source.path.name}: {reason}") from None
+            raise GraphError(f"OpenVINO cannot read {source.path.name}: {last_line(e)}") from None
         layouts, said = specs.layouts(source), source.contract
         inputs = [spec(port, layouts) for port in model.inputs]
         outputs = [spec(port, layouts) for port in model.outputs]

@@ -11,7 +11,7 @@ from copy import deepcopy
 import onnx
 from onnx import version_converter
 
-from r2mrf_deploy.errors import GraphError
+from r2mrf_deploy.errors import GraphError, first_line
 
 LOWEST, LOWEST_TRACED, HIGHEST = 17, 18, 23
 
@@ -35,7 +35,7 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         _drop_defaults(lowered)
         onnx.checker.check_model(lowered)
     except (RuntimeError, onnx.checker.ValidationError) as e:
-        raise GraphError(f"this network cannot be written at opset {opset}: {str(e).splitlines()[0]}") from None
+        raise GraphError(f"this network cannot be written at opset {opset}: {first_line(e)}") from None
     return lowered
 
 

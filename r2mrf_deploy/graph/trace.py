@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from r2mrf_deploy.errors import GraphError, UsageError
+from r2mrf_deploy.errors import GraphError, UsageError, first_line
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph import opset as opsets
 from r2mrf_deploy.manifest import side_outputs
@@ -85,7 +85,7 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise GraphError(f"the graph is not valid ONNX: {str(e).splitlines()[0]}") from None
+        raise GraphError(f"the graph is not valid ONNX: {first_line(e)}") from None
     return model
 
 

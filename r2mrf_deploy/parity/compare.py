@@ -18,7 +18,7 @@ from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.manifest import Preprocess, TensorSpec, side_outputs
+from r2mrf_deploy.manifest import NEUTRAL, Preprocess, TensorSpec, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.runtimes import Runner
@@ -236,8 +236,7 @@ def sample_inputs(
     spec: TensorSpec, preprocess: Preprocess | None, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
 ) -> list[np.ndarray]:
     """Convert photographs, uint8 [H, W, 3], as `images.as_input` does; a static batch is filled with copies."""
-    preprocess = preprocess or Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
-    arrays = [images.as_input(p, spec, preprocess, limit) for p in photographs]
+    arrays = [images.as_input(p, spec, preprocess or NEUTRAL, limit) for p in photographs]
     batch = spec.shape[0]
     return [np.repeat(a, batch, axis=0) for a in arrays] if isinstance(batch, int) and batch > 1 else arrays
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from r2mrf_deploy import environment
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.errors import ArtifactError, last_line
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
@@ -53,7 +53,7 @@ class OpenVINORunner(Runner):
         try:
             model = core.compile_model(str(artifact.path), "CPU", settings)
         except RuntimeError as e:
-            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {str(e).strip().splitlines()[-1]}") from None
+            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {last_line(e)}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
@@ -74,7 +74,7 @@ class OpenVINORunner(Runner):
         try:
             self._request.infer(arrays, share_inputs=True)
         except RuntimeError as e:
-            raise ArtifactError(f"OpenVINO failed: {str(e).strip().splitlines()[-1]}") from None
+            raise ArtifactError(f"OpenVINO failed: {last_line(e)}") from None
         # copied, because the next inference overwrites the tensors
         return {s.name: np.array(self._request.get_tensor(s.name).data) for s in self.outputs}
 
