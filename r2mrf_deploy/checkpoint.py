@@ -22,12 +22,14 @@ from torch import Tensor
 from r2mrf_deploy import images, networks, sample_photographs
 from r2mrf_deploy.errors import CheckpointError, UsageError, first_line, no_file
 from r2mrf_deploy.files import sha256, write_atomically
-from r2mrf_deploy.manifest import Preprocess, TensorSpec
+from r2mrf_deploy.fitting import as_input
+from r2mrf_deploy.manifest import DEFAULT_SIZE, Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import Detector, NetworkConfig, shapes_of
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
-IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), longest_side=max(DEFAULT_SIZE))
+"""ImageNet's statistics, and the scale at which the papers train and test: what a checkpoint that says nothing gets."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _photographs(folder: Path | str | None) -> Tensor:
     else:
         found = [images.read(p) for p in images.find([folder])[:16]]
     spec = TensorSpec(name="tensor", dtype="float32", shape=[1, 3, 256, 256], layout="NCHW")
-    return torch.cat([torch.from_numpy(images.as_input(p, spec, IMAGENET)) for p in found])
+    return torch.cat([torch.from_numpy(as_input(p, spec, IMAGENET)) for p in found])
 
 
 def read_file(path: Path) -> dict[str, Any]:

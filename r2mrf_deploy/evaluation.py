@@ -21,9 +21,9 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.manifest import side_outputs
+from r2mrf_deploy.manifest import NEUTRAL, side_outputs
 from r2mrf_deploy.metrics import Curves, Scores, average, judge
-from r2mrf_deploy.predict import LONGEST, Predictor
+from r2mrf_deploy.predict import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
 
@@ -135,7 +135,8 @@ def opened(
 
     Args:
         sources: artifacts and checkpoints.
-        runtime: runs all sources. A checkpoint for ONNX Runtime or OpenVINO is exported temporarily, at 320×320.
+        runtime: runs all sources. A checkpoint for ONNX Runtime or OpenVINO is exported temporarily, with the
+            default options.
         baselines: names, see `r2mrf_deploy.baselines`.
         steps: for a checkpoint, evaluate the map after each recurrent step 1 .. T or, if the network cannot stop early, its
             map and the side output of each step. An artifact has a fixed number of steps, so only its map is evaluated.
@@ -173,13 +174,12 @@ def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:
 
 
 def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Reduce photographs for a baseline as for a network, to sides of at most `predict.LONGEST`, for a fair comparison."""
+    """Reduce photographs for a baseline as for a network, for a fair comparison."""
 
     def focus(image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        scale = min(1.0, LONGEST / max(height, width))
-        found = call(images.resize(image, (max(1, round(scale * height)), max(1, round(scale * width)))))
-        return np.clip(images.resize(found, (height, width)), 0, 1)
+        size = image.shape[:2]
+        found = call(images.resize(image, images.within(size, NEUTRAL.longest_side)))
+        return np.clip(images.resize(found, size), 0, 1)
 
     return focus
 

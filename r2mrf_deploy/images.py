@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from r2mrf_deploy.errors import InputError
-from r2mrf_deploy.manifest import Preprocess, TensorSpec
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"}
 
@@ -93,6 +93,13 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         raise InputError(f"{path} is damaged: {e}") from None
 
 
+def within(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) reduced in proportion so that no side is over `longest` pixels; the same if none is."""
+    scale = min(1.0, longest / max(size))
+    height, width = (max(1, math.floor(side * scale + 0.5)) for side in size)
+    return height, width
+
+
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize with Pillow's antialiased bilinear filter.
 
@@ -103,35 +110,6 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == size:
         return image
     return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
-def as_input(image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, limit: Sequence[int] = ()) -> np.ndarray:
-    """Convert a photograph to a network's input, with a batch of 1.
-
-    Args:
-        image: uint8 [H, W, 3] RGB.
-        spec: the input, uint8 NHWC or normalised float NCHW.
-        preprocess: the normalisation of float inputs.
-        limit: the largest shape allowed if the spec's height and width are free.
-
-    Returns:
-        [1, h, w, 3] or [1, 3, h, w] of the spec's size. If that is free, the image keeps its own size, or is scaled down in
-        proportion to fit `limit`, but each side is at least 32 pixels.
-    """
-    spatial = (2, 3) if spec.layout == "NCHW" else (1, 2)
-    fixed = [spec.shape[d] for d in spatial]
-    if all(isinstance(d, int) for d in fixed):
-        size = (int(fixed[0]), int(fixed[1]))
-    else:
-        height, width = image.shape[:2]
-        scale = min(1.0, *(limit[d] / side for d, side in zip(spatial, (height, width), strict=True))) if limit else 1.0
-        size = (max(32, round(height * scale)), max(32, round(width * scale)))
-    pixels = resize(image, size)
-    if spec.layout != "NCHW":
-        return pixels[None]
-    mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    chw = pixels.transpose(2, 0, 1).astype(np.float32)
-    return ((chw / np.float32(255) - mean) / std).astype(spec.dtype)[None]
 
 
 def png(pixels: np.ndarray) -> bytes:

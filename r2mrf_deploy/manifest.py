@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import ArtifactError
@@ -70,6 +70,12 @@ class Preprocess(_Model):
     color: Literal["RGB"] = "RGB"
     inside: bool = True
     """Whether the graph does this itself (`io` image) or expects its result (`io` tensor)."""
+    longest_side: PositiveInt = 640
+    """The longest side, in pixels, that a photograph is reduced to where the input's size is free: the scale that the
+    network was trained at. What looks sharp in a photograph of 12 megapixels is soft from pixel to pixel."""
+    fit: Literal["letterbox", "stretch"] = "stretch"
+    """What a static input does with a photograph of another aspect (see `fitting`). Artifacts that do not say it were made
+    before there was a choice."""
 
 
 NEUTRAL = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -135,9 +141,9 @@ class Contract(_Model):
     source_sha256: str | None = None
     """Of the ONNX file that this file was made from."""
 
-    def limit(self, name: str) -> list[int]:
-        """The largest shape of an input with free dimensions; empty if nothing limits it."""
-        return self.profiles.get(name, {}).get("max", [])
+    def profile(self, name: str) -> dict[str, list[int]]:
+        """The min, opt and max shape of an input with free dimensions; empty if nothing limits it."""
+        return self.profiles.get(name, {})
 
     def embedded(self) -> str:
         """The contract as the text that is stored inside a file."""

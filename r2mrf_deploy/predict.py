@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,9 @@ from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.fitting import Fitting, as_input
 from r2mrf_deploy.manifest import NEUTRAL, Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
-
-LONGEST = 640
-"""Longest side, in pixels, that a photograph is reduced to if neither the artifact nor its profile sets a size. Networks
-learn blur at about this scale: what looks sharp in a photograph of 12 megapixels is soft from pixel to pixel."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,9 @@ class Predictor:
 
     runner: Runner
     preprocess: Preprocess
-    """The normalisation, for an artifact that takes a normalised tensor."""
-    limit: Sequence[int] = ()
-    """The largest input shape, if the artifact leaves it free."""
+    """How a photograph is fitted into the input, and normalised for an artifact that takes a normalised tensor."""
+    profile: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """The smallest and largest input shape, if the artifact leaves it free."""
 
     @classmethod
     def open(
@@ -61,8 +58,8 @@ class Predictor:
         contract, spec = artifact.contract, runner.inputs[0]
         if len(runner.inputs) != 1 or spec.layout is None:
             raise InputError(f"{artifact.path} has no contract that says how its input takes a photograph")
-        limit = (contract.limit(spec.name) if contract else []) or [LONGEST] * len(spec.shape)
-        return cls(runner, (contract.preprocess if contract else None) or NEUTRAL, limit)
+        preprocess = contract.preprocess if contract else runner.preprocess
+        return cls(runner, preprocess or NEUTRAL, contract.profile(spec.name) if contract else {})
 
     def __enter__(self) -> Predictor:
         return self
@@ -82,28 +79,24 @@ class Predictor:
         Raises:
             ArtifactError: the network's map is not finite.
         """
-        focus = self._run(image)["map"]
+        focus = self._run(image, ["map"])["map"]
         if not np.isfinite(focus).all():
             raise ArtifactError(
                 "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
             )
-        return np.clip(images.resize(focus, image.shape[:2]), 0, 1)
+        return np.clip(focus, 0, 1)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
-        outputs = self._run(image)
-        logits = {name: images.resize(outputs[name], image.shape[:2]) for name in side_outputs(outputs)}
+        logits = self._run(image, side_outputs(o.name for o in self.runner.outputs))
         return {name: 1 / (1 + np.exp(-np.clip(x, -50, 50))) for name, x in logits.items()}
 
-    def _run(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Every output for a photograph, float32 [h, w]."""
+    def _run(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Outputs for a photograph, float32 of its size."""
         spec = self.runner.inputs[0]
-        array = images.as_input(image, spec, self.preprocess, self.limit)
-        batch = spec.shape[0]
-        if isinstance(batch, int) and batch > 1:  # a static batch is filled up with copies
-            array = np.repeat(array, batch, axis=0)
-        outputs = self.runner.run({spec.name: array})
-        return {name: output[0, 0].astype(np.float32) for name, output in outputs.items()}
+        fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
+        outputs = self.runner.run({spec.name: as_input(image, spec, self.preprocess, self.profile)})
+        return {name: fitting.cut(outputs[name][0, 0].astype(np.float32)) for name in names}
 
 
 def predict(

@@ -10,10 +10,8 @@ from PIL import Image
 
 from r2mrf_deploy import images
 from r2mrf_deploy.errors import InputError
-from r2mrf_deploy.manifest import Preprocess, TensorSpec
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
-IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "CMYK"])
@@ -71,27 +69,6 @@ def test_find(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no images"):
         images.find([tmp_path / "empty"])
-
-
-def test_a_normalised_input_is_what_the_graph_would_compute() -> None:
-    image = np.dstack([RAMP, RAMP.T, 255 - RAMP])
-    spec = TensorSpec(name="tensor", dtype="float32", shape=[1, 3, 16, 16], layout="NCHW")
-    found = images.as_input(image, spec, IMAGENET)
-    expected = (image.transpose(2, 0, 1) / 255 - np.reshape(IMAGENET.mean, (3, 1, 1))) / np.reshape(
-        IMAGENET.std, (3, 1, 1)
-    )
-    assert (found.shape, found.dtype) == ((1, 3, 16, 16), np.float32)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((100, 50), (100, 50)), ((1000, 500), (200, 100)), ((1, 1), (32, 32)), ((40, 4000), (32, 200))],
-)
-def test_a_free_size_keeps_the_image_s_within_the_limit(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    spec = TensorSpec(name="image", dtype="uint8", shape=["batch", "height", "width", 3], layout="NHWC")
-    image = np.zeros((*size, 3), np.uint8)
-    assert images.as_input(image, spec, IMAGENET, [4, 200, 200, 3]).shape == (1, *expected, 3)
 
 
 def test_overlay_shows_what_is_in_focus_and_darkens_the_rest() -> None:

@@ -13,7 +13,7 @@ LEVELS = (
     ("errors",),
     ("files", "progress", "environment", "gpus", "metrics"),
     ("manifest",),
-    ("images", "sample_photographs", "datasets", "baselines"),
+    ("images", "fitting", "sample_photographs", "datasets", "baselines"),
     ("networks",),
     ("weights", "checkpoint"),
     ("graph",),

@@ -58,7 +58,9 @@ def export(
         ),
     ] = None,
     formats: Annotated[bool, Option("--formats", help="List the formats and exit.")] = False,
-    size: Annotated[str, Option(metavar="HxW", help="Input size in pixels.")] = "320x320",
+    size: Annotated[
+        str | None, Option(metavar="HxW", help="Input size in pixels; by default a square of the checkpoint's scale.")
+    ] = None,
     batch: Annotated[int, Option(min=1, help="Images per inference.")] = 1,
     dynamic: Annotated[bool, Option("--dynamic", help="Leave batch, height and width free.")] = False,
     steps: Annotated[int | None, Option(min=1, help="Number of recurrent steps.")] = None,
@@ -73,6 +75,9 @@ def export(
     io: Annotated[
         Literal["image", "tensor"], Option(help="Input: uint8 NHWC RGB, or normalised float NCHW.")
     ] = "image",
+    fit: Annotated[
+        Literal["letterbox", "stretch"], Option(help="What a static input does with a photograph of another aspect.")
+    ] = "letterbox",
     opset: Annotated[int, Option(help="ONNX opset, 17 to 23.")] = 17,
     optimize: Annotated[bool, Option(help="Apply the exact rewrites.")] = True,
     all_steps: Annotated[bool, Option("--all-steps", help="Output every step of every branch too.")] = False,
@@ -107,7 +112,7 @@ def export(
         precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, targets
     )
     options = ExportOptions(
-        flags.parse_size(size), batch, dynamic, steps, io, opset, all_steps, optimize, reduce,
+        flags.parse_size(size) if size else None, batch, dynamic, steps, io, fit, opset, all_steps, optimize, reduce,
         FormatOptions(targets if builds else (), device),
     )  # fmt: skip
     from r2mrf_deploy.export.chain import export_artifacts

@@ -115,36 +115,42 @@ def _export_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions, che
         checkpoint.module(), checkpoint.preprocess, io=options.io, steps=options.steps, all_steps=options.all_steps
     )
     check.progress(Progress("tracing"))
-    model = trace(deployed, options.size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
+    size = options.size or (checkpoint.preprocess.longest_side,) * 2
+    model = trace(deployed, size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
     rewrites: list[RewriteRecord] = []
     if options.optimize:
         check.progress(Progress("rewriting"))
         optimized = optimize(model)
         model, rewrites = checked(optimized.model), optimized.records
-    contract = _describe(model, checkpoint, deployed, options, rewrites)
+    contract = _describe(model, checkpoint, deployed, size, options, rewrites)
     return check.publish(path, lambda file: onnx.write(model, contract, file))
 
 
 def _describe(
-    model: Any, checkpoint: Checkpoint, deployed: Deployed, options: ExportOptions, rewrites: list[RewriteRecord]
+    model: Any,
+    checkpoint: Checkpoint,
+    deployed: Deployed,
+    size: tuple[int, int],
+    options: ExportOptions,
+    rewrites: list[RewriteRecord],
 ) -> Contract:
     free: tuple[int | str, ...] = ("batch", "height", "width")
-    spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *options.size)))
+    spec = deployed.input_spec(*(free if options.dynamic else (options.batch, *size)))
     profile = {
         "min": deployed.input_shape(1, SMALLEST, SMALLEST),
-        "opt": deployed.input_shape(1, *options.size),
-        "max": deployed.input_shape(LARGEST_BATCH, *(max(LARGEST, side) for side in options.size)),
+        "opt": deployed.input_shape(1, *size),
+        "max": deployed.input_shape(LARGEST_BATCH, *(max(LARGEST, side) for side in size)),
     }
     return Contract(
         kind="onnx",
         checkpoint_sha256=checkpoint.sha256,
         network=checkpoint.network,
         config=checkpoint.config.to_dict() | {"steps": deployed.steps},
-        export=options.record(deployed.steps),
+        export=options.record(size, deployed.steps),
         inputs=[spec],
         outputs=[onnx.spec(value, "NCHW") for value in model.graph.output],
         profiles={spec.name: profile} if options.dynamic else {},
-        preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image"}),
+        preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image", "fit": options.fit}),
         opset=options.opset,
         rewrites=rewrites,
         parameters=checkpoint.parameters,

@@ -81,11 +81,12 @@ class Check:
             return not_run(artifact, runtime, f"it was not built for this machine's GPU, of compute capability {here}")
         found = photographs_for(None)[: self.photographs]
         with candidate, self.reference() as reference:
-            optimum = contract.profiles.get(spec.name, {}).get("opt", [])
+            profile = contract.profile(spec.name)
+            optimum = {"max": profile["opt"]} if profile else {}
             inputs = sample_inputs(candidate.inputs[0], contract.preprocess, found, optimum)
             if not spec.static and artifact.precision == "fp32":
                 odd = [np.ascontiguousarray(found[0][:height, :width]) for height, width in ODD]
-                inputs += sample_inputs(candidate.inputs[0], contract.preprocess, odd, contract.limit(spec.name))
+                inputs += sample_inputs(candidate.inputs[0], contract.preprocess, odd, profile)
             return compare(artifact, candidate, reference, inputs, per_step=self.per_step)
 
 

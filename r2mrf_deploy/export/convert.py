@@ -160,7 +160,8 @@ class _Conversion:
 
     def _inputs(self, photographs: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
         spec = self.contract.inputs[0]
-        optimum = self.contract.profiles.get(spec.name, {}).get("opt", [])
+        profile = self.contract.profile(spec.name)
+        optimum = {"max": profile["opt"]} if profile else {}
         return [{spec.name: a} for a in sample_inputs(spec, self.contract.preprocess, photographs, optimum)]
 
     def _overflowing(self) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 from r2mrf_deploy import gpus as gpu_classes
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.runtimes.base import changed
 from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
@@ -81,13 +80,16 @@ class FormatOptions:
 class ExportOptions:
     """What to export. The defaults suit a program that embeds the artifact."""
 
-    size: tuple[int, int] = DEFAULT_SIZE
-    """(height, width) in pixels; with `dynamic`, the optimum of the profile."""
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels; with `dynamic`, the optimum of the profile. By default a square of the checkpoint's longest
+    side, which photographs of either orientation fit into."""
     batch: int = 1
     dynamic: bool = False
     steps: int | None = None
     """Recurrent steps, if the weights allow a number other than the one they were trained with."""
     io: Literal["image", "tensor"] = "image"
+    fit: Literal["letterbox", "stretch"] = "letterbox"
+    """What a static input does with a photograph of another aspect: keep its aspect, or stretch it as the papers do."""
     opset: int = DEFAULT_OPSET
     all_steps: bool = False
     """Also output every `step{t}_branch{l}`."""
@@ -96,7 +98,7 @@ class ExportOptions:
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     format: FormatOptions = field(default_factory=FormatOptions)
 
-    def record(self, steps: int) -> dict[str, Any]:
+    def record(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
         """What the contract keeps of these options: enough to trace the same graph again."""
         kept = ("batch", "dynamic", "io", "opset", "all_steps", "optimize")
-        return {"size": list(self.size), "steps": steps} | {name: getattr(self, name) for name in kept}
+        return {"size": list(size), "steps": steps} | {name: getattr(self, name) for name in kept}

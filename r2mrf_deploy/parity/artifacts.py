@@ -65,8 +65,9 @@ def compare_artifacts(
                 steps=contract.config.get("steps") if contract else None,
                 all_steps=bool(side_outputs(s.name for s in runner.outputs)),
             )
-            limit = contract.limit(runner.inputs[0].name) if contract else []
-            inputs = sample_inputs(runner.inputs[0], loaded.preprocess, photographs, limit)
+            profile = contract.profile(runner.inputs[0].name) if contract else {}
+            preprocess = (contract.preprocess if contract else None) or loaded.preprocess
+            inputs = sample_inputs(runner.inputs[0], preprocess, photographs, profile)
             progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
             found = compare(artifact, runner, reference, inputs, per_step=per_step)
         if bisect and found.verdict == "fail":

@@ -52,7 +52,7 @@ def bisect(
     original = _original(checkpoint, manifest, network, settings)
     lowered = files.read(artifact)
     spec = manifest.inputs[0]
-    inputs = sample_inputs(spec, manifest.preprocess, photographs_for(folder), manifest.limit(spec.name))
+    inputs = sample_inputs(spec, manifest.preprocess, photographs_for(folder), manifest.profile(spec.name))
     feeds = [{spec.name: array} for array in inputs]
     evaluate = node_search.trials(original, manifest, feeds, partial(_with, original, lowered, manifest))
     tolerance = TOLERANCES[manifest.precision]

@@ -7,7 +7,7 @@ verdict is then "uninformative" instead of "pass".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.manifest import NEUTRAL, Preprocess, TensorSpec, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
@@ -233,12 +234,13 @@ def not_run(artifact: Artifact, runtime: str, reason: str) -> Parity:
 
 
 def sample_inputs(
-    spec: TensorSpec, preprocess: Preprocess | None, photographs: Iterable[np.ndarray], limit: Sequence[int] = ()
+    spec: TensorSpec,
+    preprocess: Preprocess | None,
+    photographs: Iterable[np.ndarray],
+    profile: Mapping[str, Sequence[int]] | None = None,
 ) -> list[np.ndarray]:
-    """Convert photographs, uint8 [H, W, 3], as `images.as_input` does; a static batch is filled with copies."""
-    arrays = [images.as_input(p, spec, preprocess or NEUTRAL, limit) for p in photographs]
-    batch = spec.shape[0]
-    return [np.repeat(a, batch, axis=0) for a in arrays] if isinstance(batch, int) and batch > 1 else arrays
+    """Convert photographs, uint8 [H, W, 3], as `as_input` does."""
+    return [as_input(p, spec, preprocess or NEUTRAL, profile) for p in photographs]
 
 
 def photographs_for(folder: Path | str | None) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.manifest import Preprocess, TensorSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -129,6 +129,8 @@ class Runner(AbstractContextManager["Runner"]):
     """How many inferences a thread may have in flight: 2 if the device works while the host prepares the next."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess | None = None
+    """What a checkpoint says of its photographs; an artifact's contract says it otherwise."""
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Compute the outputs.

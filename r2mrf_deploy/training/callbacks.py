@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from r2mrf_deploy.checkpoint import Checkpoint as Weights
 from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.metrics import Scores
 from r2mrf_deploy.progress import ProgressCallback
 from r2mrf_deploy.training.recipe import Iteration
@@ -43,6 +44,8 @@ class BestCheckpoint(Checkpoint):
     """The network's name in a checkpoint."""
     record: Mapping[str, Any]
     """What a checkpoint records about its training, beside the scores."""
+    preprocess: Preprocess
+    """What a checkpoint says of the photographs that it is for."""
     every: int
     """Iterations between checkpoints."""
     validate_every: int
@@ -97,7 +100,7 @@ class BestCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             facts = {**self.record, "iterations": trainer.global_step, "validation": scores.to_dict()}
             plain = {name: value.detach().cpu().contiguous() for name, value in module.kept.state_dict().items()}
-            Weights(self.family, module.kept.config, plain, metrics=facts).save(self.best_path)
+            Weights(self.family, module.kept.config, plain, self.preprocess, facts).save(self.best_path)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save weights if there are none: the time limit came before the first validation, or the file was deleted."""

@@ -34,8 +34,6 @@ HELD_OUT = 16
 VALIDATED = 48
 """Number of composites in the validation set."""
 VALIDATION_SIDE = 256
-DATASET_SIDE = 320
-"""Height and width at which pictures of a dataset are validated: the default size of artifacts."""
 LARGEST = 3
 """Large photographs are reduced when read, by a whole factor that leaves their shorter side at least this many times that
 of a composite."""
@@ -72,6 +70,12 @@ class TrainingData:
     dataset: Pictures | None = None
     left_out: int = 0
     """Number of photographs in the folder that do not belong to the published dataset."""
+
+    @property
+    def longest_side(self) -> int:
+        """The scale of the training: the median of the photographs' longest sides, in pixels."""
+        trained = self.dataset.images if self.dataset is not None else self.photographs
+        return longest_side(trained)
 
     def source(self, recipe: Recipe, seed: int, device: torch.device) -> Source:
         """The source of batches on a device."""
@@ -191,10 +195,21 @@ def composites_to_validate(photographs: Sequence[np.ndarray], masks: Sequence[np
     return Pictures(pixels, [mask[0, 0].numpy() for _, mask in batches])
 
 
-def dataset_to_validate(dataset: Files) -> Pictures:
-    """Read a dataset at the size that artifacts have by default. Raises as `in_memory`."""
-    pictures, size = in_memory(dataset), (DATASET_SIDE, DATASET_SIDE)
-    return Pictures(*([images.resize(item, size) for item in items] for items in (pictures.images, pictures.masks)))
+def longest_side(photographs: Sequence[np.ndarray]) -> int:
+    """The median of the longest sides of photographs [H, W, 3], in pixels."""
+    return int(np.median([max(photograph.shape[:2]) for photograph in photographs]))
+
+
+def dataset_to_validate(dataset: Files, longest: int) -> Pictures:
+    """Read a dataset, each picture reduced as `predict` reduces it: to sides of at most `longest`. Raises as `in_memory`."""
+    pictures = in_memory(dataset)
+    sizes = [images.within(image.shape[:2], longest) for image in pictures.images]
+    return Pictures(
+        *(
+            [images.resize(item, size) for item, size in zip(items, sizes, strict=True)]
+            for items in (pictures.images, pictures.masks)
+        )
+    )
 
 
 def _stack(image: np.ndarray, mask: np.ndarray, size: int) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from r2mrf_deploy import networks
+from r2mrf_deploy import images, networks
 from r2mrf_deploy.checkpoint import read_file
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
@@ -34,7 +34,7 @@ def create(
     against 0.164 after 4,000, with BF16 as well).
 
     Args:
-        pictures: all of one size.
+        pictures: photographs; the first one's size is taken for all.
         backbone: "imagenet" for torchvision's weights, or a file of such weights; None for random weights.
         seed: of the random weights.
 
@@ -51,7 +51,9 @@ def create(
     torch.manual_seed(seed)
     network = networks.create(family, config)
     if backbone is None:
-        photographs = torch.from_numpy(np.stack(pictures.images[:INITIALISATION_PHOTOGRAPHS]))
+        size = pictures.images[0].shape[:2]
+        chosen = [images.resize(image, size) for image in pictures.images[:INITIALISATION_PHOTOGRAPHS]]
+        photographs = torch.from_numpy(np.stack(chosen))
         initialise(network, normalise(photographs.permute(0, 3, 1, 2).float() / 255), seed)
     else:
         _load(network, preset, backbone)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from r2mrf_deploy import images
-from r2mrf_deploy.checkpoint import Checkpoint, read_file
+from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint, read_file
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.files import write_atomically
@@ -174,6 +174,7 @@ def train(
         output / BEST,
         family,
         _facts(config, training_data),
+        IMAGENET.model_copy(update={"longest_side": training_data.longest_side}),
         every=config.every,
         validate_every=math.ceil(config.validate_every / config.every) * config.every,
         progress=progress,
@@ -214,7 +215,7 @@ def read(config: TrainingConfig) -> TrainingData:
         if judged is None:
             validation = reading.composites_to_validate(held, held_masks, size)
         else:
-            validation = reading.dataset_to_validate(judged)
+            validation = reading.dataset_to_validate(judged, reading.longest_side(photographs))
         return TrainingData(validation, photographs=photographs, masks=masks)
     assert config.data is not None
     dataset = read_dataset(
@@ -225,8 +226,9 @@ def read(config: TrainingConfig) -> TrainingData:
     if judged is None:
         trained, held_pairs = reading.held_out(dataset.pairs)
         dataset, judged = (dataclasses.replace(dataset, pairs=pairs) for pairs in (trained, held_pairs))
-    validation = reading.dataset_to_validate(judged)
-    return TrainingData(validation, dataset=reading.in_memory(dataset), left_out=dataset.left_out)
+    trained_on = reading.in_memory(dataset)
+    validation = reading.dataset_to_validate(judged, reading.longest_side(trained_on.images))
+    return TrainingData(validation, dataset=trained_on, left_out=dataset.left_out)
 
 
 def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:

@@ -77,7 +77,7 @@ class PyTorchCUDA(Runtime):
         loaded = Checkpoint.load(artifact.path, network=options.network, settings=dict(options.settings))
         with PREPARING:
             module, program = make_program(loaded, self.variant, "cuda")
-        return TorchRunner(
+        runner = TorchRunner(
             TorchCuda(),
             program,
             *specs_of(module),
@@ -87,6 +87,8 @@ class PyTorchCUDA(Runtime):
             cuda_graph=self.variant.cuda_graph,
             options=options,
         )
+        runner.preprocess = loaded.preprocess
+        return runner
 
 
 def cuda_availability() -> Availability:

@@ -99,6 +99,7 @@ class PyTorchRunner(ProgramRunner):
             checkpoint.module(), checkpoint.preprocess, io=io, steps=steps, all_steps=all_steps, logits=logits
         ).eval()
         super().__init__("pytorch", module, *specs_of(module), "eager FP32", threads)
+        self.preprocess = checkpoint.preprocess
 
 
 def specs_of(module: Deployed) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

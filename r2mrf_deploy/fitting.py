@@ -1,0 +1,99 @@
+"""How a photograph of any size lies in a network's input, and how its map is cut out of the network's output.
+
+The photograph keeps its aspect and is never enlarged. An input that it does not fill is filled up with its own pixels,
+mirrored at its edges. The C++ library does the same (`engines/cpp/src/fitting.cpp`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from r2mrf_deploy import images
+from r2mrf_deploy.manifest import Preprocess, TensorSpec
+
+SMALLEST = 32
+"""The smallest side, in pixels, of an input whose size is free: the networks reduce by 32."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Where the pixels of a photograph are in a network's input. Every size is (height, width) in pixels."""
+
+    photograph: tuple[int, int]
+    content: tuple[int, int]
+    """What the photograph is resized to."""
+    canvas: tuple[int, int]
+    """The input. The content lies in its middle."""
+
+    @classmethod
+    def of(
+        cls,
+        photograph: tuple[int, int],
+        spec: TensorSpec,
+        preprocess: Preprocess,
+        profile: Mapping[str, Sequence[int]] | None = None,
+    ) -> Fitting:
+        """Fit a photograph into an input.
+
+        Args:
+            photograph: its height and width.
+            spec: the input, NHWC or NCHW. A free side becomes that of the resized photograph.
+            preprocess: `fit` says what a static input does with another aspect, `longest_side` limits a free size.
+            profile: the smallest (`min`) and largest (`max`) shape that the artifact takes, where its size is free.
+        """
+        ranges = [_range(spec, axis, preprocess.longest_side, profile or {}) for axis in spec.spatial_axes]
+        least, most = zip(*ranges, strict=True)
+        if preprocess.fit == "stretch" and least == most:
+            return cls(photograph, most, most)
+        scale = min(1.0, *(bound / side for bound, side in zip(most, photograph, strict=True)))
+        height, width = (max(1, math.floor(side * scale + 0.5)) for side in photograph)
+        return cls(photograph, (height, width), (max(least[0], height), max(least[1], width)))
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Where the content begins in the canvas."""
+        return (self.canvas[0] - self.content[0]) // 2, (self.canvas[1] - self.content[1]) // 2
+
+    def place(self, image: np.ndarray) -> np.ndarray:
+        """The canvas, uint8 [H, W, 3], with the photograph, uint8 [h, w, 3], in it."""
+        content = images.resize(image, self.content)
+        (top, left), (height, width) = self.corner, self.canvas
+        around = (top, height - top - self.content[0]), (left, width - left - self.content[1]), (0, 0)
+        return np.pad(content, around, mode="symmetric")
+
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """A map, float32 [h, w] of the canvas, as the photograph's map at its size. A side output may be smaller."""
+        if self.content != self.canvas:
+            (top, left), (height, width) = self.corner, self.content
+            values = images.resize(values, self.canvas)[top : top + height, left : left + width]
+        return images.resize(values, self.photograph)
+
+
+def as_input(
+    image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, profile: Mapping[str, Sequence[int]] | None = None
+) -> np.ndarray:
+    """A photograph as a network's input: uint8 [N, h, w, 3] or normalised floats [N, 3, h, w].
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        spec, preprocess, profile: as for `Fitting.of`. A static batch of N holds copies; a free one is 1.
+    """
+    pixels = Fitting.of(image.shape[:2], spec, preprocess, profile).place(image)
+    batch = spec.shape[0] if isinstance(spec.shape[0], int) else 1
+    if spec.layout == "NCHW":
+        mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+        pixels = ((pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255) - mean) / std).astype(spec.dtype)
+    return np.repeat(pixels[None], batch, axis=0)
+
+
+def _range(spec: TensorSpec, axis: int, longest: int, profile: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """The least and the most that one side of the input can have."""
+    side = spec.shape[axis]
+    if isinstance(side, int):
+        return side, side
+    least = max(SMALLEST, profile["min"][axis]) if "min" in profile else SMALLEST
+    return least, min(longest, profile["max"][axis]) if "max" in profile else longest
