@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy import environment
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "engines" / "cpp" / "examples"))

@@ -25,7 +25,7 @@ from r2mrf_deploy.evaluation import Method, evaluate
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predictor import Predictor
 
 SIZE = (320, 320)
 

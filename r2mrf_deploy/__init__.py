@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.export.options import PrecisionOptions as PrecisionOptions
     from r2mrf_deploy.manifest import Manifest as Manifest
     from r2mrf_deploy.parity.artifacts import compare_artifacts as compare_artifacts
-    from r2mrf_deploy.predict import Predictor as Predictor
+    from r2mrf_deploy.predictor import Predictor as Predictor
     from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions as BuildOptions
 
 # name -> the module that has it; no name is also a module's
@@ -35,7 +35,7 @@ _WHERE = {
     "FormatOptions": "export.options",
     "Manifest": "manifest",
     "PrecisionOptions": "export.options",
-    "Predictor": "predict",
+    "Predictor": "predictor",
     "R2mrfError": "errors",
     "bench_artifacts": "bench.protocol",
     "build_artifact": "export.build",

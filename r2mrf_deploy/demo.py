@@ -19,7 +19,8 @@ from r2mrf_deploy.export.chain import export_artifacts
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.parity.compare import Parity
-from r2mrf_deploy.predict import Predictor, predict
+from r2mrf_deploy.predict import predict
+from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress
 
 

@@ -23,7 +23,7 @@ from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.manifest import NEUTRAL, side_outputs
 from r2mrf_deploy.metrics import Curves, Scores, average, judge
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
 
@@ -207,13 +207,13 @@ def _ablations(
     if runtime not in (None, "pytorch"):
         raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
     checkpoint = Checkpoint.load(source, network=chosen.network, settings=dict(chosen.settings))
-    predictor = Predictor(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)), checkpoint.preprocess)
+    predictor = Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)))
     network = checkpoint.module()
     made, sides = [], []
     if steps and 1 in network.steps_range:
         for t in range(1, network.default_steps + 1):
             runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
-            made.append(Method(_alone(f"{name} T = {t}", Predictor(runner, checkpoint.preprocess)), "pytorch"))
+            made.append(Method(_alone(f"{name} T = {t}", Predictor.of(runner)), "pytorch"))
     else:
         made.append(Method(_alone(name, predictor), "pytorch"))
         named = [o.name for o in predictor.runner.outputs]

@@ -1,21 +1,18 @@
-"""Photographs in, maps and overlays out, with any artifact on any runtime."""
+"""`r2mrf predict`: files of photographs become files of maps and overlays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import images, runtimes
-from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
+from r2mrf_deploy import images
+from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.files import write_atomically
-from r2mrf_deploy.fitting import Fitting, as_input
-from r2mrf_deploy.manifest import NEUTRAL, Preprocess, side_outputs
-from r2mrf_deploy.runtimes import OpenOptions, Runner
+from r2mrf_deploy.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -31,72 +28,6 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """An opened artifact or checkpoint, and how to feed it."""
-
-    runner: Runner
-    preprocess: Preprocess
-    """How a photograph is fitted into the input, and normalised for an artifact that takes a normalised tensor."""
-    profile: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """The smallest and largest input shape, if the artifact leaves it free."""
-
-    @classmethod
-    def open(
-        cls,
-        artifact: Artifact | Path | str,
-        runtime: str | None = None,
-        *,
-        trust: bool = False,
-        options: OpenOptions | None = None,
-    ) -> Predictor:
-        """Open an artifact for photographs. Raises what `runtimes.open` does, and InputError if it takes no image."""
-        artifact = Artifact.open(artifact)
-        runner = runtimes.open(artifact, runtime, trust=trust, options=options)
-        contract, spec = artifact.contract, runner.inputs[0]
-        if len(runner.inputs) != 1 or spec.layout is None:
-            raise InputError(f"{artifact.path} has no contract that says how its input takes a photograph")
-        preprocess = contract.preprocess if contract else runner.preprocess
-        return cls(runner, preprocess or NEUTRAL, contract.profile(spec.name) if contract else {})
-
-    def __enter__(self) -> Predictor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.runner.close()
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The map of a photograph.
-
-        Args:
-            image: uint8 [H, W, 3] RGB, any size.
-
-        Returns:
-            float32 [H, W] in [0, 1], 1 = in focus.
-
-        Raises:
-            ArtifactError: the network's map is not finite.
-        """
-        focus = self._run(image, ["map"])["map"]
-        if not np.isfinite(focus).all():
-            raise ArtifactError(
-                "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
-            )
-        return np.clip(focus, 0, 1)
-
-    def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
-        logits = self._run(image, side_outputs(o.name for o in self.runner.outputs))
-        return {name: 1 / (1 + np.exp(-np.clip(x, -50, 50))) for name, x in logits.items()}
-
-    def _run(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Outputs for a photograph, float32 of its size."""
-        spec = self.runner.inputs[0]
-        fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
-        outputs = self.runner.run({spec.name: as_input(image, spec, self.preprocess, self.profile)})
-        return {name: fitting.cut(outputs[name][0, 0].astype(np.float32)) for name in names}
 
 
 def predict(

@@ -24,7 +24,7 @@ from r2mrf_deploy import images, runtimes, sample_photographs
 from r2mrf_deploy.artifact import Artifact, publish
 from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError
 from r2mrf_deploy.manifest import Contract, Manifest, TensorSpec
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predictor import Predictor
 
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=[1, 64, 64, 3], layout="NHWC")
 MAP = TensorSpec(name="map", dtype="float32", shape=[1, 1, 64, 64], layout="NCHW")

@@ -27,7 +27,7 @@ def dataset(tmp_path: Path) -> Dataset:
     for folder in ("image", "gt"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     for number, name in enumerate(("astronaut", "coffee", "rocket")):
-        picture = Image.fromarray(sample(name)).resize((90 + 10 * number, 70))
+        picture = Image.fromarray(sample(name)).resize((90 + 165 * number, 70))  # the last over the scale of 320
         y, x = np.mgrid[-1:1:70j, -1 : 1 : complex(picture.width)]
         picture.save(tmp_path / "data" / "image" / f"{name}.jpg")
         Image.fromarray(255 * (x**2 + y**2 < 0.5).astype(np.uint8)).save(tmp_path / "data" / "gt" / f"{name}.png")

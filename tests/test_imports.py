@@ -19,6 +19,7 @@ LEVELS = (
     ("graph",),
     ("formats", "artifact"),
     ("runtimes",),
+    ("predictor",),
     ("parity",),
     ("export",),
     ("bench", "predict"),

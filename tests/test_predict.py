@@ -12,7 +12,8 @@ from PIL import Image
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export.build import build_artifact
-from r2mrf_deploy.predict import Predictor, predict
+from r2mrf_deploy.predict import predict
+from r2mrf_deploy.predictor import Predictor
 
 pytestmark = pytest.mark.artifact
 

@@ -52,8 +52,8 @@ def predict(
 ) -> None:
     """Predict maps (white = in focus) and overlays of photographs."""
     from r2mrf_deploy import images
-    from r2mrf_deploy.predict import Predictor
     from r2mrf_deploy.predict import predict as verb
+    from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
 
     artifact, photographs = _artifact_first(inputs)

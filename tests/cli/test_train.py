@@ -31,7 +31,6 @@ def dataset(tmp_path):
 
 
 def test_a_dataset_becomes_a_checkpoint(dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("r2mrf_deploy.training.data.DATASET_SIDE", 64)
     monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
     small = ["--iterations", "2", "--batch", "2", "--size", "64", "--accelerator", "cpu", "--json", *TINY]
     other = shutil.copytree(dataset, tmp_path / "other")
@@ -64,7 +63,6 @@ def test_wrong_use_is_one_line_and_exit_code_2(given, said, tmp_path, capsys):
 
 
 def test_progress_without_a_terminal(dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("r2mrf_deploy.training.data.DATASET_SIDE", 64)
     monkeypatch.setattr("r2mrf_deploy.training.module.STATISTICS", 2)
     monkeypatch.setattr("r2mrf_deploy.cli.train.LINES", 2)
     small = ["--iterations", "9", "--batch", "2", "--size", "64", "--accelerator", "cpu", *TINY]

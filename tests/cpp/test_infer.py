@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import images, sample_photographs
-from r2mrf_deploy.predict import Predictor, predict
+from r2mrf_deploy.predict import predict
+from r2mrf_deploy.predictor import Predictor
 
 from .conftest import TinyOnnx
 

@@ -13,7 +13,7 @@ from PIL import Image
 from r2mrf_deploy import sample_photographs
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.export.build import build_artifact
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predictor import Predictor
 
 from .conftest import OpenEngine
 

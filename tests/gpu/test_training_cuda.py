@@ -11,7 +11,7 @@ import torch
 
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.predict import Predictor
+from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.training.recipe import SCRATCH, Iteration
 from r2mrf_deploy.training.run import Hardware, TrainingConfig, train

@@ -1,0 +1,88 @@
+"""A photograph in, its map out, with any artifact on any runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from r2mrf_deploy import runtimes
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.errors import ArtifactError, InputError
+from r2mrf_deploy.fitting import Fitting, as_input
+from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, side_outputs
+from r2mrf_deploy.runtimes import OpenOptions, Runner
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """An opened artifact or checkpoint, and how to feed it."""
+
+    runner: Runner
+    preprocess: Preprocess
+    """How a photograph is fitted into the input, and normalised for an artifact that takes a normalised tensor."""
+    profile: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """The smallest and largest input shape, if the artifact leaves it free."""
+
+    @classmethod
+    def open(
+        cls,
+        artifact: Artifact | Path | str,
+        runtime: str | None = None,
+        *,
+        trust: bool = False,
+        options: OpenOptions | None = None,
+    ) -> Predictor:
+        """Open an artifact for photographs. Raises what `runtimes.open` does, and InputError if it takes no image."""
+        artifact = Artifact.open(artifact)
+        runner = runtimes.open(artifact, runtime, trust=trust, options=options)
+        if len(runner.inputs) != 1 or runner.inputs[0].layout is None:
+            runner.close()
+            raise InputError(f"{artifact.path} has no contract that says how its input takes a photograph")
+        return cls.of(runner, artifact.contract)
+
+    @classmethod
+    def of(cls, runner: Runner, contract: Contract | None = None) -> Predictor:
+        """Feed a runner as its artifact's contract says, or if it has none as its checkpoint says."""
+        if contract is None:
+            return cls(runner, runner.preprocess or NEUTRAL)
+        return cls(runner, contract.preprocess or NEUTRAL, contract.profile(runner.inputs[0].name))
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runner.close()
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The map of a photograph.
+
+        Args:
+            image: uint8 [H, W, 3] RGB, any size.
+
+        Returns:
+            float32 [H, W] in [0, 1], 1 = in focus.
+
+        Raises:
+            ArtifactError: the network's map is not finite.
+        """
+        focus = self._run(image, ["map"])["map"]
+        if not np.isfinite(focus).all():
+            raise ArtifactError(
+                "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
+            )
+        return np.clip(focus, 0, 1)
+
+    def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
+        logits = self._run(image, side_outputs(o.name for o in self.runner.outputs))
+        return {name: 1 / (1 + np.exp(-np.clip(x, -50, 50))) for name, x in logits.items()}
+
+    def _run(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Outputs for a photograph, float32 of its size."""
+        spec = self.runner.inputs[0]
+        fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
+        outputs = self.runner.run({spec.name: as_input(image, spec, self.preprocess, self.profile)})
+        return {name: fitting.cut(outputs[name][0, 0].astype(np.float32)) for name in names}
