@@ -53,12 +53,21 @@ def refuse_size(
 ) -> None:
     """Raise UsageError if an input has another, fixed size."""
     for spec in specs:
-        height, width = (spec.shape[axis] for axis in spec.spatial_axes)
-        if spec.name not in shapes and isinstance(height, int) and isinstance(width, int) and (height, width) != size:
+        if spec.name not in shapes and (fixed := _fixed_size(spec)) not in (None, size):
             raise UsageError(
-                f"`size` {size[0]}x{size[1]}: {name} has a fixed size, {height}x{width}: omit `size`, "
+                f"`size` {size[0]}x{size[1]}: {name} has a fixed size, {'x'.join(map(str, fixed or ()))}: omit `size`, "
                 "or export with that size or a dynamic graph"
             )
+
+
+def fixed_size(specs: Iterable[TensorSpec]) -> tuple[int, int] | None:
+    """Height and width of the first image whose size is fixed; None if there is none."""
+    return next(filter(None, map(_fixed_size, specs)), None)
+
+
+def _fixed_size(spec: TensorSpec) -> tuple[int, int] | None:
+    height, width = (spec.shape[axis] for axis in spec.spatial_axes) if len(spec.shape) == 4 else (None, None)
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def random(

@@ -191,7 +191,8 @@ def bench_artifacts(
 
     Args:
         runtime_names: time each artifact on each of these that can open it; by default on its default runtime.
-        size: height and width where an input leaves them free, as a checkpoint does; by default 320×320.
+        size: height and width where an input leaves them free, as a checkpoint does; by default those of the first artifact
+            that has a fixed size, else 320×320.
         batches: batch sizes where an input leaves them free; each makes its own candidate.
         shapes: input name -> shape; overrides `size` and `batches`.
         inputs: input name -> file with its values, see `feeds.load`; by default the values are random.
@@ -227,10 +228,14 @@ def bench_artifacts(
                 skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
             opened.append((runner, artifact, runtime, chosen))
+        free = size or feeds.fixed_size([spec for runner, *_ in opened for spec in runner.inputs]) or DEFAULT_SIZE
+        for runner, artifact, runtime, chosen in opened:
             if size:
                 feeds.refuse_size(artifact.name, runner.inputs, size, shapes)
-            fed = feeds.sweep(runner.inputs, batches, size or DEFAULT_SIZE, shapes, inputs)
-            candidates += [Candidate(names[artifact], runner, feed, batch, tuple(supported)) for batch, feed in fed]
+            fed = feeds.sweep(runner.inputs, batches, free, shapes, inputs)
+            candidates += [
+                Candidate(names[artifact], runner, feed, batch, tuple(changed(chosen))) for batch, feed in fed
+            ]
             for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
                 skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
         if not candidates and unopened:

@@ -324,3 +324,11 @@ def test_every_stream_warms_up_in_the_thread_that_is_timed() -> None:
 
     measure([Candidate("x", Remembering("x", 1), candidates(1)[0].feed)], Protocol(20, 0, 20, 10, streams=2))
     assert len(set(threads)) == 2 and threading.get_ident() not in threads
+
+
+def test_a_free_size_is_that_of_the_others() -> None:
+    """A checkpoint beside its artifact is timed at the artifact's size, or the ratio would mean nothing."""
+    free = TensorSpec(name="image", dtype="uint8", shape=["batch", "height", "width", 3], layout="NHWC")
+    fixed = free.model_copy(update={"shape": [1, 96, 128, 3]})
+    assert feeds.fixed_size([free, fixed]) == (96, 128)
+    assert feeds.fixed_size([free, TensorSpec(name="v", dtype="float32", shape=[1, 8])]) is None
