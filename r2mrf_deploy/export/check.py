@@ -15,6 +15,8 @@ from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
 from r2mrf_deploy.export.base import Exported
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
+from r2mrf_deploy.parity.whole_path import whole_path
+from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback
 from r2mrf_deploy.runtimes import Runner
 
@@ -87,7 +89,10 @@ class Check:
             if not spec.static and artifact.precision == "fp32":
                 odd = [np.ascontiguousarray(found[0][:height, :width]) for height, width in ODD]
                 inputs += sample_inputs(candidate.inputs[0], contract.preprocess, odd, profile)
-            return compare(artifact, candidate, reference, inputs, per_step=self.per_step)
+            parity = compare(artifact, candidate, reference, inputs, per_step=self.per_step)
+            if reference.preprocess is not None and np.isfinite(parity.map.largest):
+                parity.whole_path = whole_path(Predictor.of(candidate, contract), Predictor.of(reference), found)
+            return parity
 
 
 def _warnings(parity: Parity | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.manifest import side_outputs
 from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
+from r2mrf_deploy.parity.whole_path import whole_path
+from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 
@@ -70,6 +73,10 @@ def compare_artifacts(
             inputs = sample_inputs(runner.inputs[0], preprocess, photographs, profile)
             progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
             found = compare(artifact, runner, reference, inputs, per_step=per_step)
+            if math.isfinite(found.map.largest):
+                found.whole_path = whole_path(
+                    Predictor(runner, preprocess, profile), Predictor.of(reference), photographs
+                )
         if bisect and found.verdict == "fail":
             found.bisect = bisection.bisect(
                 checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress

@@ -22,6 +22,7 @@ from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.manifest import NEUTRAL, Preprocess, TensorSpec, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
+from r2mrf_deploy.parity.whole_path import WholePath
 from r2mrf_deploy.runtimes import Runner
 
 FLAT = 0.02
@@ -95,6 +96,8 @@ class Parity:
     """What the artifact was compared with."""
     bisect: Search | None = None
     """The nodes whose precision explains a failure, if they were searched for."""
+    whole_path: WholePath | None = None
+    """How far the map of a photograph, at its size, is from the checkpoint's own."""
     drift: str | None = None
     """The first side output, in the order of computation, whose relative difference exceeds the tolerance."""
     not_recorded: str = ""
