@@ -2,13 +2,14 @@
 of two models' outputs.
 
 Types and shapes follow from the inputs and the nodes. What a file states of its inner tensors may be stale, so it is
-believed only of tensors that nothing can be inferred of, such as the results of custom operators. Weights do not take part,
-so a model may be of any size.
+believed only of tensors that nothing can be inferred of, such as the results of custom operators; and the names that it has
+for free dimensions are kept, because runtimes tell by them which shapes are equal. Weights do not take part, so a model may
+be of any size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,7 @@ def infer(model: onnx.ModelProto) -> Inferred:
         light.graph.value_info.extend(stated)
         found = min(found, _infer(light), key=lambda f: f.level) if found.level else _infer(light)
     graph = found.model.graph
+    _name_free_dimensions(graph, model.graph.value_info)
     _replace(graph.input, model.graph.input)
     _replace(graph.initializer, model.graph.initializer)
     return found
@@ -108,6 +110,15 @@ def _infer(light: onnx.ModelProto) -> Inferred:
         ) as e:  # InferenceError, ValidationError, SchemaError, ValueError, ...: they share no base class
             error = " ".join(first_line(e).split())
     return Inferred(candidate, len(_ATTEMPTS), error)
+
+
+def _name_free_dimensions(graph: onnx.GraphProto, stated: Iterable[onnx.ValueInfoProto]) -> None:
+    inferred = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    for value in stated:
+        named, free = value.type.tensor_type.shape.dim, inferred.get(value.name, ())
+        for dim, name in zip(free, named, strict=False) if len(free) == len(named) else ():
+            if name.dim_param and not dim.HasField("dim_value"):
+                dim.dim_param = name.dim_param
 
 
 def _light(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -226,8 +226,8 @@ def _add(records: dict[str, RewriteRecord], new: RewriteRecord) -> None:
 
 
 def _check(model: onnx.ModelProto) -> None:
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < 13:
+    opset = _opset(model)
+    if opset is not None and opset < 13:
         raise GraphError(f"opset {opset} is too old for the rewrites: convert the model to opset 13 or later")
     if model.ir_version < 4:
         raise GraphError(
@@ -239,8 +239,14 @@ def _check(model: onnx.ModelProto) -> None:
         raise GraphError(f"not a valid ONNX model: {fault}")
 
 
+def _opset(model: onnx.ModelProto) -> int | None:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+
+
 def _unreadable(model: onnx.ModelProto) -> str:
     """Why a valid model cannot be rewritten without a loss, or ""."""
+    if _opset(model) is None:
+        return "it has no standard operators"
     if model.training_info:
         return "it has a training graph"
     if model.graph.quantization_annotation:
