@@ -44,7 +44,7 @@ def cse(editor: Editor) -> Outcome:
 def _key(editor: Editor, node: ir.Node) -> Hashable | None:
     """What equal nodes have in common; None for a node that is not compared."""
     kinds = {attr.type for attr in node.attributes.values()}
-    if node.domain != "" or not node.inputs or bodies(node) or ir.AttributeType.TENSOR in kinds:
+    if not editor.knows(node) or not node.inputs or bodies(node) or ir.AttributeType.TENSOR in kinds:
         return None
     conv = Convolution.of(editor, node)
     attributes = frozenset((name, _hashable(attr.value)) for name, attr in node.attributes.items())
