@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import GraphCost, Inference, Shapes, Types, bodies, graph_cost, node_cost
+from r2mrf_deploy.graph.cost import GraphCost, Inference, Shapes, Types, bodies, graph_cost, node_cost, opset
 from r2mrf_deploy.graph.rewrites.operators import is_known
 
 
@@ -87,7 +87,7 @@ class Editor:
 
     @property
     def opset(self) -> int:
-        return self.model.opset_imports.get("", 1)
+        return opset(self.model)
 
     def cost(self) -> GraphCost:
         """The cost of the graph as it is; nodes of unknown shape count as free."""

@@ -251,3 +251,12 @@ def test_an_operator_that_changed_after_the_rewrites_were_written_is_left_alone(
         assert optimize(conv_and_norm).records == []
     finally:
         operators._attributes.cache_clear()
+
+
+def test_the_standard_domain_by_its_other_name(conv_and_norm: onnx.ModelProto) -> None:
+    expected = values(conv_and_norm, [])
+    conv_and_norm.opset_import[0].domain = "ai.onnx"
+    result = optimize(conv_and_norm)
+    assert [r.name for r in result.records] == ["fold affine"]
+    result.model.opset_import[0].domain = ""  # ONNX's reference knows no other
+    assert_same(expected, values(result.model, []))
