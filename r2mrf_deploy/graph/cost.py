@@ -147,9 +147,9 @@ def parameters(model: onnx.ModelProto) -> int:
     carried: dict[ir.Value, ir.Value] = {value: value for value in _constants(graph)}
     weights: set[ir.Value] = set()
     for node in graph:
-        if node.op_type in _CARRIERS and node.inputs and node.inputs[0] in carried:
+        if operator(node) in _CARRIERS and node.inputs and node.inputs[0] in carried:
             carried[node.outputs[0]] = carried[node.inputs[0]]
-        for slot in _WEIGHTS.get(node.op_type, ()):
+        for slot in _WEIGHTS.get(operator(node), ()):
             value = node.inputs[slot] if slot < len(node.inputs) else None
             if value is not None and value in carried:
                 weights.add(carried[value])
@@ -195,7 +195,7 @@ def node_cost(node: ir.Node, types: Types) -> NodeCost:
     inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
     outputs = [value for value in node.outputs if value.name]
     known = all(value in types for value in (*inputs, *outputs))
-    moves = known and node.op_type not in FREE
+    moves = known and operator(node) not in FREE
     return NodeCost(
         name=node.name or "",
         op=node.op_type,
@@ -208,7 +208,7 @@ def node_cost(node: ir.Node, types: Types) -> NodeCost:
 
 def node_multiply_adds(node: ir.Node, types: Types) -> int:
     """Multiply-adds of one node whose tensors are all in `types`."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in MULTIPLYING:
+    if operator(node) not in MULTIPLYING:
         return 0
     a, b = (types[value].shape for value in node.inputs[:2])
     out = types[node.outputs[0]].size
@@ -233,7 +233,7 @@ class Inference:
         self.types: dict[ir.Value, TensorType] = {}
         """Without the tensors whose shape depends on data."""
         self._values: dict[ir.Value, np.ndarray] = {}
-        self._opset = model.opset_imports.get("", 1)
+        self._opset = opset(model)
         for value in _constants(model.graph):
             self.add_constant(value)
         for value in model.graph.inputs:
@@ -352,7 +352,7 @@ def _peak_activation_bytes(graph: ir.Graph, types: Types) -> int:
     constants = set(_constants(graph))
     owner: dict[ir.Value, ir.Value] = {}  # a view -> the tensor whose memory it shares
     for node in graph:
-        if node.op_type in _VIEWS:
+        if operator(node) in _VIEWS:
             owner[node.outputs[0]] = owner.get(node.inputs[0], node.inputs[0])
     nodes = list(graph)
     last: dict[ir.Value, int] = {}
@@ -387,6 +387,16 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
         elif attr.type == ir.AttributeType.GRAPHS:
             found += attr.as_graphs()
     return found
+
+
+def operator(node: ir.Node) -> str:
+    """The name of a node's operator; one of another domain has the domain before it, so that it is like no standard one."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def opset(model: ir.Model) -> int:
+    """The version of the standard operators, whose domain has two spellings."""
+    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
 
 
 def static_shape(value: ir.Value) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import FREE, MULTIPLYING, Shapes, Types, infer, node_multiply_adds
+from r2mrf_deploy.graph.cost import FREE, MULTIPLYING, Shapes, Types, infer, node_multiply_adds, operator
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -59,7 +59,7 @@ def kernels(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[Kerne
     groups: dict[ir.Node, list[ir.Node]] = {}
     leader: dict[ir.Node, ir.Node] = {}
     for node in loaded.graph:
-        if node.op_type not in _TRANSPARENT:
+        if operator(node) not in _TRANSPARENT:
             leader[node] = _host(node, leader) or node
             groups.setdefault(leader[node], []).append(node)
     return tuple(_kernel(nodes, types) for nodes in groups.values() if not _constant(nodes))
@@ -68,7 +68,7 @@ def kernels(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[Kerne
 def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
     """The kernel that a pointwise node is fused into: the one that makes the last of the inputs that only this node
     reads."""
-    if node.op_type not in _POINTWISE:
+    if operator(node) not in _POINTWISE:
         return None
     for value in reversed(node.inputs):
         made = None if value is None else _maker(value)
@@ -80,7 +80,7 @@ def _host(node: ir.Node, leader: dict[ir.Node, ir.Node]) -> ir.Node | None:
 def _maker(value: ir.Value) -> ir.Node | None:
     """The node that computes a value, looking through views, Q and DQ."""
     node = value.producer()
-    while node is not None and node.op_type in _TRANSPARENT and node.inputs and node.inputs[0]:
+    while node is not None and operator(node) in _TRANSPARENT and node.inputs and node.inputs[0]:
         node = node.inputs[0].producer()
     return node
 
@@ -89,7 +89,7 @@ def _readers(value: ir.Value) -> set[ir.Node | None]:
     """The nodes that read a value, looking through views, Q and DQ; with None if it is an output of the graph."""
     found: set[ir.Node | None] = {None} if value.is_graph_output() else set()
     for node in value.consumers():
-        found |= _readers(node.outputs[0]) if node.op_type in _TRANSPARENT else {node}
+        found |= _readers(node.outputs[0]) if operator(node) in _TRANSPARENT else {node}
     return found
 
 
@@ -104,7 +104,7 @@ def _kernel(nodes: list[ir.Node], types: Types) -> Kernel:
     written = [v for node in nodes for v in node.outputs if v.name and _readers(v) - inside]
     return Kernel(
         name=first.name or "",
-        op="+".join(node.op_type for node in nodes),
+        op="+".join(operator(node) for node in nodes),
         precision=_precision(first, types),
         multiply_adds=sum(node_multiply_adds(node, types) for node in nodes),
         bytes=sum(types[v].nbytes for v in read) + sum(_written(v, types) for v in written),
@@ -115,7 +115,7 @@ def _kernel(nodes: list[ir.Node], types: Types) -> Kernel:
 def _stored(value: ir.Value, types: Types) -> ir.Value:
     """The tensor in memory that a value is read from: the input of its DQ."""
     node = value.producer()
-    if node is not None and node.op_type == "DequantizeLinear" and node.inputs[0] in types:
+    if node is not None and operator(node) == "DequantizeLinear" and node.inputs[0] in types:
         return node.inputs[0]
     return value
 
@@ -123,13 +123,13 @@ def _stored(value: ir.Value, types: Types) -> ir.Value:
 def _written(value: ir.Value, types: Types) -> int:
     """The bytes written for a value: those of its quantised form if nothing reads it otherwise."""
     users = list(value.consumers())
-    if users and all(u.op_type == "QuantizeLinear" for u in users) and not value.is_graph_output():
+    if users and all(operator(u) == "QuantizeLinear" for u in users) and not value.is_graph_output():
         return types[users[0].outputs[0]].nbytes
     return types[value].nbytes
 
 
 def _precision(node: ir.Node, types: Types) -> Precision:
-    if node.op_type in MULTIPLYING:
+    if operator(node) in MULTIPLYING:
         stored = {types[_stored(v, types)].dtype for v in node.inputs[:2]}
         if len(stored) == 1 and (low := _PRECISIONS.get(stored.pop())):
             return low

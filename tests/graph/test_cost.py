@@ -123,3 +123,17 @@ def test_a_damaged_model_is_refused() -> None:
     m.graph.node[0].input[0] = "nobody"
     with pytest.raises(GraphError):
         cost.cost(m)
+
+
+def test_an_operator_of_another_domain_is_no_view_and_has_no_known_weights() -> None:
+    """Whatever its name: its output may be new memory, and its inputs may be anything."""
+    text = "g (float[8] x) => (float[8] y) { a = Reshape(x, s) y = Conv(a, w) }"
+    graph = model(text, w=(8,))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([8]), "s"))
+    for node in graph.graph.node:
+        node.domain = "custom"
+    graph.opset_import.append(onnx.helper.make_opsetid("custom", 1))
+    graph.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [8]))
+    whole = cost.cost(graph)
+    assert (whole.multiply_adds, cost.parameters(graph)) == (0, 0)
+    assert whole.nodes[0].bytes_written == 32 and whole.peak_activation_bytes == 64

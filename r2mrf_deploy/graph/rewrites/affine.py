@@ -43,7 +43,8 @@ def affine(editor: Editor, node: ir.Node | None, rank: int | None = None) -> Aff
 
 
 def _batch_norm(editor: Editor, node: ir.Node) -> Affine | None:
-    trained = node.attributes.get_int("training_mode", 0)
+    # before opset 14 the outputs beside the first are what tells training from inference
+    trained = node.attributes.get_int("training_mode", 0) or (editor.opset < 14 and len(node.outputs) > 1)
     constants = [editor.constant(value) for value in node.inputs[1:]]
     if trained or any(c is None for c in constants) or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         return None

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Reading, channels, operand
+from r2mrf_deploy.graph.cost import static_shape
+from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Reading, channels, operand, static_dim
 
 CLAMPED = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 """The `coordinate_transformation_mode`s of Resize that clamp at the border. tf_crop_and_resize extrapolates by a constant,
 so its weights do not sum to one."""
+
+_WHOLE = (ir.DataType.INT64, ir.DataType.INT32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,24 +72,47 @@ def _resize_refusal(editor: Editor, node: ir.Node) -> str | None:
         return "the resizing filters with weights that depend on the border"
     if attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
         return "the resizing keeps the aspect ratio, which depends on all axes"
-    if not _spatial(editor, node):
+    if not keeps(editor, node, axis=1):
         return "the resizing may change the number of channels"
     return None
 
 
-def _spatial(editor: Editor, node: ir.Node) -> bool:
-    """Whether a Resize is known to keep axis 1 as it is."""
-    x = node.inputs[0]
-    axes = node.attributes.get_ints("axes", None)
+def keeps(editor: Editor, resize: ir.Node, axis: int) -> bool:
+    """Whether a Resize is known to leave the batch (axis 0) or the channels (axis 1) as they are."""
+    x = resize.inputs[0]
+    axes = resize.attributes.get_ints("axes", None)
     if axes is not None:
-        return x.shape is not None and all(axis % len(x.shape) >= 2 for axis in axes)
-    scales = operand(node, 2)
+        return x.shape is not None and all(other % len(x.shape) >= 2 for other in axes)
+    scales = operand(resize, 2)
     if scales is not None:
         factors = editor.constant(scales)
-        return factors is not None and factors.size > 2 and float(factors[1]) == 1.0
-    before, sizes = channels(x), editor.constant(operand(node, 3))
-    after = int(sizes[1]) if sizes is not None and sizes.size > 2 else channels(node.outputs[0])
-    return before is not None and before == after
+        return factors is not None and factors.size > 2 and float(factors[axis]) == 1.0
+    sizes = operand(resize, 3)
+    array = editor.constant(sizes)
+    before = static_dim(x, axis)
+    after = int(array[axis]) if array is not None and array.size > 2 else static_dim(resize.outputs[0], axis)
+    return before == after if before is not None else axis == 0 and _begins_with_batch_of(editor, x, sizes)
+
+
+def _begins_with_batch_of(editor: Editor, x: ir.Value, sizes: ir.Value | None) -> bool:
+    """Whether the first of some sizes is computed as that of `x`: then the batch is free, and equal.
+
+    That two free dimensions have one name proves nothing: exporters give results the names of what they were made from.
+    """
+    node, shape = (sizes.producer(), static_shape(sizes)) if sizes is not None else (None, None)
+    if node is None or sizes is None or shape is None or 0 in shape or sizes.dtype not in _WHOLE:
+        return False
+    if editor.has(node, "Shape"):
+        return node.inputs[0] is x and node.attributes.get_int("start", 0) == 0
+    if editor.has(node, "Slice"):
+        starts, forward = editor.constant(node.inputs[1]), operand(node, 4) is None
+        unchanged = starts is not None and not starts.any() and forward
+    elif editor.has(node, "Gather"):
+        indices = editor.constant(node.inputs[1])
+        unchanged = indices is not None and indices.flat[0] == 0
+    else:
+        unchanged = editor.has(node, "Concat", "Cast", "Reshape", "Squeeze", "Unsqueeze")
+    return unchanged and _begins_with_batch_of(editor, x, node.inputs[0])
 
 
 def _resize_inputs(draft: Draft, node: ir.Node, x: ir.Value, count: int | None, name: str) -> list[ir.Value | None]:

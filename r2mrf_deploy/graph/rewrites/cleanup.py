@@ -30,7 +30,7 @@ def cleanup(editor: Editor) -> Outcome:
         editor.lift(node)
     before, refusals = len(editor.graph), []
     for node in list(editor.graph):
-        if node.graph is None or node.domain != "" or bodies(node):
+        if not editor.knows(node) or bodies(node):
             continue
         source = _source(editor, node)
         if source is not None:

@@ -54,10 +54,10 @@ def pointwise(editor: Editor, node: ir.Node | None) -> Pointwise | None:
     if conv is not None and conv.geometry.pointwise:
         return Pointwise(conv.node, conv.x, conv.channels_in, conv.channels_out, affine=True)
     if scaling is not None and scaling.channels in (1, channels(scaling.x)):  # else it broadcasts to more channels
-        return Pointwise(scaling.node, scaling.x, channels(scaling.x), channels(scaling.out), affine=True)
+        return Pointwise(scaling.node, scaling.x, channels(scaling.x), channels(scaling.x), affine=True)
     if node is not None and editor.has(node, *_UNARY):
         x = node.inputs[0]
-        return Pointwise(node, x, channels(x), channels(node.outputs[0]), affine=False)
+        return Pointwise(node, x, channels(x), channels(x), affine=False)
     return None
 
 

@@ -48,7 +48,7 @@ def cse(editor: Editor) -> Outcome:
 def _key(editor: Editor, node: ir.Node) -> Hashable | None:
     """What equal nodes have in common; None for a node that is not compared."""
     comparable = all(attr.type in _COMPARABLE for attr in node.attributes.values())
-    if node.domain != "" or not node.inputs or not comparable:
+    if not editor.knows(node) or not node.inputs or not comparable:
         return None
     conv = Convolution.of(editor, node)
     attributes = frozenset((name, _hashable(attr.value)) for name, attr in node.attributes.items())

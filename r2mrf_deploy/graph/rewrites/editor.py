@@ -24,7 +24,9 @@ from r2mrf_deploy.graph.cost import (
     constant_tensor,
     graph_cost,
     node_cost,
+    opset,
 )
+from r2mrf_deploy.graph.rewrites.operators import is_known
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,22 @@ class Editor:
 
     @property
     def opset(self) -> int:
-        return self.model.opset_imports.get("", 1)
+        return opset(self.model)
 
     def cost(self) -> GraphCost:
         """The cost of the graph as it is; nodes of unknown shape count as free."""
         return graph_cost(self.graph, self.types)
 
+    def knows(self, node: ir.Node) -> bool:
+        """Whether this is a node of the main graph with an operator that the rewrites know; see `operators`."""
+        return node.graph is self.graph and is_known(node, self.opset)
+
     def has(self, node: ir.Node | None, *ops: str) -> bool:
-        """Whether this is a node of the main graph with one of these standard operators."""
-        return node is not None and node.op_type in ops and node.domain == "" and node.graph is self.graph
+        """Whether this is a node of the main graph with one of these operators, as the rewrites know it."""
+        return node is not None and node.op_type in ops and self.knows(node)
 
     def nodes(self, *ops: str) -> list[ir.Node]:
-        """The nodes with these standard operators, in the graph's order."""
+        """The nodes that `has` accepts for these operators, in the graph's order."""
         return [node for node in self.graph if self.has(node, *ops)]
 
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
@@ -307,12 +313,17 @@ def operand(node: ir.Node, i: int) -> ir.Value | None:
     return None if empty else value
 
 
-def channels(value: ir.Value | None) -> int | None:
-    """The number of channels that a tensor [N, C, ...] is declared to have, or that was inferred; None if it is free."""
+def static_dim(value: ir.Value | None, axis: int) -> int | None:
+    """A dimension of a tensor [N, C, ...] as declared or inferred; None if it is free."""
     if value is None or value.shape is None or len(value.shape) < 2:
         return None
-    dim = value.shape[1]
+    dim = value.shape[axis]
     return dim if isinstance(dim, int) else None
+
+
+def channels(value: ir.Value | None) -> int | None:
+    """The number of channels of a tensor [N, C, ...]; None if it is free."""
+    return static_dim(value, 1)
 
 
 def has_fixed_name(value: ir.Value) -> bool:

@@ -1,6 +1,6 @@
 """Fold a channel-wise affine node (batch norm, a scaling, a separate bias) into the convolution before it.
 
-s · (W x + b) + t = (s W) x + (s b + t), computed in float64. This is exact for any padding, since the node acts after the
+s · (W x + b) + t = (s W) x + (s b + t). This is exact for any padding, since the node acts after the
 sum. Folding into the convolution *after* the node is not: a shift moved across zero padding would change the border.
 """
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from r2mrf_deploy.graph.rewrites.affine import Affine, affine
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, operand
+from r2mrf_deploy.graph.rewrites.rounding import rounded
 
 
 def fold_affine(editor: Editor) -> Outcome:
@@ -56,14 +57,16 @@ def _folded(
     if follower.channels not in (1, channels):
         return None, f"{name}: the constants are for {follower.channels} channels, the convolution has {channels}"
     scale = np.broadcast_to(follower.scale, (channels,))
-    with np.errstate(over="ignore"):  # an overflow is refused below
-        new_weight = (weight.astype(np.float64) * _spread(scale, weight, group, transposed)).astype(weight.dtype)
-        old_bias = np.zeros(channels) if bias is None else bias.astype(np.float64)
-        new_bias = (old_bias * scale + follower.shift).astype(weight.dtype)
-    if not (np.isfinite(new_weight.astype(np.float64)).all() and np.isfinite(new_bias.astype(np.float64)).all()):
-        return None, f"{name}: the folded weights overflow {weight.dtype}"
+    old_bias = np.zeros(channels) if bias is None else bias.astype(np.float64)
+    with np.errstate(over="ignore"):  # `rounded` refuses it
+        new_weight = weight.astype(np.float64) * _spread(scale, weight, group, transposed)
+        new_bias = old_bias * scale + follower.shift
+    constants = rounded(weight.dtype, new_weight, new_bias)
+    if isinstance(constants, str):
+        return None, f"{name}: {constants}"
     draft, base = editor.draft(), conv.name
-    inputs = [conv.inputs[0], draft.constant(new_weight, f"{base}/weight"), draft.constant(new_bias, f"{base}/bias")]
+    ends = zip(constants, ("weight", "bias"), strict=True)
+    inputs = [conv.inputs[0], *(draft.constant(array, f"{base}/{end}") for array, end in ends)]
     out = draft.op(conv.op_type, inputs, dict(conv.attributes), name=base, like=follower.out)
     editor.apply(draft, {follower.out: out}, before=conv)
     return draft.nodes[0], None

@@ -10,6 +10,7 @@ import numpy as np
 
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
+from r2mrf_deploy.graph.rewrites.rounding import rounded
 
 
 def fold_pointwise(editor: Editor) -> Outcome:
@@ -30,9 +31,10 @@ def _fold(editor: Editor, second: Convolution | None) -> str | None:
     biased = first.bias is not None and bool(first.bias.any())
     if not second.geometry.pointwise and biased and second.geometry.padded:
         return f"{pair}: the bias of the first does not reach the padding of the second"
-    weight, bias = _product(first, second)
-    if not np.isfinite(weight.astype(np.float64)).all():
-        return f"{pair}: the product's weights would overflow"
+    constants = rounded(second.weight.dtype, *_product(first, second))
+    if isinstance(constants, str):
+        return f"{pair}: {constants}"
+    weight, bias = constants[0], constants[1] if len(constants) > 1 else None
     draft = editor.draft()
     shape = first if second.geometry.pointwise else second
     out = shape.emit(draft, first.x, weight, bias, name=f"{first.name}/folded", like=second.out)
@@ -40,17 +42,16 @@ def _fold(editor: Editor, second: Convolution | None) -> str | None:
     return "" if applied else f"{pair}: the product would cost more than the pair"
 
 
-def _product(first: Convolution, second: Convolution) -> tuple[np.ndarray, np.ndarray | None]:
-    """The weights and the bias of both in one, computed in float64."""
+def _product(first: Convolution, second: Convolution) -> list[np.ndarray]:
+    """The weights and, if there is one, the bias of both in one, in float64."""
     a, b = first.weight.astype(np.float64), second.weight.astype(np.float64)
     if second.geometry.pointwise:
         weight = np.tensordot(b.reshape(b.shape[:2]), a, axes=(1, 0))
     else:
         weight = np.moveaxis(np.tensordot(b, a.reshape(a.shape[:2]), axes=(1, 0)), -1, 1)
-    dtype = second.weight.dtype
     if first.bias is None and second.bias is None:
-        return weight.astype(dtype), None
+        return [weight]
     bias = np.zeros(second.channels_out) if second.bias is None else second.bias.astype(np.float64)
     if first.bias is not None:
         bias = bias + b.sum(axis=tuple(range(2, b.ndim))) @ first.bias.astype(np.float64)
-    return weight.astype(dtype), bias.astype(dtype)
+    return [weight, bias]

@@ -17,6 +17,7 @@ from r2mrf_deploy.graph.cost import static_shape
 from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels
+from r2mrf_deploy.graph.rewrites.rounding import rounded
 
 Terms = list[ir.Value]
 
@@ -68,6 +69,9 @@ def _fold(editor: Editor, node: ir.Node) -> tuple[ir.Node | None, list[str]]:
             continue
         draft = editor.draft()
         folded = fold(editor, draft, group, name)
+        if isinstance(folded, str):
+            refusals.append(f"{name}: {group[-1].name} and {group[0].name}: {folded}")
+            continue
         rest = [term for term in terms if term not in group]
         at = terms.index(group[0])  # no earlier term is in the group, so the result takes this one's place
         total = _sum(draft, [*rest[:at], folded, *rest[at:]], node)
@@ -105,18 +109,22 @@ def _kind(editor: Editor, term: ir.Value) -> tuple[Any, ...] | None:
     return _fold_averages, average.node.op_type, shape, others, attributes
 
 
-def _fold_constants(editor: Editor, draft: Draft, terms: Terms, name: str) -> ir.Value:
+def _fold_constants(editor: Editor, draft: Draft, terms: Terms, name: str) -> ir.Value | str:
     arrays = [array for term in terms if (array := editor.constant(term)) is not None]
     total = np.sum(np.broadcast_arrays(*(array.astype(np.float64) for array in arrays)), axis=0)
-    return draft.constant(total.astype(arrays[0].dtype), f"{name}/constant")
+    constants = rounded(arrays[0].dtype, total)
+    return constants if isinstance(constants, str) else draft.constant(constants[0], f"{name}/constant")
 
 
-def _fold_convolutions(editor: Editor, draft: Draft, terms: Terms, name: str) -> ir.Value:
+def _fold_convolutions(editor: Editor, draft: Draft, terms: Terms, name: str) -> ir.Value | str:
     convs = [conv for term in terms if (conv := Convolution.of(editor, term.producer())) is not None]
-    dtype = convs[0].weight.dtype
-    weight = np.sum([conv.weight.astype(np.float64) for conv in convs], axis=0).astype(dtype)
+    weights = [conv.weight.astype(np.float64) for conv in convs]
     biases = [conv.bias.astype(np.float64) for conv in convs if conv.bias is not None]
-    bias = np.sum(biases, axis=0).astype(dtype) if biases else None
+    totals = [np.sum(arrays, axis=0) for arrays in (weights, biases) if arrays]
+    constants = rounded(convs[0].weight.dtype, *totals)
+    if isinstance(constants, str):
+        return constants
+    weight, bias = constants[0], constants[1] if len(constants) > 1 else None
     return convs[0].emit(draft, convs[0].x, weight, bias, name=f"{name}/folded", like=convs[0].out)
 
 

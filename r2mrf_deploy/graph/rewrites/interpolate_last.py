@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging
+from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging, keeps
 from r2mrf_deploy.graph.rewrites.convolution import Convolution, Geometry, Part, parts_of
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, operand
+from r2mrf_deploy.graph.rewrites.rounding import rounded
 
 
 def interpolate_last(editor: Editor) -> Outcome:
@@ -71,12 +72,14 @@ def _why_not(editor: Editor, resize: ir.Node, conv: Convolution) -> str | None:
         return known
     if known.selects:
         return "the resizing's mode is nearest"
+    if not keeps(editor, resize, axis=0):
+        return "the resizing may change the batch"
     transformation = resize.attributes.get_string("coordinate_transformation_mode", "half_pixel")
     return None if transformation == "half_pixel" else f"the resizing's coordinates are {transformation}"
 
 
-def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> tuple[np.ndarray, np.ndarray] | str:
-    """A [H, kernel·h] and B [W, kernel·w] in float64, or why they cannot be made."""
+def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> list[np.ndarray] | str:
+    """A [H, kernel·h] and B [W, kernel·w] in the type of the weights, or why they cannot be made."""
     before, after = _sides(resize.inputs[0]), _sides(resize.outputs[0])
     if before is None or after is None:
         return "the sizes are free, and the matrices depend on them"
@@ -90,7 +93,7 @@ def _matrices(editor: Editor, resize: ir.Node, conv: Convolution) -> tuple[np.nd
         if any(n * of_axis.get(axis, 1.0) != m for axis, n, m in zip((2, 3), before, after, strict=True)):
             return "the scales do not give whole sizes"
     rows, columns = (_interpolation(n, m) for n, m in zip(before, after, strict=True))
-    return _taps(rows, conv.geometry, 0), _taps(columns, conv.geometry, 1)
+    return rounded(conv.weight.dtype, _taps(rows, conv.geometry, 0), _taps(columns, conv.geometry, 1))
 
 
 def _sides(value: ir.Value) -> tuple[int, ...] | None:
@@ -123,20 +126,14 @@ def _emit(
     draft: Draft, conv: Convolution, part: Part, others: list[Part], rows: np.ndarray, columns: np.ndarray
 ) -> tuple[ir.Node | None, ir.Value]:
     """Draft the convolution of the other parts, if there are any, and the whole result."""
-    dtype, name = conv.weight.dtype, conv.name
-    out, (taps_y, taps_x) = conv.channels_out, conv.geometry.kernel
+    name, out, (taps_y, taps_x) = conv.name, conv.channels_out, conv.geometry.kernel
     h, w = rows.shape[1] // taps_y, columns.shape[1] // taps_x
     x = part.value.producer().inputs[0]
     # channels in the order (output, j, i), so that a tap's rows lie one below the other
     weight = conv.weight[:, part.start : part.stop].transpose(0, 3, 2, 1).reshape(-1, part.width, 1, 1)
     z = draft.op("Conv", [x, draft.constant(weight, f"{name}/taps/weight")], name=f"{name}/taps")
-    z = _reshaped(draft, z, [0, out * taps_x, taps_y * h, w], f"{name}/rows")
-    z = draft.op("MatMul", [draft.constant(rows.astype(dtype), f"{name}/rows/matrix"), z], name=f"{name}/rows")
-    z = _reshaped(draft, z, [-1, taps_x, len(rows), w], f"{name}/columns")  # batch and channels on one axis
-    z = draft.op("Transpose", [z], {"perm": [0, 2, 1, 3]}, name=f"{name}/columns/turned")
-    z = _reshaped(draft, z, [-1, out, len(rows), taps_x * w], f"{name}/columns/joined")
-    matrix = draft.constant(columns.T.astype(dtype), f"{name}/columns/matrix")
-    z = draft.op("MatMul", [z, matrix], name=f"{name}/columns/sum", like=conv.out)
+    z = _product(draft, z, [0, out * taps_x, taps_y, h, w], rows, name=f"{name}/rows")
+    z = _product(draft, z, [0, out, taps_x, w, len(rows)], columns, name=f"{name}/columns", like=conv.out)
     if others:
         rest = conv.emit_over(draft, others, conv.bias, name=f"{name}/rest")
         return rest.producer(), draft.op("Add", [rest, z], name=f"{name}/sum", like=conv.out)
@@ -146,6 +143,20 @@ def _emit(
     return None, draft.op("Add", [z, bias], name=f"{name}/biased", like=conv.out)
 
 
-def _reshaped(draft: Draft, x: ir.Value, shape: list[int], name: str) -> ir.Value:
-    sizes = draft.constant(np.array(shape, np.int64), f"{name}/shape")
-    return draft.op("Reshape", [x, sizes], name=f"{name}/reshaped")
+def _product(
+    draft: Draft, x: ir.Value, shape: list[int], matrix: np.ndarray, *, name: str, like: ir.Value | None = None
+) -> ir.Value:
+    """Read `x` as [batch, channels, taps, n, rest] and multiply it along taps and n by a matrix [m, taps · n].
+
+    The result is [batch, channels, rest, m]. The batch, written as 0, may be free or empty. ONNX Runtime multiplies an
+    empty batch only by a matrix on the right, and only if no transposition comes right before.
+    """
+    _, count, taps, n, rest = shape
+
+    def reshaped(x: ir.Value, shape: list[int], name: str) -> ir.Value:
+        return draft.op("Reshape", [x, draft.constant(np.array(shape, np.int64), f"{name}/shape")], name=name)
+
+    x = reshaped(x, shape, f"{name}/parted")
+    x = draft.op("Transpose", [x], {"perm": [0, 1, 4, 2, 3]}, name=f"{name}/turned")
+    x = reshaped(x, [0, count, rest, taps * n], f"{name}/joined")
+    return draft.op("MatMul", [x, draft.constant(matrix.T, f"{name}/matrix")], name=name, like=like)

@@ -92,8 +92,8 @@ def test_batch_norm_in_training_stays(graph: Graph, apply: Any) -> None:
 
 
 def test_weights_that_would_overflow_stay(graph: Graph, apply: Any) -> None:
-    text = "g (float16[1,4,5,5] x) => (float16[1,4,5,5] y) { a = Conv(x, w) y = Mul(a, c) }"
-    half = np.full((4, 4, 1, 1), 6e4, np.float16)
-    done = apply(fold_affine, graph(text, w=half, c=np.full((4, 1, 1), 2, np.float16)))
+    text = "g (float[1,4,5,5] x) => (float[1,4,5,5] y) { a = Conv(x, w) y = Mul(a, c) }"
+    large = np.full((4, 4, 1, 1), 3e38, np.float32)
+    done = apply(fold_affine, graph(text, w=large, c=np.full((4, 1, 1), 2, np.float32)))
     assert done.count == 0
     assert "overflow" in done.refusals[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from r2mrf_deploy.graph import cost
@@ -15,6 +16,11 @@ from r2mrf_deploy.graph.rewrites.interpolate_last import interpolate_last
 Graph = Callable[..., onnx.ModelProto]
 SIZES = np.array([2, 64, 15, 22], np.int64)
 WEIGHTS: dict[str, Any] = {"w": (4, 64, 3, 3), "b": (4,), "s": SIZES}
+
+
+def as_floats(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def upsampled(graph: Graph, conv: str = "<pads=[1,1,1,1]>", resize: str = 'mode="linear"', **weights: Any) -> Any:
@@ -64,6 +70,62 @@ def test_a_free_batch_stays_free(graph: Graph, exact: Any) -> None:
         u = Resize<mode="linear">(x, , k) y = Conv<pads=[1,1,1,1]>(u, w, b) }"""
     model = graph(text, w=(4, 64, 3, 3), b=(4,), k=np.array([1, 1, 3, 3], np.float32))
     assert exact(interpolate_last, model, {"x": (3, 64, 4, 7)}).count == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "operands", "s"),
+    [
+        (64, ", k", np.array([2, 1, 3, 3], np.float32)),
+        (32, ", k", np.array([1, 2, 3, 3], np.float32)),
+        (32, ", k", np.array([3, 2, 3, 3], np.float32)),
+        (64, ", , k", np.array([4, 64, 12, 21], np.int64)),
+        (32, ", , k", np.array([2, 64, 12, 21], np.int64)),
+    ],
+)
+def test_a_resizing_of_the_batch_or_the_channels_stays(
+    graph: Graph, apply: Any, channels: int, operands: str, s: np.ndarray
+) -> None:
+    text = f"""g (double[2,{channels},4,7] x) => (double[?,4,12,21] y) {{
+        u = Resize<mode="linear">(x, {operands}) y = Conv<pads=[1,1,1,1]>(u, w, b) }}"""
+    done = apply(interpolate_last, graph(text, w=(4, 64, 3, 3), b=(4,), k=s))
+    assert done.count == 0 and "may change the" in done.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "stays"),
+    [
+        ("i = Shape(x) h = Slice(i, zero, two) s = Concat<axis=0>(h, space)", True),
+        ("i = Shape<start=0, end=2>(x) s = Concat<axis=0>(i, space)", True),
+        ("i = Shape(x) h = Gather(i, zero) s = Concat<axis=0>(h, channels, space)", True),
+        ("i = Shape(x) h = Slice(i, zero, two) d = Mul(h, t) s = Concat<axis=0>(d, space)", False),
+        ("i = Shape(p) h = Slice(i, zero, two) s = Concat<axis=0>(h, space)", False),
+        ("i = Shape<start=0, end=0>(x) h = Shape(p) k = Slice(h, zero, two) s = Concat<axis=0>(i, k, space)", False),
+    ],
+)
+def test_a_free_batch_must_be_seen_to_stay_the_same(
+    graph: Graph, exact: Any, apply: Any, sizes: str, stays: bool
+) -> None:
+    """The name of the result's batch proves nothing."""
+    text = f"""g (double[n,64,4,7] x, double[m,64,4,7] p) => (double[?,4,12,21] y) {{
+        {sizes} u = Resize<mode="linear">(x, , , s) y = Conv<pads=[1,1,1,1]>(u, w, b) }}"""
+    lists = {"zero": [0], "two": [2], "channels": [64], "space": [12, 21], "t": [2, 1]}
+    ints = {name: np.array(i, np.int64) for name, i in lists.items()}
+    model = graph(text, w=(4, 64, 3, 3), b=(4,), **ints)
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("u", onnx.TensorProto.DOUBLE, ["n", 64, 12, 21]))
+    assert apply(interpolate_last, model).count == stays
+    if stays:
+        exact(interpolate_last, model, {"x": (3, 64, 4, 7), "p": (6, 64, 4, 7)})
+
+
+def test_an_empty_batch_stays_empty(graph: Graph, apply: Any) -> None:
+    text = """g (float[n,64,4,7] x) => (float[n,4,12,21] y) {
+        u = Resize<mode="linear">(x, , k) y = Conv<pads=[1,1,1,1]>(u, w, b) }"""
+    model = graph(text, **as_floats(w=(4, 64, 3, 3), b=(4,)), k=np.array([1, 1, 3, 3], np.float32))
+    done = apply(interpolate_last, model)
+    assert done.count == 1
+    for each in (model, done.model):
+        session = onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert session.run(None, {"x": np.zeros((0, 64, 4, 7), np.float32)})[0].shape == (0, 4, 12, 21)
 
 
 @pytest.mark.parametrize(("axes", "scales"), [([2], [2]), ([3], [3]), ([3, 2], [2, 3]), ([-2], [3])])
