@@ -112,5 +112,6 @@ def test_the_scale_is_the_checkpoint_s(small: Path, tmp_path: Path) -> None:
     path = replace(checkpoint, preprocess=scale).save(tmp_path / "x.pth")
     with Predictor.open(path) as predictor, Predictor.open(export_artifact(path).artifact) as artifact:
         assert artifact.runner.inputs[0].shape == [1, 96, 96, 3]
-        # the mirrored border is all that differs: the network sees it, and the checkpoint sees zeros there
-        assert np.abs(predictor(large) - artifact(large)).mean() < 0.05 < predictor(large).std()
+        square = large[:, :500]  # it fills the artifact, so that both see the same pixels
+        np.testing.assert_allclose(artifact(square), predictor(square), atol=1e-4)
+        assert predictor(square).std() > 0.02
