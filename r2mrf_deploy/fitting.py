@@ -66,11 +66,9 @@ class Fitting:
         return np.pad(content, around, mode="symmetric")
 
     def cut(self, values: np.ndarray) -> np.ndarray:
-        """A map, float32 [h, w] of the canvas, as the photograph's map at its size. A side output may be smaller."""
-        if self.content != self.canvas:
-            (top, left), (height, width) = self.corner, self.content
-            values = images.resize(values, self.canvas)[top : top + height, left : left + width]
-        return images.resize(values, self.photograph)
+        """The part of a map, float32 [H, W] of the canvas, that is the photograph's, at its size."""
+        (top, left), (height, width) = self.corner, self.content
+        return images.resize(values[top : top + height, left : left + width], self.photograph)
 
 
 def as_input(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mrf_deploy import runtimes
+from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.fitting import Fitting, as_input
@@ -68,21 +68,23 @@ class Predictor:
         Raises:
             ArtifactError: the network's map is not finite.
         """
-        focus = self._run(image, ["map"])["map"]
+        fitting, outputs = self._run(image)
+        focus = outputs["map"]
         if not np.isfinite(focus).all():
             raise ArtifactError(
                 "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
             )
-        return np.clip(focus, 0, 1)
+        return np.clip(fitting.cut(focus), 0, 1)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
-        logits = self._run(image, side_outputs(o.name for o in self.runner.outputs))
-        return {name: 1 / (1 + np.exp(-np.clip(x, -50, 50))) for name, x in logits.items()}
+        fitting, outputs = self._run(image)
+        logits = {name: images.resize(outputs[name], fitting.canvas) for name in side_outputs(outputs)}
+        return {name: fitting.cut(1 / (1 + np.exp(-np.clip(x, -50, 50)))) for name, x in logits.items()}
 
-    def _run(self, image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Outputs for a photograph, float32 of its size."""
+    def _run(self, image: np.ndarray) -> tuple[Fitting, dict[str, np.ndarray]]:
+        """Every output for a photograph, float32 [h, w], and where the photograph lies in them."""
         spec = self.runner.inputs[0]
         fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
         outputs = self.runner.run({spec.name: as_input(image, spec, self.preprocess, self.profile)})
-        return {name: fitting.cut(outputs[name][0, 0].astype(np.float32)) for name in names}
+        return fitting, {name: output[0, 0].astype(np.float32) for name, output in outputs.items()}

@@ -83,14 +83,6 @@ def test_the_rest_is_the_photograph_mirrored() -> None:
     assert np.array_equal(placed[top : top + 40, left + 64 : left + 128], image[:, ::-1])
 
 
-def test_a_side_output_may_be_smaller_than_the_input() -> None:
-    fitting = Fitting.of((50, 100), image_spec(128, 128), LETTERBOX)
-    quarter = np.zeros((32, 32), np.float32)
-    quarter[:, 16:] = 1
-    found = fitting.cut(quarter)
-    assert found.shape == (50, 100) and found[:, :45].max() == 0 and found[:, 55:].min() == 1
-
-
 def test_a_static_batch_holds_copies() -> None:
     found = as_input(sample("chelsea"), image_spec(64, 64, batch=3), LETTERBOX)
     assert found.shape == (3, 64, 64, 3) and np.array_equal(found[0], found[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import images, sample_photographs
+from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.predict import predict
 from r2mrf_deploy.predictor import Predictor
 
@@ -98,9 +101,17 @@ def test_a_model_that_takes_no_photograph_is_refused(tiny_onnx) -> None:  # type
         Predictor.open(tiny_onnx(manifest=False))
 
 
-def test_a_large_photograph_is_reduced_where_nothing_sets_a_size(small: Path) -> None:
+def test_the_scale_is_the_checkpoint_s(small: Path, tmp_path: Path) -> None:
+    """A photograph of any size is reduced to it, and what is exported by default does the same."""
     large = images.resize(sample_photographs.sample("coffee"), (500, 800))
     with Predictor.open(small) as predictor:
-        found = predictor(large)
-        reduced = predictor(images.resize(large, (400, 640)))
+        found, reduced = predictor(large), predictor(images.resize(large, (200, 320)))
     assert np.allclose(found, np.clip(images.resize(reduced, (500, 800)), 0, 1), atol=1e-6)
+    checkpoint = Checkpoint.load(small)
+    scale = checkpoint.preprocess.model_copy(update={"longest_side": 96})
+    path = replace(checkpoint, preprocess=scale).save(tmp_path / "x.pth")
+    with Predictor.open(path) as predictor, Predictor.open(export_artifact(path).artifact) as artifact:
+        assert artifact.runner.inputs[0].shape == [1, 96, 96, 3]
+        square = large[:, :500]  # it fills the artifact, so that both see the same pixels
+        np.testing.assert_allclose(artifact(square), predictor(square), atol=1e-4)
+        assert predictor(square).std() > 0.02
