@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy import networks
-from r2mrf_deploy.checkpoint import read_file
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
 from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
+from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.training.data import Pictures, normalise
 
 INITIALISATION_PHOTOGRAPHS = 8

@@ -23,11 +23,12 @@ from typing import Any, Literal
 import torch
 
 from r2mrf_deploy import images
-from r2mrf_deploy.checkpoint import Checkpoint, read_file
+from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.training import data as reading
 from r2mrf_deploy.training import pretrained
 from r2mrf_deploy.training.data import TrainingData
