@@ -59,7 +59,7 @@ def no_file(path: Path) -> InputError:
 
 
 @contextmanager
-def reading(path: Path, error: type[R2mrfError], complaint: str, cure: str = "") -> Iterator[None]:
+def reading(path: Path | str, error: type[R2mrfError], complaint: str, cure: str = "") -> Iterator[None]:
     """Turn whatever is raised while a file from outside is read into one of our errors. An R2mrfError passes.
 
     About damage, parsers raise anything: struct.error, KeyError, RecursionError, MemoryError, types of their own. A list of

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from r2mrf_deploy.errors import GraphError, no_file
+from r2mrf_deploy.errors import GraphError, no_file, reading
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
@@ -39,13 +40,24 @@ def read(path: Path | str) -> onnx.ModelProto:
     path = Path(path)
     if not path.is_file():
         raise no_file(path)
-    try:
+    with reading(path, GraphError, "is not an ONNX file that can be read"):
         model = onnx.load(path)
-    except Exception as e:  # protobuf's exceptions and the missing external file share no base class
-        raise GraphError(f"{path} is not an ONNX file that can be read: {' '.join(str(e).split())}") from None
+        for tensor in _tensors(model.graph):
+            if min(tensor.dims, default=0) < 0:
+                raise ValueError(f"{tensor.name} has a negative dimension")
+            onnx.numpy_helper.to_array(tensor)  # raises where the data are not of the type and shape that they claim
     if not model.graph.output:  # protobuf reads some text files as empty models
         raise GraphError(f"{path} is not an ONNX model, or is an empty one")
     return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The weights, and the constants in nodes and their bodies."""
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors)
+        for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from _tensors(body)
 
 
 def refuse_not_finite(model: onnx.ModelProto) -> None:

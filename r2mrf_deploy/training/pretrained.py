@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy import networks
-from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError, reading
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
 from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
@@ -68,11 +69,14 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
         )
     try:
         state = None if weights == "imagenet" else read_file(Path(weights))
-        for module in found:
-            if isinstance(module, Backbone):
-                module.load_imagenet(state)
-            else:
-                _load_stream(module, state)
+        with (
+            nullcontext() if state is None else reading(weights, CheckpointError, "holds no weights of such a backbone")
+        ):
+            for module in found:
+                if isinstance(module, Backbone):
+                    module.load_imagenet(state)
+                else:
+                    _load_stream(module, state)
     except CheckpointError as e:
         raise CheckpointError(f"`backbone`: {e}") from None
     except (URLError, TimeoutError, ConnectionError) as e:
