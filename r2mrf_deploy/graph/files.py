@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,6 +43,7 @@ def read(path: Path | str) -> onnx.ModelProto:
         raise no_file(path)
     with reading(path, GraphError, "is not an ONNX file that can be read"):
         model = onnx.load(path)
+        _refuse_garbled(model)
         for tensor in _tensors(model.graph):
             if min(tensor.dims, default=0) < 0:
                 raise ValueError(f"{tensor.name} has a negative dimension")
@@ -49,6 +51,18 @@ def read(path: Path | str) -> onnx.ModelProto:
     if not model.graph.output:  # protobuf reads some text files as empty models
         raise GraphError(f"{path} is not an ONNX model, or is an empty one")
     return model
+
+
+def _refuse_garbled(message: Any) -> None:
+    """Refuse names that are not text: protobuf gives them as bytes, and libraries further on fail at them."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for part in [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value:
+            if isinstance(part, bytes):
+                raise ValueError(f"its {field.name} {part!r} is not text")
+            if field.type == field.TYPE_MESSAGE:
+                _refuse_garbled(part)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
