@@ -9,7 +9,6 @@ copies to and from the device. `calibrate` measures the local machine's peak and
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.files import scratch
 from r2mrf_deploy.gpus import GPU
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.cost import Shapes, infer
@@ -219,8 +219,8 @@ COPIED = 1 << 25
 
 def _best(runtime: Runtime, model: onnx.ModelProto, seconds: float = 0.5) -> tuple[float, Runner]:
     """The shortest compute time of a model, in milliseconds, and the runner, closed, that says where it ran."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "calibrate.onnx"
+    with scratch() as folder:
+        file = folder / "calibrate.onnx"
         onnx.save(model, file)
         with runtime.open(Artifact(file)) as runner:
             feed = feeds.random(runner.inputs)
@@ -357,11 +357,11 @@ def _here(
     roof = calibrate(runtime)
     if any(p not in roof.tflops for g in graphs for p in g.precisions):
         return None
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with scratch() as folder, ExitStack() as stack:
         candidates = []
         for number, (name, model, shapes) in enumerate(models):
             progress(Progress(f"timing {name}", number, len(models)))
-            file = Path(folder) / f"{number}.onnx"
+            file = folder / f"{number}.onnx"
             onnx.save(model, file)
             runner = stack.enter_context(runtime.open(Artifact(file)))
             candidates.append(Candidate(name, runner, feeds.random(runner.inputs, shapes=shapes)))

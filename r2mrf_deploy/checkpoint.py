@@ -7,9 +7,6 @@ file (`weights_only=True`).
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +17,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from r2mrf_deploy import images, networks, sample_photographs
-from r2mrf_deploy.errors import CheckpointError, UsageError, first_line, no_file
+from r2mrf_deploy.errors import CheckpointError, UsageError
 from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.manifest import DEFAULT_SIZE, Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import Detector, NetworkConfig, shapes_of
+from r2mrf_deploy.torch_file import read_file
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
@@ -161,32 +159,6 @@ def _photographs(folder: Path | str | None) -> Tensor:
         found = [images.read(p) for p in images.find([folder])[:16]]
     spec = TensorSpec(name="tensor", dtype="float32", shape=[1, 3, 256, 256], layout="NCHW")
     return torch.cat([torch.from_numpy(as_input(p, spec, IMAGENET)) for p in found])
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Read the content of a PyTorch file without running code from it.
-
-    Raises:
-        InputError: no such file.
-        CheckpointError: the file is damaged, is not a PyTorch file, would run code, or holds no dictionary.
-    """
-    if not path.is_file():
-        raise no_file(path)
-    with path.open("rb") as f:
-        if not f.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle as before PyTorch 1.6
-            raise CheckpointError(f"{path} is not a PyTorch checkpoint")
-    try:
-        with warnings.catch_warnings():  # about bare pickles of later protocols; the error below says what is wrong
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        what = "it holds Python objects as well as tensors, and reading them would run code from the file"
-        raise CheckpointError(f"{path}: refused: {what}; save only its state_dict") from None
-    except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, OSError, AttributeError) as e:
-        raise CheckpointError(f"{path} is damaged, truncated or not a PyTorch checkpoint ({first_line(e)})") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
-    return content
 
 
 def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:

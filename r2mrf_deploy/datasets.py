@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 
 from r2mrf_deploy import images
-from r2mrf_deploy.errors import InputError, UsageError, did_you_mean
+from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, no_file, reading
+from r2mrf_deploy.files import document
 
 White = Literal["sharp", "blurred"]
 
@@ -227,12 +228,10 @@ def _number(name: str) -> str:
 
 
 def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
-    try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file") from None
+    if not path.is_file():
+        raise no_file(path)
+    with reading(path, InputError, "is not a text file"):
+        lines = [line.partition("#")[0].strip() for line in document(path).decode("utf-8-sig").splitlines()]
     names = [line if line in photographs else Path(line).stem for line in lines if line]
     unknown = [name for name in names if name not in photographs]
     if unknown:

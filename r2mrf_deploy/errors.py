@@ -7,7 +7,9 @@ with `exit_code`; a library user catches `R2mrfError`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -54,6 +56,32 @@ class CheckFailed(R2mrfError):
 def no_file(path: Path) -> InputError:
     """The error about a path that is not a file."""
     return InputError(f"{path} is a folder, not a file" if path.is_dir() else f"{path}: no such file")
+
+
+@contextmanager
+def reading(path: Path | str, error: type[R2mrfError], complaint: str, cure: str = "") -> Iterator[None]:
+    """Turn whatever is raised while a file from outside is read into one of our errors. An R2mrfError passes.
+
+    About damage, parsers raise anything: struct.error, KeyError, RecursionError, MemoryError, types of their own. A list of
+    them is never complete, so every reader of outside data stands in this block.
+
+    Args:
+        path: the file.
+        error: the type to raise.
+        complaint: what is said of a file that cannot be parsed, a verb first: "is damaged, or is not a plan".
+        cure: what to do about it.
+
+    Raises:
+        R2mrfError: of the type `error`, with the cause.
+    """
+    try:
+        yield
+    except R2mrfError:
+        raise
+    except Exception as e:
+        system = isinstance(e, OSError) and e.errno not in (None, errno.EINVAL)  # EINVAL: a damaged offset was sought
+        said = f"cannot be read: {e.strerror}" if system else f"{complaint} ({first_line(e)})"  # type: ignore[attr-defined]
+        raise error(f"{path} {said}" + (f"; {cure}" if cure else "")) from e
 
 
 def first_line(error: Exception) -> str:

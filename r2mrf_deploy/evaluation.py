@@ -7,7 +7,6 @@ outputs, a baseline that needs no training. All get the same photographs, prepar
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.files import scratch
 from r2mrf_deploy.manifest import NEUTRAL, side_outputs
 from r2mrf_deploy.metrics import Curves, Scores, average, judge
 from r2mrf_deploy.predictor import Predictor
@@ -192,7 +192,7 @@ def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool,
     if _is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export.chain import export_artifact
 
-        target = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{source.stem}.onnx"
+        target = stack.enter_context(scratch()) / f"{source.stem}.onnx"
         source = export_artifact(source, target, network=chosen.network, settings=dict(chosen.settings)).path
     return Predictor.open(source, runtime, trust=trust, options=chosen if _is_checkpoint(source) else None)
 

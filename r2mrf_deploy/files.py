@@ -10,12 +10,32 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.errors import ArtifactError, R2mrfError
 
 try:
     import fcntl
 except ImportError:  # Windows, where two processes must not write the same file
     fcntl = None  # type: ignore[assignment]
+
+
+LARGEST_DOCUMENT = 16 << 20
+"""Bytes of a JSON or text file that is read at all. Ours have some tens of KiB."""
+
+
+def document(path: Path) -> bytes:
+    """The content of a JSON or text file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, or is larger than any that was meant to be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as f:
+        content = f.read(LARGEST_DOCUMENT + 1)
+    if len(content) > LARGEST_DOCUMENT:
+        raise ValueError(f"it is larger than {LARGEST_DOCUMENT >> 20} MiB")
+    return content
 
 
 def sha256(path: Path) -> str:
@@ -67,7 +87,8 @@ def staging(path: Path) -> Iterator[Path]:
     The folder is removed at the end. A killed process leaves it behind; the next staging of the same path removes it.
 
     Raises:
-        ArtifactError: an OSError inside the block, such as a full disk.
+        ArtifactError: an OSError inside the block, or any other exception while the disk is full: C++ libraries do not say
+            that it is.
     """
     prefix = f".r2mrf-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short, however long the name is
     try:
@@ -82,10 +103,40 @@ def staging(path: Path) -> Iterator[Path]:
                 alive.enter_context(locked(folder))
             try:
                 yield folder
+            except Exception as e:
+                if not isinstance(e, OSError):
+                    _probe(folder)
+                raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as e:
         raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A private folder for intermediate files, removed at the end. Raises as `staging` does."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="r2mrf-", ignore_cleanup_errors=True) as name:
+            try:
+                yield Path(name)
+            except R2mrfError:
+                raise
+            except Exception as e:
+                if not isinstance(e, OSError):
+                    _probe(Path(name))
+                raise
+    except OSError as e:
+        where = f"{tempfile.gettempdir()} (another folder: TMPDIR=FOLDER)"
+        raise ArtifactError(f"cannot write a temporary file in {where}: {e.strerror or e}") from e
+
+
+def _probe(folder: Path) -> None:
+    """Write on where a library has just failed. Raises the OSError that it kept to itself, if there is one."""
+    for file in (*(p for p in folder.rglob("*") if p.is_file()), folder / "probe"):
+        with file.open("ab") as f:
+            f.write(bytes(1 << 20))
+            flush(file)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from r2mrf_deploy import formats
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import GraphError, InputError, UsageError, first_line, no_file
+from r2mrf_deploy.errors import GraphError, InputError, UsageError, no_file, reading
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.formats import openvino
 from r2mrf_deploy.manifest import Manifest
@@ -74,23 +74,21 @@ def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | N
 def _onnx(artifact: Artifact) -> dict[str, Any]:
     import onnx
 
-    from r2mrf_deploy.graph import cost
+    from r2mrf_deploy.graph import cost, files
 
     path = artifact.path
-    try:
-        model = onnx.load(path)
+    model = files.read(path)
+    with reading(path, GraphError, "is not a valid ONNX file"):
         onnx.checker.check_model(model)
-    except Exception as e:  # protobuf's and onnx's exceptions share no base class
-        raise GraphError(f"{path} is not a valid ONNX file: {first_line(e)}") from None
-    facts: dict[str, Any] = {
-        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "inputs": [_value(v) for v in model.graph.input],
-        "outputs": [_value(v) for v in model.graph.output],
-        "nodes": len(model.graph.node),
-        "operators": dict(Counter(n.op_type for n in model.graph.node).most_common()),
-        "parameters": cost.parameters(model),
-    }
+        facts: dict[str, Any] = {
+            "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+            "inputs": [_value(v) for v in model.graph.input],
+            "outputs": [_value(v) for v in model.graph.output],
+            "nodes": len(model.graph.node),
+            "operators": dict(Counter(n.op_type for n in model.graph.node).most_common()),
+            "parameters": cost.parameters(model),
+        }
     try:
         facts["multiply_adds"] = cost.multiply_adds_per_image(model)
     except GraphError:

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 
 from r2mrf_deploy.environment import now
-from r2mrf_deploy.errors import ArtifactError
-from r2mrf_deploy.files import flush, sha256
+from r2mrf_deploy.errors import ArtifactError, reading
+from r2mrf_deploy.files import document, flush, sha256
+
+LARGEST = 1 << 20
+"""Bytes of a contract or manifest. Ours have some KiB; of millions of wrong values, each would become an error message."""
 
 DEFAULT_SIZE = (320, 320)
 """Height and width in pixels by default: the papers' test size."""
@@ -141,6 +144,27 @@ class Contract(_Model):
     source_sha256: str | None = None
     """Of the ONNX file that this file was made from."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Contract:
+        """Layouts have four dimensions. A profile belongs to an input, has its rank, and 1 <= min <= opt <= max."""
+        for spec in (*self.inputs, *self.outputs):
+            if spec.layout and len(spec.shape) != 4:
+                raise ValueError(f"{spec} has a layout, and not four dimensions")
+            if any(isinstance(d, int) and d < 0 for d in spec.shape):
+                raise ValueError(f"{spec} has a negative dimension")
+        shapes = {spec.name: spec.shape for spec in self.inputs}
+        for name, profile in self.profiles.items():
+            if name not in shapes or set(profile) != {"min", "opt", "max"}:
+                raise ValueError(f"the profile of {name} is not the min, opt and max of an input")
+            if {len(sizes) for sizes in profile.values()} != {len(shapes[name])}:
+                raise ValueError(f"the profile of {name} has another rank than the input")
+            for fixed, low, best, high in zip(
+                shapes[name], profile["min"], profile["opt"], profile["max"], strict=True
+            ):
+                if not 1 <= low <= best <= high or (isinstance(fixed, int) and not low == high == fixed):
+                    raise ValueError(f"the profile of {name} has min {low}, opt {best}, max {high} for size {fixed}")
+        return self
+
     def profile(self, name: str) -> dict[str, list[int]]:
         """The min, opt and max shape of an input with free dimensions; empty if nothing limits it."""
         return self.profiles.get(name, {})
@@ -156,12 +180,15 @@ class Contract(_Model):
         Raises:
             ArtifactError: the text is not a valid contract or manifest.
         """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the document"
-            raise ArtifactError(f"{name} is not a {cls.__name__.lower()}: {where}: {first['msg']}") from None
+        with reading(name, ArtifactError, f"is not a {cls.__name__.lower()}"):
+            if len(text) > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+            try:
+                return cls.model_validate_json(text)
+            except ValidationError as e:
+                first = e.errors(include_url=False, include_input=False, include_context=False)[0]
+                where = ".".join(map(str, first["loc"])) or "the document"
+                raise ArtifactError(f"{name} is not a {cls.__name__.lower()}: {where}: {first['msg']}") from None
 
 
 class Manifest(Contract):
@@ -199,12 +226,11 @@ class Manifest(Contract):
         Raises:
             ArtifactError: the file cannot be read, or is not a manifest.
         """
-        try:
-            return cls.parse(path.read_bytes(), str(path))
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} is missing: an artifact needs its manifest beside it") from None
-        except OSError as e:
-            raise ArtifactError(f"{path} cannot be read as a manifest: {e.strerror or e}") from None
+        with reading(path, ArtifactError, "is not a manifest"):
+            try:
+                return cls.parse(document(path), str(path))
+            except FileNotFoundError:
+                raise ArtifactError(f"{path} is missing: an artifact needs its manifest beside it") from None
 
     def write(self, path: Path) -> None:
         """Write the manifest to a file, not atomically."""

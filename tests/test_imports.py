@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 # From the bottom to the top: a module imports its own level and those below it. CONTRIBUTING.md says what each is.
 LEVELS = (
     ("errors",),
-    ("files", "progress", "environment", "gpus", "metrics"),
+    ("files", "archives", "progress", "environment", "gpus", "metrics"),
     ("manifest",),
     ("images", "fitting", "sample_photographs", "datasets", "baselines"),
     ("networks",),
-    ("weights", "checkpoint"),
+    ("weights", "torch_file", "checkpoint"),
     ("graph",),
     ("formats", "artifact"),
     ("runtimes",),

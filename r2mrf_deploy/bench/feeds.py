@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mrf_deploy.errors import InputError, UsageError, did_you_mean
+from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, reading
 from r2mrf_deploy.manifest import DEFAULT_SIZE, TensorSpec
 
 Feed = dict[str, np.ndarray]
@@ -108,9 +108,11 @@ def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
     Raises:
         InputError: the file does not exist, or contains something else.
     """
-    try:
+    with reading(file, InputError, f"cannot be read as the values of {spec.name}"):
         if file.suffix == ".npy":
-            array = np.load(file, allow_pickle=False)
+            array: np.ndarray = np.lib.format.open_memmap(
+                file, mode="r"
+            )  # allocates nothing, whatever size the header claims
         else:
             content = file.read_bytes()
             wanted = math.prod(shape) * np.dtype(spec.dtype).itemsize
@@ -119,13 +121,11 @@ def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
                     f"{file} has {len(content)} bytes; {spec.name} {list(shape)} {spec.dtype} needs {wanted}"
                 )
             array = np.frombuffer(content, spec.dtype).reshape(shape)
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(f"{file} cannot be read as the values of {spec.name}: {e}") from None
     if array.dtype.name != spec.dtype or list(array.shape) != list(shape):
         raise InputError(
             f"{file} contains {array.dtype.name} {list(array.shape)}; {spec.name} is {spec.dtype} {list(shape)}"
         )
-    return array
+    return np.array(array)
 
 
 def parse_files(text: str) -> dict[str, Path]:

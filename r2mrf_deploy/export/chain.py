@@ -6,7 +6,6 @@ artifact is converted to it. Every other file is made from the result.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from r2mrf_deploy.export.base import Exported, Exporter, refuse_unsupported
 from r2mrf_deploy.export.check import Check
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
-from r2mrf_deploy.files import refuse_unwritable
+from r2mrf_deploy.files import refuse_unwritable, scratch
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked, trace
@@ -82,12 +81,12 @@ def export_artifacts(
     loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
     reference = partial(PyTorchRunner, loaded, io=options.io, steps=options.steps, all_steps=options.all_steps)
     check = Check(reference, "PyTorch", progress, per_step=options.all_steps)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as folder:
         plain = options.precision.precision == "fp32"
         name = paths[0].with_suffix(".onnx").name
         # the first ONNX file is written where it belongs, and the others are made from it
-        place = next((p for p in paths if p.suffix == ".onnx"), Path(scratch) / name)
-        graph = _export_onnx(loaded, place if plain else Path(scratch) / "fp32" / name, options, check)
+        place = next((p for p in paths if p.suffix == ".onnx"), folder / name)
+        graph = _export_onnx(loaded, place if plain else folder / "fp32" / name, options, check)
         if not plain:
             graph = convert_artifact(graph.artifact, place, options.precision, progress=progress)
             check = replace(check, per_step=False)

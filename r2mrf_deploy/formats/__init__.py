@@ -1,6 +1,6 @@
 """What model files say of themselves, read without running anything.
 
-Each module reads one format: `read(path) -> Content`. An OSError becomes an ArtifactError here.
+Each module reads one format: `read(path) -> Content`. Whatever else is raised becomes an ArtifactError here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.errors import ArtifactError, reading
 from r2mrf_deploy.manifest import Contract
 
 
@@ -41,7 +41,5 @@ def read(path: Path) -> Content:
         ArtifactError: the file cannot be read, is damaged, or its format is not the one of its suffix.
     """
     kind = KINDS.get(path.suffix.lower())
-    try:
+    with reading(path, ArtifactError, f"is damaged, or is no {kind} file", "make it again"):
         return importlib.import_module(f"{__name__}.{kind}").read(path) if kind else Content()
-    except OSError as e:
-        raise ArtifactError(f"{path} cannot be read: {e.strerror or e}") from None

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from r2mrf_deploy.formats import KEY, Content
-from r2mrf_deploy.manifest import Contract
+from r2mrf_deploy.manifest import LARGEST, Contract
 
 _METADATA = 14
 """ModelProto.metadata_props; an entry has the fields key = 1 and value = 2."""
-_LARGEST = 16 << 20
-"""Bytes; a longer entry is skipped."""
 
 
 def read(path: Path) -> Content:
@@ -47,7 +45,9 @@ def _fields(f: BinaryIO, size: int, wanted: set[int]) -> Iterator[tuple[int, byt
             f.seek(8 if wire == 1 else 4, 1)
         elif wire == 2:
             length = _varint(f)
-            if number in wanted and length <= _LARGEST:
+            if length > size - f.tell():
+                raise EOFError
+            if number in wanted and length <= 2 * LARGEST:
                 yield number, f.read(length)
             else:
                 f.seek(length, 1)

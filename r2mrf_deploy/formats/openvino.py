@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.errors import ArtifactError, reading
 from r2mrf_deploy.formats import KEY, Content
 from r2mrf_deploy.manifest import Contract
+
+_LARGEST = 64 << 20
+"""Bytes of an `.xml`, which becomes about ten times as much in memory. It holds no weights: ours have about one MiB."""
 
 
 def read(path: Path) -> Content:
@@ -27,10 +30,10 @@ def root(path: Path) -> ElementTree.Element:
     Raises:
         ArtifactError: the file is not an OpenVINO model.
     """
-    try:
+    with reading(path, ArtifactError, "is not an OpenVINO model"):
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
         found = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError, ValueError) as e:
-        raise ArtifactError(f"{path} is not an OpenVINO model: {e}") from None
     if found.tag != "net":
         raise ArtifactError(f"{path} is not an OpenVINO model: its root is <{found.tag}>, not <net>")
     return found

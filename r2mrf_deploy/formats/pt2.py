@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy import archives
+from r2mrf_deploy.errors import ArtifactError, reading
 from r2mrf_deploy.formats import KEY, Content
-from r2mrf_deploy.manifest import Contract
+from r2mrf_deploy.manifest import LARGEST, Contract
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,20 @@ class Package:
 
 
 def read(path: Path) -> Content:
-    """Read a package without running it.
+    """Read a package without unpacking or running it.
 
     Raises:
-        ArtifactError: the file is damaged, or is not an AOTInductor package.
+        ArtifactError: the file is damaged, is not an AOTInductor package, or would be unpacked outside its folder.
     """
-    try:
+    with reading(path, ArtifactError, "is not an AOTInductor package, or is damaged", "export it again"):
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-            names = [n for n in archive.namelist() if n.endswith(".wrapper_metadata.json")]
-            found = json.loads(archive.read(names[0])) if names else {}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, OSError) as e:
-        raise ArtifactError(f"{path} is not an AOTInductor package, or is damaged: {e}") from None
-    if broken:
-        raise ArtifactError(f"{path} is damaged: {Path(broken).name}; export it again")
-    if not isinstance(found, dict) or "AOTI_DEVICE_KEY" not in found:
-        raise ArtifactError(f"{path} is not an AOTInductor package")
-    text = found.get(KEY)
+            archives.verify(archive, path)
+            name = next((n for n in archive.namelist() if n.endswith(".wrapper_metadata.json")), None)
+            if name is None or archive.getinfo(name).file_size > 2 * LARGEST:
+                raise ValueError("it has no metadata" if name is None else "its metadata are too large")
+            found = json.loads(archive.read(name))
+        device, text = found["AOTI_DEVICE_KEY"], found.get(KEY)
+        if not isinstance(device, str) or not isinstance(text, str | None):
+            raise ValueError("its metadata are not text")
     contract = Contract.parse(text, f"{path} is damaged: the contract inside") if text else None
-    return Content(contract, Package(found["AOTI_DEVICE_KEY"]))
+    return Content(contract, Package(device))

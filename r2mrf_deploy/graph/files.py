@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
-from r2mrf_deploy.errors import GraphError, no_file
+from r2mrf_deploy.errors import GraphError, no_file, reading
 from r2mrf_deploy.graph import interface
 
 
@@ -38,13 +40,37 @@ def read(path: Path | str) -> onnx.ModelProto:
     path = Path(path)
     if not path.is_file():
         raise no_file(path)
-    try:
+    with reading(path, GraphError, "is not an ONNX file that can be read"):
         model = onnx.load(path)
-    except Exception as e:  # protobuf's exceptions and the missing external file share no base class
-        raise GraphError(f"{path} is not an ONNX file that can be read: {' '.join(str(e).split())}") from None
+        _refuse_garbled(model)
+        for tensor in _tensors(model.graph):
+            if min(tensor.dims, default=0) < 0:
+                raise ValueError(f"{tensor.name} has a negative dimension")
+            onnx.numpy_helper.to_array(tensor)  # raises where the data are not of the type and shape that they claim
     if not model.graph.output:  # protobuf reads some text files as empty models
         raise GraphError(f"{path} is not an ONNX model, or is an empty one")
     return model
+
+
+def _refuse_garbled(message: Any) -> None:
+    """Refuse names that are not text: protobuf gives them as bytes, and libraries further on fail at them."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for part in [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value:
+            if isinstance(part, bytes):
+                raise ValueError(f"its {field.name} {part!r} is not text")
+            if field.type == field.TYPE_MESSAGE:
+                _refuse_garbled(part)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The weights, and the constants in nodes and their bodies."""
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors)
+        for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from _tensors(body)
 
 
 def refuse_not_finite(model: onnx.ModelProto) -> None:

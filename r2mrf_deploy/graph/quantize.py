@@ -8,16 +8,15 @@ pairs only in front of quantised nodes, so that sums and nodes kept in floating 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
 
 from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.files import scratch
 from r2mrf_deploy.graph.naming import rename
 from r2mrf_deploy.graph.precision import reach, refuse_unknown, refuse_unless_fp32, tidied
 from r2mrf_deploy.progress import Progress, ProgressCallback, no_stdout, silent
@@ -90,13 +89,13 @@ def _collect(
     from onnxruntime.quantization.calibrate import create_calibrator
 
     # the calibrators print their progress
-    with tempfile.TemporaryDirectory() as folder, no_stdout():
-        file = Path(folder) / "model.onnx"
+    with scratch() as folder, no_stdout():
+        file = folder / "model.onnx"
         onnx.save(model, file)
         calibrator = create_calibrator(
             file,
             operators,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=method,
             extra_options={"symmetric": operators is not None},
         )

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnx
+from pydantic import BaseModel
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import CheckFailed, InputError
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.errors import CheckFailed, InputError, reading
+from r2mrf_deploy.files import document, scratch, write_atomically
 from r2mrf_deploy.graph import naming, precision
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
@@ -90,8 +90,8 @@ def _maps(graph: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -
     runtime = evaluator(contract.precision)
     if contract.precision == "bf16":
         graph, contract = precision.rounded(graph), contract.model_copy(update={"precision": "fp32"})
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trial.onnx"
+    with scratch() as folder:
+        file = folder / "trial.onnx"
         onnx.save(graph, file)
         with runtime.open(Artifact(file, contract=contract)) as runner:
             return [runner.run(feed)["map"] for feed in feeds]
@@ -180,6 +180,13 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
         size = max(size // 2, 1)
 
 
+class _Stored(BaseModel):
+    """A search's evaluations as they are stored."""
+
+    subject: str
+    drops: dict[str, Drop]
+
+
 def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, object]) -> Evaluate:
     """Wrap `evaluate` so that a set of kept nodes is evaluated only once, even if a search is interrupted.
 
@@ -193,12 +200,10 @@ def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, objec
     identity = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
     drops: dict[str, Drop] = {}
     if file is not None and file.exists():
-        try:
-            stored = json.loads(file.read_text())
-            stored_identity, drops = stored["subject"], {k: Drop(**v) for k, v in stored["drops"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise InputError(f"{file} is not a stored search ({e}): delete it") from None
-        if stored_identity != identity:
+        with reading(file, InputError, "is not a stored search", "delete it"):
+            stored = _Stored.model_validate_json(document(file))
+        drops = stored.drops
+        if stored.subject != identity:
             raise InputError(f"{file} belongs to another model, calibration or option: delete it, or name another file")
 
     def known(kept: frozenset[str]) -> Drop:
@@ -206,8 +211,7 @@ def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, objec
         if key not in drops:
             drops[key] = evaluate(kept)
             if file is not None:
-                content = {"subject": identity, "drops": {k: asdict(v) for k, v in drops.items()}}
-                write_atomically(file, json.dumps(content).encode())
+                write_atomically(file, _Stored(subject=identity, drops=drops).model_dump_json().encode())
         return drops[key]
 
     return known

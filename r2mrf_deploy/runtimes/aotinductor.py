@@ -1,21 +1,23 @@
 """AOTInductor: networks that PyTorch's compiler turned into native code ahead of time, `.pt2` packages.
 
 A package is executable code for one version of PyTorch, one device and one kind of processor. PyTorch checks little of
-that, so it is checked here, before any of the code is loaded.
+that, so it is checked here, before any of the code is loaded. PyTorch also unpacks a package wherever its member names lead,
+outside its folder too. So what it is given is a private copy, which has been compared with the manifest and verified.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import environment
+from r2mrf_deploy import environment, formats
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError, first_line
+from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable, UsageError, reading
+from r2mrf_deploy.files import scratch, sha256
 from r2mrf_deploy.manifest import Contract, Target
 from r2mrf_deploy.progress import quiet
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, changed
@@ -75,7 +77,7 @@ class AOTInductor(Runtime):
         inputs, outputs = tuple(contract.inputs), tuple(contract.outputs)
         form = f"AOTInductor {contract.precision.upper()}"
         single = device == "cuda"  # the runner locks enqueueing; the package's own locks would prevent CUDA graphs
-        program = partial(_run, _load(artifact.path, single), contract.profiles)
+        program = partial(_run, _load(artifact, single), contract.profiles)
         if device == "cpu":
             return ProgramRunner(self.name, program, inputs, outputs, form, options.threads)
         return TorchRunner(
@@ -92,14 +94,20 @@ def _run(model: Any, profiles: dict[str, dict[str, list[int]]], *tensors: Any) -
     return model(*tensors)
 
 
-def _load(artifact: Path, single_threaded: bool) -> Any:
+def _load(artifact: Artifact, single_threaded: bool) -> Any:
+    """Load the code. The copy is private, so that nobody can change it between its verification and its loading."""
     import torch
 
-    try:
+    with scratch() as folder, reading(artifact.path, ArtifactError, "is no package that PyTorch can load", _AGAIN):
+        copy = folder / "package.pt2"
+        shutil.copyfile(artifact.path, copy)
+        if artifact.manifest and sha256(copy) != artifact.manifest.sha256:
+            raise ArtifactError(
+                f"{artifact.path} was changed after it was compared with its manifest: nothing was loaded"
+            )
+        formats.read(copy)
         with quiet():
-            return torch._inductor.aoti_load_package(str(artifact), run_single_threaded=single_threaded)
-    except RuntimeError as e:
-        raise ArtifactError(f"PyTorch cannot load {artifact}: {first_line(e)}; {_AGAIN}") from None
+            return torch._inductor.aoti_load_package(str(copy), run_single_threaded=single_threaded)
 
 
 def _check_target(device: str, contract: Contract, name: str) -> None:

@@ -52,7 +52,7 @@ class OpenVINORunner(Runner):
         self.emulates = _emulated(artifact, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
             model = core.compile_model(str(artifact.path), "CPU", settings)
-        except RuntimeError as e:
+        except Exception as e:  # RuntimeError, or one of OpenVINO's own
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {last_line(e)}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
         self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"

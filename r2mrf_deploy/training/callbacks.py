@@ -61,10 +61,12 @@ class BestCheckpoint(Checkpoint):
     since_best: int = field(default=0, init=False)
     """Validations since the best one."""
     stopped_early: bool = field(default=False, init=False)
+    began: bool = field(default=False, init=False)
+    """Whether everything was restored and the first iteration is next."""
     _kept: float = field(default=0.0, init=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._kept = time.monotonic()
+        self._kept, self.began = time.monotonic(), True
         trainer.should_stop = trainer.should_stop or self.stopped_early
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy import images, networks
-from r2mrf_deploy.checkpoint import read_file
-from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError, reading
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
 from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
+from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.training.data import Pictures, normalise
 
 INITIALISATION_PHOTOGRAPHS = 8
@@ -70,11 +71,14 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
         )
     try:
         state = None if weights == "imagenet" else read_file(Path(weights))
-        for module in found:
-            if isinstance(module, Backbone):
-                module.load_imagenet(state)
-            else:
-                _load_stream(module, state)
+        with (
+            nullcontext() if state is None else reading(weights, CheckpointError, "holds no weights of such a backbone")
+        ):
+            for module in found:
+                if isinstance(module, Backbone):
+                    module.load_imagenet(state)
+                else:
+                    _load_stream(module, state)
     except CheckpointError as e:
         raise CheckpointError(f"`backbone`: {e}") from None
     except (URLError, TimeoutError, ConnectionError) as e:

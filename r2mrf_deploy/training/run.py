@@ -22,12 +22,21 @@ from typing import Any, Literal
 
 import torch
 
-from r2mrf_deploy import images
-from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint, read_file
+from r2mrf_deploy import errors, images
+from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
-from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.errors import (
+    ArtifactError,
+    CheckpointError,
+    InputError,
+    R2mrfError,
+    RuntimeUnavailable,
+    UsageError,
+    first_line,
+)
+from r2mrf_deploy.files import document, write_atomically
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.training import data as reading
 from r2mrf_deploy.training import pretrained
 from r2mrf_deploy.training.data import TrainingData
@@ -145,6 +154,7 @@ def train(
         UsageError: the configuration contradicts itself or the run in `output`, or there is a run and `resume` is not set.
         InputError: photographs or masks cannot be used, or the run's `training.json` is damaged.
         CheckpointError: the run's `last.ckpt` or the backbone's weights are damaged.
+        ArtifactError: the folder cannot be written, or the disk is full.
         RuntimeUnavailable: Lightning is not installed, there is no such device, or weights cannot be downloaded.
     """
     hardware = hardware or Hardware()
@@ -186,7 +196,7 @@ def train(
         if trainer.is_global_zero:
             _begin(config, output)
         progress(Progress("training"))
-        trainer.fit(module, ckpt_path=last, weights_only=True)
+        _fit(trainer, module, checkpoints, last, output)
     path = output / f"{config.preset}.pth"
     if trainer.is_global_zero:
         write_atomically(path, (output / BEST).read_bytes())
@@ -261,11 +271,9 @@ def _open(config: TrainingConfig, output: Path, resume: bool) -> Path | None:
     except CheckpointError as e:
         raise CheckpointError(f"{e}; delete {LAST} to begin again") from None
     wanted = config.to_dict()
-    try:
-        before = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else wanted
+    with errors.reading(saved, InputError, "is damaged", "delete it to go on with the options given now"):
+        before = json.loads(document(saved)) if saved.is_file() else wanted
         wanted, before = (values | values["recipe"] for values in (wanted, before))
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{saved} is damaged; delete it to go on with the options given now") from None
     for name in sorted(wanted.keys() - {"recipe"}):
         if wanted[name] != before.get(name):
             raise UsageError(
@@ -273,6 +281,22 @@ def _open(config: TrainingConfig, output: Path, resume: bool) -> Path | None:
                 "give the same options again, or another folder"
             )
     return last
+
+
+def _fit(trainer: Any, module: Any, checkpoints: Any, last: Path | None, output: Path) -> None:
+    """Train. Lightning believes what it resumes from, so until the first iteration any exception is the file's."""
+    try:
+        trainer.fit(module, ckpt_path=last, weights_only=True)
+    except R2mrfError:
+        raise
+    except OSError as e:
+        raise ArtifactError(
+            f"the training in {output} stopped: {e.strerror or e}; `resume` it when that is mended"
+        ) from e
+    except Exception as e:
+        if last is None or checkpoints.began:
+            raise
+        raise CheckpointError(f"{last} cannot be resumed ({first_line(e)}); delete {LAST} to begin again") from e
 
 
 def _begin(config: TrainingConfig, output: Path) -> None:

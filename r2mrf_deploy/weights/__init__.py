@@ -27,7 +27,7 @@ def find(name: str) -> Path | None:
         return None
     path = Path(__file__).with_name(f"{name}.pth")
     said = path.with_suffix(".sha256")
-    if not (path.is_file() and said.is_file()) or said.read_text() != checksum(path):
+    if not (path.is_file() and said.is_file()) or said.read_bytes() != checksum(path).encode():
         raise CheckpointError(f"{path} is missing or damaged; install r2mrf-deploy again")
     return path
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean
+from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean, reading
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
@@ -141,13 +141,10 @@ class Build:
         file = self._options.timing_cache_file
         if file is None:
             return None
-        try:
-            content = file.read_bytes() if file.exists() else b""
-        except OSError as e:
-            raise UsageError(f"`timing_cache_file` {file} cannot be read: {e.strerror or e}") from None
-        cache = config.create_timing_cache(content)
-        if cache is None or not config.set_timing_cache(cache, False):
-            raise BuildError(f"`timing_cache_file` {file} was made for another GPU or version: delete it")
+        with reading(f"`timing_cache_file` {file}", UsageError, "is not a timing cache", "delete it"):
+            cache = config.create_timing_cache(file.read_bytes() if file.exists() else b"")
+            if cache is None or not config.set_timing_cache(cache, False):
+                raise BuildError(f"`timing_cache_file` {file} was made for another GPU or version: delete it")
         return cache
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, reading
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.formats import plan
 from r2mrf_deploy.formats.plan import PlanHeader
@@ -139,7 +139,8 @@ class TensorRTRunner(ContextRunner):
         if cache_file is not None:
             self._cache = config.create_runtime_cache()
             if cache_file.exists():  # it is ignored if another GPU or version made it, and replaced on closing
-                self._cache.deserialize(cache_file.read_bytes())
+                with reading(f"`runtime_cache` {cache_file}", UsageError, "is not a runtime cache", "delete it"):
+                    self._cache.deserialize(cache_file.read_bytes())
             config.set_runtime_cache(self._cache)
 
 
