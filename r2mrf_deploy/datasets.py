@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from r2mrf_deploy import images
-from r2mrf_deploy.errors import InputError, UsageError, did_you_mean
+from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, no_file
 
 White = Literal["sharp", "blurred"]
 
@@ -227,10 +227,12 @@ def _number(name: str) -> str:
 
 
 def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
+    if not path.is_file():
+        raise no_file(path)
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror or e}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file") from None
     names = [line if line in photographs else Path(line).stem for line in lines if line]

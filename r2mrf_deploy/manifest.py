@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from r2mrf_deploy.environment import now
-from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.errors import ArtifactError, no_file
 from r2mrf_deploy.files import flush, sha256
 
 DEFAULT_SIZE = (320, 320)
@@ -193,6 +193,8 @@ class Manifest(Contract):
         Raises:
             ArtifactError: the file cannot be read, or is not a manifest.
         """
+        if path.exists() and not path.is_file():
+            raise ArtifactError(str(no_file(path)))
         try:
             return cls.parse(path.read_bytes(), str(path))
         except FileNotFoundError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +14,8 @@ import numpy as np
 
 from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError, UsageError, first_line
+from r2mrf_deploy.files import refuse_unwritable, short, write_atomically
 from r2mrf_deploy.manifest import NEUTRAL, Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
@@ -111,44 +114,55 @@ def predict(
 ) -> Iterator[Prediction]:
     """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
 
-    A source that cannot be read is reported in its `Prediction.error`; the others go on.
+    Whatever goes wrong with a source is said in its `Prediction.error`; the others go on.
 
     Raises:
         UsageError: `output` is not a folder, or a source would be overwritten; raised before anything is written.
+        ArtifactError: `output` cannot be written; raised likewise.
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"`output` {output} is a file: name a folder for the maps")
+    refuse_unwritable(output / "_map.png")
     planned = [
         (source, output / f"{name}_map.png", output / f"{name}_overlay.png" if overlays else None)
         for source, name in zip(sources, _names(sources), strict=True)
     ]
-    resolved = {source.resolve(): source for source in sources}
+    resolved = {os.path.realpath(source): source for source in sources}
     for source, *files in planned:
         for file in filter(None, files):
-            if victim := resolved.get(file.resolve()):
+            if victim := resolved.get(os.path.realpath(file)):
                 raise UsageError(f"what is made from {source} would overwrite {victim}: choose another `output` folder")
     for source, map_path, overlay in planned:
         try:
             image = images.read(source)
-        except InputError as e:
-            yield Prediction(source, error=str(e))
-            continue
-        focus = predictor(image)
-        write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)))
-        if overlay:
-            write_atomically(overlay, images.png(images.overlay(image, focus)))
-        yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
+            focus = predictor(image)
+            write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)), within=output)
+            if overlay:
+                write_atomically(overlay, images.png(images.overlay(image, focus)), within=output)
+            done = Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
+        except Exception as e:  # of any library: one photograph must not end a batch of thousands
+            said = str(e) if isinstance(e, R2mrfError) else f"{type(e).__name__}: {first_line(e)}"
+            done = Prediction(source, error=said if str(source) in said else f"{source}: {said}")
+        yield done
 
 
 def _names(sources: Sequence[Path]) -> list[str]:
-    """A name for each source: its stem, and as much more of its path as is needed to make it unique."""
-    chosen: list[str] = []
-    for source in sources:
-        same = [s for s in sources if s.stem == source.stem]
-        if len(same) == 1:
-            chosen.append(source.stem)
-        elif len({s.name for s in same}) == len(same):
-            chosen.append(source.name)
-        else:
-            chosen.append("_".join(p for p in source.resolve().parts if p != source.anchor))
-    return chosen
+    """A name for each source, and for no other: its stem, or its name, or as many of its folders before it as are needed.
+
+    Case is ignored, as some file systems do. A name leaves room for the longest end of an output's name.
+    """
+    parts = [source.absolute().parts[1:] for source in sources]
+    names, depths = [source.stem for source in sources], [0] * len(sources)
+    while True:
+        keys = [unicodedata.normalize("NFC", name).casefold() for name in names]
+        count = Counter(keys)
+        again = [n for n, key in enumerate(keys) if count[key] > 1 and depths[n] < len(parts[n])]
+        if not again:
+            break
+        for n in again:
+            depths[n] += 1
+            names[n] = "_".join(parts[n][-depths[n] :])
+    room = 255 - len("_overlay.png")
+    return [
+        short(name, source, room, always=count[key] > 1) for name, source, key in zip(names, sources, keys, strict=True)
+    ]

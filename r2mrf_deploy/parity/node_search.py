@@ -21,7 +21,7 @@ import onnx
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import CheckFailed, InputError
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.graph import naming, precision
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
@@ -192,6 +192,8 @@ def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, objec
     """
     identity = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
     drops: dict[str, Drop] = {}
+    if file is not None:
+        refuse_unwritable(file)
     if file is not None and file.exists():
         try:
             stored = json.loads(file.read_text())
