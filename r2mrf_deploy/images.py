@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ FORMATS = {
 """The formats that are read, as Pillow calls them, and their suffixes. No others are tried, whatever a file is called: for
 some, such as EPS, Pillow starts a program, and others have hardly been tried by anyone."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+OVERLAY_SIDE = 2048
+"""Longest side of an overlay, in pixels: it is looked at on a screen, and drawing one of 24 megapixels takes 3 seconds."""
 STRIP = 1 << 22
 """Pixels of a photograph that are worked on at once: on all of them, every step would need several times their memory."""
 
@@ -211,10 +214,14 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if image.shape[:2] == size:
         return image
-    source, (height, width) = Image.fromarray(image), size
+    height, width = size
     resized = np.empty((*size, *image.shape[2:]), image.dtype)
-    for top, bottom in strips(height, width):
-        box = (0, top * source.height / height, source.width, bottom * source.height / height)
+    scale = image.shape[0] / height
+    reach = math.ceil(max(1.0, scale)) + 1  # of the filter, in rows of the source
+    for top, bottom in strips(height, max(width, math.ceil(image.shape[1] * scale))):
+        first = max(0, math.floor(top * scale) - reach)
+        source = Image.fromarray(image[first : math.ceil(bottom * scale) + reach])
+        box = (0, top * scale - first, source.width, min(bottom * scale - first, source.height))
         resized[top:bottom] = np.asarray(source.resize((width, bottom - top), Image.Resampling.BILINEAR, box))
     return resized
 
@@ -249,22 +256,44 @@ def as_input(image: np.ndarray, spec: TensorSpec, preprocess: Preprocess, limit:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Encode uint8 [H, W] or [H, W, 3] as a PNG file."""
+    """Encode uint8 [H, W] or [H, W, 3] as a PNG file, by run lengths: of a map or an overlay, a search for longer matches
+    takes three times as long and saves little or nothing."""
+    return _encoded(pixels, "PNG", compress_level=1, compress_type=3)  # zlib's Z_RLE
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """Encode uint8 [H, W, 3] as a JPEG file."""
+    return _encoded(pixels, "JPEG", quality=90)
+
+
+def _encoded(pixels: np.ndarray, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def overlay(image: np.ndarray, focus: np.ndarray) -> np.ndarray:
+def grey(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1], float [H, W], as uint8 [H, W], 255 = 1."""
+    levels = np.empty(values.shape, np.uint8)
+    for top, bottom in strips(*values.shape):
+        levels[top:bottom] = np.rint(255 * np.clip(values[top:bottom], 0, 1))
+    return levels
+
+
+def overlay(image: np.ndarray, focus: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:
     """Show the area in focus in its own colours, the rest dark and grey, and a line where the map is 0.5.
 
     Args:
         image: uint8 [H, W, 3].
         focus: float32 [H, W] in [0, 1], 1 = in focus.
+        side: the longest side that is drawn, in pixels; a larger photograph is reduced to it.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [h, w, 3].
     """
+    scale = min(1.0, side / max(focus.shape))
+    size = (max(1, round(scale * focus.shape[0])), max(1, round(scale * focus.shape[1])))
+    image, focus = resize(image, size), resize(focus, size)
     weight = np.clip(focus, 0, 1)[:, :, None]
     colour = image.astype(np.float32)
     grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from r2mrf_deploy.runtimes import OpenOptions, Runner
 LONGEST = 640
 """Longest side, in pixels, that a photograph is reduced to if neither the artifact nor its profile sets a size. Networks
 learn blur at about this scale: what looks sharp in a photograph of 12 megapixels is soft from pixel to pixel."""
+
+
+OverlayFormat = Literal["png", "jpg"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Predictor:
             raise ArtifactError(
                 "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
             )
-        return np.clip(images.resize(focus, image.shape[:2]), 0, 1)
+        focus = images.resize(focus, image.shape[:2])
+        return np.clip(focus, 0, 1, out=focus)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
@@ -110,9 +114,16 @@ class Predictor:
 
 
 def predict(
-    predictor: Predictor, sources: Sequence[Path], output: Path, *, overlays: bool = True
+    predictor: Predictor,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    overlays: bool = True,
+    overlay_side: int = images.OVERLAY_SIDE,
+    overlay_format: OverlayFormat = "png",
 ) -> Iterator[Prediction]:
-    """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
+    """Write `NAME_map.png` (8-bit grey, white = in focus) at the size of every source, and `NAME_overlay.png` or `.jpg`,
+    whose longest side is at most `overlay_side` pixels.
 
     Whatever goes wrong with a source is said in its `Prediction.error`; the others go on.
 
@@ -124,7 +135,7 @@ def predict(
         raise UsageError(f"`output` {output} is a file: name a folder for the maps")
     refuse_unwritable(output / "_map.png")
     planned = [
-        (source, output / f"{name}_map.png", output / f"{name}_overlay.png" if overlays else None)
+        (source, output / f"{name}_map.png", output / f"{name}_overlay.{overlay_format}" if overlays else None)
         for source, name in zip(sources, _names(sources), strict=True)
     ]
     resolved = {os.path.realpath(source): source for source in sources}
@@ -136,9 +147,11 @@ def predict(
         try:
             image = images.read(source)
             focus = predictor(image)
-            write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)), within=output)
             if overlay:
-                write_atomically(overlay, images.png(images.overlay(image, focus)), within=output)
+                encode = images.jpeg if overlay_format == "jpg" else images.png
+                write_atomically(overlay, encode(images.overlay(image, focus, overlay_side)), within=output)
+            del image  # a large one takes hundreds of megabytes, which encoding the map can use
+            write_atomically(map_path, images.png(images.grey(focus)), within=output)
             done = Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
         except Exception as e:  # of any library: one photograph must not end a batch of thousands
             said = str(e) if isinstance(e, R2mrfError) else f"{type(e).__name__}: {first_line(e)}"
