@@ -18,7 +18,7 @@ from typing import Any
 
 from r2mrf_deploy import formats
 from r2mrf_deploy.errors import ArtifactError, no_file
-from r2mrf_deploy.files import flush, locked, sha256, staging
+from r2mrf_deploy.files import flush, locked, refuse_special, sha256, staging
 from r2mrf_deploy.manifest import Contract, Manifest
 
 Evidence = Mapping[str, Any]
@@ -95,6 +95,10 @@ class Artifact:
             return f"{self.path.name} has no manifest to record it in"
         if not os.access(self.path.parent, os.W_OK):
             return f"{self.path.parent} is read-only"
+        try:
+            refuse_special(Manifest.path_for(self.path))
+        except ArtifactError as e:
+            return str(e)
         with staging(self.path) as folder, locked(self.path.parent):
             current = _manifest_of(self.path)
             if current is None or current.sha256 != self.manifest.sha256:
@@ -117,12 +121,17 @@ def publish(path: Path, write: Callable[[Path], Contract], check: Callable[[Arti
         check: checks the new artifact before it appears, and returns the evidence. If it raises, nothing is published.
 
     Raises:
-        ArtifactError: the folder cannot be written or the disk is full. Whatever was at `path` is unchanged.
+        ArtifactError: the folder cannot be written, the disk is full, or one of the files would replace something that is
+            no regular file. Whatever was at `path` is unchanged.
     """
+    for target in (path, Manifest.path_for(path)):
+        refuse_special(target)
     with staging(path) as folder:
         file = folder / path.name
         contract = write(file)
         companions = sorted(f for f in folder.iterdir() if f != file)
+        for companion in companions:
+            refuse_special(path.with_name(companion.name))
         for written in (file, *companions):
             flush(written)
         manifest = Manifest.bind(contract, file, companions)

@@ -28,6 +28,11 @@ _FOLDERS = {
 _WORDS = {"image": ("image", "img", "source"), "mask": ("gt", "mask", "truth")}
 """Parts of less common names: `dut500-source`, `dut500-gt`."""
 
+_SCALES = (1, 255, 65535)
+"""What white is in masks: of two labels, of 8 and of 16 bits."""
+_MOST_GREY = 0.25
+"""Largest share of grey pixels in a mask. In those of CUHK and DUT, resampled edges make up 5 % at most."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -77,7 +82,7 @@ class Dataset:
         """Mask `number`, float32 [H, W] in 0 .. 1, 1 = in focus; values in between come from resampling.
 
         Raises:
-            InputError: it cannot be read, is coloured, or differs in size from its photograph.
+            InputError: it cannot be read, is coloured or doubtful, or differs in size from its photograph.
         """
         pair = self.pairs[number]
         white = read_mask(pair.mask)
@@ -162,13 +167,46 @@ def polarity(dataset: str | None, white: White | None) -> White:
 def read_mask(path: Path) -> np.ndarray:
     """Read the whiteness of a mask: float32 [H, W] in 0 .. 1.
 
+    Whatever the type of its pixels, their values tell what white is: 1, 255 or 65535. An alpha channel is the mask where the
+    colour is white everywhere.
+
     Raises:
-        InputError: it cannot be read or is coloured.
+        InputError: it cannot be read, is coloured, or is doubtful: values that reach far from each of the three, many greys,
+            an alpha channel that contradicts the colour.
     """
-    pixels = images.read(path)
-    if np.ptp(pixels.astype(np.int16), axis=2).max() > 32:  # a JPEG's grey is not quite grey
+    stored = images.channels(path).astype(np.float32)
+    colours = stored[:, :, : stored.shape[2] - 1 + stored.shape[2] % 2]  # the last of 2 or 4 channels is alpha
+    low, high = float(colours.min()), float(colours.max())
+    scale = next((s for s in _SCALES if high <= s), None)
+    if scale is None or not 0 <= low <= high or 0 < high < scale / 2:
+        known = ", ".join(f"0 to {s}" for s in _SCALES)
+        raise InputError(
+            f"{path} has values from {low:g} to {high:g}, and a mask is read if they are {known}: save it as 0 and 255"
+        )
+    if np.ptp(colours, axis=2).max() > 32 / 255 * scale:  # a JPEG's grey is not quite grey
         raise InputError(f"{path} is coloured: not a mask")
-    return pixels[:, :, 0].astype(np.float32) / 255
+    white = colours[:, :, 0] / np.float32(scale)
+    if stored.shape[2] in (2, 4):
+        white = _with_alpha(white, stored[:, :, -1] / np.float32(255), path)
+    grey = float(((white > 0.1) & (white < 0.9)).mean())
+    if grey > _MOST_GREY:
+        raise InputError(
+            f"{path}: {100 * grey:.0f} % of its pixels are neither black nor white: it is no mask of two classes"
+        )
+    return white
+
+
+def _with_alpha(white: np.ndarray, alpha: np.ndarray, path: Path) -> np.ndarray:
+    """The whiteness of a mask that has an alpha channel too."""
+    if np.ptp(alpha) == 0:
+        return white
+    if white.min() == 1:
+        return alpha
+    if white.max() > 0 and np.array_equal(white > 0.5, white * alpha > 0.5):  # what is transparent is black as well
+        return white
+    raise InputError(
+        f"{path}: its alpha channel differs from its colours: save the mask alone, as 0 and 255 without alpha"
+    )
 
 
 def _part(folder: Path, what: str, name: str | None) -> Path:

@@ -54,8 +54,12 @@ class CheckFailed(R2mrfError):
 
 
 def no_file(path: Path) -> InputError:
-    """The error about a path that is not a file."""
-    return InputError(f"{path} is a folder, not a file" if path.is_dir() else f"{path}: no such file")
+    """The error about a path that is not a regular file. Reading a named pipe or a device may never end."""
+    if path.is_dir():
+        return InputError(f"{path} is a folder, not a file")
+    if path.exists():
+        return InputError(f"{path} is a named pipe or a device: save it as a regular file first")
+    return InputError(f"{path}: no such file")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +22,12 @@ from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.files import scratch
 from r2mrf_deploy.manifest import NEUTRAL, side_outputs
-from r2mrf_deploy.metrics import Curves, Scores, average, judge
+from r2mrf_deploy.metrics import Curves, Positive, Scores, average, judge
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
 
 Maps = Callable[[np.ndarray], dict[str, np.ndarray]]
-Positive = Literal["sharp", "blurred"]
 
 WORST = 6
 """Number of photographs on a contact sheet."""
@@ -94,14 +93,25 @@ def evaluate(
         image, truth = dataset.image(number), dataset.truth(number)
         for index, method in enumerate(methods):
             for title, found in method.maps(image).items():
-                judged = judge(found, truth) if positive == "sharp" else judge(1 - found, ~truth)
-                rows.setdefault((index, title), {})[pair.name] = judged
+                rows.setdefault((index, title), {})[pair.name] = judge(found, truth, positive)
         progress(Progress("evaluating photographs", number + 1, len(dataset)))
     evaluations = []
     for (index, title), row in rows.items():
         photographs = {name: scores for name, (scores, _) in row.items()}
         evaluations.append(Evaluation(title, index, methods[index].runtime, *average(list(row.values())), photographs))
     return evaluations
+
+
+def doubt(rows: Sequence[Evaluation], dataset: Dataset) -> str:
+    """What makes the scores doubtful as a whole; empty if nothing does."""
+    best = max(row.scores.auc for row in rows)
+    if best >= 0.5:
+        return ""
+    other = "blurred" if dataset.white == "sharp" else "sharp"
+    return (
+        f"every AUC is under 0.5 (at most {best:.2f}): are the masks the other way round? They were read with "
+        f"`white` {dataset.white}; if white means {other} in them, give `white` {other}"
+    )
 
 
 def record(rows: Sequence[Evaluation], methods: Sequence[Method], dataset: Dataset, positive: Positive) -> list[str]:

@@ -1,10 +1,15 @@
-"""Files that are written whole or not at all, and identified by their SHA-256."""
+"""Files that are written whole or not at all, and identified by their SHA-256.
+
+An output is a new file or replaces a regular one. A symbolic link, a named pipe, a device or a folder is refused: to replace
+it would lose it, and to follow it would write elsewhere than where the user says.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -51,24 +56,49 @@ def refuse_unwritable(path: Path) -> None:
     """Refuse a path that cannot be written, before there is anything to write.
 
     Raises:
-        ArtifactError: it is a folder, or its folder cannot be written or made.
+        ArtifactError: it is no regular file, or its folder cannot be written or made.
     """
+    refuse_special(path)
     folder = next(p for p in (path.parent, *path.parent.resolve().parents) if p.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        reason = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
-        raise ArtifactError(f"cannot write {path}: {reason}")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ArtifactError(f"cannot write {path}: {folder} is not a writable folder")
 
 
-def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> Path:
+def refuse_special(path: Path) -> None:
+    """Refuse an output path at which there is something other than a regular file.
+
+    Raises:
+        ArtifactError: there is a symbolic link, a folder, a named pipe or a device.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # there is nothing, or writing will say what is wrong
+        return
+    if stat.S_ISLNK(mode):
+        raise ArtifactError(
+            f"cannot write {path}: it is a symbolic link to {path.readlink()}; name that file, or remove the link"
+        )
+    if stat.S_ISDIR(mode):
+        raise ArtifactError(f"cannot write {path}: it is a folder")
+    if not stat.S_ISREG(mode):
+        raise ArtifactError(f"cannot write {path}: it is a named pipe or a device; name a regular file")
+
+
+def write_atomically(path: Path, content: bytes | Callable[[Path], object], *, within: Path | None = None) -> Path:
     """Write a file whole or not at all.
 
     Args:
         path: the file. Missing folders are made.
         content: its bytes, or a function that writes them to the path it is given.
+        within: a folder that must contain the file, for a path that is made of names from outside.
 
     Raises:
-        ArtifactError: the folder cannot be written, or the disk is full. A file at `path` is unchanged.
+        ArtifactError: the path leads out of `within`, is no regular file, its folder cannot be written, or the disk is
+            full. A file at `path` is unchanged.
     """
+    refuse_special(path)
+    if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
+        raise ArtifactError(f"cannot write {path}: it lies outside the folder {within}")
     with staging(path) as folder:
         temporary = folder / "content"
         if isinstance(content, bytes):
@@ -164,6 +194,17 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         yield held
     finally:
         os.close(handle)
+
+
+def short(name: str, source: Path, room: int, *, always: bool = False) -> str:
+    """A file name of at most `room` bytes: `name`; or, if it is longer or `always`, what fits of it beside a digest of the
+    path of its source."""
+    if not always and len(os.fsencode(name)) <= room:
+        return name
+    digest = f"-{hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:8]}"
+    while len(os.fsencode(name)) > room - len(digest):
+        name = name[:-1]
+    return name + digest
 
 
 def flush(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 
 from r2mrf_deploy.environment import now
-from r2mrf_deploy.errors import ArtifactError, reading
+from r2mrf_deploy.errors import ArtifactError, no_file, reading
 from r2mrf_deploy.files import document, flush, sha256
 
 LARGEST = 1 << 20
@@ -226,6 +226,8 @@ class Manifest(Contract):
         Raises:
             ArtifactError: the file cannot be read, or is not a manifest.
         """
+        if path.exists() and not path.is_file():
+            raise ArtifactError(str(no_file(path)))
         with reading(path, ArtifactError, "is not a manifest"):
             try:
                 return cls.parse(document(path), str(path))

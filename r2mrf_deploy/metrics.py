@@ -1,15 +1,19 @@
 """Score a map against a mask with the metrics of the papers.
 
 The papers use different F-measures, and the choice alone changes the value by about 0.05, so all three are computed.
-A map is float [H, W] and a mask bool [H, W]; 1 and True are in focus.
+A map is float [H, W] and a mask bool [H, W]; 1 and True are in focus. The positive class is what is in focus (`sharp`) or
+the other (`blurred`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
+
+Positive = Literal["sharp", "blurred"]
 
 BETA_SQUARED = 0.3
 """Weights precision above recall in every F-measure (Achanta et al., CVPR 2009, and all papers on the subject)."""
@@ -24,7 +28,8 @@ class Scores:
     f_max: float
     """The best F over the thresholds. For a set, precision and recall are averaged first, so this is not a mean of F."""
     f_adaptive: float
-    """F at 1.5 times the map's mean; for a set, the mean."""
+    """F at 1.5 times the map's mean, at most 1; for a set, the mean. The threshold always separates what is in focus from
+    the rest, and for the class `blurred` the rest is scored: 1.5 times that class's own mean would mostly be over 1."""
     f_half: float
     """F at 0.5; for a set, the mean."""
     mae: float
@@ -69,7 +74,7 @@ class Curves:
         return self.recall[shown], self.precision[shown] / self.found[shown]
 
 
-def judge(found: np.ndarray, mask: np.ndarray) -> tuple[Scores, Curves]:
+def judge(found: np.ndarray, mask: np.ndarray, positive: Positive = "sharp") -> tuple[Scores, Curves]:
     """Score one map (float [H, W] in [0, 1]) against its mask (bool [H, W]).
 
     Raises:
@@ -77,8 +82,11 @@ def judge(found: np.ndarray, mask: np.ndarray) -> tuple[Scores, Curves]:
     """
     if found.shape != mask.shape:
         raise ValueError(f"a map is {found.shape}, its mask {mask.shape}")
+    adapted = found >= min(1.5 * float(found.mean()), 1.0)
+    if positive == "blurred":
+        found, mask, adapted = 1 - found, ~mask, ~adapted
     curves = _curves(found, mask)
-    adaptive, half = (f_at(found, mask, threshold) for threshold in (min(1.5 * float(found.mean()), 1.0), 0.5))
+    adaptive, half = f_at(adapted, mask, 1), f_at(found, mask, 0.5)
     mae = float(np.abs(found.astype(np.float64) - mask).mean())
     return Scores(float(curves.f.max()), adaptive, half, mae, curves.auc, 1), curves
 

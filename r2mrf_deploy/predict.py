@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from r2mrf_deploy import images
-from r2mrf_deploy.errors import InputError, UsageError
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.errors import R2mrfError, UsageError, first_line
+from r2mrf_deploy.files import refuse_unwritable, short, write_atomically
 from r2mrf_deploy.predictor import Predictor
+
+OverlayFormat = Literal["png", "jpg"]
 
 
 @dataclass(frozen=True)
@@ -31,48 +34,68 @@ class Prediction:
 
 
 def predict(
-    predictor: Predictor, sources: Sequence[Path], output: Path, *, overlays: bool = True
+    predictor: Predictor,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    overlays: bool = True,
+    overlay_side: int = images.OVERLAY_SIDE,
+    overlay_format: OverlayFormat = "png",
 ) -> Iterator[Prediction]:
-    """Write `NAME_map.png` (8-bit grey, white = in focus) and `NAME_overlay.png` for every source, at its size.
+    """Write `NAME_map.png` (8-bit grey, white = in focus) at the size of every source, and `NAME_overlay.png` or `.jpg`,
+    whose longest side is at most `overlay_side` pixels.
 
-    A source that cannot be read is reported in its `Prediction.error`; the others go on.
+    Whatever goes wrong with a source is said in its `Prediction.error`; the others go on.
 
     Raises:
         UsageError: `output` is not a folder, or a source would be overwritten; raised before anything is written.
+        ArtifactError: `output` cannot be written; raised likewise.
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"`output` {output} is a file: name a folder for the maps")
+    refuse_unwritable(output / "_map.png")
     planned = [
-        (source, output / f"{name}_map.png", output / f"{name}_overlay.png" if overlays else None)
+        (source, output / f"{name}_map.png", output / f"{name}_overlay.{overlay_format}" if overlays else None)
         for source, name in zip(sources, _names(sources), strict=True)
     ]
-    resolved = {source.resolve(): source for source in sources}
+    resolved = {os.path.realpath(source): source for source in sources}
     for source, *files in planned:
         for file in filter(None, files):
-            if victim := resolved.get(file.resolve()):
+            if victim := resolved.get(os.path.realpath(file)):
                 raise UsageError(f"what is made from {source} would overwrite {victim}: choose another `output` folder")
     for source, map_path, overlay in planned:
         try:
             image = images.read(source)
-        except InputError as e:
-            yield Prediction(source, error=str(e))
-            continue
-        focus = predictor(image)
-        write_atomically(map_path, images.png(np.round(focus * 255).astype(np.uint8)))
-        if overlay:
-            write_atomically(overlay, images.png(images.overlay(image, focus)))
-        yield Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
+            focus = predictor(image)
+            if overlay:
+                encode = images.jpeg if overlay_format == "jpg" else images.png
+                write_atomically(overlay, encode(images.overlay(image, focus, overlay_side)), within=output)
+            del image  # a large one takes hundreds of megabytes, which encoding the map can use
+            write_atomically(map_path, images.png(images.grey(focus)), within=output)
+            done = Prediction(source, map_path, overlay, float((focus >= 0.5).mean()))
+        except Exception as e:  # of any library: one photograph must not end a batch of thousands
+            said = str(e) if isinstance(e, R2mrfError) else f"{type(e).__name__}: {first_line(e)}"
+            done = Prediction(source, error=said if str(source) in said else f"{source}: {said}")
+        yield done
 
 
 def _names(sources: Sequence[Path]) -> list[str]:
-    """A name for each source: its stem, and as much more of its path as is needed to make it unique."""
-    chosen: list[str] = []
-    for source in sources:
-        same = [s for s in sources if s.stem == source.stem]
-        if len(same) == 1:
-            chosen.append(source.stem)
-        elif len({s.name for s in same}) == len(same):
-            chosen.append(source.name)
-        else:
-            chosen.append("_".join(p for p in source.resolve().parts if p != source.anchor))
-    return chosen
+    """A name for each source, and for no other: its stem, or its name, or as many of its folders before it as are needed.
+
+    Case is ignored, as some file systems do. A name leaves room for the longest end of an output's name.
+    """
+    parts = [source.absolute().parts[1:] for source in sources]
+    names, depths = [source.stem for source in sources], [0] * len(sources)
+    while True:
+        keys = [unicodedata.normalize("NFC", name).casefold() for name in names]
+        count = Counter(keys)
+        again = [n for n, key in enumerate(keys) if count[key] > 1 and depths[n] < len(parts[n])]
+        if not again:
+            break
+        for n in again:
+            depths[n] += 1
+            names[n] = "_".join(parts[n][-depths[n] :])
+    room = 255 - len("_overlay.png")
+    return [
+        short(name, source, room, always=count[key] > 1) for name, source, key in zip(names, sources, keys, strict=True)
+    ]

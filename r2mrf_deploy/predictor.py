@@ -74,7 +74,8 @@ class Predictor:
             raise ArtifactError(
                 "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
             )
-        return np.clip(fitting.cut(focus), 0, 1)
+        focus = fitting.cut(focus)
+        return np.clip(focus, 0, 1, out=focus)
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""

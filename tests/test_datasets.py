@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy.datasets import KNOWN, polarity, read_dataset
+from r2mrf_deploy.datasets import KNOWN, polarity, read_dataset, read_mask
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.report.tables import evaluation_line
 
@@ -128,3 +128,80 @@ def test_what_is_wrong_is_said(made: Made, tmp_path: Path) -> None:
     Image.new("L", (16, 12)).save(folder / "image" / "a.png")
     with pytest.raises(InputError, match="same name"):
         read_dataset(folder, white="sharp")
+
+
+LEFT = np.zeros((12, 16), np.uint8)
+LEFT[:, :8] = 1
+
+
+def _rgba(colour: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([colour, colour, colour, alpha]).astype(np.uint8), "RGBA")
+
+
+def _palette(colours: list[int], **options: object) -> Image.Image:
+    image = Image.fromarray(LEFT, "P")
+    image.putpalette(colours)
+    image.info |= options
+    return image
+
+
+MASKS = {
+    "0 and 255": Image.fromarray(255 * LEFT),
+    "0 and 1": Image.fromarray(LEFT),
+    "0 and 1 in three channels": Image.fromarray(np.dstack([LEFT] * 3)),
+    "one bit": Image.fromarray(LEFT > 0),
+    "16 bits": Image.fromarray(65535 * LEFT.astype(np.uint16)),
+    "0 and 1 in 16 bits": Image.fromarray(LEFT.astype(np.uint16)),
+    "0 and 255 in 16 bits": Image.fromarray(255 * LEFT.astype(np.uint16)),
+    "0 and 255 in 32 bits": Image.fromarray(255 * LEFT.astype(np.int32)),
+    "0 and 1 in 32 bits": Image.fromarray(LEFT.astype(np.int32)),
+    "float": Image.fromarray(LEFT.astype(np.float32)),
+    "float to 255": Image.fromarray(255 * LEFT.astype(np.float32)),
+    "in the alpha channel of white": _rgba(255 + 0 * LEFT, 255 * LEFT),
+    "in the colour, all opaque": _rgba(255 * LEFT, 255 + 0 * LEFT),
+    "in both": _rgba(255 * LEFT, 255 * LEFT),
+    "grey and alpha": Image.merge("LA", [Image.fromarray(255 * LEFT), Image.new("L", (16, 12), 255)]),
+    "a palette of black and white": _palette([0, 0, 0, 255, 255, 255]),
+    "a palette of 0 and 1": _palette([0, 0, 0, 1, 1, 1]),
+    "a palette whose white is transparent black": _palette([255, 255, 255, 255, 255, 255], transparency=0),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_is_read_by_its_values(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("x.tif" if MASKS[kind].mode in "IF" else "x.png")
+    MASKS[kind].save(path)
+    found = read_mask(path)
+    assert found.dtype == np.float32 and np.array_equal(found, LEFT), kind
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_mask_of_one_class_is_a_mask(tmp_path: Path, value: int) -> None:
+    Image.new("L", (16, 12), value).save(tmp_path / "x.png")
+    assert np.array_equal(read_mask(tmp_path / "x.png"), np.full((12, 16), value / 255))
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.fromarray(2 * LEFT), "from 0 to 2, and a mask is read if they are 0 to 1, 0 to 255, 0 to 65535"),
+        (Image.fromarray(100 * LEFT), "from 0 to 100"),
+        (Image.fromarray(LEFT.astype(np.int32) << 30), "from 0 to 1.0"),
+        (Image.fromarray(-LEFT.astype(np.int32)), "from -1 to 0"),
+        (Image.fromarray(LEFT.astype(np.float32) * np.float32("nan")), "from nan"),
+        (
+            Image.fromarray(np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[None], 12, 0)),
+            "81 % of its pixels are neither",
+        ),
+        (Image.fromarray(128 + 127 * LEFT), "50 % of its pixels are neither black nor white"),
+        (Image.fromarray(np.dstack([LEFT, 0 * LEFT, 0 * LEFT])), "is coloured"),
+        (_palette([0, 0, 0, 128, 0, 0]), "is coloured"),
+        (_rgba(0 * LEFT, 255 * LEFT), "alpha channel differs from its colours: save the mask alone"),
+        (_rgba(255 * LEFT, 255 * (1 - LEFT)), "alpha channel differs"),
+    ],
+)
+def test_a_doubtful_mask_is_refused(tmp_path: Path, image: Image.Image, said: str) -> None:
+    path = tmp_path / ("x.tif" if image.mode in "IF" else "x.png")
+    image.save(path)
+    with pytest.raises(InputError, match=said):
+        read_mask(path)

@@ -13,8 +13,8 @@ from PIL import Image
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.datasets import Dataset, read_dataset
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.evaluation import Method, evaluate, opened
-from r2mrf_deploy.metrics import score
+from r2mrf_deploy.evaluation import Method, doubt, evaluate, opened
+from r2mrf_deploy.metrics import average, judge, score
 from r2mrf_deploy.report import evaluation_files
 from r2mrf_deploy.sample_photographs import sample
 
@@ -44,7 +44,7 @@ def test_rows_hold_the_metrics(dataset: Dataset) -> None:
     assert row.scores == score(pairs)[0] and row.scores.photographs == 3
     assert row.worst(2) == sorted(row.photographs, key=lambda n: -row.photographs[n].mae)[:2]
     (other,) = evaluate([Method(_brightness, "none")], dataset, positive="blurred")
-    assert other.scores == score([(1 - found, ~truth) for found, truth in pairs])[0]
+    assert other.scores == average([judge(found, truth, "blurred") for found, truth in pairs])[0]
     assert other.scores.mae == pytest.approx(row.scores.mae, abs=1e-6) and other.scores.f_max != row.scores.f_max
 
 
@@ -53,6 +53,21 @@ def test_the_truth_itself_is_perfect(dataset: Dataset) -> None:
     (row,) = evaluate([Method(lambda image: {"truth": truths[image.tobytes()]}, "none")], dataset)
     s = row.scores
     assert s.f_max == s.f_adaptive == s.f_half == s.auc == 1 and s.mae == 0
+
+
+def test_masks_the_other_way_round_are_said(dataset: Dataset) -> None:
+    def focus(image: np.ndarray) -> dict[str, np.ndarray]:
+        return {"right": truths[image.tobytes()], "nearly right": 0.8 * truths[image.tobytes()] + 0.1}
+
+    truths = {dataset.image(n).tobytes(): dataset.truth(n).astype(np.float32) for n in range(3)}
+    wrong = read_dataset(dataset.folder, white="blurred")
+    said = doubt(evaluate([Method(focus, "none")], wrong), wrong)
+    assert said.startswith("every AUC is under 0.5 (at most 0.00): are the masks the other way round?")
+    assert "read with `white` blurred; if white means sharp in them, give `white` sharp" in said
+    for positive in ("sharp", "blurred"):
+        assert doubt(evaluate([Method(focus, "none")], dataset, positive=positive), dataset) == ""  # type: ignore[arg-type]
+    one_good = [Method(focus, "none"), Method(lambda image: {"bad": 1 - truths[image.tobytes()]}, "none")]
+    assert doubt(evaluate(one_good, dataset), dataset) == ""
 
 
 def test_a_checkpoint_and_its_artifact_agree(small: Path, exported: Path, dataset: Dataset) -> None:

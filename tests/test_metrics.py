@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from r2mrf_deploy.metrics import agreement, f_at, f_measure, score
+from r2mrf_deploy.metrics import agreement, f_at, f_measure, judge, score
 
 RNG = np.random.default_rng(0)
 
@@ -88,3 +88,18 @@ def test_wrong_use() -> None:
         score([])
     with pytest.raises(ValueError, match="its mask"):
         score([(np.zeros((2, 2), np.float32), np.zeros((2, 3), bool))])
+
+
+def test_the_blurred_class_is_the_complement_of_the_sharp_one() -> None:
+    found, mask = pair()
+    found = 0.5 * found  # of the mean of 1 - found, 1.5 times is over 1
+    scores, curves = judge(found, mask, "blurred")
+    blurred = found < 1.5 * found.mean()
+    true = (blurred & ~mask).sum()
+    p, r = true / blurred.sum(), true / (~mask).sum()
+    assert scores.f_adaptive == pytest.approx(1.3 * p * r / (0.3 * p + r)) and scores.f_adaptive > 0.7
+    assert scores.f_half == pytest.approx(f_at(1 - found, ~mask, 0.5))
+    assert scores.mae == pytest.approx(judge(found, mask)[0].mae)
+    np.testing.assert_allclose(curves.recall, score([(1 - found, ~mask)])[1].recall)
+    perfect = judge(mask.astype(np.float32), mask, "blurred")[0]
+    assert (perfect.f_adaptive, perfect.f_half, perfect.f_max, perfect.auc) == (1, 1, 1, 1)

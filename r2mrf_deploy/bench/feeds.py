@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, reading
+from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, no_file, reading
 from r2mrf_deploy.manifest import DEFAULT_SIZE, TensorSpec
 
 Feed = dict[str, np.ndarray]
@@ -108,6 +108,8 @@ def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
     Raises:
         InputError: the file does not exist, or contains something else.
     """
+    if not file.is_file():
+        raise no_file(file)
     with reading(file, InputError, f"cannot be read as the values of {spec.name}"):
         if file.suffix == ".npy":
             array: np.ndarray = np.lib.format.open_memmap(

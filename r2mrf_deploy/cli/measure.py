@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from r2mrf_deploy.cli import flags
-from r2mrf_deploy.cli.common import app, line, out, print_json, shown_progress
+from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -120,6 +120,8 @@ def evaluate(
         else:
             out.print(tables.evaluation_table(rows))
             line(tables.evaluation_line(photographs, positive), *(f"not recorded: {why}" for why in unrecorded))
+        if doubt := evaluation.doubt(rows, photographs):
+            line(f"warning: {doubt}", to=err, style="yellow")
         if output is None:  # the scores are printed by now, since drawing may fail
             return
         progress(Progress("drawing"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -42,6 +42,10 @@ def predict(
     output: Annotated[Path, Option("-o", "--output", help="Folder for maps and overlays.")] = Path("out"),
     runtime: flags.Runtime = None,
     overlays: Annotated[bool, Option(help="Write overlays beside the maps.")] = True,
+    overlay_side: Annotated[int, Option(min=1, help="Longest side of overlays, in pixels.")] = 2048,
+    overlay_format: Annotated[
+        Literal["png", "jpg"], Option(help="Format of overlays; jpg is a tenth of the time and space.")
+    ] = "png",
     buffers: flags.Buffers = None,
     runtime_cache: flags.RuntimeCache = None,
     threads: flags.Threads = None,
@@ -64,7 +68,10 @@ def predict(
     )  # fmt: skip
     results = []
     with shown_progress() as progress, Predictor.open(artifact, runtime, trust=trust, options=options) as predictor:
-        for r in verb(predictor, sources, output, overlays=overlays):
+        done = verb(
+            predictor, sources, output, overlays=overlays, overlay_side=overlay_side, overlay_format=overlay_format
+        )
+        for r in done:
             results.append(r)
             progress(Progress(r.source.name, len(results), len(sources)))
             if not as_json and not r.error:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import CheckFailed, InputError, reading
-from r2mrf_deploy.files import document, scratch, write_atomically
+from r2mrf_deploy.files import document, refuse_unwritable, scratch, write_atomically
 from r2mrf_deploy.graph import naming, precision
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
@@ -199,6 +199,8 @@ def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, objec
     """
     identity = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
     drops: dict[str, Drop] = {}
+    if file is not None:
+        refuse_unwritable(file)
     if file is not None and file.exists():
         with reading(file, InputError, "is not a stored search", "delete it"):
             stored = _Stored.model_validate_json(document(file))

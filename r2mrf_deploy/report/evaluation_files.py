@@ -108,7 +108,7 @@ _CURVES = ("precision", "recall", "f", "false_positive_rate", "found")
 
 
 def _grey(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.rint(255 * np.clip(images.resize(values, size), 0, 1)).astype(np.uint8)
+    return images.grey(images.resize(values, size))
 
 
 def _padded(picture: np.ndarray, below: int, right: int) -> np.ndarray:

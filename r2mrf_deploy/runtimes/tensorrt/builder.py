@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import BuildError, GraphError, UsageError, did_you_mean, reading
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import specs
@@ -141,6 +141,7 @@ class Build:
         file = self._options.timing_cache_file
         if file is None:
             return None
+        refuse_unwritable(file)
         with reading(f"`timing_cache_file` {file}", UsageError, "is not a timing cache", "delete it"):
             cache = config.create_timing_cache(file.read_bytes() if file.exists() else b"")
             if cache is None or not config.set_timing_cache(cache, False):

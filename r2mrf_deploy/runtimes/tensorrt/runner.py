@@ -11,7 +11,7 @@ from typing import Any
 
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, reading
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.formats import plan
 from r2mrf_deploy.formats.plan import PlanHeader
 from r2mrf_deploy.manifest import Contract, TensorSpec
@@ -137,6 +137,7 @@ class TensorRTRunner(ContextRunner):
             config.cuda_graph_strategy = whole
             self._capture = False
         if cache_file is not None:
+            refuse_unwritable(cache_file)
             self._cache = config.create_runtime_cache()
             if cache_file.exists():  # it is ignored if another GPU or version made it, and replaced on closing
                 with reading(f"`runtime_cache` {cache_file}", UsageError, "is not a runtime cache", "delete it"):
