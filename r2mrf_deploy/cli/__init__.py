@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 import traceback
 from itertools import pairwise
@@ -24,14 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a terminal may not have every character
     if debug:
         sys.excepthook = _show_traceback
-    try:
-        with libraries_shown():
-            code, message = _run(arguments, debug)
-    except BrokenPipeError:  # the reader of standard output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    with libraries_shown():
+        code, message = _run(arguments, debug)
     if code == INTERRUPTED and "--json" in arguments and not ANSWERED.get():
         print_json({"interrupted": True})
     if message:
@@ -47,8 +45,6 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         _refuse_json_file(arguments)
         code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
         return code, "interrupted" if code == INTERRUPTED else ""
-    except BrokenPipeError:
-        raise
     except R2mrfError as e:
         code, message = e.exit_code, str(e)
         if debug:

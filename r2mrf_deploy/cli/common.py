@@ -67,12 +67,12 @@ def with_flags(text: str) -> str:
     return re.sub(r"`(\w+)`", lambda m: names.get(m[1], m[0]), text)
 
 
-def line(*texts: str, to: Screen | None = None, style: str = "") -> None:
-    """Print each text as one line, without wrapping; parameters of the library become flags."""
+def line(*texts: str, to: Screen | None = None, style: str = "", exact: bool = False) -> None:
+    """Print each text as one line, without wrapping; parameters of the library become flags, unless it must be `exact`."""
     for text in texts:
         # beside a bar, the screen of the bar prints for both, since it moves the bar out of the way
         screen = to or (err if err.bars and out.is_terminal else out)
-        screen.print(Text(plain(with_flags(text)), style), soft_wrap=True)
+        screen.print(Text(plain(text if exact else with_flags(text)), style), soft_wrap=True)
 
 
 def table(*tables: Sheet) -> None:

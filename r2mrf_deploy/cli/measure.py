@@ -136,7 +136,7 @@ def evaluate(
             progress(Progress("drawing"))
             written += evaluation_files.write(rows, facts, methods, photographs, output)
     if not as_json:
-        line(*map(str, written))
+        line(*map(str, written), exact=True)
 
 
 @app.command()
@@ -221,7 +221,7 @@ def bench(
     # written after printing: a full disk must not lose the measurements
     written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
     if not as_json:
-        line(*map(str, written))
+        line(*map(str, written), exact=True)
 
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:

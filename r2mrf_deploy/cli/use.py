@@ -73,7 +73,7 @@ def predict(
                 if r.error and len(sources) > 1:
                     line(f"error: {r.error}", to=err, style="red")
                 elif not r.error and not as_json:
-                    line(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus")
+                    line(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus", exact=True)
                 progress(Progress(r.source.name, len(results), len(sources)))
     finally:  # after Ctrl-C too
         if as_json and results:

@@ -83,7 +83,7 @@ class Sheet:
 
     def add(self, *cells: object) -> None:
         """Add a row. A cell is a `Text`, where it has a style, or anything that is printed as it is."""
-        row = [cell if isinstance(cell, Text) else Text(plain(cell)) for cell in cells]
+        row = [Text(plain(cell), cell.style if isinstance(cell, Text) else "") for cell in cells]
         self.rows.append(row + [Text("")] * (len(self.heads) - len(row)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
