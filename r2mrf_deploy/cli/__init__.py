@@ -26,10 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a terminal may not have every character
-    if debug:
-        sys.excepthook = _show_traceback
-    with libraries_shown():
-        code, message = _run(arguments, debug)
+    try:
+        with libraries_shown():
+            code, message = _run(arguments, debug)
+    finally:
+        if debug:  # typer has set its own meanwhile
+            sys.excepthook = _show_traceback
     if code == INTERRUPTED and "--json" in arguments and not ANSWERED.get():
         print_json({"interrupted": True})
     if message:

@@ -269,8 +269,10 @@ def _fit(trainer: Any, module: Any, last: Path | None) -> None:
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=last, weights_only=True)
-    except SystemExit:
-        raise KeyboardInterrupt from None
+    except SystemExit as e:
+        if isinstance(e.__context__, KeyboardInterrupt):  # and not SIGTERM
+            raise KeyboardInterrupt from None
+        raise
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
