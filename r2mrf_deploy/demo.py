@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from r2mrf_deploy import environment, images, sample_photographs, weights
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Measurement, bench_artifacts
@@ -21,7 +19,7 @@ from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.parity.compare import Parity
 from r2mrf_deploy.predict import predict
 from r2mrf_deploy.predictor import Predictor
-from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 
 @dataclass(frozen=True)
@@ -39,42 +37,36 @@ class Demo:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def summary(self) -> str:
+    def summary(self) -> list[str]:
         """What the table does not say: where the picture is, and why something was not run."""
         notes = [f"{row['artifact']} was not run: {row['note']}" for row in self.rows if row["parity"] == "not run"]
-        return "\n".join([*notes, f"{self.overlay}: {100 * self.in_focus:.0f} % of the photograph is in focus"])
+        return [*notes, f"{self.overlay}: {100 * self.in_focus:.0f} % of the photograph is in focus"]
 
 
-def run(output: Path, *, console: Console | None = None) -> Demo:
+def run(output: Path, *, progress: ProgressCallback = silent) -> Demo:
     """Run the demo.
 
     Args:
         output: folder for the artifacts, `overlay.png`, `map.png`, `photograph.png` and `report.json`.
-        console: where progress is shown.
+        progress: called with what is being done.
     """
-    console = console or Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)
     shipped = weights.find(weights.DEFAULT)
     assert shipped is not None
     checkpoint = write_atomically(output / shipped.name, shipped.read_bytes())
-    with console.status("exporting") as status:
-
-        def progress(p: Progress) -> None:
-            status.update(p.description)
-
-        names = [checkpoint.with_suffix(suffix) for suffix in (".onnx", ".xml", ".plan")]
-        artifacts = [made.path for made in export_artifacts(checkpoint, names, progress=progress)]
-        onnx, xml, _ = artifacts
-        results = compare_artifacts(checkpoint, artifacts, record=True, progress=progress)
-        compared = {r.artifact: r for r in results}
-        timed = bench_artifacts([checkpoint, *artifacts], record=True, progress=progress)
-        status.update("looking at a photograph")
-        photograph = output / "photograph.png"
-        write_atomically(photograph, images.png(sample_photographs.sample(sample_photographs.DEMO)))
-        for artifact in (xml, onnx):
-            with Predictor.open(artifact) as predictor:
-                seen = next(iter(predict(predictor, [photograph], output / predictor.runner.runtime)))
-        overlay = write_atomically(output / "overlay.png", (seen.overlay or photograph).read_bytes())
+    names = [checkpoint.with_suffix(suffix) for suffix in (".onnx", ".xml", ".plan")]
+    artifacts = [made.path for made in export_artifacts(checkpoint, names, progress=progress)]
+    onnx, xml, _ = artifacts
+    results = compare_artifacts(checkpoint, artifacts, record=True, progress=progress)
+    compared = {r.artifact: r for r in results}
+    timed = bench_artifacts([checkpoint, *artifacts], record=True, progress=progress)
+    progress(Progress("looking at a photograph"))
+    photograph = output / "photograph.png"
+    write_atomically(photograph, images.png(sample_photographs.sample(sample_photographs.DEMO)))
+    for artifact in (xml, onnx):
+        with Predictor.open(artifact) as predictor:
+            seen = next(iter(predict(predictor, [photograph], output / predictor.runner.runtime)))
+    overlay = write_atomically(output / "overlay.png", (seen.overlay or photograph).read_bytes())
     measured = {m.name: m for m in timed.measurements}
     rows = [_row(path, compared.get(path.name), measured.get(path.name)) for path in (checkpoint, *artifacts)]
     result = Demo(output, overlay, seen.in_focus or 0.0, rows, environment.describe(), timed.tools)

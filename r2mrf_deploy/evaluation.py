@@ -24,7 +24,7 @@ from r2mrf_deploy.files import scratch
 from r2mrf_deploy.manifest import NEUTRAL, side_outputs
 from r2mrf_deploy.metrics import Curves, Positive, Scores, average, judge
 from r2mrf_deploy.predictor import Predictor
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
 
 Maps = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -84,17 +84,30 @@ def evaluate(
     Raises:
         UsageError: there is no method.
         InputError: a photograph or a mask cannot be read, or their sizes differ.
+        Interrupted: Ctrl-C, with the rows of the photographs that every method has done.
     """
     if not methods:
         raise UsageError("nothing to evaluate: give an artifact, a checkpoint or `baselines`")
     dataset.check_sizes()
     rows: dict[tuple[int, str], dict[str, tuple[Scores, Curves]]] = {}
-    for number, pair in enumerate(dataset.pairs):
-        image, truth = dataset.image(number), dataset.truth(number)
-        for index, method in enumerate(methods):
-            for title, found in method.maps(image).items():
-                rows.setdefault((index, title), {})[pair.name] = judge(found, truth, positive)
-        progress(Progress("evaluating photographs", number + 1, len(dataset)))
+    try:
+        for number, pair in enumerate(dataset.pairs):
+            image, truth = dataset.image(number), dataset.truth(number)
+            judged = {}
+            for index, method in enumerate(methods):
+                for title, found in method.maps(image).items():
+                    judged[index, title] = judge(found, truth, positive)
+            for row, scores in judged.items():
+                rows.setdefault(row, {})[pair.name] = scores
+            progress(Progress("evaluating photographs", number + 1, len(dataset)))
+    except KeyboardInterrupt:
+        raise Interrupted(_averaged(rows, methods)) from None
+    return _averaged(rows, methods)
+
+
+def _averaged(
+    rows: Mapping[tuple[int, str], Mapping[str, tuple[Scores, Curves]]], methods: Sequence[Method]
+) -> list[Evaluation]:
     evaluations = []
     for (index, title), row in rows.items():
         photographs = {name: scores for name, (scores, _) in row.items()}

@@ -1,14 +1,17 @@
-"""Progress of long work as a value, passed to one type of callback everywhere; and silence for libraries meanwhile."""
+"""Progress of long work as a value, passed to one type of callback everywhere; what is kept of work that is interrupted; and
+silence for libraries meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,41 @@ class Progress:
 
     def __str__(self) -> str:
         return self.description if self.total is None else f"{self.description} {self.done}/{self.total}"
+
+
+@dataclass(frozen=True)
+class Notice(Progress):
+    """Something that the user should know at once, and that is kept on the screen."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in long work."""
+
+    def __init__(self, done: Any) -> None:
+        super().__init__("interrupted")
+        self.done = done
+        """What was done so far, as the function would have returned it."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def item_by_item(function: Callable[P, Iterator[T]]) -> Callable[P, list[T]]:
+    """Make a function that returns its results as a list of one that yields them. Ctrl-C raises `Interrupted` with
+    the results so far."""
+
+    @functools.wraps(function)
+    def listed(*args: P.args, **kwargs: P.kwargs) -> list[T]:
+        done: list[T] = []
+        try:
+            for each in function(*args, **kwargs):
+                done.append(each)
+        except KeyboardInterrupt:
+            raise Interrupted(done) from None
+        return done
+
+    return listed
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom to the top: a module imports its own level and those below it. CONTRIBUTING.md says what each is.
 LEVELS = (
-    ("errors",),
+    ("errors", "wording"),
     ("files", "archives", "progress", "environment", "gpus", "metrics"),
     ("manifest",),
     ("images", "fitting", "sample_photographs", "datasets", "baselines"),

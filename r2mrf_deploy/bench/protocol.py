@@ -28,7 +28,7 @@ from r2mrf_deploy.bench.profiling import Profile, profile
 from r2mrf_deploy.bench.summary import Statistics, Summary
 from r2mrf_deploy.errors import ArtifactError, R2mrfError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import DEFAULT_SIZE
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.base import Pending, changed
 
@@ -205,6 +205,7 @@ def bench_artifacts(
 
     Raises:
         RuntimeUnavailable: none of the artifacts can be run here.
+        Interrupted: Ctrl-C, with the benchmark so far, of which nothing is recorded.
         InputError, ArtifactError, CheckpointError, UsageError: an argument is wrong.
     """
     protocol, options, shapes, inputs = protocol or Protocol(), options or OpenOptions(), shapes or {}, inputs or {}
@@ -243,11 +244,15 @@ def bench_artifacts(
         if not protocol.transfers and not any(c.runner.on_gpu for c in candidates):
             raise UsageError("`transfers` cannot be omitted on a CPU, where nothing is copied")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes, inputs)
-        measured = measure(candidates, protocol, progress=progress)
+        interrupted = False
+        try:
+            measured = measure(candidates, protocol, progress=progress)
+        except Interrupted as e:
+            measured, interrupted = e.done, True
         skipped += [(c.title, c.reason) for c in candidates if c.failure]
         candidates = [c for c in candidates if not c.failure]
         tables = []
-        for runner, artifact, runtime, chosen in opened if profiles else ():
+        for runner, artifact, runtime, chosen in opened if profiles and not interrupted else ():
             feed = next((c.feed for c in candidates if c.runner is runner), None)
             if "profile" not in runtime.supported_options:
                 what = f"the profile of {artifact.name} on {runtime.name}"
@@ -258,9 +263,16 @@ def bench_artifacts(
                 with runtimes.open(artifact, runtime.name, trust=trust, options=profiling) as profiled:
                     tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
     machine = environment.describe()
-    unrecorded = _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record else []
+    unrecorded = (
+        _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record and not interrupted else []
+    )
     tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-    return Bench(measured, skipped, tables, candidates[0].title, protocol, machine, tools, unrecorded)
+    done = Bench(
+        measured, skipped, tables, candidates[0].title if candidates else "", protocol, machine, tools, unrecorded
+    )
+    if interrupted:
+        raise Interrupted(done)
+    return done
 
 
 def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
@@ -324,28 +336,38 @@ def measure(
 
     Raises:
         Exception: what the first candidate raised, if all of them failed.
+        Interrupted: Ctrl-C, with the measurements so far.
     """
     protocol = protocol or Protocol()
     spent, shares = [0.0] * len(candidates), [0.0] * len(candidates)
-    with ThreadPoolExecutor(protocol.streams) as streams:
-        for candidate in candidates:
-            _attempt(candidate, _warm_up, protocol, streams)
-        while any(c.failure is None and share < 1 for c, share in zip(candidates, shares, strict=True)):
-            # all take part until the last is done, so that every turn yields a ratio
-            for number, candidate in enumerate(candidates):
-                if candidate.failure is not None:
-                    continue
-                if len(candidates) > 1:
-                    time.sleep(PAUSE)
-                start = time.perf_counter()
-                turn = _attempt(candidate, _turn, protocol, streams)
-                if turn is None:
-                    continue
-                candidate.turns.append(turn)
-                spent[number] += time.perf_counter() - start
-                share = min(candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9), 1)
-                shares[number] = share
-                progress(Progress(f"timing {candidate.title}", round(100 * share), 100))
+    try:
+        with ThreadPoolExecutor(protocol.streams) as streams:
+            for candidate in candidates:
+                _attempt(candidate, _warm_up, protocol, streams)
+            while any(c.failure is None and share < 1 for c, share in zip(candidates, shares, strict=True)):
+                # all take part until the last is done, so that every turn yields a ratio
+                for number, candidate in enumerate(candidates):
+                    if candidate.failure is not None:
+                        continue
+                    if len(candidates) > 1:
+                        time.sleep(PAUSE)
+                    start = time.perf_counter()
+                    turn = _attempt(candidate, _turn, protocol, streams)
+                    if turn is None:
+                        continue
+                    candidate.turns.append(turn)
+                    spent[number] += time.perf_counter() - start
+                    share = min(
+                        candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9), 1
+                    )
+                    shares[number] = share
+                    progress(Progress(f"timing {candidate.title}", round(100 * share), 100))
+    except KeyboardInterrupt:
+        sound = [c for c in candidates if c.failure is None]
+        rounds = min((len(c.turns) for c in sound), default=0)  # the turns that all have had
+        for c in candidates:
+            del c.turns[rounds:]
+        raise Interrupted([_summarise(c, protocol, sound[0]) for c in sound if rounds]) from None
     sound = [c for c in candidates if c.failure is None]
     if not sound and candidates and (error := candidates[0].failure):
         raise error

@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import traceback
 from itertools import pairwise
+from typing import Any
 
 from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
-from r2mrf_deploy.cli.common import RUNNING, app, command, err, line
+from r2mrf_deploy.cli.common import ANSWERED, RUNNING, app, command, err, libraries_shown, line, print_json
 from r2mrf_deploy.errors import R2mrfError, UsageError
+from r2mrf_deploy.wording import plain
 
 __all__ = ["main", "make", "measure", "train", "use"]
 
+INTERRUPTED = 130
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 0 for done, 1 for a failed check, 2 for wrong use or bad input."""
+    """Run the command line; the exit code is 0 for done, 1 for a failed check, 2 for wrong use or bad input, 130 for
+    Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a terminal may not have every character
+    try:
+        with libraries_shown():
+            code, message = _run(arguments, debug)
+    finally:
+        if debug:  # typer has set its own meanwhile
+            sys.excepthook = _show_traceback
+    if code == INTERRUPTED and "--json" in arguments and not ANSWERED.get():
+        print_json({"interrupted": True})
+    if message:
+        line(f"error: {message}", to=err, style="red")
+    return code
+
+
+def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
+    """The exit code and the error message."""
     try:
         RUNNING.set(command(arguments))
+        ANSWERED.set(False)
         _refuse_json_file(arguments)
-        return app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
+        code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
+        return code, "interrupted" if code == INTERRUPTED else ""
     except R2mrfError as e:
         code, message = e.exit_code, str(e)
         if debug:
             raise
     except KeyboardInterrupt:
-        code, message = 130, "interrupted"
+        code, message = INTERRUPTED, "interrupted"
     except Exception as e:
-        said = getattr(e, "format_message", None)  # click's own errors: an unknown option, a missing argument
+        said = getattr(e, "format_message", None)  # the parser's own errors: an unknown option, a missing argument
         code, message = 2, said() if said else f"unexpected {type(e).__name__}: {e}; see --debug"
         if debug and not said:
             raise
-    line(f"error: {' '.join(message.split())}", to=err, style="red")
-    return code
+    return code, " ".join(part.strip() for part in message.splitlines())
+
+
+def _show_traceback(*error: Any) -> None:
+    for part in "".join(traceback.format_exception(*error)).splitlines():
+        sys.stderr.write(plain(part) + "\n")
 
 
 def _refuse_json_file(arguments: list[str]) -> None:

@@ -1,20 +1,26 @@
-"""What the commands share: the application, the consoles, and how messages are printed."""
+"""What the commands share: the application, the screens, and how messages are printed."""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.main
-from rich.console import Console
+from rich.text import Text
 
-from r2mrf_deploy.progress import ProgressCallback
+from r2mrf_deploy import environment
+from r2mrf_deploy.progress import Interrupted, Notice, Progress, ProgressCallback
+from r2mrf_deploy.report.screen import Screen, Sheet, screen
+from r2mrf_deploy.wording import plain
 
 app = typer.Typer(
     name="r2mrf",
@@ -24,8 +30,23 @@ app = typer.Typer(
     help="Recurrent defocus-blur detectors from PyTorch to ONNX, TensorRT and OpenVINO, with proof of parity.",
     epilog="--debug after any command shows the traceback of an error.",
 )
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
+out = screen()
+err = screen(stderr=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        line(f"r2mrf-deploy {environment.version('r2mrf-deploy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
 
 
 def command(arguments: Sequence[str]) -> Any:
@@ -46,24 +67,84 @@ def with_flags(text: str) -> str:
     return re.sub(r"`(\w+)`", lambda m: names.get(m[1], m[0]), text)
 
 
-def line(*texts: str, to: Console | None = None, style: str | None = None) -> None:
-    """Print lines as they are, without markup or wrapping; parameters of the library become flags."""
+def line(*texts: str, to: Screen | None = None, style: str = "", exact: bool = False) -> None:
+    """Print each text as one line, without wrapping; parameters of the library become flags, unless it must be `exact`."""
     for text in texts:
-        (to or out).print(with_flags(text), style=style, markup=False, highlight=False, soft_wrap=True)
+        # beside a bar, the screen of the bar prints for both, since it moves the bar out of the way
+        screen = to or (err if err.bars and out.is_terminal else out)
+        screen.print(Text(plain(text if exact else with_flags(text)), style), soft_wrap=True)
+
+
+def table(*tables: Sheet) -> None:
+    for each in tables:
+        out.print(each, crop=False)
 
 
 @contextmanager
 def shown_progress() -> Iterator[ProgressCallback]:
-    """Show what is being done, with a bar, on a terminal; show nothing elsewhere."""
+    """Show what is being done, with a bar, on a terminal; elsewhere only what the user should know at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     text = TextColumn("{task.description}", markup=False)
     columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), text)
-    with Bar(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    # standard output is the results', a file perhaps, while the bar is on standard error
+    with Bar(*columns, console=err, transient=True, redirect_stdout=False, disable=not err.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda p: bar.update(task, description=p.description, completed=p.done, total=p.total)
+
+        def show(p: Progress) -> None:
+            if isinstance(p, Notice):
+                line(p.description, to=err)
+            else:
+                bar.update(task, description=plain(p.description), completed=p.done, total=p.total)
+
+        yield show
+
+
+@contextmanager
+def kept_when_interrupted(show: Callable[[Any], None]) -> Iterator[None]:
+    """After Ctrl-C, show what was done so far."""
+    try:
+        yield
+    except Interrupted as e:
+        show(e.done)
+        raise
+
+
+ANSWERED: ContextVar[bool] = ContextVar("ANSWERED", default=False)
+"""Whether the running command has printed its JSON document."""
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    """Print one JSON document. JSON has no NaN and no infinity: they are null."""
+    ANSWERED.set(True)
+    sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def libraries_shown() -> Iterator[None]:
+    """Print the warnings and logs of libraries as everything else is printed."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line(f"{record.levelname.lower()}: {record.getMessage()}", to=err, style="yellow")
+
+    def warn(message: Warning | str, *_: object, **__: object) -> None:
+        line(f"warning: {message}", to=err, style="yellow")
+
+    usual = logging.lastResort
+    with warnings.catch_warnings():
+        warnings.showwarning = warn
+        logging.lastResort = Handler(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.lastResort = usual

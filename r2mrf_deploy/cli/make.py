@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from r2mrf_deploy import weights
 from r2mrf_deploy.cli import flags
-from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress
+from r2mrf_deploy.cli.common import app, err, line, print_json, shown_progress, table
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -39,7 +39,7 @@ def init(
         facts = {"file": str(output), "network": checkpoint.network, "config": checkpoint.config.to_dict()}
         print_json(facts | {"parameters": checkpoint.parameters})
         return
-    out.print(f"{output}: {checkpoint.network}, {checkpoint.parameters / 1e6:.1f} M parameters, untrained")
+    line(f"{output}: {checkpoint.network}, {checkpoint.parameters / 1e6:.1f} M parameters, untrained")
 
 
 @app.command()
@@ -99,7 +99,8 @@ def export(
         if as_json:
             print_json(rows)
         else:
-            out.print(tables.format_table(rows))
+            table(tables.format_table(rows))
+            line(*tables.format_lines(rows))
         return
     if checkpoint is None:
         raise UsageError("name a CHECKPOINT to export")
@@ -262,6 +263,6 @@ def _print_exported(done: Exported) -> None:
     if done.search is not None:
         line(f"{done.search.before} with nothing kept, {done.search.after} now")
         if done.search.kept:
-            out.print(tables.kept_table(done.search))
+            table(tables.kept_table(done.search))
     line(*tables.exported_lines(done))
     line(*(f"warning: {warning}" for warning in done.warnings), to=err, style="yellow")

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from r2mrf_deploy.cli import flags
-from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress
+from r2mrf_deploy.cli.common import app, err, kept_when_interrupted, line, print_json, shown_progress, table
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from r2mrf_deploy.bench.protocol import Bench
+    from r2mrf_deploy.evaluation import Evaluation
+    from r2mrf_deploy.parity.compare import Parity
 
 
 @app.command()
@@ -41,24 +44,25 @@ def parity(
 
     if plot is not None:
         plots.refuse(plot)
-    with shown_progress() as progress:
+
+    def show(results: list[Parity]) -> None:
+        if as_json:
+            print_json([r.to_dict() for r in results])
+            return
+        table(*(tables.steps_table(r) for r in results if r.steps), tables.parity_table(results))
+        for r in results:
+            line(*tables.parity_lines(r, bisect))
+            if r.bisect is not None:
+                table(tables.kept_table(r.bisect))
+
+    with kept_when_interrupted(show), shown_progress() as progress:
         results = compare_artifacts(
             checkpoint, artifacts, images, per_step=per_step, bisect=bisect, record=record, runtime=runtime, trust=trust,
             network=network, settings=flags.parse_settings(settings), progress=progress,
         )  # fmt: skip
     if plot is not None:
         plots.drift(results, plot)
-    if as_json:
-        print_json([r.to_dict() for r in results])
-    else:
-        for r in results:
-            if r.steps:
-                out.print(tables.steps_table(r))
-        out.print(tables.parity_table(results))
-        for r in results:
-            line(*tables.parity_lines(r, bisect))
-            if r.bisect is not None:
-                out.print(tables.kept_table(r.bisect))
+    show(results)
     if failed := [r.artifact for r in results if r.verdict in ("fail", "uninformative")]:
         raise CheckFailed(f"no parity: {', '.join(failed)}")
     if absent := [r.artifact for r in results if r.verdict == "not run"]:
@@ -88,6 +92,8 @@ def evaluate(
     ] = False,
     branches: Annotated[bool, Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
     output: Annotated[Path | None, Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
+    markdown: Annotated[Path | None, Option(help="Write the table to a Markdown file.")] = None,
+    latex: Annotated[Path | None, Option(help="Write the table to a LaTeX file, for the package booktabs.")] = None,
     runtime: flags.Runtime = None,
     record: flags.Record = True,
     trust: flags.Trust = False,
@@ -104,30 +110,35 @@ def evaluate(
         data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=mask_folder,
         dataset=dataset,
     )  # fmt: skip
-    if output is not None:
-        evaluation_files.check(output)
+    evaluation_files.check(output, markdown, latex)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
         network=network, settings=flags.parse_settings(settings),
     )  # fmt: skip
-    with shown_progress() as progress, opening as methods:
-        rows = evaluation.evaluate(methods, photographs, positive=positive, progress=progress)
-        unrecorded = evaluation.record(rows, methods, photographs, positive) if record else []
-        facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
+    facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
+
+    def show(rows: list[Evaluation]) -> None:
         if as_json:
             alone = rows[0].to_dict() if len(rows) == 1 else {}
             print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
-        else:
-            out.print(tables.evaluation_table(rows))
-            line(tables.evaluation_line(photographs, positive), *(f"not recorded: {why}" for why in unrecorded))
-        if doubt := evaluation.doubt(rows, photographs):
+        elif rows:
+            table(tables.evaluation_table(rows))
+            line(tables.evaluation_line(photographs, positive, len(rows[0].photographs)))
+        if rows and (doubt := evaluation.doubt(rows, photographs)):
             line(f"warning: {doubt}", to=err, style="yellow")
-        if output is None:  # the scores are printed by now, since drawing may fail
-            return
-        progress(Progress("drawing"))
-        written = evaluation_files.write(rows, facts, methods, photographs, output)
+
+    with kept_when_interrupted(show), shown_progress() as progress, opening as methods:
+        rows = evaluation.evaluate(methods, photographs, positive=positive, progress=progress)
+        unrecorded = evaluation.record(rows, methods, photographs, positive) if record else []
+        show(rows)  # at once, since writing and drawing may fail
+        if not as_json:
+            line(*(f"not recorded: {why}" for why in unrecorded))
+        written = evaluation_files.write_tables(rows, markdown, latex)
+        if output is not None:
+            progress(Progress("drawing"))
+            written += evaluation_files.write(rows, facts, methods, photographs, output)
     if not as_json:
-        line(*map(str, written))
+        line(*map(str, written), exact=True)
 
 
 @app.command()
@@ -195,20 +206,24 @@ def bench(
     chosen = tuple(flags.parse_settings(settings).items())
     options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
     bench_files.refuse(plot, export_times, export_profile, csv, markdown)
-    with shown_progress() as progress:
+
+    def show(done: Bench) -> None:
+        if as_json:
+            print_json(done.to_dict())
+        else:
+            _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
+
+    with kept_when_interrupted(show), shown_progress() as progress:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=flags.parse_size(size) if size else None, batches=[*map(int, batches)],
             shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
             profiles=profile or export_profile is not None, record=record, trust=trust, progress=progress,
         )  # fmt: skip
-    if as_json:
-        print_json(done.to_dict())
-    else:
-        _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
+    show(done)
     # written after printing: a full disk must not lose the measurements
     written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
     if not as_json:
-        line(*map(str, written))
+        line(*map(str, written), exact=True)
 
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:
@@ -217,16 +232,17 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
 
     line(tables.where(done.machine, done.tools))
     if len(done.measurements) > 1:
-        out.print(tables.bench_table(done.measurements))
+        table(tables.bench_table(done.measurements))
         line(f"speed-up: over {done.baseline}, median and middle half of the turns")
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
             line(f"=== Performance summary: {m.title}, {m.device} ===")
             line(*(trace_averages(m.turns, averages, m.on_gpu) if averages else ()), *m.summary.lines(m.on_gpu))
     for p in done.profiles if profiles else []:
-        line(f"{p.name} on {p.runtime}: {p.average:.2f} ms in {len(p.layers)} layers, one after another")
-        for table in tables.profile_tables(p):
-            out.print(table)
+        line(
+            f"{p.name} on {p.runtime}: {tables.figure(p.average)} ms in {count(len(p.layers), 'layer')}, one after another"
+        )
+        table(*tables.profile_tables(p))
     absent = [f"{name} was not run: {why}" for name, why in done.skipped]
     unrecorded = [f"not recorded: {why}" for why in done.not_recorded]
     line(*tables.bench_lines(done.measurements), *absent, *unrecorded)
@@ -259,10 +275,7 @@ def budget(
     if as_json:
         print_json(done.to_dict())
     else:
-        out.print(tables.budget_table(done))
-        for p in done.predictions[-1:] if gpus else []:
-            line(f"{p.graph} on {p.title}:")
-            out.print(tables.costliest_table(p))
+        table(*tables.budget_tables(done), *(tables.costliest_table(p) for p in done.predictions[-1:] if gpus))
         line(*tables.budget_lines(done))
     if gpus and done.refused:
         raise UsageError(done.refused[0])

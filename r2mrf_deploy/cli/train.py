@@ -16,7 +16,8 @@ from typer import Argument, Option
 from r2mrf_deploy.cli import flags
 from r2mrf_deploy.cli.common import app, err, line, print_json
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.progress import Notice, Progress
+from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from r2mrf_deploy.training.recipe import Recipe
@@ -82,6 +83,7 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from r2mrf_deploy.datasets import polarity
     from r2mrf_deploy.training.recipe import choose
+    from r2mrf_deploy.training.resuming import LAST
     from r2mrf_deploy.training.run import Hardware, TrainingConfig, train
 
     changed: dict[str, Any] = {
@@ -103,21 +105,30 @@ def train(
     hardware = Hardware(devices, nodes, accelerator, logger, seconds)
     with _Shown(as_json) as shown:
         shown.line(_described(chosen, why))
-        done = train(config, output, hardware, resume=resume, progress=shown)
+        try:
+            done = train(config, output, hardware, resume=resume, progress=shown)
+        except KeyboardInterrupt:
+            if (output / LAST).is_file():
+                shown.line("everything up to the last checkpoint is kept: continue with `resume`")
+            raise
     if done.rank:
         return
     if as_json:
         print_json(dataclasses.asdict(done))
         return
     v = done.validation
-    scores = f"f_max {v['f_max']:.3f}, MAE {v['mae']:.3f} on {v['photographs']:.0f} validation pictures"
+    scores = f"f_max {v['f_max']:.3f}, MAE {v['mae']:.3f} on {count(int(v['photographs']), 'validation picture')}"
     line(f"{done.path}: weights of iteration {done.best}, {scores}")
     if not done.finished:
-        line(f"stopped at iteration {done.iterations} of {chosen.iterations}; continue with --resume")
+        line(f"stopped at iteration {done.iterations:,} of {chosen.iterations:,}; continue with `resume`")
+    elif done.iterations < chosen.iterations:
+        tries = count(early_stop or 0, "validation")
+        line(f"stopped early, at iteration {done.iterations:,} of {chosen.iterations:,}: no improvement in {tries}")
 
 
 def _described(recipe: Recipe, why: str) -> str:
-    what = f"{recipe.iterations:,} iterations of {recipe.batch} pictures of {recipe.size}×{recipe.size}"
+    work = f"{count(recipe.iterations, 'iteration')} of {count(recipe.batch, 'picture')}"
+    what = f"{work} of {recipe.size}×{recipe.size}"
     return f"recipe {recipe.name} ({why}): {what}, {recipe.optimizer}, learning rate {recipe.learning_rate:g}"
 
 
@@ -142,11 +153,12 @@ class _Shown(Bar):
     def __init__(self, silent: bool) -> None:
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}", markup=False), TimeRemainingColumn(),
         )  # fmt: skip
         first = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first process on a machine shows a bar
-        super().__init__(*columns, console=err, transient=True, disable=not (first and err.is_terminal))
-        self._silent = silent
+        shown = first and err.is_terminal
+        super().__init__(*columns, console=err, transient=True, redirect_stdout=False, disable=not shown)
+        self._silent = silent or not first
         self._task = self.add_task("starting", total=None, rate="")
         self._loss = float("nan")
         self._since: tuple[int, float] | None = None
@@ -159,6 +171,9 @@ class _Shown(Bar):
     def __call__(self, progress: Progress) -> None:
         from r2mrf_deploy.training.recipe import Iteration
 
+        if isinstance(progress, Notice):
+            self.line(progress.description)
+            return
         if not isinstance(progress, Iteration):
             self.update(self._task, description=progress.description)
             return

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from r2mrf_deploy.cli import flags
-from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress
+from r2mrf_deploy.cli.common import app, err, line, out, print_json, shown_progress, table
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.wording import count
 
 
 @app.command()
@@ -22,12 +23,13 @@ def demo(
     from r2mrf_deploy import demo as verb
     from r2mrf_deploy.report import tables
 
-    result = verb.run(output, console=err)
+    with shown_progress() as progress:
+        result = verb.run(output, progress=progress)
     if as_json:
         print_json(result.to_dict())
     else:
-        out.print(tables.demo_table(result.rows))
-        line(result.summary())
+        table(tables.demo_table(result.rows))
+        line(*result.summary())
 
 
 @app.command()
@@ -56,6 +58,7 @@ def predict(
 ) -> None:
     """Predict maps (white = in focus) and overlays of photographs."""
     from r2mrf_deploy import images
+    from r2mrf_deploy.predict import Prediction
     from r2mrf_deploy.predict import predict as verb
     from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
@@ -66,23 +69,28 @@ def predict(
         threads, buffers=buffers, runtime_cache=runtime_cache,
         network=network, settings=tuple(flags.parse_settings(settings).items()),
     )  # fmt: skip
-    results = []
-    with shown_progress() as progress, Predictor.open(artifact, runtime, trust=trust, options=options) as predictor:
-        done = verb(
-            predictor, sources, output, overlays=overlays, overlay_side=overlay_side, overlay_format=overlay_format
-        )
-        for r in done:
-            results.append(r)
-            progress(Progress(r.source.name, len(results), len(sources)))
-            if not as_json and not r.error:
-                line(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus")
-    if as_json:
-        print_json([r.to_dict() for r in results])
-    failures = [r for r in results if r.error]
-    line(*(f"error: {r.error}" for r in failures[1:]), to=err, style="red")
+    results: list[Prediction] = []
+
+    try:
+        with shown_progress() as progress, Predictor.open(artifact, runtime, trust=trust, options=options) as predictor:
+            done = verb(
+                predictor, sources, output, overlays=overlays, overlay_side=overlay_side, overlay_format=overlay_format
+            )
+            for r in done:
+                results.append(r)
+                if r.error and len(sources) > 1:
+                    line(f"error: {r.error}", to=err, style="red")
+                elif not r.error and not as_json:
+                    line(f"{r.map}: {100 * (r.in_focus or 0):.0f} % in focus", exact=True)
+                progress(Progress(r.source.name, len(results), len(sources)))
+    finally:  # after Ctrl-C too
+        if as_json and results:
+            print_json([r.to_dict() for r in results])
+    failures = [r.error for r in results if r.error]
+    if failures and len(sources) > 1:
+        raise InputError(f"{len(failures):,} of {count(len(sources), 'image')} failed; the errors are above")
     if failures:
-        rest = f" ({len(results) - len(failures)} of {len(results)} images were done)" if len(results) > 1 else ""
-        raise InputError(f"{failures[0].error}{rest}")
+        raise InputError(failures[0])
 
 
 def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
@@ -115,13 +123,14 @@ def inspect(
 ) -> None:
     """Show what a file is, without running it."""
     from r2mrf_deploy.inspection import inspect as verb
-    from r2mrf_deploy.report import tables
+    from r2mrf_deploy.report.facts import facts_lines
 
     facts = verb(file, network=network, settings=flags.parse_settings(settings))
     if as_json:
         print_json(facts)
     else:
-        out.print(tables.facts_table(facts), highlight=False, soft_wrap=True)
+        for text in facts_lines(facts, out.width):
+            out.print(text, soft_wrap=True)
 
 
 @app.command()
@@ -136,4 +145,5 @@ def doctor(as_json: flags.Json = False) -> None:
         print_json({"machine": machine, "rows": [r.to_dict() for r in rows]})
         return
     line(tables.where(machine, {}))
-    out.print(tables.doctor_table(rows))
+    table(tables.doctor_table(rows))
+    line(*tables.doctor_lines(rows))

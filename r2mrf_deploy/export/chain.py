@@ -6,7 +6,7 @@ artifact is converted to it. Every other file is made from the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked, trace
 from r2mrf_deploy.manifest import Contract, RewriteRecord
 from r2mrf_deploy.networks.deployed import Deployed
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Progress, ProgressCallback, item_by_item, silent
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 SMALLEST, LARGEST = 64, 1280
@@ -42,6 +42,7 @@ def export_artifact(
     return export_artifacts(checkpoint, [output] if output else [], options, **further)[0]
 
 
+@item_by_item
 def export_artifacts(
     checkpoint: Path | str,
     outputs: Sequence[Path | str] = (),
@@ -50,7 +51,7 @@ def export_artifacts(
     network: str | None = None,
     settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
-) -> list[Exported]:
+) -> Iterator[Exported]:
     """Export a checkpoint to files. A file's suffix gives its format. All files share one trace.
 
     Args:
@@ -59,7 +60,7 @@ def export_artifacts(
         network, settings: as for `Checkpoint.load`.
 
     Returns:
-        One result per output. A file that nothing here can run is written with the verdict "not run".
+        A list: one result per output. A file that nothing here can run is written with the verdict "not run".
 
     Raises:
         InputError, CheckpointError, UsageError: the checkpoint or an option is wrong.
@@ -90,10 +91,8 @@ def export_artifacts(
         if not plain:
             graph = convert_artifact(graph.artifact, place, options.precision, progress=progress)
             check = replace(check, per_step=False)
-        return [
-            graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)
-            for path, writer in zip(paths, writers, strict=True)
-        ]
+        for path, writer in zip(paths, writers, strict=True):
+            yield graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)
 
 
 def export_graph(source: Artifact, path: Path, writer: Exporter, options: FormatOptions, check: Check) -> Exported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from r2mrf_deploy import runtimes
@@ -13,9 +13,10 @@ from r2mrf_deploy.manifest import side_outputs
 from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
 from r2mrf_deploy.parity.whole_path import whole_path
 from r2mrf_deploy.predictor import Predictor
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Progress, ProgressCallback, item_by_item, silent
 
 
+@item_by_item
 def compare_artifacts(
     checkpoint: Path,
     artifacts: Sequence[Path],
@@ -29,7 +30,7 @@ def compare_artifacts(
     network: str | None = None,
     settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
-) -> list[Parity]:
+) -> Iterator[Parity]:
     """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
 
     Args:
@@ -39,7 +40,7 @@ def compare_artifacts(
         runtime: runs the artifacts; by default as `judge` says.
 
     Returns:
-        One result per artifact; "not run" if its runtime is not available here.
+        A list: one result per artifact; "not run" if its runtime is not available here.
 
     Raises:
         InputError, CheckpointError, ArtifactError, UsageError: an argument is wrong.
@@ -53,13 +54,12 @@ def compare_artifacts(
     defaults = {"steps": steps[0]} if steps else None
     loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
     photographs = photographs_for(folder)
-    results = []
     for artifact in opened:
         contract, chosen = artifact.contract, runtime or judge(artifact)
         try:
             runner = runtimes.open(artifact, chosen, trust=trust)
         except RuntimeUnavailable as e:
-            results.append(not_run(artifact, chosen, str(e)))
+            yield not_run(artifact, chosen, str(e))
             continue
         with runner:
             reference = PyTorchRunner(
@@ -83,5 +83,4 @@ def compare_artifacts(
             )
         if record:
             found.not_recorded = artifact.record(parity=[found.evidence()])
-        results.append(found)
-    return results
+        yield found

@@ -17,24 +17,40 @@ from r2mrf_deploy import images
 from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable
 from r2mrf_deploy.evaluation import Evaluation, Method
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.metrics import LEVELS
-from r2mrf_deploy.report import plots
-from r2mrf_deploy.report.tables import csv_bytes
+from r2mrf_deploy.report import forms, plots, tables
+from r2mrf_deploy.wording import plain
 
 
-def check(folder: Path) -> None:
-    """Check, before an evaluation that may take hours, that `write` can write afterwards. Nothing is created.
+def check(folder: Path | None, *files: Path | None) -> None:
+    """Check, before an evaluation that may take hours, that `write` and `write_tables` can write afterwards. Nothing is
+    created.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError, ArtifactError: the folder, or one of the files, cannot be written.
         RuntimeUnavailable: matplotlib is not installed.
     """
+    for file in filter(None, files):
+        refuse_unwritable(file)
+    if folder is None:
+        return
     nearest = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"`output` {folder}: {nearest} is not a writable folder")
     if importlib.util.find_spec("matplotlib") is None:
         raise RuntimeUnavailable(f"`output` {folder}: {plots.CURE}")
+
+
+def write_tables(rows: Sequence[Evaluation], markdown: Path | None, latex: Path | None) -> list[Path]:
+    """Write the table of the scores in Markdown or LaTeX, as requested, and return the paths.
+
+    Raises:
+        ArtifactError: a folder cannot be written, or the disk is full.
+    """
+    table = tables.evaluation_table(rows)
+    texts = ((markdown, forms.markdown), (latex, forms.latex))
+    return [write_atomically(path, form(table).encode()) for path, form in texts if path]
 
 
 def write(
@@ -71,14 +87,14 @@ def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Pa
         for row in rows
         for level, *values in zip(range(LEVELS), *(getattr(row.curves, name) for name in _CURVES), strict=True)
     ]
-    tables = {
-        "scores": csv_bytes(list(rows[0].to_dict()), [list(row.to_dict().values()) for row in rows]),
-        "photographs": csv_bytes(["name", "runtime", "photograph", *figures], photographs),
-        "curves": csv_bytes(["name", "runtime", "threshold_255", *_CURVES], curves),
+    contents = {
+        "scores": forms.csv_bytes(list(rows[0].to_dict()), [list(row.to_dict().values()) for row in rows]),
+        "photographs": forms.csv_bytes(["name", "runtime", "photograph", *figures], photographs),
+        "curves": forms.csv_bytes(["name", "runtime", "threshold_255", *_CURVES], curves),
     }
     return [
         write_atomically(folder / "scores.json", (json.dumps(facts | {"rows": scores}, indent=1) + "\n").encode()),
-        *(write_atomically(folder / f"{name}.csv", content) for name, content in tables.items()),
+        *(write_atomically(folder / f"{name}.csv", content) for name, content in contents.items()),
     ]
 
 
@@ -119,7 +135,7 @@ def _caption(text: str) -> np.ndarray:
     """An image of a line of text, which may be wider than its photograph's tiles."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(14)
+    text, font = plain(text), ImageFont.load_default(14)
     picture = Image.new("RGB", (math.ceil(font.getlength(text)) + 4, 22), "white")
     ImageDraw.Draw(picture).text((2, 3), text, fill="black", font=font)
     return np.asarray(picture)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.parity.compare import TOLERANCES
+from r2mrf_deploy.wording import plain
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -32,7 +33,7 @@ def latency(measurements: Sequence[Measurement], path: Path) -> Path:
     figure, axes = plt.subplots(1, 2 if swept else 1, figsize=(12 if swept else 7, 4.5), squeeze=False)
     distribution = axes[0][0]
     for m in measurements:
-        distribution.ecdf([t.latency for turn in m.turns for t in turn], label=m.title)
+        distribution.ecdf([t.latency for turn in m.turns for t in turn], label=_label(m.title))
     distribution.set(xlabel="latency, ms", ylabel="share of inferences at most this slow", ylim=(0, 1.02))
     if max(m.latency.max for m in measurements) > 10 * min(m.latency.min for m in measurements):
         distribution.set_xscale("log")
@@ -46,7 +47,7 @@ def _trade(axis: Any, measurements: Sequence[Measurement]) -> None:
     for m in measurements:
         lines.setdefault(f"{m.name} on {m.runtime}", []).append(m)
     for title, points in lines.items():
-        axis.plot([p.latency.median for p in points], [p.images_per_second for p in points], "o-", label=title)
+        axis.plot([p.latency.median for p in points], [p.images_per_second for p in points], "o-", label=_label(title))
         for p in points:
             spot = (p.latency.median, p.images_per_second)
             axis.annotate(str(p.batch), spot, textcoords="offset points", xytext=(5, 5))
@@ -68,12 +69,14 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
     figure, axis = plt.subplots(figsize=(max(7, 0.28 * len(names)), 4.8))
     for number, r in enumerate(compared):
         errors = [max(r.steps[name].relative, 1e-9) for name in r.steps]
-        (line,) = axis.plot(range(len(errors)), errors, "o-", ms=3, label=f"{r.artifact} ({r.precision}, {r.runtime})")
+        (line,) = axis.plot(
+            range(len(errors)), errors, "o-", ms=3, label=_label(f"{r.artifact} ({r.precision}, {r.runtime})")
+        )
         if r.precision not in {c.precision for c in compared[:number]}:
             axis.axhline(TOLERANCES[r.precision].logits, color=line.get_color(), ls="--", lw=0.8)
     axis.set_yscale("log")
     ticks = [name.replace("_branch", ".").replace("step", "") for name in names]
-    axis.set_xticks(range(len(names)), ticks, rotation=90)
+    axis.set_xticks(range(len(names)), map(_label, ticks), rotation=90)
     axis.set(xlabel="step.branch, as computed", ylabel="largest error / standard deviation")
     axis.set_title("dashed: the tolerance of the precision", fontsize=9)
     return _finish(figure, path, -0.25)
@@ -96,7 +99,7 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
     for number, row in enumerate(rows):
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
-        left.plot(*row.curves.precision_recall, label=f"{row.name} ({row.runtime})", **style)
+        left.plot(*row.curves.precision_recall, label=_label(f"{row.name} ({row.runtime})"), **style)
         f = row.curves.f
         right.plot(range(len(f)), f, **style)
         best = int(f.argmax())
@@ -106,6 +109,12 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     figure.legend(loc="lower center", ncols=min(len(rows), 3), fontsize=8)
     figure.tight_layout(rect=(0, 0.06 + 0.04 * ((len(rows) - 1) // 3), 1, 1))
     return save(figure, path)
+
+
+def _label(text: str) -> str:
+    """Outside text as matplotlib shows it: a dollar sign would begin a formula, a leading underscore would hide it."""
+    shown = plain(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def refuse(path: Path) -> None:

@@ -1,15 +1,15 @@
-"""Results for people: tables and lines for the terminal, and their CSV and Markdown."""
+"""Results for people: tables and lines for the terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
+
+from r2mrf_deploy.report.screen import Sheet
+from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from r2mrf_deploy.bench.profiling import Profile
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 VERDICTS = {"pass": "green", "emulated": "yellow", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
 
 
-def parity_table(results: Sequence[Parity]) -> Table:
-    table = _table("artifact", "runtime", "parity", numbers=("max Δmap", "MAE", "Δlogit/σ", "F", "map std"))
+def parity_table(results: Sequence[Parity]) -> Sheet:
+    figures = ("max Δmap", "MAE", "Δlogit/σ", "F", "map std")
+    table = Sheet("artifact", "runtime", "parity", numbers=figures, spare=("MAE", "map std"))
     for r in results:
         differences = [f"{d:.1e}" for d in (r.map.largest, r.map.mean, r.map.relative)]
-        figures = [*differences, f"{r.f_measure:.4f}", f"{r.reference_spread:.3f}"]
-        table.add_row(r.artifact, r.runtime, verdict(r.verdict), *(figures if r.photographs else ["-"] * 5))
+        found = [*differences, f"{r.f_measure:.4f}", f"{r.reference_spread:.3f}"]
+        table.add(r.artifact, r.runtime, verdict(r.verdict), *(found if r.photographs else ["-"] * 5))
     return table
 
 
@@ -41,13 +42,14 @@ def parity_lines(r: Parity, bisect: bool) -> list[str]:
     if r.not_recorded:
         lines.append(f"not recorded: {r.not_recorded}")
     if (found := r.bisect) is not None:
-        lines.append(f"{len(found.kept)} nodes in FP32 bring {r.artifact} from {found.before} to {found.after}:")
+        kept = count(len(found.kept), "node")
+        lines.append(f"keeping {kept} in FP32 brings {r.artifact} from {found.before} to {found.after}:")
     elif bisect:
         lines.append(f"{r.artifact}: there is nothing to bisect, its verdict is {r.verdict}")
     return lines
 
 
-def steps_table(result: Parity) -> Table:
+def steps_table(result: Parity) -> Sheet:
     """The largest difference of each side output relative to the reference's spread, in order of computation.
 
     A name is split into row and column: `step2_branch5` is row step2, column branch 5; `l2h3` is row l2h, column 3.
@@ -58,9 +60,9 @@ def steps_table(result: Parity) -> Table:
         grid.setdefault(row, {})[column] = difference
     columns = list(dict.fromkeys(c for row in grid.values() for c in row))
     title = f"{result.artifact} on {result.runtime}: largest ΔO / σ(O)"
-    table = _table("", numbers=columns, title=title)
+    table = Sheet("", numbers=columns, title=title)
     for row, cells in grid.items():
-        table.add_row(row, *(f"{cells[c].relative:.1e}" if c in cells else "" for c in columns))
+        table.add(row, *(f"{cells[c].relative:.1e}" if c in cells else "" for c in columns))
     return table
 
 
@@ -73,7 +75,7 @@ def _cell(name: str) -> tuple[str, str]:
 
 def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
     """The machine and the tool versions, in one line."""
-    parts = [f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"]
+    parts = [f"{machine['cpu']}, {count(machine['cores'], 'core')}, {machine['system']}"]
     if "gpu" in machine:
         parts.append(f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz")
     if tools:
@@ -81,27 +83,29 @@ def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
     return "; ".join(parts)
 
 
-def bench_table(results: Sequence[Measurement]) -> Table:
+def bench_table(results: Sequence[Measurement]) -> Sheet:
     swept = len({m.batch for m in results}) > 1
     rate = ("median ms", "p99", "images/s" if swept else "qps", "CV %", "speed-up")
-    table = _table("artifact", "runtime", numbers=("batch", *rate) if swept else rate)
+    numbers = ("batch", *rate) if swept else rate
+    table = Sheet("artifact", "runtime", numbers=numbers, spare=(rate[2], "CV %"))
     for m in results:
         low, high = m.speed_up_range
         figures = [
-            f"{m.latency.median:.1f}",
-            f"{list(m.latency.percentiles.values())[-1]:.1f}",
-            f"{m.images_per_second if swept else m.summary.throughput:.2f}",
+            figure(m.latency.median),
+            figure(list(m.latency.percentiles.values())[-1]),
+            figure(m.images_per_second if swept else m.summary.throughput),
             f"{m.summary.variation:.1f}",
             "1.00" if m is results[0] else f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
         ]
-        table.add_row(m.name, m.runtime, *([str(m.batch)] if swept else []), *figures)
+        table.add(m.name, m.runtime, *([str(m.batch)] if swept else []), *figures)
     return table
 
 
 def bench_lines(results: Sequence[Measurement]) -> list[str]:
     """Notes on the table: differences that are lost in noise, and trtexec's warnings."""
-    baseline, lines = results[0].title, []
+    lines = []
     for m in results[1:]:
+        baseline = results[0].title
         if m.differs is None:
             lines.append(f"{m.title}: too few turns to compare it with {baseline}; give a longer `duration`")
         elif not m.differs:
@@ -133,49 +137,44 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
     return rows
 
 
-def csv_bytes(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue().encode()
-
-
-def markdown(table: Table) -> str:
-    """A table in GitHub's Markdown."""
-    heads = [str(column.header) for column in table.columns]
-    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
-    cells = [[str(cell) for cell in column.cells] for column in table.columns]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rules, *zip(*cells, strict=True)))
-
-
-def profile_tables(result: Profile) -> list[Table]:
+def profile_tables(result: Profile) -> list[Sheet]:
     """Where the time goes: by scope of the network, then the costliest layers."""
-    scopes = _table("scope", numbers=("ms", "%"))
+    scopes = Sheet("scope", numbers=("ms", "%"))
     for scope, ms in result.scopes().items():
-        scopes.add_row(scope, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
-    layers = _table("costliest layers", numbers=("average ms", "median ms", "%"))
+        scopes.add(scope, f"{ms:.3f}", f"{100 * ms / result.average:.1f}")
+    layers = Sheet("costliest layers", numbers=("average ms", "median ms", "%"), spare=("median ms",))
     for layer in sorted(result.layers, key=lambda layer: -layer.total)[:15]:
         first, *others = layer.name.split(" + ")
         name = f"{first} and {len(others)} more" if others else first
-        layers.add_row(name, f"{layer.average:.3f}", f"{layer.median:.3f}", f"{layer.percentage:.1f}")
+        layers.add(name, f"{layer.average:.3f}", f"{layer.median:.3f}", f"{layer.percentage:.1f}")
     return [scopes, layers]
 
 
-def budget_table(budget: Budget) -> Table:
-    numbers = ("G mul-adds", "MB moved", "kernels", "roof ms", "predicted ms", "headroom")
-    table = _table("graph", "GPU", numbers=numbers)
-    for p in budget.predictions:
-        left = p.headroom(budget.budget_ms)
-        work = (f"{p.multiply_adds / 1e9:.1f}", f"{p.bytes / 1e6:.0f}", str(p.kernels))
-        headroom = Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red")
-        table.add_row(p.graph, p.device, *work, f"{p.roof:.1f}", f"{p.ms:.1f}", headroom)
-    return table
+def budget_tables(budget: Budget) -> list[Sheet]:
+    """One table per graph: each GPU class."""
+    tables = []
+    for graph in dict.fromkeys(p.graph for p in budget.predictions):
+        predictions = [p for p in budget.predictions if p.graph == graph]
+        p = predictions[0]
+        work = (
+            f"{p.multiply_adds / 1e9:.2f} G multiply-adds, {p.bytes / 1e6:.0f} MB moved, {count(p.kernels, 'kernel')}"
+        )
+        table = Sheet("GPU", numbers=("roof ms", "predicted ms", "headroom"), title=f"{graph}: {work}")
+        for p in predictions:
+            left = p.headroom(budget.budget_ms)
+            headroom = Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red")
+            table.add(p.device, figure(p.roof), figure(p.ms), headroom)
+        tables.append(table)
+    return tables
 
 
-def costliest_table(prediction: Prediction) -> Table:
-    table = _table("costliest kernels", "of", "bound by", numbers=("G mul-adds", "MB", "ms", "%"))
+def costliest_table(prediction: Prediction) -> Sheet:
+    numbers = ("G mul-adds", "MB", "ms", "%")
+    title = f"{prediction.graph} on {prediction.title}:"
+    table = Sheet("costliest kernels", "of", "bound by", numbers=numbers, spare=("MB", "G mul-adds", "of"), title=title)
     for c in prediction.costliest:
         work = (f"{c.multiply_adds / 1e9:.2f}", f"{c.bytes / 1e6:.1f}")
-        table.add_row(c.name, c.op, c.bound, *work, f"{c.ms:.2f}", f"{100 * c.ms / prediction.ms:.1f}")
+        table.add(c.name, c.op, c.bound, *work, figure(c.ms), f"{100 * c.ms / prediction.ms:.1f}")
     return table
 
 
@@ -193,72 +192,73 @@ def budget_lines(budget: Budget) -> list[str]:
         rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
         lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")
         for p, ms in zip(here.predictions, here.measured, strict=True):
-            found = f"roof {p.roof:.1f} ms, predicted {p.ms:.1f} ms, measured {ms:.1f} ms"
+            found = f"roof {figure(p.roof)} ms, predicted {figure(p.ms)} ms, measured {figure(ms)} ms"
             lines.append(f"  {p.graph}: {found}: {100 * p.roof / ms:.0f} % of the roof was reached")
     return lines
 
 
-def kept_table(search: Search) -> Table:
-    table = _table("kept in higher precision", "scope", numbers=("MAE without", "1 - F without"))
+def kept_table(search: Search) -> Sheet:
+    table = Sheet("kept in higher precision", "scope", numbers=("MAE without", "1 - F without"))
     for kept in search.kept:
-        table.add_row(kept.node, kept.scope, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
+        table.add(kept.node, kept.scope, f"{kept.without.mae:.4f}", f"{kept.without.f:.4f}")
     return table
 
 
-def evaluation_table(rows: Sequence[Evaluation]) -> Table:
+def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
     figures = ("f_max", "f_adaptive", "f_half", "mae", "auc")
-    table = _table("map", "runtime", numbers=figures)
+    table = Sheet("map", "runtime", numbers=figures, spare=("f_adaptive", "f_half"))
     best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
     for row in rows:
         values = {f: getattr(row.scores, f) for f in figures}
         cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
-        table.add_row(row.name, row.runtime, *cells)
+        table.add(row.name, row.runtime, *cells)
     return table
 
 
-def evaluation_line(dataset: Dataset, positive: str) -> str:
+def evaluation_line(dataset: Dataset, positive: str, done: int) -> str:
     """What the table of an evaluation covers."""
-    others = f" ({dataset.left_out} more in its folder do not belong to it)" if dataset.left_out else ""
+    part = f" (of {len(dataset):,})" if done < len(dataset) else ""
+    others = f" ({dataset.left_out:,} more in its folder do not belong to it)" if dataset.left_out else ""
     what = "in focus" if positive == "sharp" else "blurred"
-    return f"{len(dataset)} photographs of {dataset.folder.name}{others}; positive: {what}; F with β² = 0.3"
+    return f"{count(done, 'photograph')}{part} of {dataset.folder.name}{others}; positive: {what}; F with β² = 0.3"
 
 
 def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:
     """One line per rewrite: its name, how often it applied, multiply-adds before and after."""
     if not records:
         return ["no rewrite applies"]
-    return [
-        f"{r.name}: {r.count} times, {r.multiply_adds_before / 1e9:.2f} -> {r.multiply_adds_after / 1e9:.2f} G multiply-adds"
-        for r in records
-    ]
+    work = [f"{r.multiply_adds_before / 1e9:.2f} -> {r.multiply_adds_after / 1e9:.2f} G multiply-adds" for r in records]
+    return [f"{r.name}: {count(r.count, 'time')}, {saved}" for r, saved in zip(records, work, strict=True)]
 
 
-def demo_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = _table("artifact", "precision", "runtime", "parity", numbers=("size", "median ms", "speed-up"))
+def demo_table(rows: Sequence[dict[str, Any]]) -> Sheet:
+    table = Sheet(
+        "artifact", "precision", "runtime", "parity", numbers=("size", "median ms", "speed-up"), spare=("size",)
+    )
     for row in rows:
-        median = "-" if row["median_ms"] is None else f"{row['median_ms']:.1f}"
+        median = "-" if row["median_ms"] is None else figure(row["median_ms"])
         speed_up = "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}"
         names = (row["artifact"], row["precision"], row["runtime"], verdict(row["parity"]))
-        table.add_row(*names, size(row["bytes"]), median, speed_up)
+        table.add(*names, size(row["bytes"]), median, speed_up)
     return table
 
 
-def doctor_table(rows: Sequence[Row]) -> Table:
-    table = _table("what", "", "version", "does", "note")
+def doctor_table(rows: Sequence[Row]) -> Sheet:
+    table = Sheet("what", "here", "version", prose=("does",))
     for row in rows:
-        mark = Text("yes", "green") if row.ok else Text("no", "yellow")
-        table.add_row(row.name, mark, row.version or "-", row.does, row.note)
+        table.add(row.name, Text("yes", "green") if row.ok else Text("no", "yellow"), row.version or "-", row.does)
     return table
 
 
-def facts_table(facts: dict[str, Any]) -> Table:
-    """Fields and values, nested ones indented."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _flat(facts):
-        table.add_row(name, Text(value))  # or rich would read a dimension in brackets as markup
-    return table
+def doctor_lines(rows: Sequence[Row]) -> list[str]:
+    """What is missing and how to get it: lines, since a command that is folded into a column cannot be copied."""
+    return [f"{row.name}: {row.note}" for row in rows if row.note]
+
+
+def figure(value: float) -> str:
+    """A number with at least three significant digits and no exponent."""
+    digits = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+    return f"{value:,.{max(digits, 0)}f}"
 
 
 def verdict(text: str) -> Text:
@@ -268,30 +268,6 @@ def verdict(text: str) -> Text:
 def size(count: float) -> str:
     """Bytes in MB."""
     return f"{count / 1e6:.1f} MB"
-
-
-def _flat(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
-    lines = []
-    for name, value in facts.items():
-        if isinstance(value, dict) and value:
-            lines.append((indent + name, ""))
-            lines += _flat(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            lines.append((indent + name, f"{len(value)}"))
-            for item in value:
-                lines += [(indent + "  " + n, v) for n, v in _flat(item)]
-        else:
-            lines.append((indent + name, f"{value:,}" if type(value) is int else str(value)))
-    return lines
-
-
-def _table(*columns: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def format_rows(exporters: Sequence[Exporter]) -> list[dict[str, Any]]:
@@ -309,12 +285,17 @@ def format_rows(exporters: Sequence[Exporter]) -> list[dict[str, Any]]:
     ]
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("suffix", "format", "precisions", "options", "here")
+def format_table(rows: Sequence[Mapping[str, Any]]) -> Sheet:
+    table = Sheet("suffix", "format", "here", prose=("precisions", "options"))
     for row in rows:
-        here = "yes" if row["available"] else row["reason"]
-        table.add_row(row["suffix"], row["format"], " ".join(row["precisions"]), " ".join(row["options"]), here)
+        here = "yes" if row["available"] else "no"
+        table.add(row["suffix"], row["format"], here, " ".join(row["precisions"]), " ".join(row["options"]))
     return table
+
+
+def format_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why a format cannot be written here, and what helps."""
+    return [f"{row['suffix']}: {row['reason']}" for row in rows if row["reason"]]
 
 
 def exported_lines(done: Exported) -> list[str]:

@@ -11,6 +11,8 @@ import importlib.util
 import json
 import logging
 import math
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,28 +24,20 @@ from typing import Any, Literal
 
 import torch
 
-from r2mrf_deploy import errors, images
+from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
-from r2mrf_deploy.errors import (
-    ArtifactError,
-    CheckpointError,
-    InputError,
-    R2mrfError,
-    RuntimeUnavailable,
-    UsageError,
-    first_line,
-)
-from r2mrf_deploy.files import document, write_atomically
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
-from r2mrf_deploy.torch_file import read_file
+from r2mrf_deploy.errors import ArtifactError, CheckpointError, R2mrfError, RuntimeUnavailable, UsageError, first_line
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.progress import Notice, Progress, ProgressCallback, silent
 from r2mrf_deploy.training import data as reading
-from r2mrf_deploy.training import pretrained
+from r2mrf_deploy.training import pretrained, resuming
 from r2mrf_deploy.training.data import TrainingData
 from r2mrf_deploy.training.recipe import Recipe
+from r2mrf_deploy.training.resuming import BEST, LAST
+from r2mrf_deploy.wording import count
 
 CURE = 'pip install "r2mrf-deploy[train]"'
-CONFIG, LAST, BEST = "training.json", "last.ckpt", "best.pth"
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
@@ -81,7 +75,7 @@ class TrainingConfig:
     every: int = 50
     """Iterations between checkpoints. A killed training loses at most this many."""
     validate_every: int = 500
-    """Iterations between validations, rounded up to a multiple of `every`."""
+    """Iterations between validations, rounded up to a multiple of `every`: see `validates_every`."""
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.sharp is None):
@@ -98,6 +92,10 @@ class TrainingConfig:
             raise UsageError(
                 f"a batch of {self.recipe.batch} cannot be split evenly among {self.processes} processes; change `batch`"
             )
+
+    @property
+    def validates_every(self) -> int:
+        return math.ceil(self.validate_every / self.every) * self.every
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON has them."""
@@ -147,8 +145,10 @@ def train(
         config: what to train, on what and how.
         output: folder of the run.
         hardware: where to run.
-        resume: continue the run in `output`, or start it if it has no checkpoint yet.
-        progress: called while the training is prepared, and with a `recipe.Iteration` after each iteration and validation.
+        resume: continue the run in `output`, or start it if it has no checkpoint yet. The configuration must be that of the
+            run, except that the recipe may have more iterations; its schedule is then stretched.
+        progress: called while the training is prepared, with a `Notice` of what the user may not expect, and with a
+            `recipe.Iteration` after each iteration and validation.
 
     Raises:
         UsageError: the configuration contradicts itself or the run in `output`, or there is a run and `resume` is not set.
@@ -156,6 +156,7 @@ def train(
         CheckpointError: the run's `last.ckpt` or the backbone's weights are damaged.
         ArtifactError: the folder cannot be written, or the disk is full.
         RuntimeUnavailable: Lightning is not installed, there is no such device, or weights cannot be downloaded.
+        KeyboardInterrupt: Ctrl-C; the run can be resumed from its last checkpoint.
     """
     hardware = hardware or Hardware()
     deadline = None if hardware.limit is None else time.monotonic() + hardware.limit
@@ -163,11 +164,15 @@ def train(
     from r2mrf_deploy.training.callbacks import BestCheckpoint
     from r2mrf_deploy.training.module import Training
 
-    last = _open(config, output, resume)
+    last = resuming.find(config.to_dict(), output, resume)
+    if config.validates_every != config.validate_every:
+        every = f"every {config.validates_every} iterations, the next multiple of `every` {config.every}"
+        progress(Notice(f"`validate_every` {config.validate_every}: validating {every}"))
     progress(Progress("reading photographs"))
     training_data = read(config)
     if training_data.left_out:
-        progress(Progress(f"leaving out {training_data.left_out} photographs that do not belong to {config.dataset}"))
+        left_out = count(training_data.left_out, "photograph")
+        progress(Notice(f"leaving out {left_out} of the folder, not part of {config.dataset}"))
     progress(Progress("preparing the network"))
     family, network = pretrained.create(
         config.preset, config.settings, training_data.validation, backbone=config.backbone, seed=config.seed
@@ -186,7 +191,7 @@ def train(
         _facts(config, training_data),
         IMAGENET.model_copy(update={"longest_side": training_data.longest_side}),
         every=config.every,
-        validate_every=math.ceil(config.validate_every / config.every) * config.every,
+        validate_every=config.validates_every,
         progress=progress,
         patience=config.patience,
         deadline=deadline,
@@ -194,9 +199,11 @@ def train(
     with _quiet():
         trainer = _trainer(config, output, hardware, checkpoints)
         if trainer.is_global_zero:
-            _begin(config, output)
+            resuming.begin(config.to_dict(), output)
+        if last and last.planned < config.recipe.iterations:
+            progress(Notice(resuming.stretched(module, last)))
         progress(Progress("training"))
-        _fit(trainer, module, checkpoints, last, output)
+        _fit(trainer, module, checkpoints, last.path if last else None, output)
     path = output / f"{config.preset}.pth"
     if trainer.is_global_zero:
         write_atomically(path, (output / BEST).read_bytes())
@@ -259,34 +266,17 @@ def _available(hardware: Hardware) -> None:
         raise RuntimeUnavailable("`accelerator` gpu: PyTorch finds no GPU here; use `accelerator` cpu")
 
 
-def _open(config: TrainingConfig, output: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if any. Nothing is written yet, because later checks may fail."""
-    last, saved = output / LAST, output / CONFIG
-    if not last.is_file():
-        return None
-    if not resume:
-        raise UsageError(f"{output} contains a training: `resume` it, or give another folder")
-    try:
-        read_file(last)
-    except CheckpointError as e:
-        raise CheckpointError(f"{e}; delete {LAST} to begin again") from None
-    wanted = config.to_dict()
-    with errors.reading(saved, InputError, "is damaged", "delete it to go on with the options given now"):
-        before = json.loads(document(saved)) if saved.is_file() else wanted
-        wanted, before = (values | values["recipe"] for values in (wanted, before))
-    for name in sorted(wanted.keys() - {"recipe"}):
-        if wanted[name] != before.get(name):
-            raise UsageError(
-                f"`resume`: {name} was {before.get(name)} and is now {wanted[name]}; "
-                "give the same options again, or another folder"
-            )
-    return last
-
-
 def _fit(trainer: Any, module: Any, checkpoints: Any, last: Path | None, output: Path) -> None:
-    """Train. Lightning believes what it resumes from, so until the first iteration any exception is the file's."""
+    """Train. Lightning turns Ctrl-C into exit code 1 and ignores it from then on; here it stays what it is. Lightning also
+    believes what it resumes from, so until the first iteration any exception is the file's."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=last, weights_only=True)
+    except SystemExit as e:
+        if isinstance(e.__context__, KeyboardInterrupt):  # and not SIGTERM
+            raise KeyboardInterrupt from None
+        raise
     except R2mrfError:
         raise
     except OSError as e:
@@ -297,15 +287,9 @@ def _fit(trainer: Any, module: Any, checkpoints: Any, last: Path | None, output:
         if last is None or checkpoints.began:
             raise
         raise CheckpointError(f"{last} cannot be resumed ({first_line(e)}); delete {LAST} to begin again") from e
-
-
-def _begin(config: TrainingConfig, output: Path) -> None:
-    """Save the configuration. Without a checkpoint to resume from, delete the best weights of an older training."""
-    for unfinished in output.glob(f".{LAST}.*"):  # left by a process that was killed while writing
-        unfinished.unlink(missing_ok=True)
-    if not (output / LAST).is_file():
-        (output / BEST).unlink(missing_ok=True)
-    write_atomically(output / CONFIG, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _facts(config: TrainingConfig, training_data: TrainingData) -> dict[str, Any]:

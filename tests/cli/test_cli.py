@@ -81,9 +81,15 @@ def test_a_plain_state_dict_is_used_with_what_its_messages_ask_for(
     assert json.loads(capsys.readouterr().out)["config"]["steps"] == 2
 
 
-def test_every_option_of_build_is_explained() -> None:
-    command = typer.main.get_command(common.app).commands["build"]  # type: ignore[attr-defined]
-    assert [p.name for p in command.params if p.param_type_name == "option" and not p.help] == []
+def test_every_option_is_explained() -> None:
+    app = typer.main.get_command(common.app)
+    for command in (app, *app.commands.values()):  # type: ignore[attr-defined]
+        assert [p.name for p in command.params if not getattr(p, "help", None)] == [], command.name
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"r2mrf-deploy {environment.version('r2mrf-deploy')}\n"
 
 
 def test_the_chain_by_commands(
@@ -221,13 +227,15 @@ def test_a_flat_map_is_not_a_pass(small: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["parity", str(path), str(path.with_suffix(".onnx"))]) == 1
 
 
-def test_one_bad_image_is_reported_after_the_others(
+def test_bad_images_are_reported_when_they_come_and_counted_at_the_end(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bad.png").write_text("x")
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / name).write_text("x")
     (tmp_path / "cat.png").write_bytes(png(sample_photographs.sample("chelsea")))
     assert main(["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out")]) == 2
-    assert "1 of 2 images were done" in capsys.readouterr().err
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert "bad.png" in first and "worse.png" in second and last.startswith("error: 2 of 3 images failed")
     assert (tmp_path / "out" / "cat_map.png").is_file()
 
 

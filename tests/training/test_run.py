@@ -15,7 +15,8 @@ from PIL import Image
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
-from r2mrf_deploy.training import callbacks, run
+from r2mrf_deploy.progress import Notice
+from r2mrf_deploy.training import callbacks, resuming, run
 from r2mrf_deploy.training.recipe import PAPER, SCRATCH, Iteration
 from r2mrf_deploy.training.run import Hardware, TrainingConfig
 
@@ -141,6 +142,58 @@ def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder,
         run.train(order(folder, seed=1), begun, CPU, resume=True)
     with pytest.raises(UsageError, match=r"weight_decay was 0\.01 and is now 0"):
         run.train(order(folder, replace(SCRATCH, weight_decay=0.0)), begun, CPU, resume=True)
+
+
+def test_a_finished_training_goes_on_with_more_iterations_and_says_what_changes(folder, begun):
+    said = []
+    longer = replace(order(folder), recipe=replace(order(folder).recipe, iterations=20, one_step=0.7))
+    with pytest.raises(UsageError, match="one_step was"):  # nothing else may change
+        run.train(longer, begun, CPU, resume=True)
+    longer = replace(longer, recipe=replace(order(folder).recipe, iterations=15))
+    done = run.train(longer, begun, CPU, resume=True, progress=said.append)
+    assert done.finished and done.iterations == 15
+    rates = [f"{longer.recipe.rate(12 / 15):.2g}", f"{order(folder).recipe.rate(1.0):.2g}"]
+    (notice,) = [p.description for p in said if isinstance(p, Notice)]
+    assert "from iteration 11 to 15, not 11" in notice and "at {} instead of {}".format(*rates) in notice
+    assert [p.done for p in said if isinstance(p, Iteration) and p.scores is None] == [12, 13, 14, 15]
+    with pytest.raises(UsageError, match="iterations was 15 and is now 11"):
+        run.train(order(folder), begun, CPU, resume=True)
+
+
+def test_one_step_that_is_trained_again_is_said():
+    class Recurrent:
+        recipe = replace(SCRATCH, iterations=12_000)
+
+        def runs_one_step(self, iteration):
+            return self.recipe.runs_one_step(iteration)
+
+    last = resuming.Resumed(None, 8000, 8000)
+    assert resuming.stretched(Recurrent(), last).endswith(
+        "one recurrent step alone is trained again until iteration 8,400"
+    )
+    Recurrent.recipe = replace(SCRATCH, iterations=10_000)
+    assert "one recurrent step" not in resuming.stretched(Recurrent(), last)
+
+
+def test_validations_that_come_at_other_iterations_than_asked_for_are_said(folder, tmp_path):
+    said = []
+    with pytest.raises(Killed):
+        run.train(order(folder, validate_every=4), tmp_path, CPU, progress=lambda p: (said.append(p), killed_at(1)(p)))
+    assert [p.description for p in said if isinstance(p, Notice)] == [
+        "`validate_every` 4: validating every 6 iterations, the next multiple of `every` 3"
+    ]
+
+
+def test_ctrl_c_is_not_turned_into_an_exit_and_can_be_pressed_again(folder, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(progress):
+        if isinstance(progress, Iteration) and progress.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(order(folder), tmp_path, CPU, progress=stop)
+    assert signal.getsignal(signal.SIGINT) is before and (tmp_path / "last.ckpt").is_file()
 
 
 def test_weights_of_an_older_training_are_never_handed_out(folder, begun):
