@@ -281,7 +281,7 @@ int main(int argc, char **argv) {
   add(all, reported([&] { all = run(std::vector<std::string>(argv + 1, argv + argc)); }));
   add(all, reported([] {
     if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
-    throw FileError(std::string("cannot write to the standard output: ") + std::strerror(errno));
+    throw FileError("cannot write to the standard output: " + why_not_written(errno));
   }));
   return all;
 }

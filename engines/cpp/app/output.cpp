@@ -15,10 +15,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+bool is_full(int error) { return error == ENOSPC || error == EDQUOT; }
+
 [[noreturn]] void cannot_write(const fs::path &file, int error, const std::string &otherwise = "") {
-  const bool full = error == ENOSPC || error == EDQUOT;
-  const std::string why = full ? "the disk is full" : error != 0 ? std::generic_category().message(error) : otherwise;
-  throw FileError("cannot write " + file.string() + ": " + why + (full ? "" : "; name a folder with -o that can be written"));
+  const std::string why = error == 0 ? otherwise : why_not_written(error);
+  const char *cure = is_full(error) ? "" : "; name a folder with -o that can be written";
+  throw FileError("cannot write " + file.string() + ": " + why + cure);
 }
 
 // Refuses to write through links, into FIFOs and devices, and outside the folder.
@@ -75,6 +77,8 @@ class Staged {
 };
 
 }  // namespace
+
+std::string why_not_written(int error) { return is_full(error) ? "the disk is full" : std::generic_category().message(error); }
 
 void write_png(const fs::path &folder, const std::string &name, std::uint32_t width, std::uint32_t height, int channels,
                const std::uint8_t *pixels) {

@@ -5,6 +5,9 @@
 #include <filesystem>
 #include <string>
 
+// Why a file could not be written, in words.
+std::string why_not_written(int error);
+
 // Writes `folder`/`name` as PNG and makes the folder if it is missing. channels: 1 or 3. A regular file of that name is
 // replaced; what is not a regular file, such as a symbolic link or a FIFO, is refused. Throws FileError and leaves nothing
 // behind if the file cannot be written, or if its name leads out of the folder.

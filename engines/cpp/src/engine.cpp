@@ -14,8 +14,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-std::string words(std::uint32_t height, std::uint32_t width) { return std::to_string(height) + "x" + std::to_string(width); }
-
 double ms_between(Clock::time_point start, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - start).count();
 }
@@ -99,10 +97,6 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   const auto prepared = Clock::now();
   const RawMap raw = context->infer();
   const auto inferred = Clock::now();
-  if (!(Size{raw.height, raw.width} == fitting.canvas)) {
-    throw ArtifactError("the map is " + words(raw.height, raw.width) + ", but the network's input is " +
-                        words(fitting.canvas.height, fitting.canvas.width) + ": make the artifact again");
-  }
   const std::size_t count = std::size_t{raw.height} * raw.width;
   std::vector<float> widened;
   const auto *map = static_cast<const float *>(raw.data);
@@ -115,13 +109,15 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   if (!std::all_of(map, map + count, [](float v) { return std::isfinite(v); })) {
     throw ArtifactError("the map is not finite: the artifact's weights or normalisation are damaged; make the artifact again");
   }
+  Size size{raw.height, raw.width};
   std::vector<float> part;
   if (!(fitting.content == fitting.canvas)) {
-    part = cut(map, fitting);
+    part = cut(map, size, fitting);
     map = part.data();
+    size = fitting.content;
   }
   std::vector<float> clipped(image.width);
-  resize_map(map, fitting.content.width, fitting.content.height, image.width, image.height, [&](std::uint32_t y, const float *row) {
+  resize_map(map, size.width, size.height, image.width, image.height, [&](std::uint32_t y, const float *row) {
     std::transform(row, row + image.width, clipped.begin(), [](float v) { return std::clamp(v, 0.0F, 1.0F); });
     sink(y, clipped.data());
   });

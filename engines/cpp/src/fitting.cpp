@@ -84,14 +84,15 @@ void place(const Pixels &photograph, const Fitting &fitting, std::uint8_t *out) 
   }
 }
 
-std::vector<float> cut(const float *map, const Fitting &fitting) {
+std::vector<float> cut(const float *map, const Size &size, const Fitting &fitting) {
   const auto &[content, canvas] = fitting;
+  const Size corner = fitting.corner();
   std::vector<float> part;
   part.reserve(std::size_t{content.height} * content.width);
-  for (std::size_t y = 0; y < content.height; ++y) {
-    const float *row = map + (y + fitting.corner().height) * canvas.width + fitting.corner().width;
-    part.insert(part.end(), row, row + content.width);
-  }
+  resize_map(map, size.width, size.height, canvas.width, canvas.height, [&](std::uint32_t y, const float *row) {
+    if (y < corner.height || y >= corner.height + content.height) return;
+    part.insert(part.end(), row + corner.width, row + corner.width + content.width);
+  });
   return part;
 }
 

@@ -39,7 +39,8 @@ Fitting fitting_of(const Size &photograph, const Manifest &manifest);
 // Writes the canvas with the photograph in it as RGB pixels without gaps.
 void place(const Pixels &photograph, const Fitting &fitting, std::uint8_t *out);
 
-// The part of a map of the canvas that is the photograph's.
-std::vector<float> cut(const float *map, const Fitting &fitting);
+// The part of a map that is the photograph's, of the content's size. A network may round the canvas's size: a map of another
+// `size` is resized to the canvas first.
+std::vector<float> cut(const float *map, const Size &size, const Fitting &fitting);
 
 }  // namespace r2mrf_internal

@@ -191,8 +191,9 @@ void test_mirroring() {
   CHECK((placed(7) == std::vector<int>{10, 0, 0, 10, 20, 20, 10}));
   CHECK((placed(17) == std::vector<int>{0, 0, 10, 20, 20, 10, 0, 0, 10, 20, 20, 10, 0, 0, 10, 20, 20}));
   const std::vector<float> map{0, 1, 2, 3, 4, 5, 6, 7};
-  CHECK((cut(map.data(), {{1, 2}, {2, 4}}) == std::vector<float>{1, 2}));
-  CHECK((cut(map.data(), {{1, 1}, {2, 4}}) == std::vector<float>{1}));
+  CHECK((cut(map.data(), {2, 4}, {{1, 2}, {2, 4}}) == std::vector<float>{1, 2}));
+  CHECK((cut(map.data(), {2, 4}, {{1, 1}, {2, 4}}) == std::vector<float>{1}));
+  CHECK((cut(map.data(), {1, 2}, {{2, 2}, {2, 4}}) == std::vector<float>{0.25F, 0.75F, 0.25F, 0.75F}));  // resized first
 }
 
 // A manifest and a contract have the same limits.
