@@ -49,11 +49,17 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # TensorRT's headers are public but not ours to pass on: make cpp TENSORRT_ROOT=folder-with-include
-CPP_PACKAGES := cmake ninja-build g++ pkg-config nlohmann-json3-dev libstb-dev cppcheck
-CONFIGURE := cmake -S engines/cpp -G Ninja -DR2MRF_PYTHON=$(abspath $(BIN))/python -DTENSORRT_ROOT=$(TENSORRT_ROOT)
+CPP_PACKAGES := cmake ninja-build g++ pkg-config nlohmann-json3-dev libstb-dev libpng-dev cppcheck
+CPP_TOOLS := cmake ninja c++ pkg-config cppcheck
+CPP_HEADERS := nlohmann/json.hpp stb/stb_image.h png.h
+# The wheel of OpenVINO is all that it needs of Python, and onnx for the tests' artifacts: without .venv, a small one is made.
+CPP_VENV := build/cpp-venv
+CPP_PYTHON = $(abspath $(if $(shell test -e $(READY) && echo there),$(BIN),$(CPP_VENV)/bin))/python
+CONFIGURE = cmake -S engines/cpp -G Ninja -DR2MRF_PYTHON=$(CPP_PYTHON) -DTENSORRT_ROOT=$(TENSORRT_ROOT)
 CPP_JOBS ?= 2
 
-cpp: $(READY) build/cpp/.packages
+cpp: build/cpp/.packages
+	@test -e $(READY) || $(MAKE) --no-print-directory $(CPP_VENV)/.ready
 	$(CONFIGURE) -B build/cpp -DCMAKE_INSTALL_PREFIX=$(CURDIR)/out/cpp -DCMAKE_INSTALL_LIBDIR=lib
 	cmake --build build/cpp -j $(CPP_JOBS)
 	cmake --build build/cpp --target cppcheck
@@ -72,9 +78,17 @@ gpu: $(READY)
 
 build/cpp/.packages: Makefile
 	@mkdir -p $(@D)
-	@dpkg -s $(CPP_PACKAGES) >/dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	@missing=; for tool in $(CPP_TOOLS); do command -v $$tool >/dev/null || missing=$$tool; done; \
+	for header in $(CPP_HEADERS); do echo "#include <$$header>" | c++ -x c++ -E - >/dev/null 2>&1 || missing=$$header; done; \
+	test -z "$$missing" || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	  then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CPP_PACKAGES); \
-	  else echo "make cpp needs these packages (Debian's names): $(CPP_PACKAGES)"; exit 2; fi
+	  else echo "make cpp finds no $$missing; it needs these packages (Debian's names): $(CPP_PACKAGES)"; \
+	  echo "cmake and ninja are also in PyPI: pip install cmake ninja"; exit 2; fi
+	@touch $@
+
+$(CPP_VENV)/.ready: constraints.txt
+	test -x $(CPP_VENV)/bin/python || $(PYTHON) -m venv $(CPP_VENV)
+	$(CPP_VENV)/bin/python -m pip install --quiet --constraint constraints.txt numpy onnx openvino
 	@touch $@
 
 $(READY): pyproject.toml constraints.txt

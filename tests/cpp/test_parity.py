@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -88,6 +90,62 @@ def test_resizing_is_pillow_s_to_the_last_bit(tiny_onnx, open_engine: OpenEngine
     with Predictor.open(file, "openvino") as predictor:
         for size in [*SIZES, (64, 64), (65, 63), (2, 1000), (129, 127), (400, 30)]:
             np.testing.assert_array_equal(engine(photograph(size)), predictor(photograph(size)), err_msg=str(size))
+
+
+def reference(model: Path, image: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
+    """The map of a photograph that keeps its aspect, by NumPy, Pillow and OpenVINO alone.
+
+    `ranges`: the least and the most that the input's height and width can be.
+    """
+    import openvino
+
+    def resized(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        same = array.shape[:2] == size
+        return array if same else np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling.BILINEAR))
+
+    sides = image.shape[:2]
+    scale = min(1.0, *(most / side for (_, most), side in zip(ranges, sides, strict=True)))
+    content = tuple(max(1, int(np.floor(side * scale + 0.5))) for side in sides)
+    canvas = tuple(max(least, side) for (least, _), side in zip(ranges, content, strict=True))
+    corner = tuple((outer - inner) // 2 for outer, inner in zip(canvas, content, strict=True))
+    margins = [(c, o - i - c) for c, o, i in zip(corner, canvas, content, strict=True)]
+    placed = np.pad(resized(image, content), [*margins, (0, 0)], mode="symmetric")
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    focus = compiled(placed[None])["map"][0, 0]
+    if content == canvas:
+        return np.clip(resized(focus, sides), 0, 1)
+    focus = resized(focus, canvas)
+    cut = focus[corner[0] : corner[0] + content[0], corner[1] : corner[1] + content[1]]
+    return np.clip(resized(np.ascontiguousarray(cut), sides), 0, 1)
+
+
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 changed the order of its passes")
+@pytest.mark.parametrize(
+    ("dynamic", "fields", "ranges"),
+    [
+        (False, {"fit": "letterbox"}, [(64, 64), (64, 64)]),
+        (True, {"fit": "letterbox"}, [(32, 640), (32, 640)]),
+        (True, {"longest_side": 200}, [(32, 200), (32, 200)]),
+    ],
+)
+def test_a_photograph_keeps_its_aspect(
+    tiny_onnx: Callable[..., Path],
+    open_engine: OpenEngine,
+    dynamic: bool,
+    fields: dict[str, Any],
+    ranges: list[tuple[int, int]],
+) -> None:
+    """Its own mirrored pixels fill an input that it does not fill; the map is the same to the last bit."""
+    file = tiny_onnx(dynamic=dynamic)
+    document = file.with_name(f"{file.name}.json")
+    said = json.loads(document.read_text(encoding="utf-8"))
+    said["profiles"] = {}
+    said["preprocess"] = (said["preprocess"] or {"mean": [0, 0, 0], "std": [1, 1, 1]}) | fields
+    document.write_text(json.dumps(said), encoding="utf-8")
+    engine = open_engine(file)
+    for size in [*SIZES[:-1], (64, 64), (20, 1000), (10, 12), (1000, 20), (63, 65)]:
+        expected = reference(file, photograph(size), ranges)
+        np.testing.assert_array_equal(engine(photograph(size)), expected, err_msg=str(size))
 
 
 def test_bytes_are_what_predict_writes(exported: Path, open_engine: OpenEngine) -> None:

@@ -1,10 +1,15 @@
 // r2mrf-infer writes maps and overlays of photographs, or with --bench times the inference.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -14,20 +19,31 @@
 #include <malloc.h>
 #endif
 
+#include "failure.h"
+#include "message.h"
+#include "output.h"
 #include "picture.h"
+#include "sources.h"
 #include "summary.h"
 
 namespace {
 
+namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
+using r2mrf_internal::print_line;
+
+constexpr const char *kOverlay = "_overlay.png";  // the longest suffix of what is written
 
 constexpr const char *kUsage =
-    "usage: r2mrf-infer ARTIFACT IMAGE... [-o FOLDER] [--no-overlays] [--threads N]\n"
+    "usage: r2mrf-infer ARTIFACT IMAGE|FOLDER... [-o FOLDER] [--no-overlays] [--threads N]\n"
     "       r2mrf-infer ARTIFACT --bench [--duration S] [--iterations N] [--warmUp MS] [--threads N]\n"
     "\n"
-    "Writes NAME_map.png (white = in focus) and NAME_overlay.png for each image, at the image's size.\n"
+    "Writes NAME_map.png (white = in focus) and NAME_overlay.png for each image, at the image's size. Of a folder, its images\n"
+    "are taken, without those in subfolders. If images have the same name, more of their paths goes into NAME.\n"
     "\n"
-    "  -o FOLDER        write the files to FOLDER (default: the current folder)\n"
+    "  -o, --output FOLDER\n"
+    "                   write the files to FOLDER (default: the current folder). What is there and is not a regular file is\n"
+    "                   not replaced\n"
     "  --no-overlays    write only the maps\n"
     "  --bench          time inferences by trtexec's protocol, on noise of the network's size (320x320 if free)\n"
     "  --duration S     measure for at least S seconds (default: 3)\n"
@@ -36,7 +52,8 @@ constexpr const char *kUsage =
     "  --threads N      CPU threads for one inference; 0 lets the backend choose (default: 0)\n"
     "  --version        print the version and the backends of this build\n"
     "\n"
-    "Exit status: 0 for success, 2 if the command, the artifact or an image cannot be used, 1 for an internal error.\n";
+    "Exit status: 0 for success, 2 if the command, the artifact or an image cannot be used, 1 for an internal error. An image\n"
+    "that cannot be used is reported, and the others are done.\n";
 
 constexpr double kMostThreads = 1024;
 constexpr double kMost = 1e6;
@@ -85,7 +102,7 @@ Options parse(const std::vector<std::string> &arguments) {
   };
   for (; i < arguments.size(); ++i) {
     const std::string &a = arguments[i];
-    if (a == "-o") options.output = next();
+    if (a == "-o" || a == "--output") options.output = next();
     else if (a == "--no-overlays") options.overlays = false;
     else if (a == "--bench") options.bench = true;
     else if (a == "--duration") options.duration = number(a, next());
@@ -102,48 +119,99 @@ Options parse(const std::vector<std::string> &arguments) {
   return options;
 }
 
-// The name of an image's results: its stem, and as much of its path as distinguishes it from the other images.
-std::string name_of(const std::filesystem::path &file, const std::vector<std::string> &all) {
-  std::multiset<std::filesystem::path> alike;  // file names with the same stem
-  for (const std::filesystem::path other : all) {
-    if (other.stem() == file.stem()) alike.insert(other.filename());
+enum Exit { kSuccess = 0, kInternal = 1, kUnusable = 2 };
+
+// Does the work for one source or one command. What goes wrong is printed as one line.
+template <typename Work>
+Exit reported(Work work) {
+  try {
+    work();
+    return kSuccess;
+  } catch (const WrongUse &e) {
+    print_line(stderr, std::string(e.what()) + " (see r2mrf-infer --help)");
+  } catch (const FileError &e) {
+    print_line(stderr, e.what());
+  } catch (const r2mrf::Error &e) {
+    print_line(stderr, e.what());
+    if (e.status() == R2MRF_INTERNAL) return kInternal;
+  } catch (const std::bad_alloc &) {
+    print_line(stderr, "there is not enough memory");
+    return kInternal;
+  } catch (const std::exception &e) {
+    print_line(stderr, e.what());
+    return kInternal;
   }
-  if (alike.size() == 1) return file.stem().string();
-  if (alike.size() == std::set(alike.begin(), alike.end()).size()) return file.filename().string();
-  std::string name;
-  for (const auto &part : std::filesystem::absolute(file).relative_path()) name += (name.empty() ? "" : "_") + part.string();
-  return name;
+  return kUnusable;
 }
 
-void write_results(const Picture &image, const r2mrf::Map<float> &map, const std::string &name, bool overlays) {
-  std::vector<std::uint8_t> bytes;
-  bytes.reserve(map.values.size());
-  for (const float v : map.values) bytes.push_back(static_cast<std::uint8_t>(std::nearbyint(v * 255.0F)));
-  write_png(name + "_map.png", image.width, image.height, 1, bytes.data());
-  if (overlays) {
-    const Picture shown = overlay(image, map);
-    write_png(name + "_overlay.png", shown.width, shown.height, 3, shown.pixels.data());
-  }
-  std::printf("%s_map.png\n", name.c_str());
+// What a run ends with: the gravest of what its parts ended with.
+void add(Exit &all, Exit one) {
+  if (one == kInternal || all == kSuccess) all = one;
 }
 
-// Writes maps and overlays of all images that can be read. Returns whether all could.
-bool predict(const r2mrf::Engine &engine, const Options &options) {
-  bool all = true;
-  for (const std::string &file : options.images) {
-    Picture image;
-    try {
-      image = read_picture(file);
-    } catch (const FileError &e) {
-      std::fprintf(stderr, "%s\n", e.what());
-      all = false;
-      continue;
+struct Job {
+  fs::path source;
+  std::string name;  // of what is made from it
+
+  [[nodiscard]] std::string map() const { return name + "_map.png"; }
+  [[nodiscard]] std::string overlay() const { return name + kOverlay; }
+};
+
+// What to do for every photograph that was given, once for each.
+std::vector<Job> planned(const Options &options, Exit &all) {
+  std::vector<fs::path> sources;
+  std::set<fs::path> known;
+  for (const std::string &given : options.images) {
+    add(all, reported([&] {
+      for (const fs::path &source : photographs_in(given)) {
+        if (known.insert(fs::absolute(source).lexically_normal()).second) sources.push_back(source);
+      }
+    }));
+  }
+  const auto names = names_of(sources, std::strlen(kOverlay));
+  std::vector<Job> jobs;
+  for (std::size_t i = 0; i < sources.size(); ++i) jobs.push_back({sources[i], names[i]});
+  return jobs;
+}
+
+// Throws WrongUse if a photograph would be replaced by what is made from one.
+void check_no_source_is_replaced(const std::vector<Job> &jobs, const Options &options) {
+  std::error_code unknown;
+  std::map<fs::path, fs::path> sources;
+  for (const Job &job : jobs) sources[fs::weakly_canonical(job.source, unknown)] = job.source;
+  const fs::path folder = fs::weakly_canonical(options.output, unknown);
+  for (const Job &job : jobs) {
+    for (const std::string &file : {job.map(), job.overlay()}) {
+      const auto victim = sources.find(folder / file);
+      if (victim == sources.end() || (file == job.overlay() && !options.overlays)) continue;
+      throw WrongUse("what is made from " + job.source.string() + " would replace " + victim->second.string() +
+                     ": choose another folder with -o");
     }
-    const auto map = engine.run(image.view());
-    std::error_code why;
-    std::filesystem::create_directories(options.output, why);  // if this fails, writing reports it
-    const auto name = std::filesystem::path(options.output) / name_of(file, options.images);
-    write_results(image, map, name.string(), options.overlays);
+  }
+}
+
+// Writes maps and overlays of all photographs that can be read.
+Exit predict(const r2mrf::Engine &engine, const Options &options) {
+  Exit all = kSuccess;
+  const auto jobs = planned(options, all);
+  check_no_source_is_replaced(jobs, options);
+  std::size_t done = 0;
+  for (const Job &job : jobs) {
+    const Exit one = reported([&] {
+      Picture image = read_picture(job.source);
+      const auto map = engine.run_u8(image.view());
+      write_png(options.output, job.map(), map.width, map.height, 1, map.values.data());
+      if (options.overlays) {
+        draw_overlay(image, map);
+        write_png(options.output, job.overlay(), image.width, image.height, 3, image.pixels.data());
+      }
+      print_line(stdout, (fs::path(options.output) / job.map()).string());
+    });
+    done += one == kSuccess;
+    add(all, one);
+  }
+  if (all != kSuccess && jobs.size() > 1) {
+    print_line(stderr, std::to_string(done) + " of " + std::to_string(jobs.size()) + " images were done");
   }
   return all;
 }
@@ -180,8 +248,26 @@ void bench(const r2mrf::Engine &engine, const Options &options) {
     spent += seconds(start);
   }
   const std::string device = engine.device();
-  std::printf("%s\n%zu inferences\n%sPeak memory: %.1f MiB\n", device.c_str(), times.size(),
+  print_line(stdout, device);
+  std::printf("%zu inferences\n%sPeak memory: %.1f MiB\n", times.size(),
               summary(times, spent, device.find("CPU") == std::string::npos).c_str(), peak_memory());
+}
+
+Exit run(const std::vector<std::string> &arguments) {
+  const auto given = [&](const char *a) { return std::count(arguments.begin(), arguments.end(), a) != 0; };
+  if (given("-h") || given("--help")) {
+    std::fputs(kUsage, stdout);
+    return kSuccess;
+  }
+  if (given("--version")) {
+    std::printf("r2mrf-infer %s (backends: %s)\n", r2mrf_version(), *r2mrf_backends() ? r2mrf_backends() : "none");
+    return kSuccess;
+  }
+  const Options options = parse(arguments);
+  const r2mrf::Engine engine(options.artifact, options.threads);
+  if (!options.bench) return predict(engine, options);
+  bench(engine, options);
+  return kSuccess;
 }
 
 }  // namespace
@@ -190,33 +276,12 @@ int main(int argc, char **argv) {
 #ifdef __GLIBC__
   mallopt(M_ARENA_MAX, 1);  // an arena for each of OpenVINO's threads would cost memory and save no time
 #endif
-  try {
-    const std::vector<std::string> arguments(argv + 1, argv + argc);
-    const auto given = [&](const char *a) { return std::count(arguments.begin(), arguments.end(), a) != 0; };
-    if (given("-h") || given("--help")) {
-      std::fputs(kUsage, stdout);
-      return 0;
-    }
-    if (given("--version")) {
-      std::printf("r2mrf-infer %s (backends: %s)\n", r2mrf_version(), *r2mrf_backends() ? r2mrf_backends() : "none");
-      return 0;
-    }
-    const Options options = parse(arguments);
-    const r2mrf::Engine engine(options.artifact, options.threads);
-    if (!options.bench) return predict(engine, options) ? 0 : 2;
-    bench(engine, options);
-    return 0;
-  } catch (const WrongUse &e) {
-    std::fprintf(stderr, "%s (see r2mrf-infer --help)\n", e.what());
-    return 2;
-  } catch (const FileError &e) {
-    std::fprintf(stderr, "%s\n", e.what());
-    return 2;
-  } catch (const r2mrf::Error &e) {
-    std::fprintf(stderr, "%s\n", e.what());
-    return e.status() == R2MRF_INTERNAL ? 1 : 2;
-  } catch (const std::exception &e) {
-    std::fprintf(stderr, "%s\n", e.what());
-    return 1;
-  }
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error like a full disk
+  Exit all = kSuccess;
+  add(all, reported([&] { all = run(std::vector<std::string>(argv + 1, argv + argc)); }));
+  add(all, reported([] {
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+    throw FileError("cannot write to the standard output: " + why_not_written(errno));
+  }));
+  return all;
 }

@@ -2,41 +2,41 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <limits>
 #include <memory>
 #include <stb/stb_image.h>
-#include <stb/stb_image_write.h>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "exif.h"
+#include "failure.h"
+#include "file.h"
 
 namespace {
 
-// The pixels of `mask` whose neighbours are all set too. What lies outside the picture counts as set.
-std::vector<bool> eroded(const std::vector<bool> &mask, std::size_t width, std::size_t height) {
-  std::vector<bool> inner(mask.size());
-  for (std::size_t y = 0; y < height; ++y) {
-    for (std::size_t x = 0; x < width; ++x) {
-      const std::size_t i = y * width + x;
-      inner[i] = mask[i] && (y == 0 || mask[i - width]) && (y + 1 == height || mask[i + width]) &&
-                 (x == 0 || mask[i - 1]) && (x + 1 == width || mask[i + 1]);
-    }
-  }
-  return inner;
+constexpr std::int64_t kMostPixels = 178'956'970;  // Pillow's limit
+
+struct CloseFile {
+  void operator()(std::FILE *file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<std::FILE, CloseFile>;
+
+File opened(const std::filesystem::path &path) {
+  if (const auto why = r2mrf_internal::why_not_a_file(path); !why.empty()) throw FileError(why);
+  File file(std::fopen(path.c_str(), "rb"));
+  if (!file) throw FileError(path.string() + " cannot be read: " + std::generic_category().message(errno));
+  return file;
 }
 
-std::vector<std::uint8_t> content(const std::string &file) {
-  std::error_code why;
-  const auto size = std::filesystem::file_size(file, why);
-  if (why == std::errc::no_such_file_or_directory) throw FileError(file + ": no such file");
-  std::ifstream in(file, std::ios::binary);
-  std::vector<std::uint8_t> bytes(why ? 0 : size);
-  if (why || !in.read(reinterpret_cast<char *>(bytes.data()), static_cast<std::streamsize>(bytes.size()))) {
-    throw FileError(file + " cannot be read: give an image file that you have permission to read");
-  }
-  return bytes;
+// By the file's EXIF data. The file's bytes are freed before the pixels are decoded.
+unsigned orientation_of(const std::filesystem::path &path, std::FILE *file) {
+  std::vector<std::uint8_t> bytes(std::filesystem::file_size(path));
+  bytes.resize(std::fread(bytes.data(), 1, bytes.size(), file));
+  std::rewind(file);
+  return exif_orientation(bytes.data(), bytes.size());
 }
 
 // Turns a picture upright. Orientations from 5 on swap rows and columns.
@@ -60,59 +60,72 @@ Picture upright(Picture picture, unsigned orientation) {
   return turned;
 }
 
+// The pixels in focus from which one that is not is at most `width` steps away, to the sides, up or down.
+std::vector<bool> outline(const r2mrf::Map<std::uint8_t> &map, std::uint32_t width) {
+  constexpr std::uint8_t kInFocus = 128;  // of 255: the bytes that 0.5 and more are rounded to
+  const std::size_t columns = map.width;
+  const std::size_t size = map.values.size();
+  const std::uint32_t far = width + 1;
+  std::vector<std::uint16_t> steps(size);  // to the nearest pixel that is not in focus, as far as is known
+  const auto nearer = [&](std::size_t i, bool there, std::size_t neighbour) {
+    if (there) steps[i] = static_cast<std::uint16_t>(std::min<std::uint32_t>(steps[i], steps[neighbour] + 1U));
+  };
+  for (std::size_t i = 0; i < size; ++i) {
+    steps[i] = static_cast<std::uint16_t>(map.values[i] < kInFocus ? 0 : far);
+    nearer(i, i % columns != 0, i - 1);
+    nearer(i, i >= columns, i - columns);
+  }
+  std::vector<bool> line(size);
+  for (std::size_t i = size; i-- > 0;) {
+    nearer(i, (i + 1) % columns != 0, i + 1);
+    nearer(i, i + columns < size, i + columns);
+    line[i] = steps[i] != 0 && steps[i] <= width;
+  }
+  return line;
+}
+
 }  // namespace
 
-Picture read_picture(const std::string &file) {
-  const std::vector<std::uint8_t> bytes = content(file);
-  if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
-    throw FileError(file + " is too large: give an image of less than 2 GiB");
-  }
+Picture read_picture(const std::filesystem::path &path) {
+  const File file = opened(path);
   int width = 0;
   int height = 0;
-  const std::unique_ptr<stbi_uc, void (*)(void *)> decoded(
-      stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, nullptr, 3), stbi_image_free);
-  if (!decoded) throw FileError(file + " is damaged or in an unknown format: convert it to PNG or JPEG");
-  Picture picture{static_cast<std::uint32_t>(width), static_cast<std::uint32_t>(height), {}};
-  picture.pixels.assign(decoded.get(), decoded.get() + std::size_t{picture.width} * picture.height * 3);
-  return upright(std::move(picture), exif_orientation(bytes.data(), bytes.size()));
-}
-
-void write_png(const std::string &file, std::uint32_t width, std::uint32_t height, int channels,
-               const std::uint8_t *pixels) {
-  const int w = static_cast<int>(width);
-  std::ofstream out(file, std::ios::binary);
-  const auto write = [](void *to, void *bytes, int size) {
-    static_cast<std::ofstream *>(to)->write(static_cast<const char *>(bytes), size);
-  };
-  if (stbi_write_png_to_func(write, &out, w, static_cast<int>(height), channels, pixels, w * channels) == 0 || !out.flush()) {
-    throw FileError("cannot write " + file + ": choose a folder with -o that you may write to, on a disk with free space");
+  const auto damaged = [&] { return FileError(path.string() + " is damaged or in an unknown format: convert it to PNG or JPEG"); };
+  if (stbi_info_from_file(file.get(), &width, &height, nullptr) == 0) throw damaged();
+  if (std::int64_t{width} * height > kMostPixels) {
+    throw FileError(path.string() + " has more than " + std::to_string(kMostPixels / 1'000'000) +
+                    " million pixels: scale it down first");
   }
+  const unsigned orientation = orientation_of(path, file.get());
+  Picture picture;
+  {
+    const std::unique_ptr<stbi_uc, void (*)(void *)> decoded(stbi_load_from_file(file.get(), &width, &height, nullptr, 3),
+                                                            stbi_image_free);
+    if (!decoded) throw damaged();
+    picture.width = static_cast<std::uint32_t>(width);
+    picture.height = static_cast<std::uint32_t>(height);
+    picture.pixels.assign(decoded.get(), decoded.get() + std::size_t{picture.width} * picture.height * 3);
+  }
+  return upright(std::move(picture), orientation);
 }
 
-Picture overlay(const Picture &image, const r2mrf::Map<float> &map) {
-  Picture shown = image;
-  std::vector<bool> focused(map.values.size());
+void draw_overlay(Picture &image, const r2mrf::Map<std::uint8_t> &map) {
+  const std::vector<bool> line = outline(map, std::max(1U, std::max(image.width, image.height) / 400));
+  constexpr std::array<std::uint8_t, 3> kLine{255, 210, 0};
   for (std::size_t i = 0; i < map.values.size(); ++i) {
-    const float weight = map.values[i];
-    focused[i] = weight >= 0.5F;
-    std::uint8_t *pixel = shown.pixels.data() + 3 * i;
+    std::uint8_t *pixel = image.pixels.data() + 3 * i;
+    if (line[i]) {
+      std::copy(kLine.begin(), kLine.end(), pixel);
+      continue;
+    }
+    const float weight = static_cast<float>(map.values[i]) / 255.0F;
     const auto r = static_cast<float>(pixel[0]);
     const auto g = static_cast<float>(pixel[1]);
     const auto b = static_cast<float>(pixel[2]);
-    const float grey = 0.299F * r + 0.587F * g + 0.114F * b;
-    const std::array<float, 3> colour{r, g, b};
+    const float dark = (1 - weight) * 0.35F * (0.299F * r + 0.587F * g + 0.114F * b);
     for (std::size_t c = 0; c < 3; ++c) {
-      const float value = weight * colour[c] + (1 - weight) * 0.35F * grey;
+      const float value = weight * static_cast<float>(pixel[c]) + dark;
       pixel[c] = static_cast<std::uint8_t>(std::clamp(value + 0.5F, 0.0F, 255.0F));
     }
   }
-  auto inner = focused;
-  for (std::uint32_t n = std::max(1U, std::max(image.width, image.height) / 400); n > 0; --n) {
-    inner = eroded(inner, image.width, image.height);
-  }
-  constexpr std::array<std::uint8_t, 3> kLine{255, 210, 0};
-  for (std::size_t i = 0; i < focused.size(); ++i) {
-    if (focused[i] && !inner[i]) std::copy(kLine.begin(), kLine.end(), shown.pixels.begin() + static_cast<std::ptrdiff_t>(3 * i));
-  }
-  return shown;
 }

@@ -14,11 +14,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
   using namespace r2mrf_internal;
   try {
-    parse_plan_header(data, size < kPlanHeaderLength ? size : kPlanHeaderLength, size, "fuzzed");
+    const auto header = parse_plan_header(data, size < kPlanHeaderLength ? size : kPlanHeaderLength, size, "fuzzed");
+    check_plan_version(header, "10.1.0", true, "fuzzed");
   } catch (const ArtifactError &) {  // refusing is allowed
   }
   try {
     parse_contract({reinterpret_cast<const char *>(data), size}, "fuzzed");
+  } catch (const ArtifactError &) {
+  }
+  try {
+    const auto manifest = parse_manifest({reinterpret_cast<const char *>(data), size}, "fuzzed");
+    check_plan_manifest({"tensorrt", "1", {"8.6"}}, manifest, "fuzzed");
   } catch (const ArtifactError &) {
   }
   const unsigned orientation = exif_orientation(data, size);

@@ -4,6 +4,7 @@
 #include <cctype>
 
 #include "error.h"
+#include "file.h"
 
 namespace r2mrf_internal {
 namespace {
@@ -28,6 +29,12 @@ void check_kind(const std::filesystem::path &artifact, const Manifest &manifest,
   }
 }
 
+// OpenVINO opens the .bin beside an .xml by itself.
+[[maybe_unused]] void check_weights(const std::filesystem::path &artifact) {
+  const auto why = why_not_a_file(std::filesystem::path(artifact).replace_extension(".bin"));
+  if (!why.empty()) throw ArtifactError(why + "; it belongs to " + artifact.filename().string());
+}
+
 }  // namespace
 
 const char *backend_names() {
@@ -42,10 +49,23 @@ const char *backend_names() {
 #endif
 }
 
+void check_suffix(const std::filesystem::path &artifact) {
+  const std::string suffix = lower_suffix(artifact);
+  if (suffix == ".onnx" || suffix == ".xml" || suffix == ".plan") return;
+  const auto name = artifact.string();
+  // PyTorch's weights, also as x.pth.tar
+  if (suffix == ".pth" || suffix == ".pt" || suffix == ".ckpt" || suffix == ".tar" || suffix == ".safetensors") {
+    throw ArtifactError(name + " is a checkpoint, which has to be exported first: r2mrf export " + name + " -o " +
+                        artifact.stem().string() + ".onnx");
+  }
+  throw ArtifactError(name + ": no backend opens \"" + suffix + "\" files, only .onnx, .xml and .plan");
+}
+
 Manifest contract_of(const std::filesystem::path &artifact) {
   if (auto manifest = manifest_beside(artifact)) return *manifest;
   [[maybe_unused]] const std::string suffix = lower_suffix(artifact);
 #ifdef R2MRF_WITH_OPENVINO
+  if (suffix == ".xml") check_weights(artifact);
   if (suffix == ".onnx" || suffix == ".xml") {
     if (const auto text = contract_in_openvino(artifact)) return parse_contract(*text, artifact.string());
   }
@@ -65,9 +85,6 @@ std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, con
 #else
     refuse(artifact, "tensorrt", "-DTENSORRT_ROOT=... (TensorRT's headers)");
 #endif
-  }
-  if (suffix != ".onnx" && suffix != ".xml") {
-    throw ArtifactError(artifact.string() + ": no backend opens \"" + suffix + "\" files, only .onnx, .xml and .plan");
   }
   check_kind(artifact, manifest, suffix == ".xml" ? "openvino" : "onnx");
 #ifdef R2MRF_WITH_OPENVINO

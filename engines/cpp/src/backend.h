@@ -58,6 +58,9 @@ class Backend {
 // The backends of this build, separated by spaces.
 const char *backend_names();
 
+// Throws ArtifactError unless a backend opens files of this name; the message says what to make of a checkpoint.
+void check_suffix(const std::filesystem::path &artifact);
+
 // Opens `artifact`, whose SHA-256 has been checked, with the backend for its file type. Throws ArtifactError if the model is
 // damaged or differs from its manifest, and Unavailable if this build or machine lacks the backend.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path &artifact, const Manifest &manifest,

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "file.h"
 #include "half.h"
 
 namespace r2mrf_internal {
@@ -13,16 +14,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSmallestSide = 32;
-constexpr double kLongest = 640;  // LONGEST in predict.py: networks learn blur at about this scale
-
 double ms_between(Clock::time_point start, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - start).count();
 }
 
-// The axes of height and width.
-std::array<std::size_t, 2> spatial(const TensorSpec &spec) {
-  return spec.layout == "NCHW" ? std::array<std::size_t, 2>{2, 3} : std::array<std::size_t, 2>{1, 2};
+// Throws ArtifactError unless the profile's shape, if there is one, is 4 sizes.
+void check_profile(const std::map<std::string, Shape> &shapes, const TensorSpec &input, const std::string &name) {
+  const auto shape = shapes.find(input.name);
+  if (shape == shapes.end() ||
+      (shape->second.size() == 4 && std::count(shape->second.begin(), shape->second.end(), kFree) == 0)) {
+    return;
+  }
+  throw ArtifactError(name + ": the smallest and the largest shape in the profile of " + input.name + " must be 4 sizes");
 }
 
 void check_is_detector(const Manifest &manifest, const std::string &name) {
@@ -43,11 +46,8 @@ void check_is_detector(const Manifest &manifest, const std::string &name) {
   if (const auto kind = dtype_of(map->dtype); kind != Dtype::float32 && kind != Dtype::float16) {
     throw ArtifactError(name + ": the output must be float32 or float16, not " + map->words());
   }
-  if (const auto largest = manifest.largest.find(input.name);
-      largest != manifest.largest.end() &&
-      (largest->second.size() != 4 || std::count(largest->second.begin(), largest->second.end(), kFree) != 0)) {
-    throw ArtifactError(name + ": the largest shape in the profile of " + input.name + " must be 4 sizes");
-  }
+  check_profile(manifest.smallest, input, name);
+  check_profile(manifest.largest, input, name);
 }
 
 // (x / 255 - mean) / std in single precision, channel by channel. `convert` rounds to the network's type.
@@ -63,14 +63,14 @@ void normalise(const std::vector<std::uint8_t> &pixels, const Preprocess &with, 
 }  // namespace
 
 Engine::Engine(const std::filesystem::path &artifact, std::uint32_t threads) {
-  std::error_code unknown;  // a name that is too long, for example: there is no such file either
-  if (!std::filesystem::is_regular_file(artifact, unknown)) throw InputError(artifact.string() + ": no such file");
+  if (const auto why = why_not_a_file(artifact); !why.empty()) throw InputError(why);
+  check_suffix(artifact);
   manifest_ = contract_of(artifact);
   check_is_detector(manifest_, artifact.string());
   backend_ = open_backend(artifact, manifest_, threads);
   device_ = backend_->device();
   const TensorSpec &input = manifest_.inputs[0];
-  const auto [y, x] = spatial(input);
+  const auto [y, x] = spatial_axes(input);
   if (input.shape[y] != kFree && input.shape[x] != kFree) {
     fixed_[0] = static_cast<std::uint32_t>(input.shape[y]);
     fixed_[1] = static_cast<std::uint32_t>(input.shape[x]);
@@ -92,8 +92,8 @@ std::unique_ptr<ExecutionContext> Engine::take_context() {
 r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   const auto begin = Clock::now();
   auto context = take_context();
-  const Shape shape = input_shape(image);
-  fill(context->input(shape), shape, image);
+  const Fitting fitting = fitting_of({image.height, image.width}, manifest_);
+  fill(*context, fitting, image);
   const auto prepared = Clock::now();
   const RawMap raw = context->infer();
   const auto inferred = Clock::now();
@@ -109,8 +109,15 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   if (!std::all_of(map, map + count, [](float v) { return std::isfinite(v); })) {
     throw ArtifactError("the map is not finite: the artifact's weights or normalisation are damaged; make the artifact again");
   }
+  Size size{raw.height, raw.width};
+  std::vector<float> part;
+  if (!(fitting.content == fitting.canvas)) {
+    part = cut(map, size, fitting);
+    map = part.data();
+    size = fitting.content;
+  }
   std::vector<float> clipped(image.width);
-  resize_map(map, raw.width, raw.height, image.width, image.height, [&](std::uint32_t y, const float *row) {
+  resize_map(map, size.width, size.height, image.width, image.height, [&](std::uint32_t y, const float *row) {
     std::transform(row, row + image.width, clipped.begin(), [](float v) { return std::clamp(v, 0.0F, 1.0F); });
     sink(y, clipped.data());
   });
@@ -123,40 +130,22 @@ r2mrf_times Engine::run(const Pixels &image, const RowSink &sink) {
   return {ms_between(begin, prepared), t.enqueue, t.h2d, t.compute, t.d2h, ms_between(inferred, Clock::now())};
 }
 
-// The fixed size of the input. If the size is free: the image's own, scaled down in proportion to fit the profile's
-// largest shape (kLongest without a profile), and at least 32 pixels a side. A free batch becomes 1.
-Shape Engine::input_shape(const Pixels &image) const {
+// Fills every image of the batch with the same image. A free batch becomes 1.
+void Engine::fill(ExecutionContext &context, const Fitting &fitting, const Pixels &image) const {
   const TensorSpec &spec = manifest_.inputs[0];
   Shape shape = spec.shape;
   if (shape[0] == kFree) shape[0] = 1;
-  if (fixed_[0] != 0) return shape;
-  const std::array<double, 2> sides{static_cast<double>(image.height), static_cast<double>(image.width)};
-  const auto axes = spatial(spec);
-  const auto profile = manifest_.largest.find(spec.name);
-  double scale = 1;
-  for (std::size_t i = 0; i < 2; ++i) {
-    const double largest = profile == manifest_.largest.end() ? kLongest : static_cast<double>(profile->second[axes[i]]);
-    scale = std::min(scale, largest / sides[i]);
-  }
-  for (std::size_t i = 0; i < 2; ++i) {
-    shape[axes[i]] = static_cast<std::int64_t>(std::max(kSmallestSide, std::nearbyint(sides[i] * scale)));
-  }
-  return shape;
-}
-
-// Fills every image of the batch with the same image.
-void Engine::fill(void *input, const Shape &shape, const Pixels &image) const {
-  const TensorSpec &spec = manifest_.inputs[0];
-  const auto [y, x] = spatial(spec);
-  const auto height = static_cast<std::uint32_t>(shape[y]);
-  const auto width = static_cast<std::uint32_t>(shape[x]);
-  const std::size_t values = std::size_t{height} * width * 3;
+  const auto [y, x] = spatial_axes(spec);
+  shape[y] = fitting.canvas.height;
+  shape[x] = fitting.canvas.width;
+  void *input = context.input(shape);
+  const std::size_t values = std::size_t{fitting.canvas.height} * fitting.canvas.width * 3;
   const Dtype dtype = dtype_of(spec.dtype);
   if (dtype == Dtype::uint8) {
-    resize_rgb(image, width, height, static_cast<std::uint8_t *>(input));
+    place(image, fitting, static_cast<std::uint8_t *>(input));
   } else {
     std::vector<std::uint8_t> pixels(values);
-    resize_rgb(image, width, height, pixels.data());
+    place(image, fitting, pixels.data());
     const Preprocess with = manifest_.preprocess.value_or(Preprocess{});
     if (dtype == Dtype::float32) {
       normalise(pixels, with, static_cast<float *>(input), [](float v) { return v; });

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "fitting.h"
 #include "manifest.h"
 #include "resize.h"
 
@@ -31,8 +32,7 @@ class Engine {
 
  private:
   std::unique_ptr<ExecutionContext> take_context();  // an idle one, or a new one
-  [[nodiscard]] Shape input_shape(const Pixels &image) const;
-  void fill(void *input, const Shape &shape, const Pixels &image) const;
+  void fill(ExecutionContext &context, const Fitting &fitting, const Pixels &image) const;
 
   Manifest manifest_;
   std::unique_ptr<Backend> backend_;

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "error.h"
+#include "file.h"
 #include "sha256.h"
 
 namespace r2mrf_internal {
@@ -73,7 +74,14 @@ std::array<float, 3> channels_from(const json &preprocess, const char *field) {
 Preprocess preprocess_from(const json &said) {
   const auto color = said.value("color", std::string("RGB"));
   if (color != "RGB") throw ArtifactError("unknown preprocess.color \"" + color + '"');
-  const Preprocess with{channels_from(said, "mean"), channels_from(said, "std")};
+  const auto fit = said.value("fit", std::string("stretch"));
+  if (fit != "letterbox" && fit != "stretch") throw ArtifactError("unknown preprocess.fit \"" + fit + '"');
+  const auto longest = said.value("longest_side", json(Preprocess{}.longest_side));
+  const auto side = longest.is_number_integer() ? longest.get<std::int64_t>() : 0;
+  if (side < 1 || side > kLargestDimension) {
+    throw ArtifactError("preprocess.longest_side must be a whole number from 1, not " + longest.dump());
+  }
+  const Preprocess with{channels_from(said, "mean"), channels_from(said, "std"), side, fit == "letterbox"};
   if (!std::all_of(with.std.begin(), with.std.end(), [](float s) { return s > 0; })) {
     throw ArtifactError("preprocess.std must be greater than 0, not " + said.at("std").dump());
   }
@@ -104,7 +112,10 @@ Manifest manifest_from(const json &document, bool bound) {
   manifest.inputs = specs_from(document.at("inputs"));
   manifest.outputs = specs_from(document.at("outputs"));
   if (const json *profiles = present(document, "profiles")) {
-    for (const auto &[input, profile] : profiles->items()) manifest.largest[input] = shape_from(profile.at("max"));
+    for (const auto &[input, profile] : profiles->items()) {
+      if (const json *least = present(profile, "min")) manifest.smallest[input] = shape_from(*least);
+      if (const json *most = present(profile, "max")) manifest.largest[input] = shape_from(*most);
+    }
   }
   if (const json *preprocess = present(document, "preprocess")) manifest.preprocess = preprocess_from(*preprocess);
   if (const json *precision = present(document, "precision")) precision->get_to(manifest.precision);
@@ -165,6 +176,7 @@ Manifest parsed(std::string_view text, const std::string &failing, bool bound) {
 }
 
 Manifest checked_manifest(const std::filesystem::path &artifact, const std::filesystem::path &path) {
+  if (const auto why = why_not_a_file(path); !why.empty()) throw ArtifactError(why);
   std::ifstream in(path, std::ios::binary);
   if (!in) throw ArtifactError(path.string() + " cannot be read");
   std::error_code unknown;
@@ -181,8 +193,8 @@ Manifest checked_manifest(const std::filesystem::path &artifact, const std::file
       throw ArtifactError(path.string() + " is not a manifest: companion \"" + file + "\" is not in the same folder");
     }
     const auto where = artifact.parent_path() / file;
-    if (!std::filesystem::is_regular_file(where, unknown)) {
-      throw ArtifactError(where.string() + " is missing: it belongs to " + artifact.filename().string());
+    if (const auto why = why_not_a_file(where); !why.empty()) {
+      throw ArtifactError(why + "; it belongs to " + artifact.filename().string());
     }
     if (sha256_of(where) != digest) {
       throw ArtifactError(where.string() + " does not match " + path.filename().string() +

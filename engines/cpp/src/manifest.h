@@ -34,6 +34,8 @@ struct TensorSpec {
 struct Preprocess {
   std::array<float, 3> mean{0, 0, 0};
   std::array<float, 3> std{1, 1, 1};
+  std::int64_t longest_side = 640;  // of a photograph, in pixels, where the input's size is free
+  bool letterbox = false;           // whether a photograph keeps its aspect in an input of fixed size
 };
 
 // What a plan was built with.
@@ -51,7 +53,8 @@ struct Manifest {
   std::map<std::string, std::string> companions;  // file name -> SHA-256
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
-  std::map<std::string, Shape> largest;  // input name -> the largest shape in its profile
+  std::map<std::string, Shape> smallest;  // input name -> the smallest shape in its profile, if that says so
+  std::map<std::string, Shape> largest;
   std::optional<Preprocess> preprocess;
   std::string precision = "fp32";
   std::optional<Target> target;

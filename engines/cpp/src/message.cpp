@@ -24,9 +24,14 @@ std::size_t character(std::string_view text) {
   return overlong || not_a_character ? 0 : length;
 }
 
+// Also the separators of lines and paragraphs, and the marks of bidirectional writing: U+200E, U+200F, U+2028 to U+202E,
+// U+2066 to U+2069.
 bool is_control(std::string_view text) {
   const unsigned first = byte_at(text, 0);
-  return first < 0x20 || first == 0x7f || (first == 0xc2 && byte_at(text, 1) < 0xa0);
+  const unsigned third = byte_at(text, 2);
+  if (first != 0xe2) return first < 0x20 || first == 0x7f || (first == 0xc2 && byte_at(text, 1) < 0xa0);
+  const bool in_80 = byte_at(text, 1) == 0x80 && (third == 0x8e || third == 0x8f || (third >= 0xa8 && third <= 0xae));
+  return in_80 || (byte_at(text, 1) == 0x81 && third >= 0xa6 && third <= 0xa9);
 }
 
 }  // namespace
@@ -46,5 +51,7 @@ std::string one_line(std::string_view text) {
   }
   return line;
 }
+
+void print_line(std::FILE *to, std::string_view text) { std::fprintf(to, "%s\n", one_line(text).c_str()); }
 
 }  // namespace r2mrf_internal

@@ -95,6 +95,9 @@ def main(folder: Path) -> None:
     largest = {"image": {"min": [1, 32, 32, 3], "opt": [1, 32, 64, 3], "max": [1, 40, 160, 3]}}
     write(folder / "dynamic.onnx", *free, profiles=largest)
     write(folder / "free.onnx", *free)
+    neutral = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    write(folder / "letterbox.onnx", *fixed, preprocess=neutral | {"fit": "letterbox"})
+    write(folder / "half_size.onnx", *free, preprocess=neutral | {"longest_side": 320})
     for suffix in (".onnx", ".xml"):
         write_alone(folder / f"alone{suffix}", {})
         write_alone(folder / f"alone_broken{suffix}", "{")
@@ -110,6 +113,23 @@ def main(folder: Path) -> None:
     write(folder / "old.onnx", *free)
     (folder / "old.onnx.json").rename(folder / "pending.onnx.json")
     refused(folder)
+
+
+def special(folder: Path) -> None:
+    """FIFOs where files should be. Opening one waits for ever."""
+    fixed = ([1, 48, 64, 3], [1, 1, 48, 64])
+    fifos = [folder / name for name in ("fifo.onnx", "fifo", "fifo_manifest.onnx.json", "fifo_weights.bin")]
+    for path in fifos:  # of an earlier run
+        path.unlink(missing_ok=True)
+    write(folder / "fifo_manifest.onnx", *fixed)
+    write(folder / "fifo_companion.onnx", *fixed, companions={"fifo": "0"})
+    write(folder / "as_onnx.xml", *fixed, kind="onnx", companions={})  # so that nobody would check its weights
+    write_alone(folder / "fifo_weights.xml", {})
+    for path in fifos:
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    for name in ("weights.pth", "weights.pth.tar", "weights.safetensors", "photo.jpg"):
+        (folder / name).write_bytes(b"PK")
 
 
 def refused(folder: Path) -> None:
@@ -136,6 +156,7 @@ def refused(folder: Path) -> None:
     (folder / "not_utf8.onnx.json").write_bytes(b'{"kind": "\xff')
     (folder / "large_manifest.onnx.json").touch()
     os.truncate(folder / "large_manifest.onnx.json", (64 << 20) + 1)
+    special(folder)
     (folder / "loop.onnx").unlink(missing_ok=True)
     (folder / "loop.onnx").symlink_to("loop.onnx")
     damaged = folder / "damaged.onnx"

@@ -89,6 +89,22 @@ void test_largest_sizes(const std::string &folder) {
   const r2mrf::Engine without(folder + "free.onnx");  // 640
   CHECK(contrast(without, 640, 32) > 0.99F);
   CHECK(contrast(without, 1280, 64) < 0.2F);
+  CHECK(contrast(r2mrf::Engine(folder + "half_size.onnx"), 320, 32) > 0.99F);
+  CHECK(contrast(r2mrf::Engine(folder + "half_size.onnx"), 640, 32) < 0.2F);
+}
+
+// Columns that fill the height of the network's input keep their contrast if the aspect is kept; stretched, they turn grey.
+void test_letterbox(const std::string &folder) {
+  const auto pixels = columns(128, 48);
+  const auto contrast = [&](const char *name, std::uint32_t width) {
+    const auto values = r2mrf::Engine(folder + name).run({pixels.data(), width, 48, 128 * 3}).values;
+    CHECK(values.size() == std::size_t{width} * 48);
+    const auto [least, most] = std::minmax_element(values.begin(), values.end());
+    return *most - *least;
+  };
+  CHECK(contrast("letterbox.onnx", 40) > 0.99F);  // not enlarged to 64
+  CHECK(contrast("weighted.onnx", 40) < 0.99F);
+  CHECK(contrast("letterbox.onnx", 128) < 0.2F);  // shrunk to 64
 }
 
 // Gaps between rows do not affect the map, and are not written to.
@@ -142,6 +158,7 @@ void test_alone(const std::string &folder) {
   for (const std::string suffix : {".onnx", ".xml"}) {
     const r2mrf::Engine engine(folder + "alone" + suffix);
     CHECK(all_near(engine.run({pixels.data(), 64, 48}).values, 140 / 255.0F));
+    if (suffix == ".xml") check_open(folder + "fifo_weights.xml", R2MRF_ARTIFACT, "fifo_weights.bin is a FIFO");
     check_open(folder + "alone_broken" + suffix, R2MRF_ARTIFACT, "the contract inside it cannot be used");
     check_open(folder + "alone_bent" + suffix, R2MRF_ARTIFACT, "the contract inside it cannot be used");
     check_open(folder + "alone_deep" + suffix, R2MRF_ARTIFACT, "nested too deeply");
@@ -153,7 +170,16 @@ void test_alone(const std::string &folder) {
 
 void test_artifacts_refused(const std::string &folder) {
   check_open(folder + "nothing.onnx", R2MRF_INPUT, "no such file");
-  check_open(folder, R2MRF_INPUT, "no such file");
+  check_open(folder, R2MRF_INPUT, "is a folder");
+  check_open(folder + "fifo.onnx", R2MRF_INPUT, "only regular files are read");
+  check_open(folder + "fifo_manifest.onnx", R2MRF_ARTIFACT, "fifo_manifest.onnx.json is a FIFO");
+  check_open(folder + "fifo_companion.onnx", R2MRF_ARTIFACT, "fifo is a FIFO");
+  check_open("/dev/null", R2MRF_INPUT, "only regular files are read");
+  check_open(folder + "as_onnx.xml", R2MRF_ARTIFACT, "describes a file of kind \"onnx\"");
+  check_open(folder + "weights.pth", R2MRF_ARTIFACT, "weights.pth -o weights.onnx");
+  check_open(folder + "weights.pth.tar", R2MRF_ARTIFACT, "is a checkpoint, which has to be exported first: r2mrf export");
+  check_open(folder + "weights.safetensors", R2MRF_ARTIFACT, "is a checkpoint");
+  check_open(folder + "photo.jpg", R2MRF_ARTIFACT, "only .onnx, .xml and .plan");
   check_open(folder + "loop.onnx", R2MRF_INPUT, "no such file");
   check_open(folder + std::string(5000, 'x') + ".onnx", R2MRF_INPUT, "no such file");
   check_open(folder + "no_manifest.onnx", R2MRF_ARTIFACT, "has no manifest beside it");
@@ -164,7 +190,7 @@ void test_artifacts_refused(const std::string &folder) {
   check_open(folder + "changed.onnx", R2MRF_ARTIFACT, "SHA-256 differs");
   check_open(folder + "changed_weights.xml", R2MRF_ARTIFACT, "changed_weights.bin does not match");
   check_open(folder + "unlisted_weights.xml", R2MRF_ARTIFACT, "do not list unlisted_weights.bin");
-  check_open(folder + "long_companion.onnx", R2MRF_ARTIFACT, "is missing");
+  check_open(folder + "long_companion.onnx", R2MRF_ARTIFACT, "no such file; it belongs to long_companion.onnx");
   {
     [[maybe_unused]] const NoLeakCheck pardon;
     check_open(folder + "damaged.onnx", R2MRF_ARTIFACT, "cannot open");
@@ -297,6 +323,7 @@ int main(int argc, char **argv) {
   const std::string folder = std::string(argv[1]) + "/";
   test_known_maps(folder);
   test_largest_sizes(folder);
+  test_letterbox(folder);
   test_strides(folder);
   test_alone(folder);
   test_artifacts_refused(folder);

@@ -5,6 +5,7 @@
 #include "../app/exif.h"
 #include "check.h"
 #include "error.h"
+#include "fitting.h"
 #include "half.h"
 #include "manifest.h"
 #include "message.h"
@@ -127,6 +128,74 @@ void test_manifest() {
   }
 }
 
+void test_fit() {
+  const Manifest older = parse_manifest(kManifest, "m");
+  CHECK(!older.preprocess->letterbox && older.preprocess->longest_side == 640);
+  CHECK((older.smallest.at("image") == Shape{1, 32, 32, 3}));
+  const std::string said = "\"std\": [0.25, 0.25, 0.25]";
+  const Manifest newer = parse_manifest(with(said, said + R"(, "fit": "letterbox", "longest_side": 320)"), "m");
+  CHECK(newer.preprocess->letterbox && newer.preprocess->longest_side == 320);
+  CHECK_THROWS(ArtifactError, parse_manifest(with(said, said + R"(, "fit": "crop")"), "m"), "unknown preprocess.fit \"crop\"");
+  CHECK_THROWS(ArtifactError, parse_manifest(with(said, said + R"(, "fit": null)"), "m"), "m is not");
+  for (const char *side : {"0", "-1", "1.5", "1e30", "true", "null", "\"x\""}) {
+    CHECK_THROWS(ArtifactError, parse_manifest(with(said, said + ", \"longest_side\": " + side), "m"), "m is not");
+  }
+}
+
+// An input of this height and width, -1 if free, with everything else as fit and profile say.
+Manifest fitted_to(std::int64_t height, std::int64_t width, bool letterbox, std::int64_t longest = 640) {
+  Manifest manifest;
+  manifest.inputs = {{"image", "uint8", {1, height, width, 3}, "NHWC"}};
+  manifest.preprocess = Preprocess{{0, 0, 0}, {1, 1, 1}, longest, letterbox};
+  return manifest;
+}
+
+void test_fitting() {
+  const auto check = [](const Size &photograph, const Manifest &manifest, const Size &content, const Size &canvas) {
+    const Fitting found = fitting_of(photograph, manifest);
+    CHECK(found.content == content && found.canvas == canvas);
+  };
+  check({3000, 4000}, fitted_to(320, 320, true), {240, 320}, {320, 320});
+  check({3000, 4000}, fitted_to(320, 320, false), {320, 320}, {320, 320});
+  check({100, 50}, fitted_to(320, 320, true), {100, 50}, {320, 320});  // never enlarged
+  check({1, 4000}, fitted_to(320, 320, true), {1, 320}, {320, 320});
+  check({3000, 4000}, fitted_to(kFree, kFree, false), {480, 640}, {480, 640});
+  check({3000, 4000}, fitted_to(kFree, kFree, false, 320), {240, 320}, {240, 320});
+  check({1001, 2000}, fitted_to(kFree, kFree, true, 1000), {501, 1000}, {501, 1000});  // 500.5 is rounded up, not to even
+  check({10, 20}, fitted_to(kFree, kFree, false), {10, 20}, {32, 32});
+  check({3000, 4000}, fitted_to(kFree, 320, false), {240, 320}, {240, 320});
+  Manifest profiled = fitted_to(kFree, kFree, true);
+  profiled.smallest["image"] = {1, 64, 96, 3};
+  profiled.largest["image"] = {1, 128, 1280, 3};
+  check({3000, 4000}, profiled, {128, 171}, {128, 171});
+  check({50, 2000}, profiled, {16, 640}, {64, 640});
+  Manifest tensor = fitted_to(1, 1, true);
+  tensor.inputs = {{"tensor", "float32", {1, 3, 48, 64}, "NCHW"}};
+  check({96, 96}, tensor, {48, 48}, {48, 64});
+}
+
+// A photograph of one row, 0 10 20, in the middle of larger canvases; its map is cut out again.
+void test_mirroring() {
+  const std::uint8_t pixels[] = {0, 0, 0, 10, 10, 10, 20, 20, 20};
+  const auto placed = [&](std::uint32_t width) {
+    std::vector<std::uint8_t> canvas(std::size_t{width} * 2 * 3);
+    place({pixels, 3, 1, 9, false}, {{1, 3}, {2, width}}, canvas.data());
+    std::vector<int> row;
+    for (std::size_t x = 0; x < width; ++x) {
+      row.push_back(canvas[3 * x]);
+      CHECK(canvas[3 * (x + width)] == canvas[3 * x]);  // the second row mirrors the first
+    }
+    return row;
+  };
+  CHECK((placed(4) == std::vector<int>{0, 10, 20, 20}));  // one more at the end if it cannot be in the middle
+  CHECK((placed(7) == std::vector<int>{10, 0, 0, 10, 20, 20, 10}));
+  CHECK((placed(17) == std::vector<int>{0, 0, 10, 20, 20, 10, 0, 0, 10, 20, 20, 10, 0, 0, 10, 20, 20}));
+  const std::vector<float> map{0, 1, 2, 3, 4, 5, 6, 7};
+  CHECK((cut(map.data(), {2, 4}, {{1, 2}, {2, 4}}) == std::vector<float>{1, 2}));
+  CHECK((cut(map.data(), {2, 4}, {{1, 1}, {2, 4}}) == std::vector<float>{1}));
+  CHECK((cut(map.data(), {1, 2}, {{2, 2}, {2, 4}}) == std::vector<float>{0.25F, 0.75F, 0.25F, 0.75F}));  // resized first
+}
+
 // A manifest and a contract have the same limits.
 void test_limits() {
   const auto refused = [](const std::string &text, const std::string &part) {
@@ -162,6 +231,8 @@ void test_one_line() {
   const std::string good = "R\u00b2MRF \u20ac \U0001f4f7";
   CHECK(one_line(good) == good);
   CHECK(one_line("a\nb\x1b[31mc\x7f\td\u009be") == "a b [31mc  d e");
+  CHECK(one_line("gpj.\u202e.exe\u2066\u2069\u200f\u2028|") == "gpj. .exe    |");  // would be shown the other way round
+  CHECK(one_line("\u2027\u202f\u2065\u206a") == "\u2027\u202f\u2065\u206a");  // their neighbours are not touched
   CHECK(one_line("\xff \xc3") == "? ?");  // not UTF-8, and cut short
   CHECK(one_line("\xc0\x80 \xe0\x80\x80 \xf0\x80\x80\x80") == "?? ??? ????");  // longer than necessary
   CHECK(one_line("\xed\xa0\x80 \xf4\x90\x80\x80") == "??? ????");  // a surrogate, beyond the last character
@@ -262,6 +333,9 @@ int main() {
   test_plan_header();
   test_plan_checks();
   test_manifest();
+  test_fit();
+  test_fitting();
+  test_mirroring();
   test_limits();
   test_normalisation();
   test_one_line();

@@ -67,7 +67,8 @@ R2MRF_API void r2mrf_close(r2mrf_engine *engine) R2MRF_NOEXCEPT;
  * engine is null. */
 R2MRF_API const char *r2mrf_device(const r2mrf_engine *engine) R2MRF_NOEXCEPT;
 
-/* The network's height and width, to which images are resized; 0 and 0 if the artifact leaves them free. */
+/* The network's height and width, into which images are fitted; 0 and 0 if the artifact leaves them free. The artifact says
+ * whether an image of another aspect is stretched, or keeps its aspect and is filled up with its own pixels, mirrored. */
 R2MRF_API r2mrf_status r2mrf_input_size(const r2mrf_engine *engine, uint32_t *height, uint32_t *width) R2MRF_NOEXCEPT;
 
 /* Computes the map of an image, at the image's size.
