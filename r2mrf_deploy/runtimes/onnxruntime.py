@@ -147,9 +147,7 @@ class OnnxRuntimeRunner(Runner):
         if self._profiles:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(self._profiles.name) / "profile")
-        onnxruntime.set_default_logger_severity(
-            4
-        )  # exceptions say it too, and the log writes names to the terminal unescaped
+        onnxruntime.set_default_logger_severity(4)
         try:
             self.session = onnxruntime.InferenceSession(
                 str(artifact.path), settings, providers=runtime.providers(artifact, options), enable_fallback=0
