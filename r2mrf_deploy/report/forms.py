@@ -44,6 +44,7 @@ def latex(sheet: Sheet) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "]": "{]}",  # after a line's end, a bracket would begin its options
     "Δ": r"$\Delta$", "σ": r"$\sigma$", "β": r"$\beta$", "²": r"$^2$",
 } | {c: f"\\{c}" for c in "&%$#_{}"}  # fmt: skip
 

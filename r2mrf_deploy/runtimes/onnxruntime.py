@@ -138,7 +138,7 @@ class OnnxRuntimeRunner(Runner):
 
         self.runtime = runtime.name
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3  # errors only; the warnings that matter are checked below
+        settings.log_severity_level = 4  # exceptions say it too, and the log writes names to the terminal unescaped
         if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if options.threads:
@@ -147,7 +147,7 @@ class OnnxRuntimeRunner(Runner):
         if self._profiles:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(self._profiles.name) / "profile")
-        onnxruntime.set_default_logger_severity(3)
+        onnxruntime.set_default_logger_severity(4)
         try:
             self.session = onnxruntime.InferenceSession(
                 str(artifact.path), settings, providers=runtime.providers(artifact, options), enable_fallback=0

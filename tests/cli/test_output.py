@@ -79,6 +79,23 @@ def test_what_libraries_warn_and_log_is_printed_as_text(capsys: pytest.CaptureFi
     assert logging.lastResort is not handler
 
 
+def test_onnx_runtime_s_log_does_not_write_names_to_the_terminal(tmp_path: Path) -> None:
+    import onnx
+
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[3] x, int64[1] i) => (float[1] y) { y = Gather(x, i) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].name = "\x1b[31mevil"
+    onnx.save(model, tmp_path / "m.onnx")
+    code = (
+        "import numpy as np; from r2mrf_deploy import runtimes\n"
+        "with runtimes.open('m.onnx', 'onnxruntime') as runner:\n"
+        "    try: runner.run({'x': np.zeros(3, np.float32), 'i': np.array([9])})\n"
+        "    except Exception as e: print('evil' in str(e))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "True\n" and done.stderr == ""
+
+
 def test_a_terminal_without_every_character_gets_escapes() -> None:
     code = "from r2mrf_deploy.cli import main, common; main(['--version']); common.line('5 µs')"
     done = subprocess.run(

@@ -28,7 +28,7 @@ def test_latex_has_booktabs_rules_the_best_in_bold_and_no_sign_of_its_own_from_o
         r"  \toprule",
         r"  map & $\Delta$ & f\_max \\",
         r"  \midrule",
-        r"  a\_b|c\$50\%\&\#\{x\}\textasciitilde{}\textasciicircum{}[l](u)*\textbackslash{}\textbackslash{}"
+        r"  a\_b|c\$50\%\&\#\{x\}\textasciitilde{}\textasciicircum{}{[}l{]}(u)*\textbackslash{}\textbackslash{}"
         r" & 0.1 & \textbf{0.9000} \\",
         r"  \bottomrule",
         r"\end{tabular}",
