@@ -51,9 +51,17 @@ def describe(model: onnx.ModelProto) -> Contract:
         inputs=[spec(v) for v in model.graph.input if v.name not in constants],
         outputs=[spec(v) for v in model.graph.output],
         opset=opset(model),
-        parameters=cost.parameters(model),
+        parameters=parameters(model),
         multiply_adds=multiply_adds(model),
     )
+
+
+def parameters(model: onnx.ModelProto) -> int | None:
+    """`cost.parameters`; None for a model that onnx_ir cannot read."""
+    try:
+        return cost.parameters(model)
+    except GraphError:
+        return None
 
 
 def multiply_adds(model: onnx.ModelProto, shapes: cost.Shapes | None = None) -> int | None:

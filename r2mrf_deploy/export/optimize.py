@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -57,4 +57,5 @@ def optimize_artifact(
     )
     check = Check(partial(runtimes.nearest(source.precision).open, source), source.path.name, progress)
     done = check.publish(path, lambda file: onnx.write(optimized.model, contract, file))
+    done = replace(done, warnings=(*optimized.warnings, *done.warnings))
     return OptimizedArtifact(**vars(done), optimized=optimized)

@@ -132,8 +132,8 @@ def multiply_adds(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:
 
 def multiply_adds_per_image(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:
     """`multiply_adds` over the batch of the first input."""
-    image = model.graph.input[0]
-    shape = (shapes or {}).get(image.name) or [d.dim_value for d in image.type.tensor_type.shape.dim]
+    first = next(iter(model.graph.input), onnx.ValueInfoProto())
+    shape = (shapes or {}).get(first.name) or [d.dim_value for d in first.type.tensor_type.shape.dim]
     return multiply_adds(model, shapes) // max(shape[0] if shape else 1, 1)
 
 
@@ -153,7 +153,7 @@ def parameters(model: onnx.ModelProto) -> int:
             value = node.inputs[slot] if slot < len(node.inputs) else None
             if value is not None and value in carried:
                 weights.add(carried[value])
-    tensors = (ir.convenience.get_const_tensor(value) for value in weights)
+    tensors = map(constant_tensor, weights)
     return sum(t.size for t in tensors if t is not None and (t.dtype.is_floating_point() or t.dtype.bitwidth <= 8))
 
 
@@ -237,14 +237,14 @@ class Inference:
         for value in _constants(model.graph):
             self.add_constant(value)
         for value in model.graph.inputs:
-            if value not in self.types and value.dtype is not None and value.name in shapes:
-                self.types[value] = TensorType(value.dtype, tuple(shapes[value.name]))
+            if value not in self.types and isinstance(value.type, ir.TensorType) and value.name in shapes:
+                self.types[value] = TensorType(value.type.dtype, tuple(shapes[value.name]))
         for node in model.graph:
             self.add(node)
 
     def add_constant(self, value: ir.Value) -> None:
         """Take in an initialiser, or the output of a Constant node."""
-        tensor = ir.convenience.get_const_tensor(value)
+        tensor = constant_tensor(value)
         if tensor is not None:
             self.types[value] = TensorType(tensor.dtype, tuple(tensor.shape.numpy()))
             if tensor.size <= _SMALL and tensor.dtype != ir.DataType.STRING and not value.is_graph_input():
@@ -266,8 +266,8 @@ class Inference:
             self._values.update(self._node_values(node, proto, inputs))
         for value in node.outputs:  # of another domain, or with a subgraph: what the file itself states
             shape = static_shape(value)
-            if value not in self.types and value.name and shape is not None and value.dtype is not None:
-                self.types[value] = TensorType(value.dtype, shape)
+            if value not in self.types and value.name and shape is not None and isinstance(value.type, ir.TensorType):
+                self.types[value] = TensorType(value.type.dtype, shape)
 
     def _node_types(self, proto: onnx.NodeProto, inputs: list[ir.Value]) -> dict[str, TensorType]:
         types, values = self.types, self._values
@@ -279,7 +279,9 @@ class Inference:
                 {v.name: onnx.numpy_helper.from_array(values[v]) for v in inputs if v in values and _plain(values[v])},
                 opset_imports=[onnx.helper.make_opsetid("", self._opset)],
             )
-        except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, KeyError):
+        except (
+            Exception
+        ):  # the inference, the checker and the schemas raise what they like; an unknown type is no error
             return {}
         return {name: known for name, proto_type in found.items() if (known := _numbers(proto_type)) is not None}
 
@@ -392,6 +394,22 @@ def static_shape(value: ir.Value) -> tuple[int, ...] | None:
     return value.shape.numpy() if value.shape is not None and value.shape.is_static() else None
 
 
+def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of an initialiser, or of a Constant node unless it holds strings; None for anything else.
+
+    `ir.convenience.get_const_tensor` would write a name into the tensor, which may be the caller's, and cannot read some
+    strings.
+    """
+    node = value.producer()
+    if value.const_value is not None or node is None or node.op_type != "Constant" or node.domain != "":
+        return value.const_value
+    ((name, attribute),) = node.attributes.items()
+    if name == "value":
+        return attribute.as_tensor()
+    dtype = {"f": np.float32, "i": np.int64}.get(name.removeprefix("value_")[0])
+    return ir.tensor(np.array(attribute.value, dtype)) if dtype is not None else None
+
+
 def _constants(graph: ir.Graph) -> list[ir.Value]:
     """Initialisers, and the outputs of Constant nodes."""
     made = [node.outputs[0] for node in graph if node.op_type == "Constant"]
@@ -402,9 +420,13 @@ def load(model: onnx.ModelProto) -> ir.Model:
     """The model with its local functions inlined.
 
     Raises:
-        GraphError: it is not a valid model.
+        GraphError: it is not a valid model, or has something that onnx_ir does not know, such as sparse tensors.
     """
     try:
         return InlinePass()(ir.from_proto(model)).model
-    except Exception as e:  # the deserialiser and the inliner raise many types; all mean the same to a user
-        raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None
+    except Exception as e:  # the deserialiser and the inliner raise many types, one around the other
+        cause: BaseException = e
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = " ".join(str(cause).split()) or type(cause).__name__
+        raise GraphError(f"onnx_ir cannot read this ONNX model: {why}") from None

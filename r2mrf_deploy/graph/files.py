@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from r2mrf_deploy.errors import GraphError, no_file
+from r2mrf_deploy.graph import interface
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
@@ -17,16 +18,14 @@ def serialized(model: onnx.ModelProto) -> bytes:
         GraphError: the model is not valid, or is over 2 GB, which one file cannot hold.
     """
     try:
-        onnx.checker.check_model(model)
-        return model.SerializeToString()
-    except onnx.checker.ValidationError as e:
-        raise GraphError(
-            f"the graph would not be valid ONNX, so it is not written: {' '.join(str(e).split())}"
-        ) from None
+        content = model.SerializeToString()
     except Exception:  # ValueError, or one of protobuf's own
         raise GraphError(
             "the model is over 2 GB, the most that one ONNX file can hold: lower its precision, or split it"
         ) from None
+    if fault := interface.fault(model):
+        raise GraphError(f"the graph would not be valid ONNX, so it is not written: {fault}")
+    return content
 
 
 def read(path: Path | str) -> onnx.ModelProto:

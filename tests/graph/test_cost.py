@@ -123,3 +123,9 @@ def test_a_damaged_model_is_refused() -> None:
     m.graph.node[0].input[0] = "nobody"
     with pytest.raises(GraphError):
         cost.cost(m)
+
+
+def test_a_sequence_has_no_shape_and_is_no_error_of_a_library() -> None:
+    m = model("g (seq(float[2,3]) s, int64 i) => (float[2,3] y) { r = SequenceAt(s, i) y = Relu(r) }")
+    with pytest.raises(GraphError, match=r"input 's'|not known before the graph runs"):
+        cost.cost(m)

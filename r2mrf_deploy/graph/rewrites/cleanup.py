@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from r2mrf_deploy.graph.cost import bodies, evaluate, static_shape
+from r2mrf_deploy.graph.cost import TensorType, bodies, evaluate, static_shape
 from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_fixed_name, operand
 
@@ -26,10 +26,8 @@ _SMALL = 4096
 
 def cleanup(editor: Editor) -> Outcome:
     """Fold, bypass and remove; counts the nodes removed."""
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(editor.model)
-    for value in editor.graph.initializers.values():
-        if value not in editor.types:
-            editor.inference.add_constant(value)
+    for node in editor.nodes("Constant"):
+        editor.lift(node)
     before, refusals = len(editor.graph), []
     for node in list(editor.graph):
         if node.graph is None or node.domain != "" or bodies(node):
@@ -125,7 +123,9 @@ def _value(editor: Editor, node: ir.Node) -> np.ndarray | str | None:
         result = evaluate(ir.to_proto(node), feeds, editor.opset)[0]
     except Exception:  # the reference evaluator raises whatever numpy raises; a node that it cannot compute stays
         return None
-    return result if isinstance(result, np.ndarray) and result.dtype.kind in "biuf" else None
+    if not isinstance(result, np.ndarray) or result.dtype.kind not in "biuf":
+        return None
+    return result if TensorType(ir.DataType.from_numpy(result.dtype), result.shape) == size else None
 
 
 def _cast_like(editor: Editor, x: ir.Value | None, like: ir.Value | None) -> np.ndarray | None:

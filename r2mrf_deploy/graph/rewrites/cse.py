@@ -1,7 +1,8 @@
 """Compute equal nodes once: nodes with the same operator, attributes and inputs, across all recurrent steps.
 
 Constants are compared by content, so two copies of one weight are the same weight. Conv nodes are compared by geometry,
-whether or not they spell out defaults. Nodes that draw random numbers or contain a subgraph are left alone.
+whether or not they spell out defaults. Nodes that draw random numbers are left alone, and those with other attributes
+than numbers and strings, such as subgraphs.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import RANDOM, bodies
+from r2mrf_deploy.graph.cost import RANDOM
 from r2mrf_deploy.graph.naming import common
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome
 
+_COMPARABLE = frozenset(
+    getattr(ir.AttributeType, kind + many) for kind in ("INT", "FLOAT", "STRING") for many in ("", "S")
+)
 # runtimes look for a separate pair of QuantizeLinear and DequantizeLinear around each operator
 _APART = RANDOM | {"Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operators whose nodes are never merged."""
@@ -43,8 +47,8 @@ def cse(editor: Editor) -> Outcome:
 
 def _key(editor: Editor, node: ir.Node) -> Hashable | None:
     """What equal nodes have in common; None for a node that is not compared."""
-    kinds = {attr.type for attr in node.attributes.values()}
-    if node.domain != "" or not node.inputs or bodies(node) or ir.AttributeType.TENSOR in kinds:
+    comparable = all(attr.type in _COMPARABLE for attr in node.attributes.values())
+    if node.domain != "" or not node.inputs or not comparable:
         return None
     conv = Convolution.of(editor, node)
     attributes = frozenset((name, _hashable(attr.value)) for name, attr in node.attributes.items())

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import GraphCost, Inference, Shapes, Types, bodies, graph_cost, node_cost
+from r2mrf_deploy.graph.cost import (
+    GraphCost,
+    Inference,
+    Shapes,
+    Types,
+    bodies,
+    constant_tensor,
+    graph_cost,
+    node_cost,
+)
 
 
 @dataclass(frozen=True)
@@ -101,10 +110,10 @@ class Editor:
         return [node for node in self.graph if self.has(node, *ops)]
 
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
-        """The value of an initialiser; None for anything else, and for one that is also an input, which may override it."""
+        """The numbers in an initialiser; None for anything else, and for one that is also an input: a caller may set it."""
         if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
             return None
-        return value.const_value.numpy()
+        return None if value.const_value.dtype == ir.DataType.STRING else value.const_value.numpy()
 
     def digest(self, value: ir.Value, part: tuple[int, int] | None = None) -> bytes | None:
         """A hash of a constant's dtype, shape and content; None for anything else.
@@ -113,14 +122,27 @@ class Editor:
             part: hash only this range of axis 1.
         """
         array, tensor = self.constant(value), value.const_value
-        if array is None or tensor is None or tensor.dtype == ir.DataType.STRING:
+        if array is None or tensor is None:
             return None
         if (tensor, part) not in self._digests:
-            content = np.ascontiguousarray(array if part is None else array[:, part[0] : part[1]])
+            content = array if part is None else array[:, part[0] : part[1]]
             digest = hashlib.blake2b(f"{tensor.dtype.name}{content.shape}".encode(), digest_size=16)
             digest.update(content.tobytes())
             self._digests[tensor, part] = digest.digest()
         return self._digests[tensor, part]
+
+    def lift(self, node: ir.Node) -> None:
+        """Let an initialiser of the same name take the place of a Constant node, unless that holds strings."""
+        out = node.outputs[0]
+        tensor = constant_tensor(out)
+        if tensor is None or out.is_graph_output():
+            return
+        constant = ir.val(out.name, const_value=tensor)
+        self.graph.register_initializer(constant)
+        ir.convenience.replace_all_uses_with(out, constant)
+        self.graph.remove(node, safe=True)
+        self.inference.forget(out)
+        self.inference.add_constant(constant)
 
     def sole_user(self, value: ir.Value) -> ir.Node | None:
         """The only node that reads `value`; None if there are several, or one in a subgraph, or if it is an output."""
@@ -202,7 +224,7 @@ class Editor:
                 identity = ir.node("Identity", [new], name=self.fresh(f"{old.name}/identity"))
                 self.graph.insert_before(old.producer(), identity)
                 output = identity.outputs[0]
-                self.inference.types[output] = self.types[new]
+                self.inference.add(identity)
             self.graph.outputs[self.graph.outputs.index(old)] = output
             old.name, output.name = self.fresh(f"{old.name}/replaced"), old.name
             output.type, output.shape = old.type, old.shape
@@ -222,7 +244,7 @@ class Draft:
 
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
         """An initialiser; it joins the graph with the draft if a node uses it."""
-        tensor = ir.tensor(np.ascontiguousarray(array))
+        tensor = ir.tensor(np.asarray(array, order="C"))  # np.ascontiguousarray would make a vector of a scalar
         value = ir.val(self.editor.fresh(name), const_value=tensor)
         self.editor.inference.add_constant(value)
         self.constants.append(value)

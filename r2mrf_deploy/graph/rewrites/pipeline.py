@@ -1,18 +1,25 @@
-"""The order of the rewrites, their fixpoint, and the record of what they did."""
+"""The order of the rewrites, their fixpoint, and the record of what they did.
+
+Nothing leaves here unchecked: the outputs of the result have the types, ranks and static dimensions of the model's (see
+`interface`). A rewrite that fails or that changes them is left out, and a warning names it. A model that the rewrites cannot
+read comes back as it was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
+from onnx_ir.passes.common import NameFixPass
 
-from r2mrf_deploy.errors import GraphError
+from r2mrf_deploy.errors import GraphError, first_line
+from r2mrf_deploy.graph import interface
 from r2mrf_deploy.graph.cost import load
+from r2mrf_deploy.graph.interface import Inferred
 from r2mrf_deploy.graph.rewrites.cleanup import cleanup
 from r2mrf_deploy.graph.rewrites.commute import commute
 from r2mrf_deploy.graph.rewrites.cse import cse
@@ -58,6 +65,8 @@ peak memory is taken: merged outputs are all alive at once, and a shared one liv
 _MOST_ROUNDS = 20
 """Every rewrite lowers the effort or the number of nodes, so there is a fixpoint; real graphs reach it in two or three."""
 
+_WHOLE = "pipeline: the whole graph: "
+
 _NOMINAL = 320
 """The size of a free dimension when costs are compared."""
 
@@ -72,6 +81,20 @@ class Optimized:
     graph, with free dimensions at a nominal size (batch 1, otherwise 320)."""
     explanations: list[str] = field(default_factory=list)
     """Why near matches of a rewrite were left as they are: "rewrite: where: why"."""
+    warnings: list[str] = field(default_factory=list)
+    """Which rewrites were left out because they failed, or why the whole model was left as it is."""
+
+
+class _Unreadable(GraphError):
+    """A valid model that cannot be rewritten, or not without a loss."""
+
+
+class _Faulty(Exception):
+    """A rewrite that failed, or that changed what the model promises."""
+
+    def __init__(self, rewrite: str, why: str) -> None:
+        super().__init__(rewrite, why)
+        self.rewrite, self.why = rewrite, why
 
 
 def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
@@ -87,98 +110,195 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         explain: collect `explanations`.
 
     Raises:
-        GraphError: the model is invalid, too old, or contains something that the rewrites cannot read.
+        GraphError: the model is invalid or too old.
     """
     _check(model)
-    explanations: list[str] = []
-    for without, rewrites in _ATTEMPTS:
-        explanations += [f"pipeline: the whole graph: {without} would raise its peak memory"] if without else []
-        editor = _editor(model)
-        before = editor.cost()
-        records, refusals = _to_fixpoint(editor, rewrites)
-        after = editor.cost()
-        no_larger = after.peak_activation_bytes <= before.peak_activation_bytes
-        if no_larger and after.multiply_adds <= before.multiply_adds:
-            result = _finish(editor.model, model) if records else deepcopy(model)
-            return Optimized(result, records, [*explanations, *refusals] if explain else [])
-    explanations.append("pipeline: the whole graph: so would all other rewrites")
-    return Optimized(deepcopy(model), [], explanations if explain else [])
+    try:
+        _refuse_loss(model)
+        runs = [_optimize(model)]
+    except _Unreadable as e:
+        return Optimized(deepcopy(model), [], warnings=[f"the model is left as it is, because {e}"])
+    # what one run folds may let the next infer more shapes; the last finds nothing, and so will a second `optimize`
+    while runs[-1].records and len(runs) < _MOST_ROUNDS:
+        runs.append(_optimize(runs[-1].model))
+    records: dict[str, RewriteRecord] = {}
+    for record in (record for run in runs for record in run.records):
+        _add(records, record)
+    explanations = [
+        *(line for run in runs for line in run.explanations if line.startswith(_WHOLE)),
+        *runs[-1].explanations,
+    ]
+    warnings = [line for run in runs for line in run.warnings]
+    return Optimized(
+        runs[-1].model,
+        list(records.values()),
+        list(dict.fromkeys(explanations)) if explain else [],
+        list(dict.fromkeys(warnings)),
+    )
 
 
 def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
     """The model after one pass of one rewrite, which need not be in the pipeline, whatever it costs.
 
     Raises:
-        GraphError: the model is invalid.
+        GraphError: the model cannot be read.
     """
     editor = _editor(model)
-    return _finish(editor.model, model) if rewrite(editor).count else model
+    return _finish(editor, model) if rewrite(editor).count else model
 
 
-def _to_fixpoint(editor: Editor, rewrites: Mapping[str, Rewrite]) -> tuple[list[RewriteRecord], list[str]]:
-    """Run rounds until one changes nothing; the refusals are those of that last round."""
+def _optimize(model: onnx.ModelProto) -> Optimized:
+    """One run of the pipeline, without the rewrites that turn out to be faulty."""
+    source, faulty = interface.infer(_without_defaults(model)), dict[str, str]()
+    while True:
+        try:
+            run = _cheapest(model, source, dict.fromkeys(faulty, _nothing))
+        except _Faulty as e:
+            faulty[e.rewrite] = e.why
+        else:
+            return replace(run, warnings=[f"{name} is left out, because {why}" for name, why in faulty.items()])
+
+
+def _cheapest(model: onnx.ModelProto, source: Inferred, without_faulty: dict[str, Rewrite]) -> Optimized:
+    """The first of `_ATTEMPTS` that does not raise the costs.
+
+    Raises:
+        _Faulty: a rewrite must be left out.
+    """
+    explanations: list[str] = []
+    for without, rewrites in _ATTEMPTS:
+        explanations += [f"{_WHOLE}{without} would raise its peak memory"] if without else []
+        editor = _edit(source.model)
+        before = editor.cost()
+        records, refusals = _to_fixpoint(editor, rewrites | without_faulty)
+        after = editor.cost()
+        if after.peak_activation_bytes <= before.peak_activation_bytes and after.multiply_adds <= before.multiply_adds:
+            if not records:
+                return Optimized(deepcopy(model), [], [*explanations, *refusals])
+            result = interface.infer(ir.to_proto(editor.model))
+            if why := interface.difference(source, result):
+                _to_fixpoint(_edit(source.model), rewrites | without_faulty, source)  # which names the culprit
+                raise _Faulty(records[-1].name, why)
+            return Optimized(_with_interface(result.model, model), records, [*explanations, *refusals])
+    return Optimized(deepcopy(model), [], [*explanations, f"{_WHOLE}so would all other rewrites"])
+
+
+def _to_fixpoint(
+    editor: Editor, rewrites: Mapping[str, Rewrite], source: Inferred | None = None
+) -> tuple[list[RewriteRecord], list[str]]:
+    """Run rounds until one changes nothing; the refusals are those of that last round.
+
+    Args:
+        source: compare its outputs with the graph's after every change.
+
+    Raises:
+        _Faulty: a rewrite fails or, if there is a `source`, changes its outputs.
+    """
     records: dict[str, RewriteRecord] = {}
     refusals: dict[str, None] = {}
+    before = editor.cost().multiply_adds
     for _ in range(_MOST_ROUNDS):
         changed = False
         refusals.clear()
         for name in _ROUND:
-            before = editor.cost().multiply_adds
-            outcome = rewrites[name](editor)
+            try:
+                outcome = rewrites[name](editor)
+            except Exception as e:  # a graph that it was not made for: better without it than without all the others
+                raise _Faulty(name, f"it failed with {type(e).__name__}: {first_line(e)}") from e
             refusals.update((f"{name}: {refusal}", None) for refusal in outcome.refusals)
             if outcome.count:
                 changed = True
-                # what other rewrites do between two passes of this one is not counted to it
-                first = RewriteRecord(name=name, count=0, multiply_adds_before=before, multiply_adds_after=before)
-                record = records.get(name, first)
-                after = record.multiply_adds_after + editor.cost().multiply_adds - before
-                update = {"count": record.count + outcome.count, "multiply_adds_after": after}
-                records[name] = record.model_copy(update=update)
+                after = editor.cost().multiply_adds
+                _add(
+                    records,
+                    RewriteRecord(
+                        name=name, count=outcome.count, multiply_adds_before=before, multiply_adds_after=after
+                    ),
+                )
+                if source and (why := interface.difference(source, interface.infer(ir.to_proto(editor.model)))):
+                    raise _Faulty(name, why)
+                before = after
         if not changed:
             break
     return list(records.values()), list(refusals)
 
 
+def _add(records: dict[str, RewriteRecord], new: RewriteRecord) -> None:
+    """Count a pass of a rewrite to those before; what others did in between is not counted to it."""
+    old = records.get(new.name)
+    if old is not None:
+        after = old.multiply_adds_after + new.multiply_adds_after - new.multiply_adds_before
+        new = old.model_copy(update={"count": old.count + new.count, "multiply_adds_after": after})
+    records[new.name] = new
+
+
 def _check(model: onnx.ModelProto) -> None:
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < 13:
+    opset = _opset(model)
+    if opset is not None and opset < 13:
         raise GraphError(f"opset {opset} is too old for the rewrites: convert the model to opset 13 or later")
     if model.ir_version < 4:
         raise GraphError(
             f"in IR version {model.ir_version} every weight is an input: save the model again with a recent version of onnx"
         )
-    if model.graph.sparse_initializer:
-        raise GraphError("the model has sparse weights, which the rewrites cannot read: make them dense")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise GraphError("the model's weights are not loaded: load its external data first")
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as e:
-        raise GraphError(f"not a valid ONNX model: {' '.join(str(e).split())}") from None
-    except ValueError:  # over 2 GB, which the checker cannot take; if the model is invalid, a later step fails
-        pass
+    if fault := interface.fault(model):
+        raise GraphError(f"not a valid ONNX model: {fault}")
+
+
+def _opset(model: onnx.ModelProto) -> int | None:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+
+
+def _refuse_loss(model: onnx.ModelProto) -> None:
+    if _opset(model) is None:
+        raise _Unreadable("it has no standard operators")
+    if model.training_info:
+        raise _Unreadable("it has a training graph")
+    if model.graph.quantization_annotation:
+        raise _Unreadable("it has quantization annotations for tensors that a rewrite would replace: rewrite it before")
+    if model.graph.sparse_initializer:
+        raise _Unreadable("it has sparse weights: make them dense")
 
 
 def _editor(model: onnx.ModelProto) -> Editor:
-    """An editor of a copy of a model, with every shape that can be inferred and every node and tensor named.
-
-    Defaults of inputs are set aside: a caller may override them, so neither they nor shapes that follow from them are known.
-    """
-    if defaults := {tensor.name for tensor in _defaults(model)}:
-        kept = [tensor for tensor in model.graph.initializer if tensor.name not in defaults]
-        model = deepcopy(model)
-        del model.graph.initializer[:], model.graph.value_info[:]
-        model.graph.initializer.extend(kept)
-    loaded = load(model)
-    NameFixPass()(loaded)
-    return Editor(ShapeInferencePass()(loaded).model, _nominal_shapes(model))
+    """An editor of a copy of a model, with every shape that can be inferred and every node and tensor named."""
+    return _edit(interface.infer(_without_defaults(model)).model)
 
 
-def _finish(model: ir.Model, original: onnx.ModelProto) -> onnx.ModelProto:
-    """The edited model as ONNX, with the defaults of the original."""
-    finished = ir.to_proto(ShapeInferencePass()(model).model)
-    finished.graph.initializer.extend(_defaults(original))
-    return finished
+def _edit(model: onnx.ModelProto) -> Editor:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # naming a tensor writes the name into the model that holds it
+    try:
+        loaded = load(copy)
+        NameFixPass()(loaded)
+        return Editor(loaded, _nominal_shapes(model))
+    except Exception as e:  # onnx_ir does not know all that is valid, and raises many types
+        raise _Unreadable(first_line(e)) from None
+
+
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Defaults of inputs are set aside: a caller may override them, so neither they nor shapes that follow from them are
+    known."""
+    if not _defaults(model):
+        return model
+    inputs = {value.name for value in model.graph.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    bare = deepcopy(model)
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(kept)
+    return bare
+
+
+def _finish(editor: Editor, original: onnx.ModelProto) -> onnx.ModelProto:
+    return _with_interface(interface.infer(ir.to_proto(editor.model)).model, original)
+
+
+def _with_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """An edited model with the inputs, their defaults and the outputs of the original."""
+    interface.keep(model, original)
+    model.graph.initializer.extend(_defaults(original))
+    return model
 
 
 def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
