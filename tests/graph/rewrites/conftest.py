@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,16 @@ def same_function() -> Callable[..., None]:
         _assert_close(_runtime(single, narrow), _runtime(rewrite(single), narrow), FLOAT32_TOLERANCE, informative)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def node_cases() -> list[Any]:
+    """ONNX's own tests of its operators: each has a name, a model, and sets of inputs and outputs. Not to be changed."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the cases overflow on purpose
+        return [case for case in collect_testcases(None) if case.model is not None]
 
 
 @dataclass(frozen=True)
