@@ -116,12 +116,14 @@ def _export_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions, che
     size = options.size or (checkpoint.preprocess.longest_side,) * 2
     model = trace(deployed, size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
     rewrites: list[RewriteRecord] = []
+    left_out: list[str] = []
     if options.optimize:
         check.progress(Progress("rewriting"))
         optimized = optimize(model)
-        model, rewrites = checked(optimized.model), optimized.records
+        model, rewrites, left_out = checked(optimized.model), optimized.records, optimized.warnings
     contract = _describe(model, checkpoint, deployed, size, options, rewrites)
-    return check.publish(path, lambda file: onnx.write(model, contract, file))
+    done = check.publish(path, lambda file: onnx.write(model, contract, file))
+    return replace(done, warnings=(*left_out, *done.warnings))
 
 
 def _describe(

@@ -129,3 +129,30 @@ def test_export_and_optimize_agree_on_the_multiply_adds_of_a_batch(export: Calla
     one = cost.multiply_adds(onnx.load(export(batch=2))) // 2
     assert exported.multiply_adds == optimized.multiply_adds == one > 0
     assert describe(onnx.load(export(batch=2))).multiply_adds == one
+
+
+def test_what_cannot_be_rewritten_is_written_as_it_is_with_a_warning(tmp_path: Path) -> None:
+    made = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 20]> g (float[2,3] x) => (seq(float[2,3]) s) { s = SequenceConstruct(x, x) }'
+    )
+    onnx.save(made, tmp_path / "sequence.onnx")
+    done = optimize_artifact(tmp_path / "sequence.onnx", tmp_path / "out.onnx")
+    assert done.warnings == () and done.manifest.outputs[0].dtype == "sequence_type"
+    made.graph.quantization_annotation.add().tensor_name = "x"
+    onnx.save(made, tmp_path / "annotated.onnx")
+    done = optimize_artifact(tmp_path / "annotated.onnx", tmp_path / "out.onnx")
+    assert "quantization annotations" in done.warnings[0]
+    assert onnx.load(done.path).graph == made.graph
+
+
+@pytest.mark.parametrize("fails", ["multiply_adds", "describe"])
+def test_nothing_is_written_where_the_cost_cannot_be_computed(
+    tiny_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise GraphError("the cost is unknown")
+
+    monkeypatch.setattr(optimize_module.onnx, fails, fail)
+    with pytest.raises(GraphError, match="the cost is unknown"):
+        optimize_artifact(tiny_onnx(manifest=False), tmp_path / "out.onnx")
+    assert not list(tmp_path.glob("out*"))

@@ -125,15 +125,7 @@ def test_a_damaged_model_is_refused() -> None:
         cost.cost(m)
 
 
-def test_an_operator_of_another_domain_is_no_view_and_has_no_known_weights() -> None:
-    """Whatever its name: its output may be new memory, and its inputs may be anything."""
-    text = "g (float[8] x) => (float[8] y) { a = Reshape(x, s) y = Conv(a, w) }"
-    graph = model(text, w=(8,))
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([8]), "s"))
-    for node in graph.graph.node:
-        node.domain = "custom"
-    graph.opset_import.append(onnx.helper.make_opsetid("custom", 1))
-    graph.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [8]))
-    whole = cost.cost(graph)
-    assert (whole.multiply_adds, cost.parameters(graph)) == (0, 0)
-    assert whole.nodes[0].bytes_written == 32 and whole.peak_activation_bytes == 64
+def test_a_sequence_has_no_shape_and_is_no_error_of_a_library() -> None:
+    m = model("g (seq(float[2,3]) s, int64 i) => (float[2,3] y) { r = SequenceAt(s, i) y = Relu(r) }")
+    with pytest.raises(GraphError, match=r"input 's'|not known before the graph runs"):
+        cost.cost(m)

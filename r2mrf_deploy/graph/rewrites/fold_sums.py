@@ -44,10 +44,14 @@ def _is_root(editor: Editor, node: ir.Node) -> bool:
 def _terms(editor: Editor, node: ir.Node) -> Terms:
     """The leaves of the tree of Add nodes below `node`, in order."""
     leaves: Terms = []
-    twice = node.inputs[0] is node.inputs[1]
-    for value in node.inputs:
-        inner = editor.has(value.producer(), "Add") and editor.sole_user(value) is node and not twice
-        leaves += _terms(editor, value.producer()) if inner else [value]
+    pending = [(value, node) for value in reversed(node.inputs)]
+    while pending:  # not by recursion: a chain may be longer than Python's stack
+        value, reader = pending.pop()
+        inner, twice = value.producer(), reader.inputs[0] is reader.inputs[1]
+        if editor.has(inner, "Add") and editor.sole_user(value) is reader and not twice:
+            pending += [(term, inner) for term in reversed(inner.inputs)]
+        else:
+            leaves.append(value)
     return leaves
 
 

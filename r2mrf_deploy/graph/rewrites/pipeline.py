@@ -85,6 +85,10 @@ class Optimized:
     """Which rewrites were left out because they failed, or why the whole model was left as it is."""
 
 
+class _Unreadable(GraphError):
+    """A valid model that cannot be rewritten, or not without a loss."""
+
+
 class _Faulty(Exception):
     """A rewrite that failed, or that changed what the model promises."""
 
@@ -109,9 +113,11 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         GraphError: the model is invalid or too old.
     """
     _check(model)
-    if why := _unreadable(model):
-        return Optimized(deepcopy(model), [], warnings=[f"the model is left as it is, because {why}"])
-    runs = [_optimize(model)]
+    try:
+        _refuse_loss(model)
+        runs = [_optimize(model)]
+    except _Unreadable as e:
+        return Optimized(deepcopy(model), [], warnings=[f"the model is left as it is, because {e}"])
     # what one run folds may let the next infer more shapes; the last finds nothing, and so will a second `optimize`
     while runs[-1].records and len(runs) < _MOST_ROUNDS:
         runs.append(_optimize(runs[-1].model))
@@ -153,7 +159,7 @@ def _optimize(model: onnx.ModelProto) -> Optimized:
             return replace(run, warnings=[f"{name} is left out, because {why}" for name, why in faulty.items()])
 
 
-def _cheapest(model: onnx.ModelProto, source: Inferred, without_faulty: Mapping[str, Rewrite]) -> Optimized:
+def _cheapest(model: onnx.ModelProto, source: Inferred, without_faulty: dict[str, Rewrite]) -> Optimized:
     """The first of `_ATTEMPTS` that does not raise the costs.
 
     Raises:
@@ -190,11 +196,11 @@ def _to_fixpoint(
     """
     records: dict[str, RewriteRecord] = {}
     refusals: dict[str, None] = {}
+    before = editor.cost().multiply_adds
     for _ in range(_MOST_ROUNDS):
         changed = False
         refusals.clear()
         for name in _ROUND:
-            before = editor.cost().multiply_adds
             try:
                 outcome = rewrites[name](editor)
             except Exception as e:  # a graph that it was not made for: better without it than without all the others
@@ -211,6 +217,7 @@ def _to_fixpoint(
                 )
                 if source and (why := interface.difference(source, interface.infer(ir.to_proto(editor.model)))):
                     raise _Faulty(name, why)
+                before = after
         if not changed:
             break
     return list(records.values()), list(refusals)
@@ -243,25 +250,15 @@ def _opset(model: onnx.ModelProto) -> int | None:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
 
 
-def _unreadable(model: onnx.ModelProto) -> str:
-    """Why a valid model cannot be rewritten without a loss, or ""."""
+def _refuse_loss(model: onnx.ModelProto) -> None:
     if _opset(model) is None:
-        return "it has no standard operators"
+        raise _Unreadable("it has no standard operators")
     if model.training_info:
-        return "it has a training graph"
+        raise _Unreadable("it has a training graph")
     if model.graph.quantization_annotation:
-        return (
-            "it has quantization annotations, whose tensors a rewrite would replace: rewrite it before it is quantised"
-        )
+        raise _Unreadable("it has quantization annotations for tensors that a rewrite would replace: rewrite it before")
     if model.graph.sparse_initializer:
-        return "it has sparse weights: make them dense"
-    try:
-        _editor(model)
-    except Exception as e:  # onnx_ir does not know all that is valid, and raises many types
-        return (
-            first_line(e) if isinstance(e, GraphError) else f"it cannot be read ({type(e).__name__}: {first_line(e)})"
-        )
-    return ""
+        raise _Unreadable("it has sparse weights: make them dense")
 
 
 def _editor(model: onnx.ModelProto) -> Editor:
@@ -272,9 +269,12 @@ def _editor(model: onnx.ModelProto) -> Editor:
 def _edit(model: onnx.ModelProto) -> Editor:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # naming a tensor writes the name into the model that holds it
-    loaded = load(copy)
-    NameFixPass()(loaded)
-    return Editor(loaded, _nominal_shapes(model))
+    try:
+        loaded = load(copy)
+        NameFixPass()(loaded)
+        return Editor(loaded, _nominal_shapes(model))
+    except Exception as e:  # onnx_ir does not know all that is valid, and raises many types
+        raise _Unreadable(first_line(e)) from None
 
 
 def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:

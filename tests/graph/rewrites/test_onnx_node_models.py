@@ -37,7 +37,7 @@ def test_a_sample_is_what_it_was(node_cases: list[Any]) -> None:
 def test_all_are_what_they_were(node_cases: list[Any]) -> None:
     counts = sweep(node_cases)
     print(dict(counts))
-    assert counts["too old"] < 0.1 * len(node_cases)
+    assert counts["refused"] < 0.1 * len(node_cases)
     assert counts["rewritten"] > 0.7 * len(node_cases)
     assert counts["values compared"] > 0.8 * len(node_cases)
 
@@ -57,8 +57,8 @@ def check(model: onnx.ModelProto, inputs: Sequence[Any], name: str, counts: Coun
     try:
         result = optimize(model)
     except GraphError as e:
-        assert "too old" in str(e), (name, e)
-        return "too old"
+        assert "too old" in str(e) or "IR version 3" in str(e), (name, e)
+        return "refused"
     assert model.SerializeToString(deterministic=True) == before, f"{name}: optimize changed its input"
     assert not any("left out" in warning for warning in result.warnings), (name, result.warnings)
     assert optimize(result.model).model.SerializeToString(deterministic=True) == result.model.SerializeToString(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph import cost
-from r2mrf_deploy.graph.rewrites import optimize
+from r2mrf_deploy.graph.rewrites import optimize, pipeline
+from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, Rewrite
 
 Graph = Callable[..., onnx.ModelProto]
 STEPS = """g (double[1,1,8,8] s, double[1,64,8,8] m) => (double[1,8,8,8] y, double[1,8,8,8] z) {
@@ -159,16 +162,6 @@ def test_weights_that_are_not_loaded_are_refused(graph: Graph) -> None:
         optimize(model)
 
 
-def test_sparse_weights_are_refused(graph: Graph) -> None:
-    model = steps(graph)
-    values = numpy_helper.from_array(np.ones(1), "sparse")
-    model.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0]), "i"), [4])
-    )
-    with pytest.raises(GraphError, match="sparse"):
-        optimize(model)
-
-
 def test_a_damaged_model_is_refused(graph: Graph) -> None:
     model = steps(graph)
     model.graph.node[0].input[0] = "nobody"
@@ -213,3 +206,129 @@ def test_new_names_stay_clear_of_those_in_bodies(graph: Graph) -> None:
     result = optimize(model)
     assert result.records
     onnx.checker.check_model(result.model, full_check=True)
+
+
+def shape_arithmetic(free: bool, size: str) -> onnx.ModelProto:
+    """An enlargement between two convolutions, with its size computed node by node as PyTorch's older exporter writes it.
+
+    Args:
+        size: what takes the computed size: Resize, Slice or Reshape.
+    """
+    constants, nodes = {"zero": [0], "two": [2], "rows": 2, "columns": 3, "factor": 2}, []
+    for axis in ("rows", "columns"):
+        nodes += [
+            helper.make_node("Shape", ["a"], [f"shape of {axis}"]),
+            helper.make_node("Constant", [], [f"{axis} at"], value=numpy_helper.from_array(np.array(constants[axis]))),
+            helper.make_node("Gather", [f"shape of {axis}", f"{axis} at"], [axis]),
+            helper.make_node("Constant", [], [f"{axis} by"], value=numpy_helper.from_array(np.array(2))),
+            helper.make_node("Mul" if size == "Resize" else "Div", [axis, f"{axis} by"], [f"{axis} scaled"]),
+            helper.make_node("Unsqueeze", [f"{axis} scaled", "zero"], [f"{axis} alone"]),
+        ]
+    nodes.append(helper.make_node("Concat", ["rows alone", "columns alone"], ["space"], axis=0))
+    if size == "Slice":
+        nodes += [helper.make_node("Slice", ["a", "from", "space", "axes"], ["b"])]
+    elif size == "Reshape":
+        nodes.append(helper.make_node("Concat", ["zero", "minus", "space"], ["whole"], axis=0))
+        nodes.append(helper.make_node("Reshape", ["a", "whole"], ["b"]))
+    else:
+        nodes.append(helper.make_node("Shape", ["a"], ["shape"]))
+        nodes.append(helper.make_node("Slice", ["shape", "zero", "two", "zero"], ["front"]))
+        nodes.append(helper.make_node("Concat", ["front", "space"], ["whole"], axis=0))
+        nodes.append(helper.make_node("Resize", ["a", "", "", "whole"], ["b"], mode="linear"))
+    first = helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1])
+    last = helper.make_node("Conv", ["b", "v"], ["y"], pads=[1, 1, 1, 1])
+    rng = np.random.default_rng(0)
+    channels = 64 if size != "Reshape" else 256
+    weights = {
+        "w": rng.normal(size=(64, 3, 3, 3)).astype(np.float32),
+        "v": rng.normal(size=(4, channels, 3, 3)).astype(np.float32) / 24,
+        "zero": np.array([0]), "two": np.array([2]), "minus": np.array([-1]),
+        "from": np.array([0, 0]), "axes": np.array([2, 3]),
+    }  # fmt: skip
+    read = {name for node in (first, *nodes, last) for name in node.input}
+    sides = {"Resize": 48, "Slice": 12, "Reshape": 12}
+    graph = helper.make_graph(
+        [first, *nodes, last],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 3, "h", "w") if free else (1, 3, 24, 24))],
+        [
+            helper.make_tensor_value_info(
+                "y", TensorProto.FLOAT, ("n", 4, "p", "q") if free else (1, 4, sides[size], sides[size])
+            )
+        ],
+        [numpy_helper.from_array(array, name) for name, array in weights.items() if name in read],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.mark.parametrize("size", ["Resize", "Slice", "Reshape"])
+@pytest.mark.parametrize("free", [False, True])
+def test_sizes_that_are_computed_keep_their_rank_and_the_second_run_is_the_first(free: bool, size: str) -> None:
+    """Folding makes no vector of a scalar, and what it folds is known to the other rewrites at once."""
+    model = shape_arithmetic(free, size)
+    result = optimize(model)
+    assert not result.warnings
+    onnx.checker.check_model(result.model, full_check=True)
+    x = np.random.default_rng(1).normal(size=(1, 3, 24, 24)).astype(np.float32)
+    before, after = (run(m, x) for m in (model, result.model))
+    assert before.std() > 0.1, "a flat output would prove nothing"
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+    again = optimize(result.model)
+    assert again.records == []
+    assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+    if not free:
+        assert "Gather" not in {node.op_type for node in result.model.graph.node}
+        assert ("interpolate last" in {r.name for r in result.records}) == (size == "Resize")
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def narrow(editor: Editor) -> Outcome:
+    """Sums up what the first Relu reads, once."""
+    node = next(node for node in editor.graph if node.op_type == "Relu")
+    old = node.inputs[0]
+    if editor.nodes("ReduceSum") or old is None:
+        return Outcome()
+    draft = editor.draft()
+    total = draft.op("ReduceSum", [old], {"keepdims": 1}, name="sum")
+    editor.graph.insert_before(node, draft.nodes)
+    node.replace_input_with(0, total)
+    return Outcome(1)
+
+
+def crash(editor: Editor) -> Outcome:
+    raise KeyError("a type of a library")
+
+
+@pytest.mark.parametrize(
+    ("faulty", "why"),
+    [(narrow, "would contradict itself: .*dimension 0"), (crash, "it failed with KeyError: 'a type of a library'")],
+)
+def test_a_faulty_rewrite_is_named_and_left_out(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, faulty: Rewrite, why: str
+) -> None:
+    """The others do their work."""
+    monkeypatch.setattr(pipeline, "_ATTEMPTS", (("", pipeline.REWRITES | {"fold affine": faulty}),))
+    model = graph("g (double[2,3] x) => (double[2,3] y) { q = Identity(x) y = Relu(q) }")
+    result = optimize(model)
+    (warning,) = result.warnings
+    assert re.match(f"fold affine is left out, because .*{why}", warning)
+    assert [r.name for r in result.records] == ["cleanup"]
+    assert list(result.model.graph.output) == list(model.graph.output)
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_where_the_model_declares_a_wrong_shape_the_inferred_one_is_kept(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_ATTEMPTS", (("", pipeline.REWRITES | {"fold affine": narrow}),))
+    model = graph("g (double[2,3] x) => (double[2,3] y) { q = Identity(x) y = Relu(q) }")
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 9
+    (warning,) = optimize(model).warnings
+    assert "the output 'y' would be double [1, 1] instead of double [2, 3]" in warning
