@@ -171,7 +171,7 @@ def _editor(model: onnx.ModelProto) -> Editor:
         model.graph.initializer.extend(kept)
     loaded = load(model)
     NameFixPass()(loaded)
-    return Editor(ShapeInferencePass()(loaded).model, _nominal_shapes(model))
+    return Editor(ShapeInferencePass()(loaded).model, nominal_shapes(model))
 
 
 def _finish(model: ir.Model, original: onnx.ModelProto) -> onnx.ModelProto:
@@ -187,7 +187,7 @@ def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     return [tensor for tensor in model.graph.initializer if tensor.name in inputs]
 
 
-def _nominal_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+def nominal_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     shapes = {}
     for value in model.graph.input:
         tensor = value.type.tensor_type
