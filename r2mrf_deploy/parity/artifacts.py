@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from r2mrf_deploy import runtimes
@@ -59,16 +60,18 @@ def compare_artifacts(
             results.append(not_run(artifact, chosen, str(e)))
             continue
         with runner:
-            reference = PyTorchRunner(
+            pytorch = partial(
+                PyTorchRunner,
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
                 steps=contract.config.get("steps") if contract else None,
                 all_steps=bool(side_outputs(s.name for s in runner.outputs)),
             )
+            reference = pytorch()
             limit = contract.limit(runner.inputs[0].name) if contract else []
             inputs = sample_inputs(runner.inputs[0], loaded.preprocess, photographs, limit)
             progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
-            found = compare(artifact, runner, reference, inputs, per_step=per_step)
+            found = compare(artifact, runner, reference, inputs, per_step=per_step, exact=partial(pytorch, double=True))
         if bisect and found.verdict == "fail":
             found.bisect = bisection.bisect(
                 checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress
