@@ -129,6 +129,8 @@ class Contract(_Model):
     """The min, opt and max shape of each input with free dimensions."""
     preprocess: Preprocess | None = None
     precision: str = "fp32"
+    share: float | None = None
+    """The share of the multiply-adds that is in a reduced `precision` by the types in the ONNX graph, 0 to 1."""
     kept: list[str] = Field(default_factory=list)
     """Nodes that stay in higher precision, in addition to those that always do."""
     calibration: dict[str, Any] = Field(default_factory=dict)

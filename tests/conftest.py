@@ -144,13 +144,20 @@ def album(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def converted(exported: Path, album: Path, once: Once) -> Callable[[str], Path]:
-    """`converted(precision)`: `exported` in a reduced precision. Tests share the file, so they leave it as it is."""
+    """`converted(precision)`: `exported` in a reduced precision. Tests share the file, so they leave it as it is.
+
+    The weights are untrained and pass rounding on, so that parity may fail.
+    """
     from r2mrf_deploy.export.convert import convert_artifact
     from r2mrf_deploy.export.options import PrecisionOptions
 
     def make(precision: str) -> Path:
         options = PrecisionOptions(precision, calibration=album if precision == "int8" else None)  # type: ignore[arg-type]
-        return once(precision, lambda folder: convert_artifact(exported, folder / "c.onnx", options)) / "c.onnx"
+
+        def fill(folder: Path) -> object:
+            return convert_artifact(exported, folder / "c.onnx", options, allow_failed_parity=True)
+
+        return once(precision, fill) / "c.onnx"
 
     return make
 

@@ -47,6 +47,9 @@ MaxDrop = Annotated[
     float | None, Option(help="Keep the fewest nodes for which MAE and F get worse by no more than this.")
 ]
 Resume = Annotated[Path | None, Option(help="File that keeps a search, so that it can be resumed.")]
+AllowFailedParity = Annotated[
+    bool, Option("--allow-failed-parity", help="Write a file that fails its comparison too; its manifest says so.")
+]
 Gpus = Annotated[list[str] | None, Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
 
 

@@ -87,6 +87,7 @@ def export(
     ] = None,
     network: flags.Network = None,
     settings: flags.Set = None,
+    allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,
 ) -> None:
     """Export a checkpoint to checked files of any format."""
@@ -114,7 +115,7 @@ def export(
     )
     options = ExportOptions(
         flags.parse_size(size) if size else None, batch, dynamic, steps, io, fit, opset, all_steps, optimize, reduce,
-        FormatOptions(targets if builds else (), device),
+        FormatOptions(targets if builds else (), device), allow_failed_parity,
     )  # fmt: skip
     from r2mrf_deploy.export.chain import export_artifacts
 
@@ -144,6 +145,7 @@ def convert(
     max_drop: flags.MaxDrop = None,
     resume: flags.Resume = None,
     gpus: flags.Gpus = None,
+    allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,
 ) -> None:
     """Convert an FP32 graph to FP16, BF16 or INT8. Every runtime takes the result."""
@@ -154,7 +156,7 @@ def convert(
         precision, calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpus or ())
     )
     with shown_progress() as progress:
-        done = convert_artifact(model, output, options, progress=progress)
+        done = convert_artifact(model, output, options, allow_failed_parity=allow_failed_parity, progress=progress)
     if as_json:
         print_json(_facts(done))
     else:
@@ -166,6 +168,7 @@ def optimize(
     model: Annotated[Path, Argument(help="Any ONNX model of opset 13 or later.")],
     output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
     explain: Annotated[bool, Option("--explain", help="Explain why rewrites did not apply.")] = False,
+    allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,
 ) -> None:
     """Apply the exact rewrites to any ONNX model."""
@@ -173,7 +176,9 @@ def optimize(
     from r2mrf_deploy.report import tables
 
     with shown_progress() as progress:
-        done = optimize_artifact(model, output, explain=explain, progress=progress)
+        done = optimize_artifact(
+            model, output, explain=explain, allow_failed_parity=allow_failed_parity, progress=progress
+        )
     if as_json:
         records = [r.model_dump() for r in done.optimized.records]
         print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
@@ -194,6 +199,18 @@ def build(
         ),
     ] = None,
     gpus: flags.Gpus = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"] | None, Option(help="Convert the graph to it first, as `convert` does.")
+    ] = None,
+    fp16: Annotated[bool, Option("--fp16", help="trtexec's name for --precision fp16.")] = False,
+    bf16: Annotated[bool, Option("--bf16", help="trtexec's name for --precision bf16.")] = False,
+    int8: Annotated[bool, Option("--int8", help="trtexec's name for --precision int8.")] = False,
+    calibration: flags.Calibration = None,
+    method: flags.Method = None,
+    keep: flags.Keep = None,
+    quantize_ends: flags.QuantizeEnds = False,
+    max_drop: flags.MaxDrop = None,
+    resume: flags.Resume = None,
     min_shapes: Annotated[str, Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
     opt_shapes: Annotated[str, Option("--opt", help="Shapes to optimise for.")] = "",
     max_shapes: Annotated[str, Option("--max", help="Largest shapes.")] = "",
@@ -231,11 +248,13 @@ def build(
         Literal["tensorrt", "tensorrt_rtx"] | None,
         Option(help="Library that builds; by default the one that fits the GPU."),
     ] = None,
+    allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,
 ) -> None:
     """Build a plan, OpenVINO model or .pt2 from an ONNX file."""
-    from r2mrf_deploy.cli.trtexec import parse_pool_sizes, parse_shapes
+    from r2mrf_deploy.cli.trtexec import one_precision, parse_pool_sizes, parse_shapes
     from r2mrf_deploy.export.build import build_artifact
+    from r2mrf_deploy.export.options import PrecisionOptions
     from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
     options = BuildOptions(
@@ -243,8 +262,15 @@ def build(
         builder_optimization_level, timing_cache_file, version_compatible, hardware_compatibility_level, strip_weights,
         no_tf32, max_aux_streams, profiling_verbosity, library,
     )  # fmt: skip
+    asked = one_precision(precision, fp16=fp16, bf16=bf16, int8=int8)
+    reduce = PrecisionOptions(
+        asked or "fp32", calibration, method, tuple(keep or ()), quantize_ends, max_drop, resume, tuple(gpus or ())
+    )
     with shown_progress() as progress:
-        done = build_artifact(model, output, gpus=gpus or [], options=options, progress=progress)
+        done = build_artifact(
+            model, output, gpus=gpus or [], options=options, precision=reduce if asked else None,
+            allow_failed_parity=allow_failed_parity, progress=progress,
+        )  # fmt: skip
     if as_json:
         print_json(_facts(done))
     else:

@@ -1,8 +1,9 @@
-"""trtexec's notation on the command line: shapes and the sizes of memory pools."""
+"""trtexec's notation on the command line: shapes, the sizes of memory pools, and precisions."""
 
 from __future__ import annotations
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
+from r2mrf_deploy.export.options import Precision
 from r2mrf_deploy.runtimes.tensorrt.options import POOLS
 
 _UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -36,3 +37,17 @@ def parse_pool_sizes(text: str) -> dict[str, int]:
         except (KeyError, ValueError, OverflowError):
             raise UsageError(f"{size!r} is not a size: write MiB as 1024, or 512K, 2G, 4096B") from None
     return sizes
+
+
+def one_precision(precision: Precision | None, **synonyms: bool) -> Precision | None:
+    """The precision that --precision, or one of trtexec's --fp16, --bf16, --int8, asks for; None if none does.
+
+    Raises:
+        UsageError: they ask for several: a graph has one, and trtexec's mixtures are what `keep` is for.
+    """
+    asked = {name for name, given in synonyms.items() if given} | ({precision} if precision else set())
+    if len(asked) > 1:
+        raise UsageError(
+            f"{' and '.join(sorted(asked))} exclude each other: ask for one precision, and `keep` nodes in FP32"
+        )
+    return asked.pop() if asked else None  # type: ignore[return-value]

@@ -66,7 +66,8 @@ def export_artifacts(
         InputError, CheckpointError, UsageError: the checkpoint or an option is wrong.
         RuntimeUnavailable: a package that a format needs is not installed.
         GraphError, BuildError: a file cannot be made this way.
-        ArtifactError: a file does not compute what PyTorch does, or cannot be written; that file is not written.
+        CheckFailed: a file does not compute what PyTorch does; that file is not written.
+        ArtifactError: a file cannot be written.
     """
     options = options or ExportOptions()
     checkpoint = Path(checkpoint)
@@ -75,13 +76,17 @@ def export_artifacts(
     paths = [Path(o) for o in outputs] or [checkpoint.with_suffix(".onnx")]
     writers = [exporter(path) for path in paths]
     refuse_unsupported(writers, options.precision.precision, options.format)
+    options.precision.refuse_uncalibrated()
     for path in paths:
         refuse_unwritable(path)
     progress(Progress("reading the checkpoint"))
     defaults = {"steps": str(options.steps)} if options.steps else {}
     loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
     reference = partial(PyTorchRunner, loaded, io=options.io, steps=options.steps, all_steps=options.all_steps)
-    check = Check(reference, "PyTorch", progress, per_step=options.all_steps)
+    check = Check(
+        reference, "PyTorch", progress, per_step=options.all_steps, exact=partial(reference, double=True),
+        allow_failed_parity=options.allow_failed_parity,
+    )  # fmt: skip
     with scratch() as folder:
         plain = options.precision.precision == "fp32"
         name = paths[0].with_suffix(".onnx").name
@@ -89,10 +94,17 @@ def export_artifacts(
         place = next((p for p in paths if p.suffix == ".onnx"), folder / name)
         graph = _export_onnx(loaded, place if plain else folder / "fp32" / name, options, check)
         if not plain:
-            graph = convert_artifact(graph.artifact, place, options.precision, progress=progress)
+            graph = convert_artifact(
+                graph.artifact,
+                place,
+                options.precision,
+                allow_failed_parity=options.allow_failed_parity,
+                progress=progress,
+            )
             check = replace(check, per_step=False)
-        for path, writer in zip(paths, writers, strict=True):
-            yield graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)
+        for number, (path, writer) in enumerate(zip(paths, writers, strict=True)):
+            made = graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)
+            yield made if number or place in paths else made_from(graph, made)
 
 
 def export_graph(source: Artifact, path: Path, writer: Exporter, options: FormatOptions, check: Check) -> Exported:
@@ -105,6 +117,11 @@ def export_graph(source: Artifact, path: Path, writer: Exporter, options: Format
         return contract
 
     return replace(check.publish(path, write), note=note)
+
+
+def made_from(graph: Exported, made: Exported) -> Exported:
+    """A file with what its user has to know of the graph that it was made from, which is not kept."""
+    return replace(made, warnings=(*graph.warnings, *made.warnings), search=graph.search)
 
 
 def _export_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions, check: Check) -> Exported:

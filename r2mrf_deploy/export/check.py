@@ -11,7 +11,7 @@ import numpy as np
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact, publish
-from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
+from r2mrf_deploy.errors import ArtifactError, CheckFailed, RuntimeUnavailable
 from r2mrf_deploy.export.base import Exported
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
@@ -37,6 +37,10 @@ class Check:
     """How many of scikit-image's three to use."""
     per_step: bool = False
     """Also compare every side output."""
+    exact: Callable[[], Runner] | None = None
+    """Opens the reference in FP64; called only if an FP32 artifact is not near enough to the reference."""
+    allow_failed_parity: bool = False
+    """Publish an artifact that fails; its evidence says that this was allowed."""
 
     def publish(self, path: Path, write: Callable[[Path], Contract]) -> Exported:
         """Write an artifact, and publish it unless the comparison shows that it is wrong.
@@ -44,7 +48,8 @@ class Check:
         An artifact that cannot be run here is published with the verdict "not run".
 
         Raises:
-            ArtifactError: an FP32 artifact does not compute what the reference does, or a map is not finite.
+            CheckFailed: the artifact does not compute what the reference does, and that is not allowed, or a map is not
+                finite.
         """
         parity: Parity | None = None
 
@@ -55,14 +60,26 @@ class Check:
             if parity is None:
                 return []
             parity.reference = self.name
-            wrong = parity.verdict == "fail" and artifact.precision == "fp32"
-            if wrong or not np.isfinite(parity.map.largest):
-                what = "its map is not finite" if not wrong else f"it does not compute what {self.name} computes"
-                raise ArtifactError(f"{artifact.path.name} was not written: {what}; {parity.reason}")
+            self._judge(parity)
             return [parity.evidence()]
 
         made = publish(path, write, evidence)
         return Exported(made, parity, warnings=_warnings(parity))
+
+    def _judge(self, parity: Parity) -> None:
+        if not np.isfinite(parity.map.largest):
+            raise CheckFailed(f"{parity.artifact} was not written: its map is not finite; {parity.reason}")
+        if parity.verdict != "fail":
+            return
+        if not self.allow_failed_parity:
+            reduced = parity.precision != "fp32"
+            what = f"it is too far from {self.name}" if reduced else f"it does not compute what {self.name} computes"
+            search = "set `max_drop` to find the nodes to keep in higher precision, or " if reduced else ""
+            raise CheckFailed(
+                f"{parity.artifact} was not written: {what}; {parity.reason}; {search}set `allow_failed_parity` to write it "
+                "all the same"
+            )
+        parity.allowed = True
 
     def compare(self, artifact: Artifact) -> Parity | None:
         """Compare an artifact with the reference; None if it does not take a photograph."""
@@ -89,7 +106,7 @@ class Check:
             if not spec.static and artifact.precision == "fp32":
                 odd = [np.ascontiguousarray(found[0][:height, :width]) for height, width in ODD]
                 inputs += sample_inputs(candidate.inputs[0], contract.preprocess, odd, profile)
-            parity = compare(artifact, candidate, reference, inputs, per_step=self.per_step)
+            parity = compare(artifact, candidate, reference, inputs, per_step=self.per_step, exact=self.exact)
             if reference.preprocess is not None and np.isfinite(parity.map.largest):
                 parity.whole_path = whole_path(Predictor.of(candidate, contract), Predictor.of(reference), found)
             return parity
@@ -99,6 +116,5 @@ def _warnings(parity: Parity | None) -> tuple[str, ...]:
     """What a comparison tells the artifact's user."""
     if parity is None or parity.passed:
         return ()
-    cure = "; set `max_drop` to find the nodes to keep in higher precision" if parity.verdict == "fail" else ""
-    unproved = f"not compared with {parity.reference}: " if parity.verdict == "not run" else ""
-    return (unproved + parity.reason + cure,)
+    what = {"not run": f"not compared with {parity.reference}: ", "fail": "written although parity fails: "}
+    return (what.get(parity.verdict, "") + parity.reason,)

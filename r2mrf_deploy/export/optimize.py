@@ -14,6 +14,7 @@ from r2mrf_deploy.export.base import Exported
 from r2mrf_deploy.export.check import Check
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.rewrites import Optimized, optimize
+from r2mrf_deploy.parity import exact
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 
@@ -25,7 +26,12 @@ class OptimizedArtifact(Exported):
 
 
 def optimize_artifact(
-    model: Path | str, output: Path | str, *, explain: bool = False, progress: ProgressCallback = silent
+    model: Path | str,
+    output: Path | str,
+    *,
+    explain: bool = False,
+    allow_failed_parity: bool = False,
+    progress: ProgressCallback = silent,
 ) -> OptimizedArtifact:
     """Rewrite an ONNX file without changing its function.
 
@@ -33,12 +39,14 @@ def optimize_artifact(
         model: any ONNX file of opset 13 or later. A manifest beside it must match it.
         output: the file to write; it may be `model`.
         explain: also report why rewrites that nearly applied did not.
+        allow_failed_parity: write it also if it computes something else; its manifest says so.
 
     Raises:
         InputError: no such file.
         UsageError: the output is not an .onnx file.
         GraphError: the model is damaged, holds something that the rewrites cannot read, or is over 2 GB.
-        ArtifactError: the model does not match its manifest, or the output computes something else or cannot be written.
+        ArtifactError: the model does not match its manifest, or the output cannot be written.
+        CheckFailed: the output computes something else.
     """
     path = Path(output)
     if path.suffix != ".onnx":
@@ -55,7 +63,10 @@ def optimize_artifact(
             "tools": contract.tools | environment.tool_versions("r2mrf-deploy", "onnx"),
         }
     )
-    check = Check(partial(runtimes.nearest(source.precision).open, source), source.path.name, progress)
+    check = Check(
+        partial(runtimes.nearest(source.precision).open, source), source.path.name, progress,
+        exact=partial(exact.of_graph, source), allow_failed_parity=allow_failed_parity,
+    )  # fmt: skip
     done = check.publish(path, lambda file: onnx.write(optimized.model, contract, file))
     done = replace(done, warnings=(*optimized.warnings, *done.warnings))
     return OptimizedArtifact(**vars(done), optimized=optimized)

@@ -47,10 +47,6 @@ class PrecisionOptions:
         for gpu in map(gpu_classes.get, self.gpus):
             if refusal := gpu_classes.precision_refusal(gpu, self.precision):
                 raise UsageError(refusal)
-        if self.precision == "int8" and self.calibration is None:
-            raise UsageError(
-                f"INT8 needs photographs to calibrate on: give `calibration` a folder; {RECOMMENDED} are recommended"
-            )
         given = [name for name in changed(self) if name != "keep" or self.keep]  # an empty list keeps nothing either
         if self.precision == "fp32" and (named := [n for n in ("max_drop", "keep", "calibration") if n in given]):
             raise UsageError(f"`{named[0]}` is for a reduced precision: set `precision` to fp16, bf16 or int8")
@@ -62,6 +58,17 @@ class PrecisionOptions:
             raise UsageError(f"`max_drop` must be between 0 and 1, for example 0.005, not {self.max_drop:g}")
         if self.max_drop is not None and self.calibration is None:
             raise UsageError("`max_drop` needs photographs to measure on: give `calibration` a folder")
+
+    def refuse_uncalibrated(self) -> None:
+        """Refuse a conversion to INT8 without photographs.
+
+        Raises:
+            UsageError: it is one.
+        """
+        if self.precision == "int8" and self.calibration is None:
+            raise UsageError(
+                f"INT8 needs photographs to calibrate on: give `calibration` a folder; {RECOMMENDED} are recommended"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class ExportOptions:
     """Apply the exact rewrites."""
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     format: FormatOptions = field(default_factory=FormatOptions)
+    allow_failed_parity: bool = False
+    """Also write a file that fails its comparison; its manifest says so."""
 
     def record(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
         """What the contract keeps of these options: enough to trace the same graph again."""

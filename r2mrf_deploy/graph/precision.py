@@ -18,6 +18,7 @@ from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
 from r2mrf_deploy.graph.cost import MULTIPLYING
+from r2mrf_deploy.graph.prepare import refuse_unnamed, standard
 from r2mrf_deploy.graph.trace import checked
 
 Half = Literal["fp16", "bf16"]
@@ -34,29 +35,33 @@ _MOVES = frozenset(
 )
 """Operators that pass values on unchanged: in a lower precision they add no error of their own."""
 _LOW = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+_QUANTISED = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
+    *("ConvInteger", "MatMulInteger"),
+)
 
 
 def to_half(model: onnx.ModelProto, precision: Half, keep: Collection[str] = ()) -> onnx.ModelProto:
     """The same graph with FP16 or BF16 types; its inputs and outputs keep their types.
 
     Args:
-        model: an FP32 graph.
-        keep: names of nodes that stay in FP32, in addition to those of `ends`.
+        model: an FP32 graph, prepared (see `prepare`).
+        keep: names of nodes that stay in FP32, in addition to those of `always_fp32`.
 
     Raises:
         UsageError: the graph is not FP32, or no node has one of the names.
-        GraphError: the result is not valid ONNX.
+        GraphError: the result is not valid ONNX, or nodes have no names of their own.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     refuse_unless_fp32(model)
+    refuse_unnamed(model)
     refuse_unknown(model, keep)
     if precision == "bf16":
         model = _without_hard_activations(_at_opset(model, BF16_OPSET))
         keep = [*keep, *(n.name for n in model.graph.node if n.name.rpartition("/")[0] in set(keep))]  # written out
     original = {i.name: i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
-    refused = [n.name for n in model.graph.node if precision == "bf16" and n.op_type in _NOT_IN_BF16]
-    kept = [*dict.fromkeys((*ends(model), *refused, *keep))]
+    kept = [*dict.fromkeys((*always_fp32(model, precision), *keep))]
     half = convert_float_to_float16(deepcopy(model), keep_io_types=True, node_block_list=kept)
     _make_once(half.graph)
     if precision == "bf16":
@@ -80,9 +85,17 @@ def tidied(model: onnx.ModelProto) -> onnx.ModelProto:
 def ends(model: onnx.ModelProto) -> list[str]:
     """The nodes that always stay in FP32: those before the first convolution, which scale the input, and those after the
     last, which resize the logits to the image and turn them into a map."""
-    after, before = reach(model, lambda node: node.op_type in MULTIPLYING)
-    rest = (n for n in model.graph.node if n.op_type not in MULTIPLYING)
+    after, before = reach(model, multiplies)
+    rest = (n for n in model.graph.node if not multiplies(n))
     return [n.name for n in rest if not (after & set(n.output) and before & set(n.output))]
+
+
+def always_fp32(model: onnx.ModelProto, precision: str) -> list[str]:
+    """The nodes that stay in FP32 whatever is asked for: the ends, what TensorRT does not build in BF16, and operators of
+    other domains, whose kernels may take nothing else."""
+    refused = _NOT_IN_BF16 if precision == "bf16" else ()
+    other = (n for n in model.graph.node if not standard(n, n.op_type) or n.op_type in refused)
+    return [*ends(model), *(n.name for n in other)]
 
 
 def reach(model: onnx.ModelProto, seeds: Callable[[onnx.NodeProto], bool]) -> tuple[set[str], set[str]]:
@@ -97,10 +110,15 @@ def reach(model: onnx.ModelProto, seeds: Callable[[onnx.NodeProto], bool]) -> tu
     return after, before
 
 
+def multiplies(node: onnx.NodeProto) -> bool:
+    """Whether a node's multiply-adds are counted."""
+    return standard(node, *MULTIPLYING)
+
+
 def computing(model: onnx.ModelProto) -> list[str]:
     """The nodes whose arithmetic `to_half` reduces."""
-    fixed = set(ends(model))
-    return [n.name for n in model.graph.node if n.op_type not in _MOVES and n.name not in fixed]
+    outside = set(ends(model))
+    return [n.name for n in model.graph.node if not standard(n, *_MOVES) and n.name not in outside]
 
 
 def carried(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
@@ -109,7 +127,7 @@ def carried(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
     makers = {output: node.name for node in model.graph.node for output in node.output}
     for node in model.graph.node:  # in the graph's order
         read = [makers.get(name, "") for name in node.input if name and name not in constants]
-        if node.op_type in _MOVES and node.name not in kept and read and kept.issuperset(read):
+        if standard(node, *_MOVES) and node.name not in kept and read and kept.issuperset(read):
             kept.add(node.name)
             found.append(node.name)
     return found
@@ -129,7 +147,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         nodes.append(node)
         for slot, name in enumerate(node.output):
-            if name in low and (node.op_type not in _MOVES or node.op_type == "Cast"):
+            if name in low and (not standard(node, *_MOVES) or node.op_type == "Cast"):
                 wide, short = f"{name}/wide", f"{name}/short"
                 node.output[slot] = wide
                 for source, target, to in ((wide, short, TensorProto.BFLOAT16), (short, name, TensorProto.FLOAT)):
@@ -141,9 +159,9 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def precisions(model: onnx.ModelProto) -> list[str]:
     """The reduced precisions in a graph, by its types: int8 where it is quantised, fp16, bf16."""
-    found = ["int8"] if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in model.graph.node) else []
-    types = {i.data_type for i in model.graph.initializer}
-    types |= {a.i for n in model.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
+    found = ["int8"] if any(standard(n, *_QUANTISED) for n in model.graph.node) else []
+    types = {i.data_type for i in model.graph.initializer} | {_casts_to(n) for n in model.graph.node}
+    types |= {a.t.data_type for n in model.graph.node if standard(n, "Constant") for a in n.attribute}
     return found + [name for kind, name in _LOW.items() if kind in types]
 
 
@@ -194,7 +212,7 @@ def _without_hard_activations(model: onnx.ModelProto) -> onnx.ModelProto:
     swap: list[onnx.NodeProto] = []
     constants: dict[str, float] = {"zero": 0.0, "one": 1.0}
     for node in model.graph.node:
-        if node.op_type not in ("HardSwish", "HardSigmoid"):
+        if not standard(node, "HardSwish", "HardSigmoid"):
             swap.append(node)
             continue
         given, swish = {a.name: a.f for a in node.attribute}, node.op_type == "HardSwish"
@@ -275,7 +293,7 @@ def _drop_detours(graph: onnx.GraphProto, original: dict[str, TensorProto]) -> N
 
 
 def _casts_to(node: onnx.NodeProto) -> int | None:
-    return next((a.i for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
+    return next((a.i for a in node.attribute if a.name == "to"), None) if standard(node, "Cast") else None
 
 
 def _name_added(graph: onnx.GraphProto) -> None:

@@ -8,7 +8,7 @@ pairs only in front of quantised nodes, so that sums and nodes kept in floating 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,7 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.files import scratch
 from r2mrf_deploy.graph.naming import rename
 from r2mrf_deploy.graph.precision import reach, refuse_unknown, refuse_unless_fp32, tidied
+from r2mrf_deploy.graph.prepare import refuse_unnamed, standard
 from r2mrf_deploy.progress import Progress, ProgressCallback, no_stdout, silent
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -121,9 +122,20 @@ def quantizable(model: onnx.ModelProto) -> list[str]:
     A depthwise convolution reads each channel by itself, and the channels' ranges differ by orders of magnitude: with one
     scale for all of them, little remains of the small ones. It has few multiply-adds, so there is little to gain either.
     """
+    return [n.name for n, weight in _weighted(model) if not _depthwise(n, weight)]
+
+
+def depthwise(model: onnx.ModelProto) -> list[str]:
+    """The depthwise convolutions, which `quantize` leaves in floating point."""
+    return [n.name for n, weight in _weighted(model) if _depthwise(n, weight)]
+
+
+def _weighted(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Sequence[int]]]:
+    """The nodes of `QUANTISED` operators with constant weights, and the shapes of these."""
     shapes = {i.name: i.dims for i in model.graph.initializer}
-    able = (n for n in model.graph.node if n.op_type in QUANTISED and len(n.input) > 1 and n.input[1] in shapes)
-    return [n.name for n in able if not _depthwise(n, shapes[n.input[1]])]
+    for node in model.graph.node:
+        if standard(node, *QUANTISED) and len(node.input) > 1 and node.input[1] in shapes:
+            yield node, shapes[node.input[1]]
 
 
 def _depthwise(node: onnx.NodeProto, weight: Sequence[int]) -> bool:
@@ -145,7 +157,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
     """The graph with Q/DQ pairs before every quantisable node.
 
     Args:
-        model: the FP32 graph that was calibrated.
+        model: the FP32 graph that was calibrated, prepared (see `prepare`).
         ranges: from `calibrate`.
         keep: nodes that stay in floating point; those of `ends` only if they are given.
 
@@ -156,6 +168,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     refuse_unless_fp32(model)
+    refuse_unnamed(model)
     refuse_unknown(model, keep)
     quantizer = QDQQuantizer(
         deepcopy(model),
@@ -198,11 +211,11 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
     able, kept = set(quantizable(original)), set(keep)
     needed: dict[str, onnx.TensorProto] = {}
     for node in graph.node:
-        if node.op_type in _PAIR or (node.name in able and node.name not in kept):
+        if standard(node, *_PAIR) or (node.name in able and node.name not in kept):
             continue
         for slot, name in enumerate(node.input):  # the tool gives the dequantised tensor to every reader
             dequantise = makers.get(name)
-            if dequantise is None or dequantise.op_type != "DequantizeLinear":
+            if dequantise is None or not standard(dequantise, "DequantizeLinear"):
                 continue
             quantise = makers.get(dequantise.input[0])
             if quantise is not None:
@@ -220,8 +233,9 @@ def _outputs_as_computed(graph: onnx.GraphProto) -> None:
     makers = {output: node for node in graph.node for output in node.output}
     renamed: dict[str, str] = {}
     for value in graph.output:
-        dequantise = makers[value.name]
-        quantise = makers.get(dequantise.input[0]) if dequantise.op_type == "DequantizeLinear" else None
+        dequantise = makers.get(value.name)
+        rounded = dequantise is not None and standard(dequantise, "DequantizeLinear")
+        quantise = makers.get(dequantise.input[0]) if dequantise is not None and rounded else None
         if quantise is not None:
             renamed |= {value.name: f"{value.name}/rounded", quantise.input[0]: value.name}
     rename(graph, renamed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from r2mrf_deploy import runtimes
@@ -62,17 +63,19 @@ def compare_artifacts(
             yield not_run(artifact, chosen, str(e))
             continue
         with runner:
-            reference = PyTorchRunner(
+            pytorch = partial(
+                PyTorchRunner,
                 loaded,
                 io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
                 steps=contract.config.get("steps") if contract else None,
                 all_steps=bool(side_outputs(s.name for s in runner.outputs)),
             )
+            reference = pytorch()
             profile = contract.profile(runner.inputs[0].name) if contract else {}
             preprocess = (contract.preprocess if contract else None) or loaded.preprocess
             inputs = sample_inputs(runner.inputs[0], preprocess, photographs, profile)
             progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
-            found = compare(artifact, runner, reference, inputs, per_step=per_step)
+            found = compare(artifact, runner, reference, inputs, per_step=per_step, exact=partial(pytorch, double=True))
             if math.isfinite(found.map.largest):
                 found.whole_path = whole_path(
                     Predictor(runner, preprocess, profile), Predictor.of(reference), photographs

@@ -304,11 +304,13 @@ def exported_lines(done: Exported) -> list[str]:
     facts = [size(m.bytes), m.precision, *map(str, m.inputs)]
     if m.multiply_adds:
         facts.append(f"{m.multiply_adds / 1e9:.2f} G multiply-adds")
+        if m.share is not None:
+            facts[-1] += f" ({100 * m.share:.1f} % of them in {m.precision})"
     lines = [f"{done.path}: {', '.join(filter(None, [*facts, done.note]))}"]
     p = done.parity
     if p is not None and p.photographs:
         found = f"{p.verdict}, map within {p.map.largest:.1e}, {p.map.mean:.1e} on average"
         lines.append(f"parity with {p.reference}: {found} ({p.runtime}, {p.device})")
-    if p is not None and p.verdict == "emulated":
+    if p is not None and p.passed and p.reason:
         lines.append(p.reason)
     return lines

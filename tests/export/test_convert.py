@@ -15,7 +15,7 @@ import pytest
 
 from r2mrf_deploy import images, runtimes, sample_photographs
 from r2mrf_deploy.cli import main
-from r2mrf_deploy.errors import ArtifactError, GraphError, InputError, UsageError
+from r2mrf_deploy.errors import CheckFailed, GraphError, InputError, UsageError
 from r2mrf_deploy.export import check
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.convert import convert_artifact
@@ -95,14 +95,31 @@ def test_export_reduces_too_keeps_parts_and_warns_of_few_photographs(
 ) -> None:
     file = tmp_path / "k.onnx"
     command = ["export", str(small), "-o", str(file), "--size", "96x128", "--precision", "int8"]
-    assert main([*command, "--calibration", str(album), "--keep", "backbone", "--json"]) == 0
+    command += ["--calibration", str(album), "--keep", "backbone", "--allow-failed-parity", "--json"]
+    assert main(command) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert any("6 photographs: fewer than 20" in w for w in manifest["warnings"])
+    assert (manifest["parity"][0]["verdict"], manifest["parity"][0]["allowed"]) == ("fail", True)
+    assert any(w.startswith("written although parity fails") for w in manifest["warnings"])
     assert manifest["precision"] == "int8" and {naming.scope(n) for n in manifest["kept"]} == {"backbone", "fusion"}
     graph = onnx.load(file)
     made = {output: node.op_type for node in graph.graph.node for output in node.output}
     quantised = [n for n in graph.graph.node if n.op_type == "Conv" and made.get(n.input[0]) == "DequantizeLinear"]
     assert quantised and not {naming.scope(n.name) for n in quantised} & {"backbone", "fusion"}
+
+
+@pytest.mark.parametrize("verb", ["convert", "build"])
+def test_an_artifact_that_fails_is_not_written(
+    exported: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """Untrained weights pass the rounding of INT8 on."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    file = tmp_path / ("x.onnx" if verb == "convert" else "x.xml")
+    command = [verb, str(exported), "-o", str(file), "--precision", "int8", "--calibration", str(album)]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "was not written: it is too far from FP32" in said and "--allow-failed-parity" in said
+    assert not list(tmp_path.iterdir())
 
 
 # what is left to quantise is little, so that a search is short
@@ -111,17 +128,20 @@ MOST = ("backbone", "amdf", "initial", "shared", *(f"step{t}.branch{b}" for t in
 
 def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
-    plain = convert_artifact(exported, tmp_path / "a.onnx", PrecisionOptions("int8", album, keep=MOST, max_drop=0.9))
+    untrained: dict[str, Any] = {"allow_failed_parity": True}
+    plain = convert_artifact(
+        exported, tmp_path / "a.onnx", PrecisionOptions("int8", album, keep=MOST, max_drop=0.9), **untrained
+    )
     assert plain.search is not None and not plain.search.kept
     bound = max(plain.search.before.mae, plain.search.before.f) / 3
     options = PrecisionOptions("int8", album, keep=MOST, max_drop=bound, resume=tmp_path / "search.json")
-    done = convert_artifact(exported, tmp_path / "b.onnx", options, progress=told.append)
+    done = convert_artifact(exported, tmp_path / "b.onnx", options, progress=told.append, **untrained)
     assert done.search is not None and done.search.kept
     assert max(done.search.after.mae, done.search.after.f) <= bound
     assert {k.node for k in done.search.kept} <= set(done.manifest.kept)
     assert Progress("calibrating", 6, 6) in told and any(p.description.startswith("searching") for p in told)
     assert done.manifest.calibration["drop"]["mae"] == done.search.after.mae
-    again = convert_artifact(exported, tmp_path / "c.onnx", options)
+    again = convert_artifact(exported, tmp_path / "c.onnx", options, **untrained)
     assert again.search == done.search
     others = tmp_path / "others"
     others.mkdir()
@@ -164,7 +184,8 @@ def test_bisect_names_the_nodes_that_explain_a_failure(
     from r2mrf_deploy.parity import bisect, compare
 
     file = tmp_path / "i.onnx"
-    done = convert_artifact(exported, file, PrecisionOptions("int8", album, keep=MOST, quantize_ends=True))
+    low = PrecisionOptions("int8", album, keep=MOST, quantize_ends=True)
+    done = convert_artifact(exported, file, low, allow_failed_parity=True)
     assert done.parity is not None
     limit = done.parity.map.mean / 2
     tolerance = compare.Tolerance(map=1, logits=9, mean=limit, f=1)
@@ -230,7 +251,8 @@ def test_what_fp16_would_overflow_stays_in_fp32(exported: Path, tmp_path: Path) 
         model.graph.node.insert(at, onnx.helper.make_node("Mul", [x, y], [z], name=f"fusion/{z}"))
     next(n for n in model.graph.node if n.name == "fusion/Conv").input[0] = "d"
     onnx.save(model, tmp_path / "large.onnx")
-    done = convert_artifact(tmp_path / "large.onnx", tmp_path / "h.onnx", PrecisionOptions("fp16"))
+    options = PrecisionOptions("fp16")
+    done = convert_artifact(tmp_path / "large.onnx", tmp_path / "h.onnx", options, allow_failed_parity=True)
     # untrained weights pass rounding on; had the factors overflowed, nothing would be left of the map
     assert done.parity is not None and done.parity.emulates and done.parity.map.mean < 0.02
     (warning,) = (w for w in done.warnings if "would overflow" in w)
@@ -263,6 +285,6 @@ def test_a_map_that_is_not_finite_is_not_written(
         return result
 
     monkeypatch.setattr(check, "compare", overflowing)
-    with pytest.raises(ArtifactError, match=r"h\.onnx was not written: its map is not finite"):
+    with pytest.raises(CheckFailed, match=r"h\.onnx was not written: its map is not finite"):
         convert_artifact(exported, tmp_path / "h.onnx", PrecisionOptions("fp16"))
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ import pytest
 
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import GraphError, UsageError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.parity.artifacts import compare_artifacts
-from r2mrf_deploy.parity.compare import compare
+from r2mrf_deploy.parity.compare import compare, photographs_for, sample_inputs
 from r2mrf_deploy.runtimes.base import Arrays, Runner
 from tests.conftest import forge, manifest_of
 
@@ -89,6 +90,68 @@ def test_a_flat_reference_is_uninformative() -> None:
     flat = Fixed(map=np.full((1, 1, 4, 4), 0.5, np.float32))
     result = verdict(flat, flat)
     assert result.verdict == "uninformative" and "nearly flat" in result.reason
+
+
+def moved(by: float) -> np.ndarray:
+    """A map whose logits are off by this share of their spread."""
+    logits = np.log(RAMP.astype(np.float64) / (1 - RAMP.astype(np.float64)))
+    return (1 / (1 + np.exp(-logits - by * logits.std()))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("artifact", "pytorch", "passes"),
+    [
+        (-8e-4, 6e-4, True),  # 1.4e-3 apart, but as near to FP64 as PyTorch is
+        (-2.5e-3, 6e-4, False),  # four times as far
+        (2e-3, 6e-5, False),  # PyTorch is near: this is no rounding
+        (-8e-3, 6e-3, False),  # rounding that would hide a fault
+    ],
+)
+def test_what_exceeds_the_bound_is_judged_by_fp64(artifact: float, pytorch: float, passes: bool) -> None:
+    exact = Fixed(map=moved(0).astype(np.float64))
+    candidate, reference = Fixed(map=moved(artifact)), Fixed(map=moved(pytorch))
+    assert verdict(candidate, reference).verdict == "fail"
+    result = compare(Artifact(Path("x")), candidate, reference, [IMAGE], exact=lambda: exact)
+    assert result.passed == passes, result.reason
+    assert f"{abs(artifact):.1e} of their spread from FP64, the reference's own {pytorch:.1e}" in result.reason
+    assert result.fp64["reference"].relative == pytest.approx(pytorch, abs=2e-6)
+    assert result.map.relative == pytest.approx(abs(artifact - pytorch), rel=0.01)  # from PyTorch, as before
+
+
+def test_fp64_is_not_computed_where_the_bound_is_kept() -> None:
+    def exact() -> Runner:
+        raise AssertionError("not needed")
+
+    assert compare(Artifact(Path("x")), Fixed(map=RAMP), Fixed(map=RAMP), [IMAGE], exact=exact).passed
+
+
+def test_where_fp64_cannot_be_computed_the_bound_stands() -> None:
+    def exact() -> Runner:
+        raise GraphError("no such operator")
+
+    result = compare(Artifact(Path("x")), Fixed(map=moved(1e-3)), Fixed(map=moved(0)), [IMAGE], exact=exact)
+    assert result.verdict == "fail" and "could not be compared in FP64: no such operator" in result.reason
+
+
+@pytest.mark.parametrize("io", ["image", "tensor"])
+def test_a_graph_in_fp64_is_its_checkpoint_in_fp64(
+    small: Path, exported: Path, export: Callable[..., Path], io: str
+) -> None:
+    """But for its weights, which are rounded to FP32 after they were folded. A fault shows a thousand times as much."""
+    from r2mrf_deploy.parity.exact import of_graph
+    from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+
+    steps = 2 if io == "image" else 4
+    file = exported if io == "image" else export(dynamic=True, io="tensor", all_steps=True, steps=4)
+    loaded = Checkpoint.load(small)
+    graph = of_graph(Artifact.open(file))
+    checkpoint = PyTorchRunner(loaded, io=io, steps=steps, all_steps=True, double=True)  # type: ignore[arg-type]
+    (image,) = sample_inputs(graph.inputs[0], loaded.preprocess, photographs_for(None)[:1], [1, 3, 96, 128])
+    a, b = (runner.run({io: image}) for runner in (graph, checkpoint))
+    assert list(a) == list(b) and b["map"].std() > 0.02
+    for name in a:
+        assert a[name].dtype == b[name].dtype == np.float64
+        np.testing.assert_allclose(a[name], b[name], atol=1e-5 * b[name].std(), err_msg=name)
 
 
 @pytest.mark.parametrize(

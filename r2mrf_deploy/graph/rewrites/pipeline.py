@@ -272,7 +272,7 @@ def _edit(model: onnx.ModelProto) -> Editor:
     try:
         loaded = load(copy)
         NameFixPass()(loaded)
-        return Editor(loaded, _nominal_shapes(model))
+        return Editor(loaded, nominal_shapes(model))
     except Exception as e:  # onnx_ir does not know all that is valid, and raises many types
         raise _Unreadable(first_line(e)) from None
 
@@ -307,7 +307,7 @@ def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     return [tensor for tensor in model.graph.initializer if tensor.name in inputs]
 
 
-def _nominal_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+def nominal_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     shapes = {}
     for value in model.graph.input:
         tensor = value.type.tensor_type

@@ -14,6 +14,8 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.networks.deployed import Deployed
 
@@ -80,6 +82,7 @@ class PyTorchRunner(ProgramRunner):
 
     Args:
         io, steps, all_steps, logits: as for `networks.deployed.Deployed`.
+        double: compute in FP64, and return it.
         threads: as for `ProgramRunner`.
     """
 
@@ -91,6 +94,7 @@ class PyTorchRunner(ProgramRunner):
         steps: int | None = None,
         all_steps: bool = False,
         logits: bool = False,
+        double: bool = False,
         threads: int | None = None,
     ) -> None:
         from r2mrf_deploy.networks.deployed import Deployed
@@ -98,8 +102,23 @@ class PyTorchRunner(ProgramRunner):
         module = Deployed(
             checkpoint.module(), checkpoint.preprocess, io=io, steps=steps, all_steps=all_steps, logits=logits
         ).eval()
-        super().__init__("pytorch", module, *specs_of(module), "eager FP32", threads)
+        inputs, outputs = specs_of(module)
+        if double:
+            super().__init__("pytorch", widened(module), inputs, doubles(outputs), "eager FP64", threads)
+        else:
+            super().__init__("pytorch", module, inputs, outputs, "eager FP32", threads)
         self.preprocess = checkpoint.preprocess
+
+
+def widened(module: nn.Module) -> Program:
+    """A module in FP64. It takes the same inputs: floats become FP64 at once, an image's bytes where they meet the scale."""
+    module = module.double()
+    return lambda *inputs: module(*(x.double() if x.is_floating_point() else x for x in inputs))
+
+
+def doubles(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Outputs in FP64."""
+    return tuple(spec.model_copy(update={"dtype": "float64"}) for spec in outputs)
 
 
 def specs_of(module: Deployed) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
