@@ -6,8 +6,15 @@ its length and its checksums before anything is unpacked or allocated. Source: P
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+_END = struct.Struct("<4s6xH10x")
+"""The record that ends an archive without a comment: its mark, and the number of members in the directory before it."""
+_FOLDER = 0x10
+"""MS-DOS's attribute. For such a member PyTorch's reader fills nothing, and takes what the memory held for the weights."""
 
 
 def verify(archive: zipfile.ZipFile, path: Path) -> None:
@@ -20,15 +27,22 @@ def verify(archive: zipfile.ZipFile, path: Path) -> None:
         path: its file.
 
     Raises:
-        ValueError: a member is damaged, compressed, encrypted or there twice, claims more bytes than the file has, or would
-            be unpacked outside its folder.
+        ValueError: a member is damaged, a folder, compressed, encrypted or there twice, claims more bytes than the file has,
+            or would be unpacked outside its folder.
     """
     members = archive.infolist()
+    with path.open("rb") as f:
+        f.seek(-_END.size, os.SEEK_END)
+        end, entries = _END.unpack(f.read())
+    if end != b"PK\5\6" or entries not in (len(members), 0xFFFF):  # the latter where the 64-bit record has the number
+        raise ValueError("its directory is cut off, or more follows it")
     if len({m.filename for m in members}) < len(members):
         raise ValueError("two of its members have the same name")
     for member in members:
         if _escapes(member.filename):
             raise ValueError(f"its member {member.filename!r} would be unpacked outside its folder")
+        if member.is_dir() or member.external_attr & _FOLDER:
+            raise ValueError(f"its member {member.filename!r} is marked as a folder")
         if member.flag_bits & 1:
             raise ValueError(f"its member {member.filename!r} is encrypted")
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:

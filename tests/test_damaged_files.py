@@ -1,6 +1,6 @@
 """Every reader of files from outside, given damaged ones: one line, of a type of ours, or a sound value.
 
-Checkpoints are in `test_torch_file.py`, packages with real code in `runtimes/test_aotinductor_real.py`.
+Checkpoints are in `test_torch_file.py`.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ def _graph(path: Path) -> object:
     return cost.parameters(model), cost.multiply_adds_per_image(model)
 
 
+_PLAN = struct.pack("<4sII4xQ4s4sI28x", b"vtrt", 0, 2, 64, b"\1\7\1t", b"vtrt", 4)
 SPEC = TensorSpec(name="x", dtype="float32", shape=[1, 64])
 READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], Any], type[R2mrfError]]] = {
     "manifest": ("x.json", lambda _: MANIFEST.model_dump_json(indent=2).encode(), Manifest.read, ArtifactError),
     "contract in ONNX": ("x.onnx", _onnx, formats.read, ArtifactError),
     "ONNX graph": ("x.onnx", _onnx, _graph, GraphError),
     "inspected ONNX": ("x.onnx", _onnx, inspect, R2mrfError),
-    "plan": ("x.plan", lambda _: struct.pack("<4sII4xQ4s4sI28x", b"vtrt", 0, 2, 64, b"\1\7\1t", b"vtrt", 4), formats.read, ArtifactError),
+    "plan": ("x.plan", lambda _: _PLAN, formats.read, ArtifactError),
     "package": ("x.pt2", _package, formats.read, ArtifactError),
     "inspected package": ("x.pt2", _package, inspect, ArtifactError),
     "IR": ("x.xml", _ir, formats.read, ArtifactError),

@@ -15,13 +15,17 @@ import pytest
 import torch
 
 from r2mrf_deploy import images
+from r2mrf_deploy.artifact import Artifact, publish
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.export.aotinductor import AOTInductorExporter
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.convert import convert_artifact
+from r2mrf_deploy.export.onnx import describe
 from r2mrf_deploy.export.optimize import optimize_artifact
 from r2mrf_deploy.export.options import FormatOptions, PrecisionOptions
 from r2mrf_deploy.files import scratch, write_atomically
+from r2mrf_deploy.progress import silent
 
 resource = pytest.importorskip("resource", reason="needs a limit on the size of files")
 
@@ -65,9 +69,13 @@ def _package(model: Path, out: Path) -> None:
     def compiled(_: object, package_path: str, **__: object) -> None:
         torch.save(torch.zeros(1 << 20), package_path)
 
+    contract = describe(onnx.load(model))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch._inductor, "aoti_compile_and_package", compiled)
-        build_artifact(model, out, FormatOptions(device="cpu"))
+        source = Artifact(model, contract=contract)
+        publish(
+            out, lambda f: AOTInductorExporter().write(source, f, FormatOptions(device="cpu"), silent)[0], lambda _: []
+        )
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
@@ -105,6 +113,6 @@ def test_predict_says_it_too(
 
 
 def test_a_temporary_folder_that_is_full_names_the_cure(tmp_path: Path) -> None:
-    with full(0), pytest.raises(ArtifactError, match=r"temporary file in .*TMPDIR=FOLDER.*: File too large"):
-        with scratch() as folder:
-            torch.save(torch.zeros(10), folder / "x")
+    told = pytest.raises(ArtifactError, match=r"temporary file in .*TMPDIR=FOLDER.*: File too large")
+    with full(0), told, scratch() as folder:
+        torch.save(torch.zeros(10), folder / "x")

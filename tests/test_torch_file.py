@@ -101,6 +101,17 @@ def test_what_claims_more_than_it_has_is_refused_before_it_is_unpacked(
         read_file(path)
 
 
+def test_weights_that_are_marked_as_a_folder_are_refused(tmp_path: Path) -> None:
+    """PyTorch takes one bit in the directory of the archive to mean that there is nothing to read."""
+    whole, path = saved(), tmp_path / "x.pth"
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data/3")).encode()
+    at = whole.rindex(b"PK\x01\x02", 0, whole.rindex(name)) + 38  # the external attributes
+    path.write_bytes(whole[:at] + b"\x10" + whole[at + 1 :])
+    with pytest.raises(CheckpointError, match="marked as a folder"):
+        read_file(path)
+
+
 def test_a_file_saved_without_checksums_is_read(tmp_path: Path) -> None:
     torch.serialization.set_crc32_options(False)
     try:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import InlinePass
 
-from r2mrf_deploy.errors import GraphError
+from r2mrf_deploy.errors import GraphError, reading
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -174,7 +174,8 @@ def infer(model: onnx.ModelProto, shapes: Shapes | None = None) -> tuple[ir.Mode
         GraphError: a shape cannot be known.
     """
     loaded = load(model)
-    types = Inference(loaded, _input_shapes(loaded, shapes or {})).types
+    with reading("the model", GraphError, "is not a valid ONNX model"):
+        types = Inference(loaded, _input_shapes(loaded, shapes or {})).types
     for node in loaded.graph:
         for value in (*node.inputs, *node.outputs):
             if value is not None and value.name and value not in types:

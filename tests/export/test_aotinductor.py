@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from r2mrf_deploy import environment, runtimes, sample_photographs
+from r2mrf_deploy import environment, formats, runtimes, sample_photographs
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, RuntimeUnavailable
@@ -20,9 +22,11 @@ from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.images import resize
+from r2mrf_deploy.manifest import Manifest
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
-from tests.conftest import manifest_of
+from tests.conftest import forge, manifest_of
+from tests.fuzzing import mutations, survivors
 
 pytestmark = pytest.mark.artifact
 
@@ -118,6 +122,79 @@ def test_code_that_computes_something_else_is_not_written(
     with pytest.raises(ArtifactError, match="was not written: it does not compute what PyTorch computes"):
         export_artifact(other, tmp_path / "x.pt2", options)
     assert [p.name for p in tmp_path.iterdir()] == ["other.pth"]
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a\\..\\..\\outside", "C:/outside"])
+def test_a_package_that_would_be_unpacked_outside_its_folder_is_not_unpacked(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """PyTorch's loader follows such names, and would write the file."""
+    path = shutil.copy(package, tmp_path / "x.pt2")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"small/data/aotinductor/model/{name}" if name.startswith("..") else name, "here")
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", _never)
+    with pytest.raises(ArtifactError, match="would be unpacked outside its folder"):
+        runtimes.open(path, trust=True)
+    forge(Manifest.bind(_manifest(package), path, []), path)  # a manifest that matches makes it no better
+    with pytest.raises(ArtifactError, match="would be unpacked outside its folder"):
+        runtimes.open(path)
+
+
+@compiles
+@pytest.mark.slow
+def test_a_package_is_compared_with_its_manifest_before_it_is_parsed(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copy(package, tmp_path / "x.pt2")
+    shutil.copy(package.with_name("small.pt2.json"), tmp_path / "x.pt2.json")
+    with path.open("ab") as f:
+        f.write(b"more")
+    monkeypatch.setattr(formats, "read", _never)
+    with pytest.raises(ArtifactError, match="SHA-256 differs"):
+        runtimes.open(path)
+
+
+@compiles
+@pytest.mark.slow
+def test_a_package_changed_after_it_was_verified_is_not_loaded(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copy(package, tmp_path / "x.pt2")
+    shutil.copy(package.with_name("small.pt2.json"), tmp_path / "x.pt2.json")
+    artifact = Artifact.open(path)
+    with path.open("ab") as f:
+        f.write(b"more")
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", _never)
+    with pytest.raises(ArtifactError, match="was changed after it was compared with its manifest"):
+        runtimes.open(artifact)
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [500])
+def test_damage_to_a_package_is_refused_or_harmless(package: Path, tmp_path: Path, count: int) -> None:
+    """Damage in the code, its metadata and the directory of the archive; nothing is loaded."""
+    whole = package.read_bytes()
+    with zipfile.ZipFile(package) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    directory = range(whole.rindex(b"PK\5\6") - 2000, len(whole))
+    damaged = mutations(whole, count, directory)
+    for found in survivors(tmp_path / "x.pt2", damaged, formats.read, ArtifactError):
+        with zipfile.ZipFile(tmp_path / "x.pt2") as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == members
+        assert found == formats.read(package)
+
+
+def _manifest(package: Path) -> Manifest:
+    manifest = manifest_of(package)
+    assert manifest is not None
+    return manifest
+
+
+def _never(*_: object, **__: object) -> None:
+    raise AssertionError("it came too far")
 
 
 @pytest.mark.parametrize(
