@@ -32,7 +32,7 @@ some, such as EPS, Pillow starts a program, and others have hardly been tried by
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 OVERLAY_SIDE = 2048
 """Longest side of an overlay, in pixels: it is looked at on a screen, and drawing one of 24 megapixels takes 3 seconds."""
-STRIP = 1 << 22
+STRIP = 1 << 20
 """Pixels of a photograph that are worked on at once: on all of them, every step would need several times their memory."""
 
 
@@ -271,12 +271,14 @@ def overlay(image: np.ndarray, focus: np.ndarray, side: int = OVERLAY_SIDE) -> n
     scale = min(1.0, side / max(focus.shape))
     size = (max(1, round(scale * focus.shape[0])), max(1, round(scale * focus.shape[1])))
     image, focus = resize(image, size), resize(focus, size)
-    weight = np.clip(focus, 0, 1)[:, :, None]
-    colour = image.astype(np.float32)
-    grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)
-    shown = weight * colour + (1 - weight) * 0.35 * grey[:, :, None]
-    shown[_outline(focus >= 0.5, max(1, max(image.shape[:2]) // 400))] = (255, 210, 0)
-    return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+    shown = np.empty_like(image)
+    for top, bottom in strips(*size):
+        weight = np.clip(focus[top:bottom, :, None], 0, 1)
+        colour = image[top:bottom].astype(np.float32)
+        luma = colour @ np.array([0.299, 0.587, 0.114], np.float32)
+        shown[top:bottom] = np.clip(weight * colour + (1 - weight) * 0.35 * luma[:, :, None] + 0.5, 0, 255)
+    shown[_outline(focus >= 0.5, max(1, max(size) // 400))] = (255, 210, 0)
+    return shown
 
 
 def _outline(mask: np.ndarray, width: int) -> np.ndarray:
