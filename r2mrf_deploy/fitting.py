@@ -66,9 +66,14 @@ class Fitting:
         return np.pad(content, around, mode="symmetric")
 
     def cut(self, values: np.ndarray) -> np.ndarray:
-        """The part of a map, float32 [H, W] of the canvas, that is the photograph's, at its size."""
-        (top, left), (height, width) = self.corner, self.content
-        return images.resize(values[top : top + height, left : left + width], self.photograph)
+        """The part of a map, float32 [H, W] of the canvas, that is the photograph's, at its size.
+
+        A map of another size is that of the whole canvas too: some networks round odd sizes.
+        """
+        if self.content != self.canvas:
+            (top, left), (height, width) = self.corner, self.content
+            values = images.resize(values, self.canvas)[top : top + height, left : left + width]
+        return images.resize(values, self.photograph)
 
 
 def as_input(

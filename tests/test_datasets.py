@@ -86,7 +86,7 @@ def test_what_a_published_archive_holds_beside_it_is_left_out(made: Made) -> Non
     folder = made(tuple(f"{n}.jpg" for n in names), tuple(f"{n}.png" for n in names))
     cuhk = read_dataset(folder, white="blurred", dataset="cuhk")
     assert [p.name for p in cuhk.pairs] == list(names[1:]) and cuhk.left_out == 1
-    assert "(1 more in its folder" in evaluation_line(cuhk, "sharp")
+    assert "(1 more in its folder" in evaluation_line(cuhk, "sharp", len(cuhk))
     assert len(read_dataset(folder, white="sharp", dataset="dut")) == len(read_dataset(folder, white="sharp")) == 3
 
 

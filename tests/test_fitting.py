@@ -96,3 +96,11 @@ def test_a_normalised_input_is_what_the_graph_would_compute() -> None:
     mean, std = (np.reshape(values, (3, 1, 1)) for values in (IMAGENET.mean, IMAGENET.std))
     assert (found.shape, found.dtype) == ((1, 3, 16, 16), np.float32)
     np.testing.assert_allclose(found[0], (image.transpose(2, 0, 1) / 255 - mean) / std, atol=1e-6)
+
+
+def test_a_map_of_another_size_is_that_of_the_whole_input() -> None:
+    fitting = Fitting.of((50, 100), image_spec(128, 128), LETTERBOX)
+    quarter = np.zeros((32, 32), np.float32)
+    quarter[:, 16:] = 1
+    found = fitting.cut(quarter)
+    assert found.shape == (50, 100) and found[:, :45].max() == 0 and found[:, 55:].min() == 1

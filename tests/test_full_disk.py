@@ -108,7 +108,7 @@ def test_predict_says_it_too(
     photograph.write_bytes(images.png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
     with full(100):
         assert main(["predict", str(model), str(photograph), "-o", str(tmp_path / "maps")]) == 2
-    assert "photograph_map.png: File too large" in capsys.readouterr().err
+    assert "photograph_overlay.png: File too large" in capsys.readouterr().err
     assert not list((tmp_path / "maps").iterdir())
 
 
