@@ -221,3 +221,23 @@ def test_a_photograph_of_many_strips_is_that_of_one(tmp_path: Path, monkeypatch:
     # Pillow takes a strip's edges as float32
     np.testing.assert_allclose(images.resize(focus, (500, 300)), whole, atol=1e-5)
     np.testing.assert_allclose(images.resize(upright, (20, 30)), shrunk, atol=1)
+
+
+def test_a_large_overlay_is_drawn_at_the_size_at_which_it_is_looked_at() -> None:
+    image = np.full((40, 3000, 3), (200, 100, 50), np.uint8)
+    focus = np.zeros((40, 3000), np.float32)
+    focus[:, 1500:] = 1
+    shown = images.overlay(image, focus)
+    assert shown.shape == (27, images.OVERLAY_SIDE, 3)
+    assert np.array_equal(shown[13, 1900], image[0, 0]) and shown[13, 100].max() < 60
+    assert images.overlay(image, focus, 3000).shape == image.shape
+    assert images.overlay(image[:1, :1], focus[:1, :1], 1).shape == (1, 1, 3)
+
+
+def test_what_is_encoded_is_what_is_read(tmp_path: Path) -> None:
+    colours = np.dstack([RAMP, RAMP.T, 255 - RAMP])
+    (tmp_path / "x.png").write_bytes(images.png(colours))
+    (tmp_path / "x.jpg").write_bytes(images.jpeg(np.repeat(RAMP[:, :, None], 3, 2)))
+    assert np.array_equal(images.read(tmp_path / "x.png"), colours)
+    np.testing.assert_allclose(images.read(tmp_path / "x.jpg")[:, :, 1], RAMP, atol=6)
+    assert np.array_equal(images.grey(np.array([[-1, 0, 0.5, 1, 2]], np.float32)), [[0, 0, 128, 255, 255]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -126,3 +128,41 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_first_map(tmp_pa
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(ArtifactError, match="not a writable folder"):
         run([photograph(tmp_path / "a.png")], tmp_path / "out")
+
+
+def test_an_overlay_can_be_smaller_and_a_jpeg(tmp_path: Path) -> None:
+    source = photograph(tmp_path / "a.png")
+    (row,) = predict(brightness, [source], tmp_path / "out", overlay_side=4, overlay_format="jpg")
+    assert row.overlay == tmp_path / "out" / "a_overlay.jpg" and row.map
+    with Image.open(row.overlay) as overlay, Image.open(row.map) as focus:
+        assert (overlay.format, overlay.size) == ("JPEG", (4, 3)) and focus.size == (8, 6)
+
+
+_PEAK = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from r2mrf_deploy import images
+from r2mrf_deploy.predict import predict
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+small = np.random.default_rng(0).random((32, 48), np.float32)
+images.read(sys.argv[1])
+before = peak()
+(row,) = predict(lambda image: images.resize(small, image.shape[:2]), [Path(sys.argv[2])], Path(sys.argv[3]))
+assert row.map, row.error
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's figures of a process")
+def test_a_large_photograph_takes_little_more_than_its_pixels_and_its_map(tmp_path: Path) -> None:
+    """Per pixel 3 bytes of colour and 4 of the map stay, and Pillow decodes into 4; drawing the overlay takes 2 at this size."""
+    large = tmp_path / "large.jpg"
+    Image.new("RGB", (6000, 4000), (90, 120, 150)).save(large)
+    command = [sys.executable, "-c", _PEAK, photograph(tmp_path / "a.png"), large, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) / (6000 * 4000) < 14
