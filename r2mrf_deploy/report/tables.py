@@ -39,11 +39,14 @@ def parity_table(results: Sequence[Parity]) -> Sheet:
 def parity_lines(r: Parity, bisect: bool) -> list[str]:
     """What the table does not say about one result."""
     lines = [f"{r.artifact}: {r.reason}"] if r.reason else []
+    if whole := r.whole_path:
+        found = f"F {whole.f:.3f}, MAE {whole.mae:.3f}"
+        lines.append(f"{r.artifact}: from a photograph to its map, against the checkpoint's own: {found}")
     if r.not_recorded:
         lines.append(f"not recorded: {r.not_recorded}")
-    if (found := r.bisect) is not None:
-        kept = count(len(found.kept), "node")
-        lines.append(f"keeping {kept} in FP32 brings {r.artifact} from {found.before} to {found.after}:")
+    if (search := r.bisect) is not None:
+        kept = count(len(search.kept), "node")
+        lines.append(f"keeping {kept} in FP32 brings {r.artifact} from {search.before} to {search.after}:")
     elif bisect:
         lines.append(f"{r.artifact}: there is nothing to bisect, its verdict is {r.verdict}")
     return lines
@@ -311,6 +314,10 @@ def exported_lines(done: Exported) -> list[str]:
     if p is not None and p.photographs:
         found = f"{p.verdict}, map within {p.map.largest:.1e}, {p.map.mean:.1e} on average"
         lines.append(f"parity with {p.reference}: {found} ({p.runtime}, {p.device})")
+    if p is not None and (whole := p.whole_path):
+        lines.append(
+            f"from a photograph to its map, against the checkpoint's own: F {whole.f:.3f}, MAE {whole.mae:.3f}"
+        )
     if p is not None and p.passed and p.reason:
         lines.append(p.reason)
     return lines
