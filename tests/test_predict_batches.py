@@ -159,7 +159,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's figures of a process")
 def test_a_large_photograph_takes_little_more_than_its_pixels_and_its_map(tmp_path: Path) -> None:
-    """Per pixel 3 bytes of colour and 4 of the map stay, and Pillow decodes into 4; drawing the overlay takes 2 at this size."""
+    """Per pixel 3 bytes of colour and 4 of the map stay, and Pillow decodes into 4; drawing takes 2 at this size."""
     large = tmp_path / "large.jpg"
     Image.new("RGB", (6000, 4000), (90, 120, 150)).save(large)
     command = [sys.executable, "-c", _PEAK, photograph(tmp_path / "a.png"), large, tmp_path / "out"]
