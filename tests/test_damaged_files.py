@@ -1,4 +1,4 @@
-"""Every reader of files from outside, given damaged ones: one line, of a type of ours, or a sound value.
+"""Every reader of files from outside, given damaged ones: an error of ours, or a sound value.
 
 Checkpoints are in `test_torch_file.py`.
 """
@@ -113,7 +113,7 @@ READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], Any], ty
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("reader", READERS)
-def test_damage_ends_in_one_line_of_our_own(reader: str, tmp_path: Path, count: int) -> None:
+def test_damage_ends_in_an_error_of_ours(reader: str, tmp_path: Path, count: int) -> None:
     name, make, read, error = READERS[reader]
     whole = make(tmp_path)
     path = tmp_path / name

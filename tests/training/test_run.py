@@ -14,11 +14,13 @@ from PIL import Image
 
 from r2mrf_deploy import images
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import ArtifactError, CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Notice
 from r2mrf_deploy.training import callbacks, resuming, run
 from r2mrf_deploy.training.recipe import PAPER, SCRATCH, Iteration
 from r2mrf_deploy.training.run import Hardware, TrainingConfig
+from tests.fuzzing import COUNTS, mutations, survivors
+from tests.test_full_disk import full
 
 pytestmark = pytest.mark.artifact
 
@@ -227,6 +229,30 @@ def test_what_is_damaged_is_answered_with_the_cure(folder, tmp_path, file):
         run.train(order(folder), tmp_path, CPU, resume=True)
     (tmp_path / file).unlink()
     assert run.train(order(folder), tmp_path, CPU, resume=True).finished
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_damaged_configuration_is_said_or_read(folder, begun, monkeypatch, count):
+    monkeypatch.setattr(run, "read_file", lambda _: {})  # see test_torch_file.py
+    file, config = begun / "training.json", order(folder)
+    errors = (InputError, UsageError)  # the latter where another value can be read
+    for found in survivors(file, mutations(file.read_bytes(), count), lambda _: run._open(config, begun, True), errors):
+        assert found == begun / "last.ckpt"
+
+
+@pytest.mark.parametrize("wrong", [{}, {"optimizer_states": [{}]}, {"callbacks": 1}])
+def test_a_sound_file_that_is_no_training_is_refused_with_the_cure(folder, begun, wrong):
+    last = begun / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    torch.save(content | wrong if wrong else {}, last)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be resumed .*; delete last\.ckpt to begin again"):
+        run.train(order(folder), begun, CPU, resume=True)
+
+
+def test_a_full_disk_stops_the_training_with_one_clear_line(folder, tmp_path):
+    with full(4096), pytest.raises(ArtifactError, match=r"File too large"):
+        run.train(order(folder), tmp_path / "run", CPU)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
 @pytest.fixture
