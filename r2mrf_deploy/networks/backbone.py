@@ -156,9 +156,12 @@ class GlobalMean(nn.Module):
 
 
 def identify(shapes: Shapes) -> str | None:
-    """The backbone of a network's state dict; None if it has none of ours."""
-    found = {k.removeprefix("backbone."): v for k, v in shapes.items() if k.startswith("backbone.")}
-    return next((name for name in NAMES if shapes_of(Backbone, name) == found), None)
+    """The backbone of a network's state dict: the one that most of its tensors fit; None if less than half do."""
+    found = {(k.removeprefix("backbone."), v) for k, v in shapes.items() if k.startswith("backbone.")}
+    if not found:
+        return None
+    name = max(NAMES, key=lambda name: len(found & shapes_of(Backbone, name).items()))
+    return name if 2 * len(found & shapes_of(Backbone, name).items()) > len(found) else None
 
 
 def _torchvision(name: str) -> nn.Module:

@@ -128,8 +128,10 @@ def test_every_key_has_its_place(authors: Authors) -> None:
     # 104 convolutions with batch norm; 5 attentions; 2 first predictions; 8 modules of 3 convolutions, 2 norms, 2 slopes
     assert len(theirs) == 104 * 6 + 5 * 4 + 2 * 2 + 8 * (3 * 2 + 2 * 5 + 2)
     assert "layer3.22.0.0.0.4.running_var" in theirs
-    adopted = BR2Net.adopt(theirs)
-    assert adopted is not None
+    found = BR2Net.adopt(theirs)
+    assert found is not None
+    adopted, settled = found
+    assert not settled
     mine = Checkpoint("br2net", BR2NetConfig(), adopted).module().state_dict()
     assert mine.keys() == adopted.keys() and len(mine) == len(theirs)
     for (name, value), (own, kept) in zip(
