@@ -36,8 +36,16 @@ def named_as_checkpoint(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def stem(path: Path) -> str:
+    """A checkpoint's name without its suffix: `best` of `best.pth.tar`."""
+    known = (s for s in SUFFIXES if path.name.lower().endswith(s))
+    return path.name[: -len(suffix)] if (suffix := max(known, key=len, default="")) else path.stem
+
+
 def kind(path: Path) -> Kind | None:
     """What kind of checkpoint a file is by its content; None if it is none, or cannot be read."""
+    if not path.is_file():  # opening a pipe would wait for its writer
+        return None
     try:
         with path.open("rb") as f:
             head, size = f.read(64), path.stat().st_size

@@ -23,7 +23,7 @@ from r2mrf_deploy.weight_checks import describe, difference, shapes, wanted_shap
 
 DEEPEST = 10
 """How many levels of keys and names a prefix may have."""
-MOST = 5_000_000
+MOST = 1_000_000
 """The most entries that are looked at: far more than a file of weights has, and a few seconds of work."""
 FEWEST = 20
 """A prefix with fewer tensors cannot be a network: the smallest has 54."""
@@ -210,8 +210,6 @@ def _fit(
     """Compare the tensors under a prefix with a network; None if they are nothing like it."""
     kind = networks.get(family)
     state, version = kind.adopt(group) or (dict(group), {})
-    config: NetworkConfig = kind.config_class()
-    found = Found(family, config, state, prefix, version=version)
     by_version = {k: str(v) for k, v in version.items()}
     if network is not None:
         _, config = networks.preset(network, by_version | dict(settings))
@@ -225,6 +223,7 @@ def _fit(
             return None
         if inferred is None:
             return None
+        found = Found(family, config, state, prefix)
         given = {f: defaults[f] for f in open_fields if f in defaults} | dict(settings)
         if missing := [f for f in open_fields if f not in given]:
             how = " ".join(f"{m}=..." for m in missing)

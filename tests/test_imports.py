@@ -15,6 +15,7 @@ LEVELS = (
     ("manifest",),
     ("images", "sample_photographs", "datasets", "baselines"),
     ("networks",),
+    ("checkpoint_files", "safe_objects", "safetensors_file", "weight_checks", "state_dicts"),
     ("weights", "checkpoint"),
     ("graph",),
     ("formats", "artifact"),

@@ -6,7 +6,7 @@ import sys
 from itertools import pairwise
 
 from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
-from r2mrf_deploy.cli.common import RUNNING, app, command, err, line
+from r2mrf_deploy.cli.common import RUNNING, app, command, err, line, shown_notes
 from r2mrf_deploy.errors import R2mrfError, UsageError
 
 __all__ = ["main", "make", "measure", "train", "use"]
@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         RUNNING.set(command(arguments))
         _refuse_json_file(arguments)
-        return app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
+        with shown_notes():
+            return app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
     except R2mrfError as e:
         code, message = e.exit_code, str(e)
         if debug:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,32 @@ def line(*texts: str, to: Console | None = None, style: str | None = None) -> No
     """Print lines as they are, without markup or wrapping; parameters of the library become flags."""
     for text in texts:
         (to or out).print(with_flags(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def shown_notes() -> Iterator[None]:
+    """Print what the library logs, such as how a checkpoint was read, once each on standard error."""
+    log, handler = logging.getLogger("r2mrf_deploy"), _Notes()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+class _Notes(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self.said:
+            self.said.add(text)
+            warns = record.levelno >= logging.WARNING
+            line(f"{'warning' if warns else 'note'}: {text}", to=err, style="yellow" if warns else None)
 
 
 @contextmanager

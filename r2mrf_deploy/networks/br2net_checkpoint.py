@@ -44,6 +44,8 @@ RULES: tuple[tuple[str, str], ...] = (
 
 def ours(name: str) -> str | None:
     """Our name for one of the authors' parameters or buffers; None if it is not one of theirs."""
+    if not name.startswith(("layer", "CAlayer", "predict")):
+        return None
     module, _, leaf = name.rpartition(".")
     for pattern, replacement in RULES:
         if found := re.fullmatch(pattern, module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
@@ -11,6 +12,11 @@ from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.manifest import side_outputs
 from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from r2mrf_deploy.checkpoint_files import Loading
 
 
 def compare_artifacts(
@@ -23,9 +29,8 @@ def compare_artifacts(
     record: bool = False,
     runtime: str | None = None,
     trust: bool = False,
-    network: str | None = None,
-    settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
+    **loading: Unpack[Loading],
 ) -> list[Parity]:
     """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
 
@@ -34,6 +39,7 @@ def compare_artifacts(
         bisect: if an artifact fails, find the fewest nodes whose precision explains it.
         record: store the results in the artifacts' manifests.
         runtime: runs the artifacts; by default as `judge` says.
+        loading: as for `Checkpoint.load`.
 
     Returns:
         One result per artifact; "not run" if its runtime is not available here.
@@ -48,7 +54,7 @@ def compare_artifacts(
     opened = [Artifact.open(a) for a in artifacts]
     steps = [str(a.contract.config["steps"]) for a in opened if a.contract and "steps" in a.contract.config]
     defaults = {"steps": steps[0]} if steps else None
-    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    loaded = Checkpoint.load(checkpoint, defaults=defaults, **loading)
     photographs = photographs_for(folder)
     results = []
     for artifact in opened:
@@ -70,9 +76,7 @@ def compare_artifacts(
             progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
             found = compare(artifact, runner, reference, inputs, per_step=per_step)
         if bisect and found.verdict == "fail":
-            found.bisect = bisection.bisect(
-                checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress
-            )
+            found.bisect = bisection.bisect(checkpoint, artifact.path, folder, progress=progress, **loading)
         if record:
             found.not_recorded = artifact.record(parity=[found.evidence()])
         results.append(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy import networks
-from r2mrf_deploy.checkpoint import read_file
+from r2mrf_deploy.checkpoint import read_content
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
 from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
@@ -67,7 +67,7 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
             f"`backbone` {weights}: no such file; name a file, or use imagenet to download torchvision's weights"
         )
     try:
-        state = None if weights == "imagenet" else read_file(Path(weights))
+        state = None if weights == "imagenet" else read_content(Path(weights))
         for module in found:
             if isinstance(module, Backbone):
                 module.load_imagenet(state)
