@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
+from r2mrf_deploy.checkpoint_files import Loading, is_checkpoint
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.files import scratch
 from r2mrf_deploy.gpus import GPU
@@ -33,6 +34,9 @@ from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import Runner, Runtime
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 EFFICIENCY = 0.5
 """The assumed share of the roof that kernels reach. R²MRF's published 0.096 s on a GTX 1080 Ti (AAAI 2020, Table 2,
@@ -284,9 +288,9 @@ def draw_up(
     budget_ms: float = BUDGET_MS,
     size: tuple[int, int] | None = None,
     efficiency: float = EFFICIENCY,
-    settings: Mapping[str, str] | None = None,
     check: bool = True,
     progress: ProgressCallback = silent,
+    **loading: Unpack[Loading],
 ) -> Budget:
     """Predict a graph's latency on GPU classes, and compare predictions with measurements on the local machine.
 
@@ -295,13 +299,13 @@ def draw_up(
         gpu_names: by default every class that computes in the graph's precision.
         budget_ms: the budget for one image.
         size: height and width; by default those of the file, else 320×320.
-        settings: for a preset or a plain state dict, as in `Checkpoint.load`.
         check: also run the graphs on this machine.
+        loading: for a checkpoint, as for `Checkpoint.load`; a preset takes `settings`.
 
     Raises:
         UsageError, InputError, GraphError, CheckpointError: an argument is wrong.
     """
-    models = _models(source, size, settings or {}, progress)
+    models = _models(source, size, loading, progress)
     progress(Progress("counting"))
     graphs = [Graph.of(name, model, shapes) for name, model, shapes in models]
     found, refused = able(gpu_names or gpus.GPUS, graphs[-1:])
@@ -313,9 +317,7 @@ def draw_up(
 Model = tuple[str, onnx.ModelProto, Shapes | None]
 
 
-def _models(
-    source: str, size: tuple[int, int] | None, settings: Mapping[str, str], progress: ProgressCallback
-) -> list[Model]:
+def _models(source: str, size: tuple[int, int] | None, loading: Loading, progress: ProgressCallback) -> list[Model]:
     path = Path(source)
     if path.suffix == ".onnx":
         model, shapes = files.read(path), None
@@ -334,13 +336,13 @@ def _models(
     from r2mrf_deploy.graph.trace import trace
     from r2mrf_deploy.networks.deployed import Deployed
 
-    if path.suffix in (".pth", ".pt"):
-        loaded = Checkpoint.load(path, settings=settings)
+    if is_checkpoint(path):
+        loaded = Checkpoint.load(path, **loading)
         module, preprocess = loaded.module(), loaded.preprocess
     elif path.suffix:
         raise UsageError(f"{source} contains no graph: give an ONNX file, a checkpoint or the name of a preset")
     else:
-        module, preprocess = networks.create(*networks.preset(source, settings)), IMAGENET
+        module, preprocess = networks.create(*networks.preset(source, loading.get("settings"))), IMAGENET
     progress(Progress("tracing"))
     traced = trace(Deployed(module.eval(), preprocess), size or DEFAULT_SIZE)
     progress(Progress("rewriting"))

@@ -1,12 +1,13 @@
 """Checkpoints: a `.pth` that says which network it holds.
 
-It is a dictionary with `format`, `network`, `config`, `state_dict`, `preprocess` and `metrics`. Plain state dicts are read
-too: the network and its config are inferred from the names and shapes of the parameters. Reading runs no code from the
-file (`weights_only=True`).
+It is a dictionary with `format`, `network`, `config`, `state_dict`, `preprocess` and `metrics`. What other training scripts
+save is read too: `state_dicts` finds the weights in it, and infers the network and its config from their names and shapes.
+Reading runs no code from the file (`weights_only=True`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,16 +17,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from r2mrf_deploy import images, networks, sample_photographs
+from r2mrf_deploy import checkpoint_files, images, networks, safetensors_file, sample_photographs
 from r2mrf_deploy.errors import CheckpointError, UsageError
 from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.manifest import DEFAULT_SIZE, Preprocess, TensorSpec
-from r2mrf_deploy.networks.base import Detector, NetworkConfig, shapes_of
+from r2mrf_deploy.networks.base import Detector, NetworkConfig
+from r2mrf_deploy.state_dicts import resolve
 from r2mrf_deploy.torch_file import read_file
+from r2mrf_deploy.weight_checks import checked, difference, first_two, shapes, wanted_shapes, with_counters
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
+LOG = logging.getLogger("r2mrf_deploy.checkpoint")
+"""Says how a file of another layout was read: a warning where something else could have been meant, else information."""
 IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), longest_side=max(DEFAULT_SIZE))
 """ImageNet's statistics, and the scale at which the papers train and test: what a checkpoint that says nothing gets."""
 
@@ -41,6 +46,8 @@ class Checkpoint:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     """SHA-256 of the file it was read from."""
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """How its weights were found in a file of another layout (`state_dicts.Found.facts`); empty for a file of this one."""
 
     @classmethod
     def of(cls, family: str, module: Detector, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -83,37 +90,55 @@ class Checkpoint:
         *,
         network: str | None = None,
         settings: Mapping[str, str] | None = None,
+        weights_key: str | None = None,
+        rename: Mapping[str, str] | None = None,
         defaults: Mapping[str, str] | None = None,
     ) -> Checkpoint:
-        """Read a checkpoint, or a plain state dict of one of the networks.
+        """Read a checkpoint, or the weights of one of the networks in what another training script saved.
+
+        How the weights were found is logged, and kept in `found`. Weights of any floating-point type become float32.
 
         Args:
-            path: the file.
-            network: the preset of a plain state dict whose shapes leave it open. A checkpoint says what it holds, and
-                `network` must not contradict it.
-            settings: config fields to set, as strings: what a plain state dict leaves open, or an ablation.
-            defaults: the same, for what a plain state dict leaves open and `settings` does not set.
+            path: a file of `torch.save`, or of safetensors.
+            network: the preset of weights whose shapes leave it open. A checkpoint says what it holds, and `network` must
+                not contradict it.
+            settings: config fields to set, as strings: what the weights leave open, or an ablation.
+            weights_key: the key of the weights in the file, such as "ema" or "state_dict.net", where several fit.
+            rename: parts of the tensors' names to replace, as regular expressions: layers that are called otherwise.
+            defaults: the same as `settings`, for what the weights leave open and `settings` does not set.
 
         Raises:
             InputError: no such file.
             CheckpointError: the file is damaged, is not a checkpoint, would run code, or its weights do not fit.
-            UsageError: `network` or `settings` is wrong.
+            UsageError: an argument is wrong.
+            RuntimeUnavailable: safetensors is not installed.
         """
         path, settings = Path(path), settings or {}
-        content = read_file(path)
-        if content.get("format") == FORMAT:
+        content = read_content(path)
+        said = content.get("format")
+        if isinstance(said, str) and said == FORMAT:
+            if given := [name for name, value in (("weights_key", weights_key), ("rename", rename)) if value]:
+                raise UsageError(f"`{given[0]}`: {path} says which weights it holds; leave it out")
             checkpoint = _from_ours(path, content)
             checkpoint = replace(checkpoint, config=checkpoint.config.with_settings(settings))
             _refuse_contradiction(path, checkpoint, network, settings)
-        elif str(content.get("format", "")).startswith(_FORMATS):
+            state = with_counters(checkpoint.state_dict)
+            wanted = wanted_shapes(checkpoint.network, checkpoint.config, len(state))
+            if wrong := difference(wanted, shapes(state))[0]:
+                raise CheckpointError(f"{path}: its weights do not fit {checkpoint.network}: {wrong}")
+        elif isinstance(said, str) and said.startswith(_FORMATS):
             raise CheckpointError(
-                f"{path}: its format {content['format']!r} was written by a later version of r2mrf-deploy; "
+                f"{path}: its format {said!r} was written by a later version of r2mrf-deploy; "
                 f"this one reads {FORMAT!r}: update it"
             )
         else:
-            checkpoint = _from_plain(path, content, network, settings, defaults or {})
-        _check_weights(path, checkpoint)
-        return replace(checkpoint, sha256=sha256(path))
+            found = resolve(
+                path, content, network=network, settings=settings, defaults=defaults, weights_key=weights_key, rename=rename
+            )  # fmt: skip
+            LOG.log(logging.WARNING if found.chosen else logging.INFO, "%s: %s", path.name, found)
+            checkpoint = cls(found.family, found.config, found.state, found=found.facts())
+            state = dict(found.state)
+        return replace(checkpoint, state_dict=checked(path, state), sha256=sha256(path))
 
     def save(self, path: Path | str, *, half: bool = False) -> Path:
         """Write the checkpoint, whole or not at all.
@@ -127,7 +152,7 @@ class Checkpoint:
         """
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in self.state_dict.items()}
         if bad := {k for k, v in state.items() if not v.isfinite().all()}:
-            raise CheckpointError(f"{path} is not written: {_first(bad)} has values that are not finite")
+            raise CheckpointError(f"{path} is not written: {first_two(bad)} has values that are not finite")
         content = {
             "format": FORMAT,
             "network": self.network,
@@ -161,13 +186,34 @@ def _photographs(folder: Path | str | None) -> Tensor:
     return torch.cat([torch.from_numpy(as_input(p, spec, IMAGENET)) for p in found])
 
 
+def read_content(path: Path) -> dict[str, Any]:
+    """Read the content of a checkpoint's file, whatever wrote it, without running code from it.
+
+    Raises:
+        InputError: no such file.
+        CheckpointError: the file is damaged, is not a checkpoint's, would run code, or holds no dictionary.
+        RuntimeUnavailable: safetensors is not installed.
+    """
+    kind = checkpoint_files.kind(path)
+    if kind == "torchscript":
+        raise CheckpointError(
+            f"{path} is a TorchScript program, which is code: save the state_dict of the module that it was made from"
+        )
+    return safetensors_file.read(path) if kind == "safetensors" else read_file(path)
+
+
 def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     for key, kind in (("network", str), ("config", dict), ("state_dict", dict)):
         if not isinstance(content.get(key), kind):
             raise CheckpointError(f"{path}: its {key!r} is missing or not a {kind.__name__}")
     for name, value in content["state_dict"].items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: a tensor's name is {name!r}, not a text")
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name} is not a tensor")
+    metrics = content.get("metrics", {})
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        raise CheckpointError(f"{path}: its 'metrics' are not a dictionary of names and values")
     try:
         config = networks.get(content["network"]).config_class.from_dict(content["config"])
         preprocess = Preprocess.model_validate(content.get("preprocess", IMAGENET))
@@ -177,8 +223,7 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
         first = e.errors()[0]
         field = ".".join(map(str, ("preprocess", *first["loc"])))
         raise CheckpointError(f"{path}: its {field} is wrong: {first['msg']}") from None
-    state = {k: v.float() if v.is_floating_point() else v for k, v in content["state_dict"].items()}
-    return Checkpoint(content["network"], config, state, preprocess, content.get("metrics", {}))
+    return Checkpoint(content["network"], config, content["state_dict"], preprocess, metrics)
 
 
 def _refuse_contradiction(path: Path, checkpoint: Checkpoint, network: str | None, settings: Mapping[str, str]) -> None:
@@ -190,66 +235,3 @@ def _refuse_contradiction(path: Path, checkpoint: Checkpoint, network: str | Non
     if family != checkpoint.network or differing:
         held = " with ".join([checkpoint.network, *differing[:1]])
         raise UsageError(f"`network` {network}: {path} says that it holds {held}; omit `network`")
-
-
-def _from_plain(
-    path: Path, content: dict[str, Any], network: str | None, settings: Mapping[str, str], defaults: Mapping[str, str]
-) -> Checkpoint:
-    state = _plain_state(path, content)
-    in_our_names = (networks.get(family).adopt(state) for family in networks.families())
-    state = next(filter(None, in_our_names), state)
-    if network is not None:
-        return Checkpoint(*networks.preset(network, settings), state)
-    shapes = {k: tuple(v.shape) for k, v in state.items()}
-    for family in networks.families():
-        found = networks.get(family).infer(shapes)
-        if found is None:
-            continue
-        known, open_fields = found
-        settings = {f: defaults[f] for f in open_fields if f in defaults} | dict(settings)
-        if missing := [f for f in open_fields if f not in settings]:
-            raise CheckpointError(
-                f"{path} is a plain state dict of {family}, which does not say its {', '.join(missing)}: "
-                f"give `settings` {' '.join(f'{m}=...' for m in missing)}"
-            )
-        config = networks.get(family).config_class.from_dict(known).with_settings(settings)
-        return Checkpoint(family, config, state)
-    first = ", ".join(f"{k} {list(v)}" for k, v in list(shapes.items())[:2])
-    raise CheckpointError(
-        f"{path}: its {len(shapes)} tensors ({first}, ...) fit none of {', '.join(networks.families())}; "
-        "give the preset as `network` to see what differs"
-    )
-
-
-def _plain_state(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict in what training scripts save: bare or under a usual key, with or without a wrapper's prefix."""
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise CheckpointError(f"{path} is not a checkpoint: it holds no state dict")
-    for prefix in ("module.", "network.", "model."):
-        if all(k.startswith(prefix) for k in content):
-            content = {k.removeprefix(prefix): v for k, v in content.items()}
-    return content
-
-
-def _check_weights(path: Path, checkpoint: Checkpoint) -> None:
-    wanted = shapes_of(networks.create, checkpoint.network, checkpoint.config)
-    given = {k: tuple(v.shape) for k, v in checkpoint.state_dict.items()}
-    differing = {"missing": wanted.keys() - given.keys(), "unexpected": given.keys() - wanted.keys()}
-    wrong = [f"{len(names)} {title} ({_first(names)})" for title, names in differing.items() if names]
-    if bent := {k for k in wanted.keys() & given.keys() if wanted[k] != given[k]}:
-        k = min(bent)
-        wrong.append(f"{len(bent)} misshapen ({k} is {list(given[k])}, not {list(wanted[k])})")
-    if wrong:
-        raise CheckpointError(f"{path}: its weights do not fit {checkpoint.network}: {'; '.join(wrong)}")
-    for name, value in checkpoint.state_dict.items():
-        if bad := int((~value.isfinite()).sum()):
-            raise CheckpointError(f"{path}: {name} has {bad} values that are not finite; the training diverged")
-
-
-def _first(names: set[str]) -> str:
-    shown = sorted(names)[:2]
-    return ", ".join(shown) + (", ..." if len(names) > 2 else "")

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from r2mrf_deploy import images
 from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.checkpoint_files import Loading, is_checkpoint
 from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
@@ -26,6 +27,10 @@ from r2mrf_deploy.metrics import Curves, Positive, Scores, average, judge
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
+from r2mrf_deploy.runtimes.base import changed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Maps = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -151,8 +156,7 @@ def opened(
     steps: bool = False,
     branches: bool = False,
     trust: bool = False,
-    network: str | None = None,
-    settings: Mapping[str, str] | None = None,
+    **loading: Unpack[Loading],
 ) -> Iterator[list[Method]]:
     """Open artifacts, checkpoints and baselines as methods, and close them on exit.
 
@@ -166,20 +170,20 @@ def opened(
         branches: also evaluate each side output of the last step, of a checkpoint or of an artifact exported with
             `all_steps`.
         trust: see `runtimes.open`.
-        network, settings: for the checkpoints among the sources, as for `Checkpoint.load`.
+        loading: for the checkpoints among the sources, as for `Checkpoint.load`.
     """
-    chosen = OpenOptions(network=network, settings=tuple((settings or {}).items()))
-    if chosen != OpenOptions() and not any(map(_is_checkpoint, sources)):
-        raise UsageError("`network` and `settings` only apply to checkpoints, and none is given: leave them out")
+    chosen = OpenOptions.of(loading)
+    if (given := [f"`{name}`" for name in changed(chosen)]) and not any(map(is_checkpoint, sources)):
+        raise UsageError(f"only checkpoints take {' and '.join(given)}, and none is given: leave it out")
     with ExitStack() as stack:
         methods = []
         for source in sources:
             name = source.name if len({s.name for s in sources}) == len(sources) else str(source)
-            if _is_checkpoint(source) and (steps or branches):
+            if is_checkpoint(source) and (steps or branches):
                 methods += _ablations(stack, source, name, runtime, steps, branches, chosen)
                 continue
             predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
-            file = None if _is_checkpoint(source) or steps or branches else source
+            file = None if is_checkpoint(source) or steps or branches else source
             methods.append(Method(_alone(name, predictor), predictor.runner.runtime, file))
             if branches:
                 if not (sides := _of_last_step(predictor)):
@@ -207,17 +211,13 @@ def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
     return focus
 
 
-def _is_checkpoint(source: Path) -> bool:
-    return source.suffix in (".pth", ".pt")
-
-
 def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions) -> Predictor:
-    if _is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
+    if is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export.chain import export_artifact
 
         target = stack.enter_context(scratch()) / f"{source.stem}.onnx"
-        source = export_artifact(source, target, network=chosen.network, settings=dict(chosen.settings)).path
-    return Predictor.open(source, runtime, trust=trust, options=chosen if _is_checkpoint(source) else None)
+        source = export_artifact(source, target, **chosen.loading).path
+    return Predictor.open(source, runtime, trust=trust, options=chosen if is_checkpoint(source) else None)
 
 
 def _ablations(
@@ -229,7 +229,7 @@ def _ablations(
 
     if runtime not in (None, "pytorch"):
         raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
-    checkpoint = Checkpoint.load(source, network=chosen.network, settings=dict(chosen.settings))
+    checkpoint = Checkpoint.load(source, **chosen.loading)
     predictor = Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)))
     network = checkpoint.module()
     made, sides = [], []

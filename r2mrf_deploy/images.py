@@ -124,6 +124,15 @@ def size(path: Path | str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a picture does; its pixels may still be damaged."""
+    try:
+        size(path)
+    except InputError:
+        return False
+    return True
+
+
 @contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
     """Open an image; what goes wrong there, or while it is read, is an InputError."""

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2mrf_deploy import formats
 from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.checkpoint_files import SUFFIXES, Loading, is_checkpoint
 from r2mrf_deploy.errors import GraphError, InputError, UsageError, no_file, reading
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.formats import openvino
 from r2mrf_deploy.manifest import Manifest
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def inspect(
-    path: Path | str, *, network: str | None = None, settings: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+
+def inspect(path: Path | str, **loading: Unpack[Loading]) -> dict[str, Any]:
     """What a file says of itself, by section or field.
 
     Args:
-        network, settings: for a checkpoint, as in `Checkpoint.load`.
+        loading: for a checkpoint, as in `Checkpoint.load`.
 
     Raises:
         InputError: no such file, or an unknown kind of file.
@@ -34,14 +36,14 @@ def inspect(
     suffix = path.suffix.lower()
     if suffix == ".json":
         return Manifest.read(path).model_dump(exclude_none=True)
-    if suffix in (".pth", ".pt"):
-        facts = _checkpoint(path, network, settings)
-    elif network or settings:
-        raise UsageError(f"{path} is not a checkpoint: `network` and `settings` do not apply to it")
+    if is_checkpoint(path):
+        facts = _checkpoint(path, loading)
+    elif given := [f"`{name}`" for name, value in loading.items() if value]:
+        raise UsageError(f"{path} is not a checkpoint: leave out {' and '.join(given)}")
     elif suffix in formats.KINDS:
         facts = _artifact(Artifact.open(path))
     else:
-        raise InputError(f"{path}: inspect reads .pth .pt {' '.join(formats.KINDS)} and manifests (.json)")
+        raise InputError(f"{path}: inspect reads {' '.join([*SUFFIXES, *formats.KINDS])} and manifests (.json)")
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)} | facts
 
 
@@ -57,11 +59,11 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
     return facts
 
 
-def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | None) -> dict[str, Any]:
+def _checkpoint(path: Path, loading: Loading) -> dict[str, Any]:
     from r2mrf_deploy.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.load(path, network=network, settings=settings)
-    return {
+    checkpoint = Checkpoint.load(path, **loading)
+    facts = {
         "kind": "checkpoint",
         "network": checkpoint.network,
         "config": checkpoint.config.to_dict(),
@@ -69,6 +71,7 @@ def _checkpoint(path: Path, network: str | None, settings: Mapping[str, str] | N
         "preprocess": checkpoint.preprocess.model_dump(exclude={"inside"}),
         "metrics": dict(checkpoint.metrics),
     }
+    return facts | ({"found": dict(checkpoint.found)} if checkpoint.found else {})
 
 
 def _onnx(artifact: Artifact) -> dict[str, Any]:

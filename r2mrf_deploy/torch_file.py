@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2mrf_deploy import archives
+from r2mrf_deploy import archives, safe_objects
 from r2mrf_deploy.errors import CheckpointError, no_file, reading
 
 
@@ -39,7 +39,8 @@ def read_file(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():  # about bare pickles of later protocols; the error below says what is wrong
             warnings.simplefilter("ignore")
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                with safe_objects.allowed():
+                    content = torch.load(path, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as e:
                 what = "it holds Python objects as well as tensors, and reading them would run code from the file"
                 raise CheckpointError(f"{path}: refused: {what}; save only its state_dict") from e

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
-from r2mrf_deploy.cli.common import ANSWERED, RUNNING, app, command, err, libraries_shown, line, print_json
+from r2mrf_deploy.cli.common import ANSWERED, RUNNING, app, command, err, libraries_shown, line, print_json, shown_notes
 from r2mrf_deploy.errors import R2mrfError, UsageError
 from r2mrf_deploy.wording import plain
 
@@ -45,7 +45,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         RUNNING.set(command(arguments))
         ANSWERED.set(False)
         _refuse_json_file(arguments)
-        code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
+        with shown_notes():
+            code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
         return code, "interrupted" if code == INTERRUPTED else ""
     except R2mrfError as e:
         code, message = e.exit_code, str(e)

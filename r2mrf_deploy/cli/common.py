@@ -81,6 +81,32 @@ def table(*tables: Sheet) -> None:
 
 
 @contextmanager
+def shown_notes() -> Iterator[None]:
+    """Print what the library logs, such as how a checkpoint was read, once each on standard error."""
+    log, handler = logging.getLogger("r2mrf_deploy"), _Notes()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+class _Notes(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self.said:
+            self.said.add(text)
+            warns = record.levelno >= logging.WARNING
+            line(f"{'warning' if warns else 'note'}: {text}", to=err, style="yellow" if warns else "")
+
+
+@contextmanager
 def shown_progress() -> Iterator[ProgressCallback]:
     """Show what is being done, with a bar, on a terminal; elsewhere only what the user should know at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn

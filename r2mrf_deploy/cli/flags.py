@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from typer import Option
 
 from r2mrf_deploy import weights
+from r2mrf_deploy.checkpoint_files import Loading
 from r2mrf_deploy.errors import InputError, UsageError
 
 White = Literal["sharp", "blurred"]
@@ -21,6 +22,15 @@ White = Literal["sharp", "blurred"]
 Json = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="K=V", help="Set a field of the network's config.")]
 Network = Annotated[str | None, Option(help="Network of a plain state dict.")]
+WeightsKey = Annotated[
+    str | None, Option(metavar="KEY", help="Key of the weights in the file (ema, state_dict.net), where several fit.")
+]
+Rename = Annotated[
+    list[str] | None,
+    Option(
+        metavar="FROM=TO", help="Replace a part of the tensors' names, by a regular expression; repeat it for several."
+    ),
+]
 Images = Annotated[Path | None, Option(help="Folder of photographs; by default those of scikit-image.")]
 Record = Annotated[bool, Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")]
 Trust = Annotated[bool, Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
@@ -89,14 +99,26 @@ def graph_file(text: str) -> Path:
     return path
 
 
-def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+def parse_settings(pairs: list[str] | None, option: str = "--set") -> dict[str, str]:
     settings = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair}: write it as name=value")
+        if not (equals and name.strip()):
+            raise UsageError(f"{option} {pair}: write it as name=value")
         settings[name.strip()] = value.strip()
     return settings
+
+
+def loading(
+    network: str | None, settings: list[str] | None, weights_key: str | None, rename: list[str] | None
+) -> Loading:
+    """How a command is told to read checkpoints."""
+    return {
+        "network": network,
+        "settings": parse_settings(settings),
+        "weights_key": weights_key,
+        "rename": parse_settings(rename, "--rename"),
+    }
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -87,6 +87,8 @@ def export(
     ] = None,
     network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,
 ) -> None:
@@ -121,7 +123,7 @@ def export(
 
     with shown_progress() as progress:
         done = export_artifacts(
-            checkpoint, paths, options, network=network, settings=flags.parse_settings(settings), progress=progress
+            checkpoint, paths, options, progress=progress, **flags.loading(network, settings, weights_key, rename)
         )
     if as_json:
         found = [_facts(made) for made in done]

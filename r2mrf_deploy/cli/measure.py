@@ -36,6 +36,8 @@ def parity(
     trust: flags.Trust = False,
     network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
     """Compare artifacts with the checkpoint on photographs."""
@@ -58,7 +60,7 @@ def parity(
     with kept_when_interrupted(show), shown_progress() as progress:
         results = compare_artifacts(
             checkpoint, artifacts, images, per_step=per_step, bisect=bisect, record=record, runtime=runtime, trust=trust,
-            network=network, settings=flags.parse_settings(settings), progress=progress,
+            progress=progress, **flags.loading(network, settings, weights_key, rename),
         )  # fmt: skip
     if plot is not None:
         plots.drift(results, plot)
@@ -99,6 +101,8 @@ def evaluate(
     trust: flags.Trust = False,
     network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
     """Evaluate maps on photographs with masks."""
@@ -113,7 +117,7 @@ def evaluate(
     evaluation_files.check(output, markdown, latex)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
-        network=network, settings=flags.parse_settings(settings),
+        **flags.loading(network, settings, weights_key, rename),
     )  # fmt: skip
     facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
 
@@ -189,6 +193,8 @@ def bench(
     trust: flags.Trust = False,
     network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
     """Time artifacts side by side by trtexec's protocol."""
@@ -203,8 +209,10 @@ def bench(
     if any(b < 1 or b % 1 for b in batches):
         raise UsageError(f"--batch {batch}: give whole numbers from 1, such as 1,2,4")
     protocol = Protocol(warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, shares, streams, transfers)
-    chosen = tuple(flags.parse_settings(settings).items())
-    options = OpenOptions(threads, cuda_graph, spin_wait, buffers, runtime_cache, network=network, settings=chosen)
+    options = OpenOptions.of(
+        flags.loading(network, settings, weights_key, rename), threads=threads, cuda_graph=cuda_graph, spin_wait=spin_wait,
+        buffers=buffers, runtime_cache=runtime_cache,
+    )  # fmt: skip
     bench_files.refuse(plot, export_times, export_profile, csv, markdown)
 
     def show(done: Bench) -> None:
@@ -257,7 +265,10 @@ def budget(
     ms: Annotated[float, Option(min=0.001, help="The budget for one image.")] = 100,
     size: Annotated[str | None, Option(metavar="HxW", help="Input size; by default the file's, or 320x320.")] = None,
     efficiency: Annotated[float, Option(help="Share of the roofline that kernels reach.")] = 0.5,
+    network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     measure: Annotated[
         bool, Option("--measure/--no-measure", help="Compare the prediction with a measurement on this machine.")
     ] = True,
@@ -270,7 +281,7 @@ def budget(
     with shown_progress() as progress:
         done = draw_up(
             source, gpus or (), budget_ms=ms, size=flags.parse_size(size) if size else None, efficiency=efficiency,
-            settings=flags.parse_settings(settings), check=measure, progress=progress,
+            check=measure, progress=progress, **flags.loading(network, settings, weights_key, rename),
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())

@@ -54,6 +54,8 @@ def predict(
     trust: flags.Trust = False,
     network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
     """Predict maps (white = in focus) and overlays of photographs."""
@@ -65,10 +67,8 @@ def predict(
 
     artifact, photographs = _artifact_first(inputs)
     sources = images.find(photographs)
-    options = OpenOptions(
-        threads, buffers=buffers, runtime_cache=runtime_cache,
-        network=network, settings=tuple(flags.parse_settings(settings).items()),
-    )  # fmt: skip
+    loading = flags.loading(network, settings, weights_key, rename)
+    options = OpenOptions.of(loading, threads=threads, buffers=buffers, runtime_cache=runtime_cache)
     results: list[Prediction] = []
 
     try:
@@ -94,17 +94,35 @@ def predict(
 
 
 def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
-    """Split what `predict` is given into the artifact, by default the shipped weights, and the photographs."""
-    from r2mrf_deploy import runtimes, weights
+    """Split what `predict` is given into the model, by default the shipped weights, and the photographs.
 
-    first = flags.model_file(given[0])
-    if not runtimes.suitable(first):
-        default = weights.find(weights.DEFAULT)
-        assert default is not None
-        return default, given
-    if len(given) == 1:
-        raise UsageError(f"{given[0]} is a model: name the photographs after it")
-    return first, given[1:]
+    What a file is, is decided by its content: a checkpoint under any name is a model, a picture under any name is none.
+    """
+    from r2mrf_deploy import images, runtimes, weights
+
+    first, *others = map(flags.model_file, given)
+    if models := [path for path in others if _is_model(path)]:
+        raise UsageError(f"{models[0]} is a model: name one model, before the photographs")
+    if _is_model(first):
+        if not others:
+            raise UsageError(f"{given[0]} is a model: name the photographs after it")
+        return first, given[1:]
+    if first.is_file() and first.suffix.lower() not in images.SUFFIXES and not images.is_picture(first):
+        known = " ".join(dict.fromkeys(s for name in runtimes.names() for s in runtimes.get(name).suffixes))
+        raise InputError(f"{first} is neither a picture nor a model ({known})")
+    default = weights.find(weights.DEFAULT)
+    assert default is not None
+    return default, given
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a file is a model. Its name decides only if its content is neither a checkpoint's nor a picture's."""
+    from r2mrf_deploy import checkpoint_files, images, runtimes
+
+    if checkpoint_files.kind(path) is not None:
+        return True
+    named = path.suffix.lower() in images.SUFFIXES or not runtimes.suitable(path)
+    return not named and not (path.is_file() and images.is_picture(path))
 
 
 @app.command()
@@ -119,13 +137,15 @@ def inspect(
     ],
     network: flags.Network = None,
     settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
     """Show what a file is, without running it."""
     from r2mrf_deploy.inspection import inspect as verb
     from r2mrf_deploy.report.facts import facts_lines
 
-    facts = verb(file, network=network, settings=flags.parse_settings(settings))
+    facts = verb(file, **flags.loading(network, settings, weights_key, rename))
     if as_json:
         print_json(facts)
     else:

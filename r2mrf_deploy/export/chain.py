@@ -6,13 +6,13 @@ artifact is converted to it. Every other file is made from the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from r2mrf_deploy import environment
+from r2mrf_deploy import checkpoint_files, environment
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import no_file
@@ -29,6 +29,11 @@ from r2mrf_deploy.manifest import Contract, RewriteRecord
 from r2mrf_deploy.networks.deployed import Deployed
 from r2mrf_deploy.progress import Progress, ProgressCallback, item_by_item, silent
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from r2mrf_deploy.checkpoint_files import Loading
 
 SMALLEST, LARGEST = 64, 1280
 """Sides of a dynamic graph's profile, in pixels."""
@@ -48,16 +53,15 @@ def export_artifacts(
     outputs: Sequence[Path | str] = (),
     options: ExportOptions | None = None,
     *,
-    network: str | None = None,
-    settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
+    **loading: Unpack[Loading],
 ) -> Iterator[Exported]:
     """Export a checkpoint to files. A file's suffix gives its format. All files share one trace.
 
     Args:
         checkpoint: a checkpoint or a plain state dict.
         outputs: by default one `.onnx` beside the checkpoint.
-        network, settings: as for `Checkpoint.load`.
+        loading: as for `Checkpoint.load`.
 
     Returns:
         A list: one result per output. A file that nothing here can run is written with the verdict "not run".
@@ -73,7 +77,7 @@ def export_artifacts(
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
         raise no_file(checkpoint)
-    paths = [Path(o) for o in outputs] or [checkpoint.with_suffix(".onnx")]
+    paths = [Path(o) for o in outputs] or [checkpoint.with_name(f"{checkpoint_files.stem(checkpoint)}.onnx")]
     writers = [exporter(path) for path in paths]
     refuse_unsupported(writers, options.precision.precision, options.format)
     options.precision.refuse_uncalibrated()
@@ -81,7 +85,7 @@ def export_artifacts(
         refuse_unwritable(path)
     progress(Progress("reading the checkpoint"))
     defaults = {"steps": str(options.steps)} if options.steps else {}
-    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    loaded = Checkpoint.load(checkpoint, defaults=defaults, **loading)
     reference = partial(PyTorchRunner, loaded, io=options.io, steps=options.steps, all_steps=options.all_steps)
     check = Check(
         reference, "PyTorch", progress, per_step=options.all_steps, exact=partial(reference, double=True),

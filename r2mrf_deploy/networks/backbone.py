@@ -156,9 +156,13 @@ class GlobalMean(nn.Module):
 
 
 def identify(shapes: Shapes) -> str | None:
-    """The backbone of a network's state dict; None if it has none of ours."""
-    found = {k.removeprefix("backbone."): v for k, v in shapes.items() if k.startswith("backbone.")}
-    return next((name for name in NAMES if shapes_of(Backbone, name) == found), None)
+    """The backbone of a network's state dict: the one whose tensors differ least; None if more than half differ."""
+    found = {(k.removeprefix("backbone."), v) for k, v in shapes.items() if k.startswith("backbone.")}
+    if not found:
+        return None
+    differing = {name: len(found ^ shapes_of(Backbone, name).items()) for name in NAMES}
+    nearest = min(NAMES, key=lambda name: differing[name])
+    return nearest if 2 * differing[nearest] < len(found) else None
 
 
 def _torchvision(name: str) -> nn.Module:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
 
+COUNTER = "num_batches_tracked"
+"""The integer buffer that batch norm has since PyTorch 0.4.1. Inference does not use it, and state dicts may lack it."""
 MOST = 1024
 """The most steps or channels a config may have: far beyond the papers' networks, and close to a machine's memory."""
 
@@ -25,6 +27,8 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shapes of a state dict's tensors, by name."""
 Prediction: TypeAlias = Tensor | tuple[Tensor, dict[str, Tensor]]
 """The logits; with all steps, (the logits, the side outputs by name)."""
+Adopted: TypeAlias = tuple[dict[str, Tensor], dict[str, Value]]
+"""The authors' state dict in our names, and the config fields that their code, rather than a shape, settles."""
 Inferred: TypeAlias = tuple[dict[str, Value], list[str]]
 """The config fields that a state dict's shapes settle, and the names of those that they leave open."""
 
@@ -138,7 +142,7 @@ class Detector(nn.Module, ABC):
         """Infer the config of a plain state dict from its tensors' shapes; None if it is another network's."""
 
     @classmethod
-    def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    def adopt(cls, state: Mapping[str, Tensor]) -> Adopted | None:
         """A state dict of the authors' own code in the names of this class; None if it is something else."""
         return None
 

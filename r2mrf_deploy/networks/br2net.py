@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy.networks.backbone import Backbone, BackboneName, GlobalMean, identify
-from r2mrf_deploy.networks.base import Detector, Inferred, NetworkConfig, Prediction, Shapes, shapes_of
+from r2mrf_deploy.networks.base import Adopted, Detector, Inferred, NetworkConfig, Prediction, Shapes, shapes_of
 from r2mrf_deploy.networks.br2net_checkpoint import adopt
 from r2mrf_deploy.networks.upsample import upsample
 
@@ -163,5 +163,5 @@ class BR2Net(Detector):
         }, []
 
     @classmethod
-    def adopt(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        return adopt(state, lambda: shapes_of(cls, BR2NetConfig()))
+    def adopt(cls, state: Mapping[str, Tensor]) -> Adopted | None:
+        return adopt(state, lambda attention: shapes_of(cls, BR2NetConfig(attention=attention)))

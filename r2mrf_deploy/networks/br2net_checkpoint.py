@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from r2mrf_deploy.networks.base import Shapes
+from r2mrf_deploy.networks.base import COUNTER, Adopted, Shapes
 
 _BLOCK = r"layer([1-4])\.(\d+)\.0"
 _RLRM = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "residual")
@@ -41,12 +41,11 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 """Module of theirs, as a regular expression -> module of ours."""
 
-_COUNTER = "num_batches_tracked"
-"""A buffer of batch norm since PyTorch 0.4.1; inference does not use it."""
-
 
 def ours(name: str) -> str | None:
     """Our name for one of the authors' parameters or buffers; None if it is not one of theirs."""
+    if not name.startswith(("layer", "CAlayer", "predict")):
+        return None
     module, _, leaf = name.rpartition(".")
     for pattern, replacement in RULES:
         if found := re.fullmatch(pattern, module):
@@ -54,19 +53,34 @@ def ours(name: str) -> str | None:
     return None
 
 
-def adopt(state: Mapping[str, Tensor], shapes: Callable[[], Shapes]) -> dict[str, Tensor] | None:
+def adopt(state: Mapping[str, Tensor], shapes: Callable[[bool], Shapes]) -> Adopted | None:
     """The authors' state dict with our names, or None if it is not one of theirs.
 
     `RULES` map the names. If a copy of their code names its modules differently, the structure decides: the same shapes in
-    the same order, which is the order of computation in both. `shapes` gives those of our network.
+    the same order, which is the order of computation in both. What has no place keeps its name.
+
+    Their code has two versions. The older one, before the commit "Update model.py", has no channel attention, and its map in
+    evaluation is the sigmoid of the last L2H map, not of the fusion.
+
+    Args:
+        shapes: those of our network, with attention or without.
     """
-    given = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
-    names = [name for name in map(ours, given) if name is not None]
-    if not names or len(names) < len(given):
-        wanted = {k: v for k, v in shapes().items() if not k.endswith(_COUNTER)}
-        if state.keys() & wanted.keys() or [tuple(v.shape) for v in given.values()] != list(wanted.values()):
-            return None
-        names = list(wanted)
-    adopted = dict(zip(names, given.values(), strict=True))
-    means = [k for k in adopted if k.endswith("running_mean")]
-    return adopted | {k.replace("running_mean", _COUNTER): torch.tensor(0) for k in means}
+    given = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
+    names = {k: name for k in given if (name := ours(k)) is not None}
+    if len(names) < len(given):
+        names = next(filter(None, (_in_order(given, shapes(attention)) for attention in (True, False))), names)
+    if 2 * len(names) <= len(given):
+        return None
+    adopted = {names.get(k, k): v for k, v in given.items()}
+    means = [k for k in names.values() if k.endswith("running_mean")]
+    adopted |= {k.replace("running_mean", COUNTER): torch.tensor(0) for k in means}
+    older = not any(name.startswith("attention.") for name in names.values())
+    return adopted, {"attention": False, "output": "l2h"} if older else {}
+
+
+def _in_order(given: Mapping[str, Tensor], shapes: Shapes) -> dict[str, str]:
+    """Our name for each tensor, if all have our shapes in our order and none has our name."""
+    wanted = {k: v for k, v in shapes.items() if not k.endswith(COUNTER)}
+    if given.keys() & wanted.keys() or [tuple(v.shape) for v in given.values()] != list(wanted.values()):
+        return {}
+    return dict(zip(given, wanted, strict=True))

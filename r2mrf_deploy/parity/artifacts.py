@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
@@ -15,6 +16,11 @@ from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photogr
 from r2mrf_deploy.parity.whole_path import whole_path
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, item_by_item, silent
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from r2mrf_deploy.checkpoint_files import Loading
 
 
 @item_by_item
@@ -28,9 +34,8 @@ def compare_artifacts(
     record: bool = False,
     runtime: str | None = None,
     trust: bool = False,
-    network: str | None = None,
-    settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
+    **loading: Unpack[Loading],
 ) -> Iterator[Parity]:
     """Compare artifacts with a checkpoint run by PyTorch in FP32, on photographs.
 
@@ -39,6 +44,7 @@ def compare_artifacts(
         bisect: if an artifact fails, find the fewest nodes whose precision explains it.
         record: store the results in the artifacts' manifests.
         runtime: runs the artifacts; by default as `judge` says.
+        loading: as for `Checkpoint.load`.
 
     Returns:
         A list: one result per artifact; "not run" if its runtime is not available here.
@@ -53,7 +59,7 @@ def compare_artifacts(
     opened = [Artifact.open(a) for a in artifacts]
     steps = [str(a.contract.config["steps"]) for a in opened if a.contract and "steps" in a.contract.config]
     defaults = {"steps": steps[0]} if steps else None
-    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    loaded = Checkpoint.load(checkpoint, defaults=defaults, **loading)
     photographs = photographs_for(folder)
     for artifact in opened:
         contract, chosen = artifact.contract, runtime or judge(artifact)
@@ -81,9 +87,7 @@ def compare_artifacts(
                     Predictor(runner, preprocess, profile), Predictor.of(reference), photographs
                 )
         if bisect and found.verdict == "fail":
-            found.bisect = bisection.bisect(
-                checkpoint, artifact.path, folder, network=network, settings=settings, progress=progress
-            )
+            found.bisect = bisection.bisect(checkpoint, artifact.path, folder, progress=progress, **loading)
         if record:
             found.not_recorded = artifact.record(parity=[found.evidence()])
         yield found

@@ -6,9 +6,9 @@ the artifact as possible are restored to FP32 so that the maps agree within the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -24,21 +24,26 @@ from r2mrf_deploy.parity.compare import TOLERANCES, photographs_for, sample_inpu
 from r2mrf_deploy.parity.node_search import Drop, Search
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from r2mrf_deploy.checkpoint_files import Loading
+
 
 def bisect(
     checkpoint: Path,
     artifact: Path,
     folder: Path | None = None,
     *,
-    network: str | None = None,
-    settings: Mapping[str, str] | None = None,
     progress: ProgressCallback = silent,
+    **loading: Unpack[Loading],
 ) -> Search:
     """Find the fewest nodes whose reduced precision explains a difference; none if the artifact is within tolerance.
 
     Args:
-        checkpoint: the one that the artifact was exported from; `network` and `settings` are for `Checkpoint.load`.
+        checkpoint: the one that the artifact was exported from.
         folder: a folder of photographs; by default three that scikit-image ships.
+        loading: as for `Checkpoint.load`.
 
     Raises:
         UsageError: the artifact is not an ONNX file of reduced precision with a manifest.
@@ -49,7 +54,7 @@ def bisect(
     if manifest is None or manifest.precision not in ("fp16", "bf16", "int8"):
         raise UsageError(f"{artifact}: `bisect` needs an FP16, BF16 or INT8 .onnx file with its manifest")
     progress(Progress("tracing"))
-    original = _original(checkpoint, manifest, network, settings)
+    original = _original(checkpoint, manifest, loading)
     lowered = files.read(artifact)
     spec = manifest.inputs[0]
     inputs = sample_inputs(spec, manifest.preprocess, photographs_for(folder), manifest.profile(spec.name))
@@ -60,15 +65,13 @@ def bisect(
     return node_search.keep_fewest(nodes, evaluate, Drop(tolerance.mean, tolerance.f), progress)
 
 
-def _original(
-    checkpoint: Path, manifest: Manifest, network: str | None, settings: Mapping[str, str] | None
-) -> onnx.ModelProto:
+def _original(checkpoint: Path, manifest: Manifest, loading: Loading) -> onnx.ModelProto:
     """The FP32 graph that the artifact was made from."""
     from r2mrf_deploy.checkpoint import Checkpoint
 
     steps = manifest.config.get("steps")
     defaults = {"steps": str(steps)} if steps else None
-    loaded = Checkpoint.load(checkpoint, network=network, settings=settings, defaults=defaults)
+    loaded = Checkpoint.load(checkpoint, defaults=defaults, **loading)
     if manifest.checkpoint_sha256 and loaded.sha256 != manifest.checkpoint_sha256:
         raise ArtifactError(
             f"{manifest.file} was not made from {checkpoint} (SHA-256 differs): give the original checkpoint"

@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from r2mrf_deploy import checkpoint_files
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError, did_you_mean
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
@@ -58,8 +59,9 @@ def get(name: str) -> Runtime:
 
 
 def suitable(path: Path) -> list[Runtime]:
-    """Every runtime that opens files of this suffix, whether it is available or not."""
-    return [r for r in map(get, _REGISTRY) if path.suffix.lower() in r.suffixes]
+    """Every runtime that opens such files, whether it is available or not. A checkpoint is known by its content too."""
+    suffix = checkpoint_files.SUFFIXES[0] if checkpoint_files.is_checkpoint(path) else path.suffix.lower()
+    return [r for r in map(get, _REGISTRY) if suffix in r.suffixes]
 
 
 def default(artifact: Artifact) -> Runtime:
@@ -101,9 +103,8 @@ def open(
     path = artifact.path
     able = [r.name for r in suitable(path)]
     if not able:
-        raise ArtifactError(
-            f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are .pth .onnx .xml .plan .pt2"
-        )
+        known = " ".join(dict.fromkeys(s for r in map(get, _REGISTRY) for s in r.suffixes))
+        raise ArtifactError(f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are {known}")
     chosen = get(runtime) if runtime else default(artifact)
     if chosen.name not in able:
         raise UsageError(f"{chosen.name} does not open {path.suffix} files; {' or '.join(able)} does")

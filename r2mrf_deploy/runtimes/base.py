@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.checkpoint_files import Loading
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
 
@@ -110,6 +111,32 @@ class OpenOptions:
     """The network of a checkpoint that is a plain state dict, as for `Checkpoint.load`."""
     settings: tuple[tuple[str, str], ...] = ()
     """Fields to set in a checkpoint's config, as for `Checkpoint.load`."""
+    weights_key: str | None = None
+    """The key of the weights in a checkpoint's file, as for `Checkpoint.load`."""
+    rename: tuple[tuple[str, str], ...] = ()
+    """Parts of the names of a checkpoint's tensors to replace, as for `Checkpoint.load`."""
+
+    @classmethod
+    def of(cls, loading: Loading, **further: Any) -> OpenOptions:
+        """The options that say how to read a checkpoint, and further ones."""
+        settings, rename = (tuple((pairs or {}).items()) for pairs in (loading.get("settings"), loading.get("rename")))
+        return cls(
+            network=loading.get("network"),
+            settings=settings,
+            weights_key=loading.get("weights_key"),
+            rename=rename,
+            **further,
+        )
+
+    @property
+    def loading(self) -> Loading:
+        """How to read a checkpoint."""
+        return {
+            "network": self.network,
+            "settings": dict(self.settings),
+            "weights_key": self.weights_key,
+            "rename": dict(self.rename),
+        }
 
 
 Pending = Callable[[], tuple[Arrays, Timing]]

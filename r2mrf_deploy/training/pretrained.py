@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy import images, networks
+from r2mrf_deploy.checkpoint import read_content
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError, reading
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
 from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
-from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.training.data import Pictures, normalise
 
 INITIALISATION_PHOTOGRAPHS = 8
@@ -70,7 +70,7 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
             f"`backbone` {weights}: no such file; name a file, or use imagenet to download torchvision's weights"
         )
     try:
-        state = None if weights == "imagenet" else read_file(Path(weights))
+        state = None if weights == "imagenet" else read_content(Path(weights))
         with (
             nullcontext() if state is None else reading(weights, CheckpointError, "holds no weights of such a backbone")
         ):

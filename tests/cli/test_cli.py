@@ -92,6 +92,42 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"r2mrf-deploy {environment.version('r2mrf-deploy')}\n"
 
 
+def test_a_checkpoint_under_any_name_is_the_model_and_a_picture_under_any_name_is_none(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped weights are never run in place of those that were given."""
+    import torch
+
+    from r2mrf_deploy.checkpoint import Checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    state = dict(Checkpoint.load(small).state_dict)
+    for name in ("my.ckpt", "my.pth.tar", "my", "my.png"):
+        torch.save({"state_dict": {f"net.{k}": v for k, v in state.items()}, "ema": state}, name)
+    photograph = sample_photographs.sample("chelsea")
+    for name in ("cat.png", "cat.pth", "cat"):
+        Path(name).write_bytes(png(photograph))
+    wanted = None
+    for name in (str(small), "my.ckpt", "my.pth.tar", "my", "my.png"):
+        given = [] if name == str(small) else ["--set", "steps=2"]
+        assert main(["predict", name, "cat.png", "-o", f"out/{Path(name).name}", *given]) == 0
+        said = capsys.readouterr().err
+        assert not given or ("'state_dict.net'; other weights that fit: 'ema' (--weights-key chooses)" in said)
+        found = Path(f"out/{Path(name).name}/cat_map.png").read_bytes()
+        wanted = wanted or found
+        assert found == wanted
+    assert main(["predict", "cat.pth", "-o", "out/shipped"]) == main(["predict", "cat", "-o", "out/shipped"]) == 0
+    assert Path("out/shipped/cat_map.png").read_bytes() != wanted
+    capsys.readouterr()
+    assert main(["predict", "cat.png", "my.ckpt", "-o", "none"]) == 2
+    assert "my.ckpt is a model" in capsys.readouterr().err and not Path("none").exists()
+    read = ["--set", "steps=2", "--weights-key", "ema", "--json"]
+    assert main(["inspect", "my.pth.tar", *read]) == 0
+    assert json.loads(capsys.readouterr().out)["found"]["prefix"] == "ema"
+    assert main(["export", "my.pth.tar", "--size", "64x64", *read]) == 0
+    assert Path("my.onnx").is_file()
+
+
 def test_the_chain_by_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +191,9 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         ("export r2mrf-egde", "did you mean 'r2mrf-edge'"),
         ("predict tex.onnx text.md", "did you mean 'text.onnx'"),
         ("predict r2mrf-egde text.md", "did you mean 'r2mrf-edge'"),
-        ("inspect text.onnx --set steps=2", "--set do not apply to it"),
+        ("inspect text.onnx --set steps=2", "is not a checkpoint: leave out --set"),
+        ("predict text.md text.md -o out", "is neither a picture nor a model"),
+        ("predict text.md.png text.pth -o out", "text.pth is a model: name one model, before"),
         ("export absent.pth", "absent.pth: no such file"),
         ("export .", ". is a folder, not a file"),
         ("build .", ". is a folder, not a file"),

@@ -74,17 +74,18 @@ def predict(channels: int) -> nn.Sequential:
 
 
 class Authors(nn.Module):
-    """Their layers under their names."""
+    """Their layers under their names; their first version has no attention, and gives the last L2H map."""
 
-    def __init__(self) -> None:
+    def __init__(self, attention: bool = True) -> None:
         super().__init__()
+        self.attention = attention
         stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
         self.layer0 = nn.Sequential(*stem)
         self.layer1 = stage(3, 64, 256, 1)
         self.layer2 = stage(4, 256, 512, 2)
         self.layer3 = stage(23, 512, 1024, 2)
         self.layer4 = stage(3, 1024, 2048, 2)
-        for i, c in enumerate(CHANNELS):
+        for i, c in enumerate(CHANNELS if attention else ()):
             setattr(self, f"CAlayer{i}", nn.Sequential(CALayer(c)))
         for name, channels in (("L2H", CHANNELS), ("H2L", CHANNELS[::-1])):
             setattr(self, f"predict{name}0", nn.Conv2d(channels[0], 1, 1))
@@ -96,7 +97,8 @@ class Authors(nn.Module):
         for i in range(5):
             x = getattr(self, f"layer{i}")(x)
             maps.append(x)
-        maps = [getattr(self, f"CAlayer{i}")(m) for i, m in enumerate(maps)]
+        if self.attention:
+            maps = [getattr(self, f"CAlayer{i}")(m) for i, m in enumerate(maps)]
         last = []
         for name, ordered in (("L2H", maps), ("H2L", maps[::-1])):
             p = getattr(self, f"predict{name}0")(ordered[0])
@@ -104,7 +106,7 @@ class Authors(nn.Module):
                 feature = F.interpolate(ordered[k], p.shape[-2:], mode="bilinear", align_corners=False)
                 p = getattr(self, f"predict{name}{k}")(torch.cat((p, feature), 1)) + p
             last.append(F.interpolate(p, size, mode="bilinear", align_corners=False))
-        return torch.sigmoid((last[0] + last[1]) / 2)
+        return torch.sigmoid((last[0] + last[1]) / 2 if self.attention else last[0])
 
 
 def image() -> Tensor:
@@ -113,8 +115,11 @@ def image() -> Tensor:
 
 @pytest.fixture(scope="module")
 def authors() -> Authors:
+    return lively(Authors())
+
+
+def lively(network: Authors) -> Authors:
     torch.manual_seed(0)
-    network = Authors()
     for name, norm in network.named_modules():
         if isinstance(norm, nn.BatchNorm2d):
             # the last of a residual branch is weak, so that 33 of them do not amplify rounding
@@ -128,8 +133,10 @@ def test_every_key_has_its_place(authors: Authors) -> None:
     # 104 convolutions with batch norm; 5 attentions; 2 first predictions; 8 modules of 3 convolutions, 2 norms, 2 slopes
     assert len(theirs) == 104 * 6 + 5 * 4 + 2 * 2 + 8 * (3 * 2 + 2 * 5 + 2)
     assert "layer3.22.0.0.0.4.running_var" in theirs
-    adopted = BR2Net.adopt(theirs)
-    assert adopted is not None
+    found = BR2Net.adopt(theirs)
+    assert found is not None
+    adopted, settled = found
+    assert not settled
     mine = Checkpoint("br2net", BR2NetConfig(), adopted).module().state_dict()
     assert mine.keys() == adopted.keys() and len(mine) == len(theirs)
     for (name, value), (own, kept) in zip(
@@ -172,6 +179,23 @@ def test_their_file_loads_with_no_option_and_gives_their_output(
         wanted, got = authors(image()), torch.sigmoid(loaded.module()(image()))
     assert wanted.std() > 0.05
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)  # the mean of the attention is summed in another order
+
+
+@pytest.mark.parametrize("change", [dict, _renamed])
+def test_their_first_version_is_told_by_its_lack_of_attention(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = lively(Authors(attention=False))
+    path = tmp_path / "6000.pth"
+    torch.save(change(older.state_dict()), path)
+    loaded = Checkpoint.load(path)
+    assert loaded.config == BR2NetConfig(attention=False, output="l2h")
+    assert "by its authors' version: attention=False, output=l2h" in caplog.text
+    with torch.no_grad():
+        wanted, got = older(image()), torch.sigmoid(loaded.module()(image()))
+        fused = torch.sigmoid(Checkpoint.load(path, settings={"output": "fused"}).module()(image()))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    assert (fused - wanted).abs().max() > 0.05  # what was run before, in silence
 
 
 def test_what_lacks_or_bends_a_tensor_is_refused_by_its_name(authors: Authors, tmp_path: Path) -> None:

@@ -236,7 +236,9 @@ def test_a_damaged_configuration_is_said_or_read(folder, begun, monkeypatch, cou
     monkeypatch.setattr(run, "read_file", lambda _: {})  # see test_torch_file.py
     file, config = begun / "training.json", order(folder)
     errors = (InputError, UsageError)  # the latter where another value can be read
-    for found in survivors(file, mutations(file.read_bytes(), count), lambda _: run._open(config, begun, True), errors):
+    for found in survivors(
+        file, mutations(file.read_bytes(), count), lambda _: resuming.find(config.to_dict(), begun, True), errors
+    ):
         assert found == begun / "last.ckpt"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from r2mrf_deploy import environment, gpus
+from r2mrf_deploy import checkpoint_files, environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime
@@ -58,8 +58,8 @@ _VARIANTS = {
 class PyTorchCUDA(Runtime):
     """PyTorch on the GPU in one of its variants; by default eager FP32 without TF32, the reference there."""
 
-    suffixes = (".pth", ".pt")
-    supported_options = frozenset({"cuda_graph", "spin_wait", "network", "settings"})
+    suffixes = checkpoint_files.SUFFIXES
+    supported_options = frozenset({"cuda_graph", "spin_wait", "network", "settings", "weights_key", "rename"})
 
     def __init__(self, variant: str = "") -> None:
         title, self.variant = _VARIANTS[variant]
@@ -74,7 +74,7 @@ class PyTorchCUDA(Runtime):
 
         if self.variant.cuda_graph and options.cuda_graph is False:
             raise UsageError(f"{self.name} always uses a CUDA graph: choose `runtime` pytorch-cuda-channels-last")
-        loaded = Checkpoint.load(artifact.path, network=options.network, settings=dict(options.settings))
+        loaded = Checkpoint.load(artifact.path, **options.loading)
         with PREPARING:
             module, program = make_program(loaded, self.variant, "cuda")
         runner = TorchRunner(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from r2mrf_deploy import environment
+from r2mrf_deploy import checkpoint_files, environment
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime
@@ -26,8 +26,8 @@ Program = Callable[..., Sequence[Any]]
 class PyTorch(Runtime):
     name = "pytorch"
     title = "PyTorch"
-    suffixes = (".pth", ".pt")
-    supported_options = frozenset({"threads", "network", "settings"})
+    suffixes = checkpoint_files.SUFFIXES
+    supported_options = frozenset({"threads", "network", "settings", "weights_key", "rename"})
 
     def availability(self) -> Availability:
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
@@ -37,7 +37,7 @@ class PyTorch(Runtime):
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
         from r2mrf_deploy.checkpoint import Checkpoint
 
-        loaded = Checkpoint.load(artifact.path, network=options.network, settings=dict(options.settings))
+        loaded = Checkpoint.load(artifact.path, **options.loading)
         return PyTorchRunner(loaded, threads=options.threads)
 
 
