@@ -57,13 +57,14 @@ def predict(
     as_json: flags.Json = False,
 ) -> None:
     """Predict maps (white = in focus) and overlays of photographs."""
-    from r2mrf_deploy import images
+    from r2mrf_deploy import images, runtimes
     from r2mrf_deploy.predict import Prediction
     from r2mrf_deploy.predict import predict as verb
     from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
 
-    artifact, photographs = _artifact_first(inputs)
+    needs_checkpoint = bool(network or settings or (runtime and ".onnx" not in runtimes.get(runtime).suffixes))
+    artifact, photographs = _artifact_first(inputs, needs_checkpoint)
     sources = images.find(photographs)
     options = OpenOptions(
         threads, buffers=buffers, runtime_cache=runtime_cache,
@@ -93,15 +94,14 @@ def predict(
         raise InputError(failures[0])
 
 
-def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
+def _artifact_first(given: list[str], needs_checkpoint: bool) -> tuple[Path, list[str]]:
     """Split what `predict` is given into the artifact, by default the shipped weights, and the photographs."""
     from r2mrf_deploy import runtimes, weights
 
     first = flags.model_file(given[0])
     if not runtimes.suitable(first):
-        default = weights.find(weights.DEFAULT)
-        assert default is not None
-        return default, given
+        # the artifact starts in a fraction of PyTorch's time
+        return (weights.checkpoint if needs_checkpoint else weights.artifact)(weights.DEFAULT), given
     if len(given) == 1:
         raise UsageError(f"{given[0]} is a model: name the photographs after it")
     return first, given[1:]

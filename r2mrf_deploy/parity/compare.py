@@ -119,7 +119,7 @@ class Parity:
 def compare(
     artifact: Artifact, candidate: Runner, reference: Runner, inputs: Sequence[np.ndarray], *, per_step: bool = False
 ) -> Parity:
-    """Compare an artifact with a reference on the same inputs. The artifact's precision selects the tolerance.
+    """Compare an artifact with a reference on the same inputs. The artifact's `rounding` selects the tolerance.
 
     Args:
         candidate: runs the artifact.
@@ -158,7 +158,7 @@ def compare(
                 _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
     result.map.relative = logits.relative
     result.reference_spread = min(spreads)
-    _judge(result)
+    _judge(result, TOLERANCES[artifact.rounding])
     return result
 
 
@@ -191,8 +191,7 @@ def _logit(focus: np.ndarray) -> np.ndarray:
         return np.where(np.isfinite(p), np.clip(np.log(p / (1 - p)), -LOGIT_LIMIT, LOGIT_LIMIT), np.nan)
 
 
-def _judge(result: Parity) -> None:
-    tolerance = TOLERANCES[result.precision]
+def _judge(result: Parity, tolerance: Tolerance) -> None:
     flat = result.reference_spread < FLAT  # differences relative to the spread mean nothing then
     largest, mean, f, logits = result.map.largest, result.map.mean, result.f_measure, result.map.relative
     bounds = [
@@ -200,7 +199,7 @@ def _judge(result: Parity) -> None:
         (mean, tolerance.mean, f"the map differs by {mean:.1e} on average (allowed: {tolerance.mean:g})"),
         (1 - f, tolerance.f, f"F against the reference is {f:.4f} (allowed: {1 - tolerance.f:g})"),
     ]
-    if not flat and result.precision == "fp32":
+    if not flat and tolerance is TOLERANCES["fp32"]:
         share = f"{logits:.1e} of their spread (allowed: {tolerance.logits:.0e})"
         bounds.append((logits, tolerance.logits, f"the logits differ by up to {share}"))
     failures = [words for found, bound, words in bounds if not found <= bound]  # NaN fails too
