@@ -1,22 +1,36 @@
 """Puts trained weights into the package: `python examples/ship_weights.py RUN/r2mrf-edge.pth`.
 
-The weights are rounded to FP16 and keep the checkpoint's record of its training. Their SHA-256 is written beside them.
-The model card is written by hand.
+The weights are rounded to FP16 and keep the checkpoint's record of its training. An ONNX artifact of any size is made from
+them, whose weights are stored as FP16 too. The SHA-256 of every file is written beside them. The model card is written by
+hand.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 
 from r2mrf_deploy import weights
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import R2mrfError
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.export import onnx
+from r2mrf_deploy.export.base import derived
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.check import Check
+from r2mrf_deploy.export.options import ExportOptions
+from r2mrf_deploy.files import scratch, staging
+from r2mrf_deploy.graph import files
+from r2mrf_deploy.graph.half_storage import store_half
+from r2mrf_deploy.manifest import Manifest
+from r2mrf_deploy.progress import silent
+from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
-LIMIT = 12_000_000
-"""Largest total size in bytes of the weights in a package."""
+LIMIT = 20_000_000
+"""Largest total size in bytes of the weights in a package, checkpoints and artifacts together."""
+OPTIMUM = (448, 640)
+"""Height and width that the artifact's profile is best at: 3:2 at the scale of the training, in whole 32s."""
 
 
 def main() -> None:
@@ -35,19 +49,36 @@ def main() -> None:
 
 
 def ship(source: Path) -> Path:
-    """Write the weights and their checksum into `weights`. If they are too large or damaged, nothing is written."""
-    path = Path(weights.__file__).with_name(source.name)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Checkpoint.load(source).save(Path(folder) / source.name, half=True)
-        others = sum(p.stat().st_size for p in path.parent.glob("*.pth") if p != path)
-        if (total := made.stat().st_size + others) > LIMIT:
+    """Write the checkpoint, the artifact and their checksums into `weights`. If they are too large or damaged, nothing is
+    written."""
+    path = weights.folder() / source.name
+    with scratch() as folder, staging(path) as place:
+        checkpoint = Checkpoint.load(source).save(folder / source.name, half=True)
+        made = [checkpoint, *_artifact(checkpoint)]
+        others = [p for p in path.parent.glob("*.*") if p.suffix in (".pth", ".onnx") and p.stem != path.stem]
+        if (total := sum(p.stat().st_size for p in (*made, *others))) > LIMIT:
             sys.exit(
                 f"the package's weights would be {total / 1e6:.1f} MB, over {LIMIT / 1e6:.0f}: nothing was written"
             )
-        line = weights.checksum(made)
-        write_atomically(path, made.read_bytes())
-    write_atomically(path.with_suffix(".sha256"), line.encode())
+        sums = checkpoint.with_suffix(".sha256")
+        sums.write_bytes("".join(map(weights.checksum, made)).encode())
+        whole = [Path(shutil.copy(file, place)) for file in (*made, sums)]
+        for file in whole:
+            file.replace(path.with_name(file.name))
     return path
+
+
+def _artifact(checkpoint: Path) -> tuple[Path, Path]:
+    """Make an ONNX artifact beside a checkpoint, for photographs of any size and with its weights stored as FP16: the graph
+    and its manifest."""
+    path = checkpoint.with_suffix(".onnx")
+    with scratch() as folder:
+        full = export_artifact(checkpoint, folder / path.name, ExportOptions(OPTIMUM, dynamic=True))
+        model = store_half(files.read(full.path))
+        contract = derived(full.artifact, full.manifest, {}, export=full.manifest.export | {"weights": "fp16"})
+    check = Check(partial(PyTorchRunner, Checkpoint.load(checkpoint)), "PyTorch", silent, photographs=3)
+    check.publish(path, lambda file: onnx.write(model, contract, file))
+    return path, Manifest.path_for(path)
 
 
 if __name__ == "__main__":

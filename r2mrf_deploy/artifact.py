@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import formats
+from r2mrf_deploy import formats, weights
 from r2mrf_deploy.errors import ArtifactError, no_file
 from r2mrf_deploy.files import flush, locked, refuse_special, sha256, staging
 from r2mrf_deploy.manifest import Contract, Manifest
@@ -47,6 +47,13 @@ class Artifact:
     @property
     def precision(self) -> str:
         return self.contract.precision if self.contract else "fp32"
+
+    @property
+    def rounding(self) -> str:
+        """The precision that its results are rounded by: FP16 if it computes in FP32 with weights that are stored as FP16
+        (see `graph.half_storage`)."""
+        half = self.contract is not None and self.contract.export.get("weights") == "fp16"
+        return "fp16" if half and self.precision == "fp32" else self.precision
 
     @property
     def executable(self) -> bool:
@@ -93,6 +100,8 @@ class Artifact:
         """
         if self.manifest is None:
             return f"{self.path.name} has no manifest to record it in"
+        if self.path.parent == weights.folder():
+            return f"{self.path.name} belongs to the package"
         if not os.access(self.path.parent, os.W_OK):
             return f"{self.path.parent} is read-only"
         try:
@@ -200,11 +209,9 @@ def _verified(document: Path, path: Path) -> Manifest:
     manifest = Manifest.read(document)
     if manifest.kind != (kind := formats.KINDS.get(path.suffix.lower(), manifest.kind)):
         raise ArtifactError(f"{document} describes a file of kind {manifest.kind!r}; {path.name} is of kind {kind!r}")
-    weights = path.with_suffix(".bin").name  # OpenVINO reads it whatever the manifest says
-    if manifest.kind == "openvino" and weights not in manifest.companions:
-        raise ArtifactError(
-            f"{document} is not a manifest: its companions leave out {weights}; make the artifact again"
-        )
+    values = path.with_suffix(".bin").name  # OpenVINO reads it whatever the manifest says
+    if manifest.kind == "openvino" and values not in manifest.companions:
+        raise ArtifactError(f"{document} is not a manifest: its companions leave out {values}; make the artifact again")
     for name in manifest.companions:
         if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
             raise ArtifactError(f"{document} is not a manifest: companion {name!r} is not beside it")

@@ -24,7 +24,7 @@ class Row:
 
 # step -> (the distributions it needs, the extra that installs them)
 _STEPS = {
-    "export": (("torch", "torchvision", "onnx", "onnxscript", "onnxsim"), "export"),
+    "export": (("torch", "torchvision", "onnxscript", "onnxsim"), "export"),
     "sample photographs": (("scikit-image",), "export"),
 }
 

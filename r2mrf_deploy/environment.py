@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -21,12 +22,35 @@ CXX = "install g++ (or name another with CXX)"
 """How to get a C++ compiler."""
 
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim", "skimage"), "export"),
+    **dict.fromkeys(("lightning", "tensorboard"), "train"),
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+    "cuda": "tensorrt-rtx",
+    "matplotlib": "plot",
+    "scipy": "eval",  # scikit-image's
+}
+"""Module -> the extra of this package that installs it."""
+
+
+def installs(module: str) -> str:
+    """The command that installs a module of `EXTRAS`."""
+    return f'pip install "r2mrf-deploy[{EXTRAS[module]}]"'
+
+
 def version(package: str) -> str | None:
     """The installed version of a distribution, found without importing it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def importable(*modules: str) -> bool:
+    """Whether these modules are installed, found without importing them."""
+    return all(importlib.util.find_spec(m) is not None for m in modules)
 
 
 def tool_versions(*packages: str) -> dict[str, str]:

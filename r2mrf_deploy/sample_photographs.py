@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 
-CURE = 'pip install "r2mrf-deploy[export]"'
+CURE = environment.installs("skimage")
 DEMO = "chelsea"
 """The demo's photograph: a sharp cat in front of a defocused room. It is never used for training."""
 

@@ -8,6 +8,7 @@ import traceback
 from itertools import pairwise
 from typing import Any
 
+from r2mrf_deploy import environment
 from r2mrf_deploy.cli import make, measure, train, use  # the order of their commands in --help
 from r2mrf_deploy.cli.common import ANSWERED, RUNNING, app, command, err, libraries_shown, line, print_json, shown_notes
 from r2mrf_deploy.errors import R2mrfError, UsageError
@@ -56,10 +57,17 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         code, message = INTERRUPTED, "interrupted"
     except Exception as e:
         said = getattr(e, "format_message", None)  # the parser's own errors: an unknown option, a missing argument
-        code, message = 2, said() if said else f"unexpected {type(e).__name__}: {e}; see --debug"
+        code, message = 2, said() if said else _absent(e) or f"unexpected {type(e).__name__}: {e}; see --debug"
         if debug and not said:
             raise
     return code, " ".join(part.strip() for part in message.splitlines())
+
+
+def _absent(e: Exception) -> str:
+    """What to say where a package of an extra is not installed; empty for any other error."""
+    if not isinstance(e, ModuleNotFoundError) or e.name not in environment.EXTRAS:
+        return ""
+    return f"this needs {e.name}, which is not installed: {environment.installs(e.name)}"
 
 
 def _show_traceback(*error: Any) -> None:

@@ -59,15 +59,16 @@ def predict(
     as_json: flags.Json = False,
 ) -> None:
     """Predict maps (white = in focus) and overlays of photographs."""
-    from r2mrf_deploy import images
+    from r2mrf_deploy import images, runtimes
     from r2mrf_deploy.predict import Prediction
     from r2mrf_deploy.predict import predict as verb
     from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
 
-    artifact, photographs = _artifact_first(inputs)
-    sources = images.find(photographs)
     loading = flags.loading(network, settings, weights_key, rename)
+    other = runtime is not None and ".onnx" not in runtimes.get(runtime).suffixes
+    artifact, photographs = _artifact_first(inputs, needs_checkpoint=other or any(loading.values()))
+    sources = images.find(photographs)
     options = OpenOptions.of(loading, threads=threads, buffers=buffers, runtime_cache=runtime_cache)
     results: list[Prediction] = []
 
@@ -93,7 +94,7 @@ def predict(
         raise InputError(failures[0])
 
 
-def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
+def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, list[str]]:
     """Split what `predict` is given into the model, by default the shipped weights, and the photographs.
 
     What a file is, is decided by its content: a checkpoint under any name is a model, a picture under any name is none.
@@ -110,9 +111,8 @@ def _artifact_first(given: list[str]) -> tuple[Path, list[str]]:
     if first.is_file() and first.suffix.lower() not in images.SUFFIXES and not images.is_picture(first):
         known = " ".join(dict.fromkeys(s for name in runtimes.names() for s in runtimes.get(name).suffixes))
         raise InputError(f"{first} is neither a picture nor a model ({known})")
-    default = weights.find(weights.DEFAULT)
-    assert default is not None
-    return default, given
+    # the artifact starts in a fraction of PyTorch's time
+    return (weights.checkpoint if needs_checkpoint else weights.artifact)(weights.DEFAULT), given
 
 
 def _is_model(path: Path) -> bool:

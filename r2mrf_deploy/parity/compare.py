@@ -106,6 +106,8 @@ class Parity:
     """Whether it was published although it fails."""
     bisect: Search | None = None
     """The nodes whose precision explains a failure, if they were searched for."""
+    rounding: str = "fp32"
+    """What selects the tolerance: see `Artifact.rounding`."""
     whole_path: WholePath | None = None
     """How far the map of a photograph, at its size, is from the checkpoint's own."""
     drift: str | None = None
@@ -135,7 +137,7 @@ def compare(
     per_step: bool = False,
     exact: Callable[[], Runner] | None = None,
 ) -> Parity:
-    """Compare an artifact with a reference on the same inputs. The artifact's precision selects the tolerance.
+    """Compare an artifact with a reference on the same inputs. The artifact's `rounding` selects the tolerance.
 
     Args:
         candidate: runs the artifact.
@@ -156,12 +158,12 @@ def compare(
             f"{artifact.path.name} only outputs {', '.join(names)}; export it with `all_steps` to compare steps"
         )
     about = (artifact.path.name, candidate.runtime, candidate.device, artifact.precision)
-    result = Parity(*about, "pass", "", len(inputs), emulates=candidate.emulates)
+    result = Parity(*about, "pass", "", len(inputs), emulates=candidate.emulates, rounding=artifact.rounding)
     result.reason = _structure(reference, candidate) or _measure(result, reference, candidate, inputs, per_step)
     if result.reason:
         return replace(result, verdict="fail")
     _judge(result, *_failures(result))
-    if result.verdict == "fail" and result.precision == "fp32" and exact is not None:
+    if result.verdict == "fail" and result.rounding == "fp32" and exact is not None:
         try:
             opened = exact()
         except (GraphError, RuntimeUnavailable) as e:
@@ -247,7 +249,7 @@ def _failures(found: Parity, own: Parity | None = None) -> tuple[list[str], str 
     Args:
         own: how far the reference is from what the artifact was compared with, unless that was the reference.
     """
-    tolerance = TOLERANCES[found.precision]
+    tolerance = TOLERANCES[found.rounding]
     own = own or replace(found, map=Difference(), steps={})
 
     def bound(of_reference: Difference) -> float:
@@ -261,7 +263,7 @@ def _failures(found: Parity, own: Parity | None = None) -> tuple[list[str], str 
         (1 - f, tolerance.f, f"F against the reference is {f:.4f} (allowed: {1 - tolerance.f:g})"),
     ]
     flat = found.reference_spread < FLAT  # differences relative to the spread mean nothing then
-    if not flat and found.precision == "fp32":
+    if not flat and found.rounding == "fp32":
         share = f"{logits:.1e} of their spread (allowed: {bound(own.map):.0e})"
         bounds.append((logits, bound(own.map), f"the logits differ by up to {share}"))
     failures = [words for figure, limit, words in bounds if not figure <= limit]  # NaN fails too

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2mrf_deploy import environment
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.parity.compare import TOLERANCES
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity.compare import Parity
 
-CURE = 'plots need matplotlib: pip install "r2mrf-deploy[plot]"'
+CURE = f"plots need matplotlib: {environment.installs('matplotlib')}"
 
 
 def latency(measurements: Sequence[Measurement], path: Path) -> Path:

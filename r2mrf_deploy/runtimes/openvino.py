@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -27,8 +26,8 @@ class OpenVINO(Runtime):
     supported_options = frozenset({"threads", "profile"})
 
     def availability(self) -> Availability:
-        if importlib.util.find_spec("openvino") is None:
-            return Availability(False, reason="openvino is not installed", cure='pip install "r2mrf-deploy[openvino]"')
+        if not environment.importable("openvino"):
+            return Availability(False, reason="openvino is not installed", cure=environment.installs("openvino"))
         return Availability(True, environment.version("openvino"))
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:

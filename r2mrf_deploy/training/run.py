@@ -7,7 +7,6 @@ the end, the checkpoint, which is named after the preset.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from r2mrf_deploy import images
+from r2mrf_deploy import environment, images
 from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
 from r2mrf_deploy.errors import ArtifactError, CheckpointError, R2mrfError, RuntimeUnavailable, UsageError, first_line
@@ -37,7 +36,6 @@ from r2mrf_deploy.training.recipe import Recipe
 from r2mrf_deploy.training.resuming import BEST, LAST
 from r2mrf_deploy.wording import count
 
-CURE = 'pip install "r2mrf-deploy[train]"'
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
@@ -260,8 +258,9 @@ def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:
 
 def _available(hardware: Hardware) -> None:
     for package, needed in (("lightning", True), ("tensorboard", hardware.logger == "tensorboard")):
-        if needed and importlib.util.find_spec(package) is None:
-            raise RuntimeUnavailable(f"this training needs {package}, which is not installed: {CURE}")
+        if needed and not environment.importable(package):
+            cure = environment.installs(package)
+            raise RuntimeUnavailable(f"this training needs {package}, which is not installed: {cure}")
     if hardware.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise RuntimeUnavailable("`accelerator` gpu: PyTorch finds no GPU here; use `accelerator` cpu")
 

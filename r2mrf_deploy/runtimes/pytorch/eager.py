@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,8 +29,8 @@ class PyTorch(Runtime):
     supported_options = frozenset({"threads", "network", "settings", "weights_key", "rename"})
 
     def availability(self) -> Availability:
-        if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
-            return Availability(False, reason="PyTorch is not installed", cure='pip install "r2mrf-deploy[export]"')
+        if not environment.importable("torch", "torchvision"):
+            return Availability(False, reason="PyTorch is not installed", cure=environment.installs("torch"))
         return Availability(True, environment.version("torch"))
 
     def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
