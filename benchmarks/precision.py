@@ -119,7 +119,8 @@ def _reduced(fp32: Path, kind: str, calibration: Path, max_drop: float | None) -
         calibration if kind == "int8" else None,
         max_drop=max_drop if kind == "int8" else None,
     )
-    return convert_artifact(fp32, fp32.with_name(f"{kind}.onnx"), options, progress=print).path
+    target = fp32.with_name(f"{kind}.onnx")  # a failure is measured too
+    return convert_artifact(fp32, target, options, allow_failed_parity=True, progress=print).path
 
 
 def _album(folder: Path) -> Path:

@@ -13,13 +13,18 @@ from typing import Any
 from r2mrf_deploy import environment, images, sample_photographs, weights
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Measurement, bench_artifacts
+from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifacts
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
+from r2mrf_deploy.files import scratch, write_atomically
 from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.parity.compare import Parity
 from r2mrf_deploy.predict import predict
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+
+SIZE = (320, 480)
+"""Of the artifacts, in pixels: the photograph fits without being reduced."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,16 @@ def run(output: Path, *, progress: ProgressCallback = silent) -> Demo:
     shipped = weights.find(weights.DEFAULT)
     assert shipped is not None
     checkpoint = write_atomically(output / shipped.name, shipped.read_bytes())
-    names = [checkpoint.with_suffix(suffix) for suffix in (".onnx", ".xml", ".plan")]
-    artifacts = [made.path for made in export_artifacts(checkpoint, names, progress=progress)]
-    onnx, xml, _ = artifacts
+    onnx, xml = (checkpoint.with_suffix(suffix) for suffix in (".onnx", ".xml"))
+    exported = export_artifacts(checkpoint, [onnx, xml], ExportOptions(size=SIZE), progress=progress)
+    artifacts = [made.path for made in exported]
+    with scratch() as folder:
+        for options in _reduced(folder):
+            suffix = ".plan" if options.precision == "fp16" else ".xml"
+            path = checkpoint.with_name(f"{checkpoint.stem}-{options.precision}{suffix}")
+            # the table tells a failure
+            made = build_artifact(onnx, path, precision=options, allow_failed_parity=True, progress=progress)
+            artifacts.append(made.path)
     results = compare_artifacts(checkpoint, artifacts, record=True, progress=progress)
     compared = {r.artifact: r for r in results}
     timed = bench_artifacts([checkpoint, *artifacts], record=True, progress=progress)
@@ -72,6 +84,14 @@ def run(output: Path, *, progress: ProgressCallback = silent) -> Demo:
     result = Demo(output, overlay, seen.in_focus or 0.0, rows, environment.describe(), timed.tools)
     write_atomically(output / "report.json", (json.dumps(result.to_dict(), indent=2, default=str) + "\n").encode())
     return result
+
+
+def _reduced(folder: Path) -> list[PrecisionOptions]:
+    """The reduced precisions: FP16 for a GPU, BF16 and INT8 for a CPU. INT8 is calibrated on photographs in `folder`."""
+    for number, photograph in enumerate(sample_photographs.sharp()):
+        write_atomically(folder / f"{number:02}.png", images.png(photograph))
+    int8 = PrecisionOptions("int8", folder, keep=("amdf",))  # AMDF's sums have too wide a range (docs/precision.md)
+    return [PrecisionOptions("fp16"), PrecisionOptions("bf16"), int8]
 
 
 def _row(path: Path, compared: Parity | None, measured: Measurement | None) -> dict[str, Any]:

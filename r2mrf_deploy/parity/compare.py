@@ -188,7 +188,7 @@ def _measure(result: Parity, reference: Runner, candidate: Runner, inputs: Seque
             if got[name].shape != wanted[name].shape:
                 return f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
         _add(result.map, wanted["map"], got["map"], len(inputs))
-        _add(logits, _logit(wanted["map"]), _logit(got["map"]), len(inputs))
+        _add(logits, logit(wanted["map"]), logit(got["map"]), len(inputs))
         result.f_measure = min(result.f_measure, agreement(got["map"], wanted["map"]))
         spreads.append(float(wanted["map"].std()))
         if per_step:
@@ -237,7 +237,8 @@ def _add(difference: Difference, wanted: np.ndarray, got: np.ndarray, count: int
     difference.relative = max(difference.relative, largest / max(float(wanted.std()), 1e-12))
 
 
-def _logit(focus: np.ndarray) -> np.ndarray:
+def logit(focus: np.ndarray) -> np.ndarray:
+    """The logits of a map, float64, within `LOGIT_LIMIT`; NaN where it is not finite."""
     p = np.clip(focus.astype(np.float64), 0, 1)  # a runtime's sigmoid may exceed 1 by a rounding; NaN stays
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.isfinite(p), np.clip(np.log(p / (1 - p)), -LOGIT_LIMIT, LOGIT_LIMIT), np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from r2mrf_deploy import gpus
+from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, BuildError, GraphError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.export import tensorrt as build_module
 from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.options import PrecisionOptions
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.formats import plan as plan_header
 from r2mrf_deploy.manifest import Manifest
@@ -341,6 +344,55 @@ def test_openvino_that_is_not_installed(tiny_onnx: TinyOnnx, monkeypatch: pytest
     model = tiny_onnx()
     with pytest.raises(RuntimeUnavailable, match=r"pip install \"r2mrf-deploy\[openvino\]\""):
         build_artifact(model, model.with_suffix(".xml"))
+
+
+# ---- in a lower precision
+
+
+@pytest.mark.parametrize("flag", ["--precision=fp16", "--fp16", "--bf16", "--int8"])
+def test_a_build_converts_first_as_trtexec_is_asked_to(
+    tiny_onnx: TinyOnnx, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    kind = flag[-4:]
+    options = ["--calibration", str(album), "--quantize-ends"] if kind == "int8" else []
+    command = ["build", str(tiny_onnx()), "-o", str(tmp_path / "low.xml"), flag, *options, "--allow-failed-parity"]
+    assert main([*command, "--json"]) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert (manifest["precision"], manifest["share"], manifest["kind"]) == (kind, 1.0, "openvino")
+    assert len(manifest["parity"]) == 1 and manifest["parity"][0]["precision"] == kind
+    if kind == "int8":
+        assert manifest["calibration"] == {"photographs": 6, "method": "percentile"}
+        assert any(
+            "6 photographs: fewer than 20" in w for w in manifest["warnings"]
+        )  # what the conversion said is not lost
+        assert "FakeQuantize" in (tmp_path / "low.xml").read_text()
+    assert files(tmp_path) == {"tiny.onnx", "tiny.onnx.json", "low.xml", "low.xml.json", "low.bin"}
+
+
+@needs_rtx
+def test_an_fp16_plan_from_an_fp32_graph(tiny_onnx: TinyOnnx) -> None:
+    built = build_artifact(tiny_onnx(), precision=PrecisionOptions("fp16"), allow_failed_parity=True)
+    assert built.manifest.precision == "fp16" and built.manifest.share == 1
+    reduced = tiny_onnx("half", precision="fp16")
+    assert build_artifact(reduced, precision=PrecisionOptions("fp16")).manifest.precision == "fp16"  # it is already
+
+
+def test_precisions_that_contradict_are_refused(tiny_onnx: TinyOnnx, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_onnx()
+    for flags, said in [
+        (["--fp16", "--int8"], "fp16 and int8 exclude each other"),
+        (["--bf16", "--precision", "fp16"], "bf16 and fp16 exclude each other"),
+        (["--int8"], "INT8 needs photographs to calibrate on: give --calibration a folder"),
+        (["--keep", "conv1"], "--keep is for a reduced precision"),
+    ]:
+        assert main(["build", str(model), "-o", str(model.with_suffix(".xml")), *flags]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(UsageError, match="FP16 already"):
+        build_artifact(
+            tiny_onnx("half", precision="fp16"), model.with_suffix(".xml"), precision=PrecisionOptions("bf16")
+        )
+    assert files(model.parent) == {"tiny.onnx", "tiny.onnx.json", "half.onnx", "half.onnx.json"}
 
 
 # ---- with a device, as far as it can be said without one

@@ -263,6 +263,41 @@ def test_what_fp16_would_overflow_stays_in_fp32(exported: Path, tmp_path: Path) 
     assert types[large] == onnx.TensorProto.FLOAT
 
 
+def test_success_is_compared_with_the_types_in_the_file(
+    tiny_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter that finds nothing to convert leaves a graph that computes what it should, in FP32."""
+    model = tiny_onnx()
+    done = convert_artifact(model, tmp_path / "half.onnx", PrecisionOptions("fp16"), allow_failed_parity=True)
+    assert done.manifest.share == 1
+    monkeypatch.setattr(precision, "to_half", lambda graph, *_: graph)
+    with pytest.raises(
+        CheckFailed, match=r"only 0% of the multiply-adds would be in FP16: 2 nodes, such as conv1, conv2"
+    ):
+        convert_artifact(model, tmp_path / "nothing.onnx", PrecisionOptions("fp16"))
+    assert not (tmp_path / "nothing.onnx").exists()
+    kept = convert_artifact(model, tmp_path / "kept.onnx", PrecisionOptions("fp16", keep=("conv1", "conv2")))
+    assert kept.manifest.share == 0
+
+
+def test_a_graph_without_names_is_converted(tiny_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    graph = onnx.load(tiny_onnx(manifest=False))
+    for node in graph.graph.node:
+        node.name = ""
+    onnx.save(graph, tmp_path / "nameless.onnx")
+    done = convert_artifact(tmp_path / "nameless.onnx", tmp_path / "half.onnx", PrecisionOptions("fp16"))
+    kinds = {i.name: i.data_type for i in onnx.load(done.path).graph.initializer}
+    assert (kinds["w1"], kinds["w2"], done.manifest.share) == (*[onnx.TensorProto.FLOAT16] * 2, 1)
+
+
+def test_a_graph_with_nothing_to_compute_is_refused(tmp_path: Path) -> None:
+    text = "g (uint8[1,8,8,3] x) => (float[1,8,8,3] map) { f = Cast<to=1>(x) map = Sigmoid(f) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'), tmp_path / "x.onnx")
+    for kind, said in (("bf16", "no convolution and no matrix product"), ("int8", "nothing to quantise")):
+        with pytest.raises(UsageError, match=said):
+            convert_artifact(tmp_path / "x.onnx", tmp_path / "y.onnx", PrecisionOptions(kind, tmp_path))  # type: ignore[arg-type]
+
+
 def test_weights_that_are_not_finite_are_refused(exported: Path, tmp_path: Path) -> None:
     """Before any runtime sees them: OpenVINO's sigmoid makes a number of NaN on a CPU without AVX-512."""
     model = onnx.load(exported)

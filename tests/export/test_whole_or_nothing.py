@@ -49,7 +49,7 @@ def verb(
         model = tiny_onnx()
         other = PrecisionOptions("fp16")
         return {
-            "convert": lambda path: convert_artifact(model, path, other),
+            "convert": lambda path: convert_artifact(model, path, other, allow_failed_parity=True),
             "optimize": lambda path: optimize_artifact(model, path),
             "build": lambda path: build_artifact(model, path),
         }[name.split()[0]]

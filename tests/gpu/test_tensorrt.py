@@ -63,7 +63,8 @@ def reference(model: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
 )
 def test_the_map_is_the_same(tiny_onnx: TinyOnnx, precision: str, no_tf32: bool, tolerance: float) -> None:
     expected = reference(tiny_onnx("reference"))
-    plan = build_artifact(tiny_onnx(precision=precision), options=BuildOptions(no_tf32=no_tf32)).path
+    model, options = tiny_onnx(precision=precision), BuildOptions(no_tf32=no_tf32)
+    plan = build_artifact(model, options=options, allow_failed_parity=precision == "fp16").path  # random weights
     with opened(plan) as runner:
         for seed in range(3):
             found = runner.run(picture(seed))["map"]
@@ -138,7 +139,8 @@ def test_the_runtime_cache_is_kept(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
 
 
 def test_the_precision_is_read_back(tiny_onnx: TinyOnnx) -> None:
-    built = build_artifact(tiny_onnx(precision="fp16"), options=BuildOptions(profiling_verbosity="detailed"))
+    options = BuildOptions(profiling_verbosity="detailed")
+    built = build_artifact(tiny_onnx(precision="fp16"), options=options, allow_failed_parity=True)  # random weights
     assert built.manifest.target is not None
     assert not built.manifest.target.built_without_gpu
     assert "fp16" in built.manifest.target.achieved_precision
