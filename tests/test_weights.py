@@ -132,7 +132,7 @@ def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: p
     assert main(["predict", "photo.png"]) == 0
     assert main(["predict", "r2mrf-edge", "photo.png", "-o", "named"]) == 0
     focus, named = (np.asarray(Image.open(f"{d}/photo_map.png")).astype(np.float32) / 255 for d in ("out", "named"))
-    # without a name it is the artifact, whose rewritten weights are rounded once more, to 11 bits: 2e-3 of the map at most
+    # without a name it is the artifact, whose rewritten weights are rounded once more, to 11 bits: 0.005 of the map at most
     assert np.abs(focus - named).max() <= 2 / 255
     assert focus.shape == sample(DEMO).shape[:2] and focus.std() > 0.2
     assert main(["predict", "r2mrf-edge"]) == 2
