@@ -85,6 +85,7 @@ def test_shipping_writes_weights_and_checksum_or_nothing(tmp_path: Path, monkeyp
     assert not list((tmp_path / "package").iterdir())
     monkeypatch.undo()
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr(example, "OPTIMUM", (64, 96))
     assert example.ship(trained) == weights.find("r2mrf-edge") == tmp_path / "package" / "r2mrf-edge.pth"
     assert weights.artifact("r2mrf-edge") == tmp_path / "package" / "r2mrf-edge.onnx"
     assert len(list((tmp_path / "package").iterdir())) == 4
