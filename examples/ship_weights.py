@@ -54,18 +54,21 @@ def ship(source: Path) -> Path:
     path = weights.folder() / source.name
     with scratch() as folder, staging(path) as place:
         checkpoint = Checkpoint.load(source).save(folder / source.name, half=True)
-        made = [checkpoint, *_artifact(checkpoint)]
         others = [p for p in path.parent.glob("*.*") if p.suffix in (".pth", ".onnx") and p.stem != path.stem]
-        if (total := sum(p.stat().st_size for p in (*made, *others))) > LIMIT:
-            sys.exit(
-                f"the package's weights would be {total / 1e6:.1f} MB, over {LIMIT / 1e6:.0f}: nothing was written"
-            )
+        _refuse_large([checkpoint, *others])  # before the minutes that the artifact takes
+        made = [checkpoint, *_artifact(checkpoint)]
+        _refuse_large([*made, *others])
         sums = checkpoint.with_suffix(".sha256")
         sums.write_bytes("".join(map(weights.checksum, made)).encode())
         whole = [Path(shutil.copy(file, place)) for file in (*made, sums)]
         for file in whole:
             file.replace(path.with_name(file.name))
     return path
+
+
+def _refuse_large(files: list[Path]) -> None:
+    if (total := sum(p.stat().st_size for p in files)) > LIMIT:
+        sys.exit(f"the package's weights would be {total / 1e6:.1f} MB, over {LIMIT / 1e6:.0f}: nothing was written")
 
 
 def _artifact(checkpoint: Path) -> tuple[Path, Path]:

@@ -25,7 +25,7 @@ class Row:
 # step -> (the distributions it needs, the extra that installs them)
 _STEPS = {
     "export": (("torch", "torchvision", "onnxscript", "onnxsim"), "export"),
-    "sample photographs": (("scikit-image",), "export"),
+    "sample photographs": (("scikit-image",), "eval"),
 }
 
 

@@ -23,16 +23,16 @@ CXX = "install g++ (or name another with CXX)"
 
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim", "skimage"), "export"),
+    **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim"), "export"),
     **dict.fromkeys(("lightning", "tensorboard"), "train"),
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt-rtx",
     "matplotlib": "plot",
-    "scipy": "eval",  # scikit-image's
+    **dict.fromkeys(("skimage", "scipy"), "eval"),
 }
-"""Module -> the extra of this package that installs it."""
+"""Module -> the smallest extra of this package that installs it."""
 
 
 def installs(module: str) -> str:

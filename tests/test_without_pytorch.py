@@ -72,6 +72,8 @@ def test_what_works_and_what_names_its_extra(tmp_path: Path, tiny_onnx: TinyOnnx
         "parity my.pth x.onnx": "export",
         "train r2mrf-edge --sharp . --masks . -o t": "export",
         "demo -o d": "export",
+        "optimize x.onnx -o y.onnx": "eval",
+        "eval --baseline lbp --data data --white sharp": "eval",
         "build x.onnx -o x.xml": "export",
         "predict p.png --runtime pytorch": "export",
         "predict x.onnx p.png --runtime openvino": "openvino",
