@@ -276,7 +276,13 @@ def test_the_manifest_names_layouts_and_free_dimensions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "picture"}, {"dtype": "float32"}, {"shape": ["n", "h", "w"]}, {"shape": ["n", "h", "w", 4]}]
+    "change",
+    [
+        {"name": "picture"},
+        {"dtype": "float32"},
+        {"shape": ["n", "h", "w"], "layout": None},
+        {"shape": ["n", "h", "w", 4]},
+    ],
 )
 def test_a_manifest_that_differs_from_the_engine_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError, match=r"x\.plan: the plan has .*, the manifest says .*; build it again"):
