@@ -207,7 +207,7 @@ def test_a_plan_needs_a_gpu_to_run_and_says_so(
         ("bench text.onnx --json out.json", "write --json > out.json"),
         ("build text.onnx --gpu rtx3091", "did you mean 'rtx3090'"),
         ("build text.onnx -o x.engine", ".plan"),
-        ("inspect text.onnx", "not a valid ONNX file"),
+        ("inspect text.onnx", "not an ONNX file that can be read"),
         ("inspect text.plan", "is not a TensorRT plan"),
         ("inspect text.md", "inspect reads"),
         ("bench text.onnx", "cannot open"),
