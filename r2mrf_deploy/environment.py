@@ -23,7 +23,7 @@ CXX = "install g++ (or name another with CXX)"
 
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim"), "export"),
+    **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim", "safetensors"), "export"),
     **dict.fromkeys(("lightning", "tensorboard"), "train"),
     "openvino": "openvino",
     "tensorrt": "tensorrt",

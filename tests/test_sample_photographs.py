@@ -41,7 +41,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 def test_without_scikit_image_the_cure_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeUnavailable, match=r"r2mrf-deploy\[export\]"):
+    with pytest.raises(RuntimeUnavailable, match=r"r2mrf-deploy\[eval\]"):
         sample_photographs.sample("coffee")
 
 

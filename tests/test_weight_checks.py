@@ -67,7 +67,7 @@ def test_a_file_that_repeats_few_values_takes_no_memory(content: dict[str, objec
     huge = {k: torch.zeros(1).expand(v.shape) if v.dim() else torch.tensor(0) for k, v in wanted.items()}
     path = saved(tmp_path, content | {"config": config.to_dict(), "state_dict": huge})
     assert path.stat().st_size < 1_000_000 < sum(v.numel() for v in huge.values())
-    with pytest.raises(CheckpointError, match=r"weights have [\d,]{11,} values, but the file has only"):
+    with pytest.raises(CheckpointError, match="is larger than the file"):
         Checkpoint.load(path)
 
 

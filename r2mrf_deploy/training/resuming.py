@@ -37,7 +37,7 @@ def find(wanted: Mapping[str, Any], output: Path, resume: bool) -> Resumed | Non
     try:
         done = read_file(last).get("global_step")
         if not isinstance(done, int):
-            raise CheckpointError(f"{last} does not say how many iterations it has")
+            raise CheckpointError(f"{last} cannot be resumed (it does not say how many iterations it has)")
     except CheckpointError as e:
         raise CheckpointError(f"{e}; delete {LAST} to begin again") from None
     with reading(saved, InputError, "is damaged", "delete it to go on with the options given now"):

@@ -253,7 +253,7 @@ def test_shapes_and_inputs_are_given(small: Path, exported: Path, tmp_path: Path
         ("short.bin", "has 3 bytes"),
         ("no.npy", "cannot be read"),
         ("f.npy", "float32"),
-        ("x", "No such"),
+        ("x", "no such file"),
     ]:
         with pytest.raises(InputError, match=said):
             bench_artifacts([exported], (), quick, inputs={"image": tmp_path / file})

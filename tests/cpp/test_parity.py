@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import sample_photographs
+from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.predictor import Predictor
@@ -84,12 +84,15 @@ def test_on_photographs(artifact: Callable[[str], Path], open_engine: OpenEngine
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 changed the order of its passes")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_resizing_is_pillow_s_to_the_last_bit(tiny_onnx, open_engine: OpenEngine, dynamic: bool) -> None:  # type: ignore[no-untyped-def]
-    """Both compute a network of three convolutions alike, so any differing bit comes from resizing."""
+    """Both compute a network of three convolutions alike, so any differing bit comes from resizing. Python resizes large
+    maps in strips, where a value may be rounded otherwise."""
     file = tiny_onnx(dynamic=dynamic)
     engine = open_engine(file)
     with Predictor.open(file, "openvino") as predictor:
         for size in [*SIZES, (64, 64), (65, 63), (2, 1000), (129, 127), (400, 30)]:
-            np.testing.assert_array_equal(engine(photograph(size)), predictor(photograph(size)), err_msg=str(size))
+            rounding = 1e-7 if size[0] * size[1] > images.STRIP else 0
+            found, wanted = engine(photograph(size)), predictor(photograph(size))
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=rounding, err_msg=str(size))
 
 
 def reference(model: Path, image: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:

@@ -183,7 +183,7 @@ def test_the_patterns_have_every_operator_that_a_rewrite_reads_and_fire(
             monkeypatch.setattr(cost, "MULTIPLY_ADDS_PER_BYTE", per_byte)
             fired += unbounded(model)[1]
         assert fired, name
-    assert asked - held == set()
+    assert asked - held - set(FOLDS) == set()  # folding has a test of its own below
 
 
 def test_a_product_of_another_domain_does_not_become_a_convolution(graph: Any, apply: Any) -> None:

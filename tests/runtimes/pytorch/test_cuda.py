@@ -84,7 +84,9 @@ def test_the_variants_differ_and_are_registered() -> None:
     assert str(variant("pytorch-cuda-compile")) == "compiled FP16, channels last"
     assert str(variant("pytorch-cuda-tf32")) == "eager TF32"
     for name in NAMES:
-        assert runtimes.get(name).supported_options == {"cuda_graph", "spin_wait", "network", "settings"}
+        assert runtimes.get(name).supported_options == {
+            *("cuda_graph", "spin_wait", "network", "settings", "weights_key", "rename")
+        }
     assert runtimes.suitable(Path("x.pth"))[0].name == "pytorch"
 
 
