@@ -194,12 +194,8 @@ def read_content(path: Path) -> dict[str, Any]:
         CheckpointError: the file is damaged, is not a checkpoint's, would run code, or holds no dictionary.
         RuntimeUnavailable: safetensors is not installed.
     """
-    kind = checkpoint_files.kind(path)
-    if kind == "torchscript":
-        raise CheckpointError(
-            f"{path} is a TorchScript program, which is code: save the state_dict of the module that it was made from"
-        )
-    return safetensors_file.read(path) if kind == "safetensors" else read_file(path)
+    safe = checkpoint_files.kind(path) == "safetensors"
+    return safetensors_file.read(path) if safe else read_file(path)
 
 
 def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:

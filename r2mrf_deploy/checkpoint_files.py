@@ -14,8 +14,8 @@ from typing import Literal, TypedDict
 SUFFIXES = (".pth", ".pt", ".ckpt", ".pth.tar", ".safetensors")
 """How the names of checkpoints usually end."""
 
-Kind = Literal["torch", "torchscript", "safetensors"]
-"""What wrote the file: `torch.save`, `torch.jit.save` (a program, which is refused), or safetensors."""
+Kind = Literal["torch", "safetensors"]
+"""What wrote the file: `torch.save` (or `torch.jit.save`, whose programs `torch_file` refuses), or safetensors."""
 
 
 class Loading(TypedDict, total=False):
@@ -66,6 +66,4 @@ def _archive(path: Path, head: bytes) -> Kind | None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # cut short: its first entry is left
         names = [head[30:].split(b".pkl")[0].decode(errors="replace") + ".pkl"]
     inside = {name.partition("/")[2] for name in names}  # below the archive's own folder
-    if "data.pkl" not in inside:
-        return None
-    return "torchscript" if "constants.pkl" in inside else "torch"
+    return "torch" if "data.pkl" in inside else None

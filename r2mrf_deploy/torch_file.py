@@ -54,8 +54,7 @@ def _verify(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise CheckpointError(
-                f"{path} is a TorchScript archive, which is a program: load it with torch.jit.load where you trust it, and "
-                "save its state_dict()"
+                f"{path} is a TorchScript program, which is code: save the state_dict of the module that it was made from"
             )
         archives.verify(archive, path)
 
