@@ -326,10 +326,11 @@ def _models(source: str, size: tuple[int, int] | None, loading: Loading, progres
         nhwc = dims[-1:] == [3]
         if not all(dims):
             height, width = size or DEFAULT_SIZE
-            shapes = {spec.name: (1, height, width, 3) if nhwc else (1, 3, height, width)}
+            dims = [1, height, width, 3] if nhwc else [1, 3, height, width]
+            shapes = {spec.name: tuple(dims)}
         elif size and tuple(dims[1:3] if nhwc else dims[2:4]) != size:
             raise UsageError(f"{path} has a fixed size: omit `size`, or give the checkpoint or a dynamic graph")
-        return [(path.name, model, shapes)]
+        return [(f"{path.name} at {'x'.join(map(str, dims))}", model, shapes)]
     from r2mrf_deploy import networks
     from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
     from r2mrf_deploy.graph.rewrites import optimize
@@ -344,9 +345,11 @@ def _models(source: str, size: tuple[int, int] | None, loading: Loading, progres
     else:
         module, preprocess = networks.create(*networks.preset(source, loading.get("settings"))), IMAGENET
     progress(Progress("tracing"))
-    traced = trace(Deployed(module.eval(), preprocess), size or DEFAULT_SIZE)
+    height, width = size or DEFAULT_SIZE
+    traced = trace(Deployed(module.eval(), preprocess), (height, width))
     progress(Progress("rewriting"))
-    return [(f"{path.stem} as traced", traced, None), (f"{path.stem} rewritten", optimize(traced).model, None)]
+    name = f"{path.stem} at {height}x{width}"
+    return [(f"{name}, as traced", traced, None), (f"{name}, rewritten", optimize(traced).model, None)]
 
 
 def _here(

@@ -25,7 +25,8 @@ from r2mrf_deploy.manifest import DEFAULT_SIZE, Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import Detector, NetworkConfig
 from r2mrf_deploy.state_dicts import resolve
 from r2mrf_deploy.torch_file import read_file
-from r2mrf_deploy.weight_checks import checked, difference, first_two, shapes, wanted_shapes, with_counters
+from r2mrf_deploy.weight_checks import checked, difference, shapes, wanted_shapes, with_counters
+from r2mrf_deploy.wording import first
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
@@ -152,7 +153,7 @@ class Checkpoint:
         """
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in self.state_dict.items()}
         if bad := {k for k, v in state.items() if not v.isfinite().all()}:
-            raise CheckpointError(f"{path} is not written: {first_two(bad)} has values that are not finite")
+            raise CheckpointError(f"{path} is not written: {first(sorted(bad), 2)} has values that are not finite")
         content = {
             "format": FORMAT,
             "network": self.network,

@@ -17,6 +17,7 @@ import numpy as np
 from r2mrf_deploy import images
 from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, no_file, reading
 from r2mrf_deploy.files import document
+from r2mrf_deploy.wording import count, first
 
 White = Literal["sharp", "blurred"]
 
@@ -140,8 +141,9 @@ def read_dataset(
     found = _partners(photographs, masks)
     names = list(photographs) if split is None else _split(split, photographs)
     if missing := [photographs[n].name for n in names if n not in found]:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InputError(f"{folder}: {len(missing)} of {len(names)} photographs have no mask: {shown}")
+        raise InputError(
+            f"{folder}: there is no mask for {len(missing)} of {count(len(names), 'photograph')}: {first(missing, 3)}"
+        )
     pairs = [Pair(n, photographs[n], found[n]) for n in names]
     return Dataset(folder, white, pairs, len(everything) - len(photographs))
 

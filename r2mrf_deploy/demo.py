@@ -101,6 +101,7 @@ def _row(path: Path, compared: Parity | None, measured: Measurement | None) -> d
         "bytes": manifest.bytes if manifest else path.stat().st_size,
         "precision": manifest.precision if manifest else "fp32",
         "runtime": measured.runtime if measured else compared.runtime if compared else "",
+        "input": "x".join(map(str, SIZE)),
         "parity": compared.verdict if compared else "reference",
         "largest_difference": compared.map.largest if compared and compared.photographs else None,
         "median_ms": measured.latency.median if measured else None,

@@ -47,6 +47,8 @@ class Method:
 
     maps: Maps
     runtime: str
+    size: str = ""
+    """Of the input that the photographs lie in, in words; empty if it is not known."""
     artifact: Path | None = None
     """The artifact that computes the map, where its manifest can keep the scores."""
 
@@ -59,6 +61,8 @@ class Evaluation:
     method: int
     """Index of the method."""
     runtime: str
+    size: str
+    """Of the input that the photographs lay in, in words."""
     scores: Scores
     curves: Curves
     photographs: dict[str, Scores]
@@ -69,7 +73,7 @@ class Evaluation:
         return sorted(self.photographs, key=lambda name: -self.photographs[name].mae)[:count]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "runtime": self.runtime, **self.scores.to_dict()}
+        return {"name": self.name, "runtime": self.runtime, "input": self.size, **self.scores.to_dict()}
 
 
 def evaluate(
@@ -116,7 +120,9 @@ def _averaged(
     evaluations = []
     for (index, title), row in rows.items():
         photographs = {name: scores for name, (scores, _) in row.items()}
-        evaluations.append(Evaluation(title, index, methods[index].runtime, *average(list(row.values())), photographs))
+        method = methods[index]
+        averaged = average(list(row.values()))
+        evaluations.append(Evaluation(title, index, method.runtime, method.size, *averaged, photographs))
     return evaluations
 
 
@@ -184,15 +190,17 @@ def opened(
                 continue
             predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
             file = None if is_checkpoint(source) or steps or branches else source
-            methods.append(Method(_alone(name, predictor), predictor.runner.runtime, file))
+            about = (predictor.runner.runtime, predictor.size)
+            methods.append(Method(_alone(name, predictor), *about, file))
             if branches:
                 if not (sides := _of_last_step(predictor)):
                     raise UsageError(f"{source} has no side outputs: export it with `all_steps`, or give a checkpoint")
-                methods.append(Method(_sides(name, predictor, sides), predictor.runner.runtime))
+                methods.append(Method(_sides(name, predictor, sides), *about))
         if baselines:
             from r2mrf_deploy import baselines as registry
 
-            methods += [Method(_alone(name, _reduced(registry.get(name))), "no training") for name in baselines]
+            about = ("no training", f"at most {NEUTRAL.longest_side}x{NEUTRAL.longest_side}")
+            methods += [Method(_alone(name, _reduced(registry.get(name))), *about) for name in baselines]
         yield methods
 
 
@@ -232,20 +240,20 @@ def _ablations(
     checkpoint = Checkpoint.load(source, **chosen.loading)
     predictor = Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)))
     network = checkpoint.module()
-    made, sides = [], []
+    made, sides, about = [], [], ("pytorch", predictor.size)
     if steps and 1 in network.steps_range:
         for t in range(1, network.default_steps + 1):
             runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
-            made.append(Method(_alone(f"{name} T = {t}", Predictor.of(runner)), "pytorch"))
+            made.append(Method(_alone(f"{name} T = {t}", Predictor.of(runner)), *about))
     else:
-        made.append(Method(_alone(name, predictor), "pytorch"))
+        made.append(Method(_alone(name, predictor), *about))
         named = [o.name for o in predictor.runner.outputs]
         sides = [n for n in named if steps and re.fullmatch(r"[a-z][^_]*\d", n)]  # crl1, crl2, ...; not step1_branch5
         if steps and not sides:
             raise UsageError(f"{source}: {checkpoint.network} has no recurrent steps")
     if branches:
         sides += [side for side in _of_last_step(predictor) if side not in sides]
-    return [*made, Method(_sides(name, predictor, sides), "pytorch")] if sides else made
+    return [*made, Method(_sides(name, predictor, sides), *about)] if sides else made
 
 
 def _of_last_step(predictor: Predictor) -> list[str]:

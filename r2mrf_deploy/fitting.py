@@ -45,8 +45,7 @@ class Fitting:
             preprocess: `fit` says what a static input does with another aspect, `longest_side` limits a free size.
             profile: the smallest (`min`) and largest (`max`) shape that the artifact takes, where its size is free.
         """
-        ranges = [_range(spec, axis, preprocess.longest_side, profile or {}) for axis in spec.spatial_axes]
-        least, most = zip(*ranges, strict=True)
+        least, most = _bounds(spec, preprocess, profile or {})
         if preprocess.fit == "stretch" and least == most:
             return cls(photograph, most, most)
         scale = min(1.0, *(bound / side for bound, side in zip(most, photograph, strict=True)))
@@ -91,6 +90,29 @@ def as_input(
         mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
         pixels = ((pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255) - mean) / std).astype(spec.dtype)
     return np.repeat(pixels[None], batch, axis=0)
+
+
+def size_in_words(spec: TensorSpec, preprocess: Preprocess, profile: Mapping[str, Sequence[int]]) -> str:
+    """The height and width of the input that photographs lie in: `640x640`, and `at most 640x640` where it is free.
+
+    Args:
+        spec, preprocess, profile: as for `Fitting.of`.
+    """
+    least, most = _bounds(spec, preprocess, profile)
+    size = "x".join(map(str, most))
+    if least != most:
+        return f"at most {size}"
+    return f"{size}, stretched" if preprocess.fit == "stretch" else size
+
+
+def _bounds(
+    spec: TensorSpec, preprocess: Preprocess, profile: Mapping[str, Sequence[int]]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The least and the most that the height and the width of the input can be."""
+    (least_h, most_h), (least_w, most_w) = (
+        _range(spec, axis, preprocess.longest_side, profile) for axis in spec.spatial_axes
+    )
+    return (least_h, least_w), (most_h, most_w)
 
 
 def _range(spec: TensorSpec, axis: int, longest: int, profile: Mapping[str, Sequence[int]]) -> tuple[int, int]:

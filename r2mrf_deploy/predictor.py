@@ -11,7 +11,7 @@ import numpy as np
 from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, InputError
-from r2mrf_deploy.fitting import Fitting, as_input
+from r2mrf_deploy.fitting import Fitting, as_input, size_in_words
 from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
@@ -55,6 +55,11 @@ class Predictor:
 
     def __exit__(self, *_: object) -> None:
         self.runner.close()
+
+    @property
+    def size(self) -> str:
+        """The size of the input, in words: see `size_in_words`."""
+        return size_in_words(self.runner.inputs[0], self.preprocess, self.profile)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The map of a photograph.

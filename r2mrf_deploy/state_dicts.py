@@ -20,6 +20,7 @@ from r2mrf_deploy import networks
 from r2mrf_deploy.errors import CheckpointError, R2mrfError, UsageError, did_you_mean
 from r2mrf_deploy.networks.base import NetworkConfig, Shapes, Value
 from r2mrf_deploy.weight_checks import describe, difference, shapes, wanted_shapes, with_counters
+from r2mrf_deploy.wording import count
 
 DEEPEST = 10
 """How many levels of keys and names a prefix may have."""
@@ -272,8 +273,8 @@ def _why_not(tensors: Mapping[str, Tensor], groups: Mapping[str, Collection[str]
         prefix = f" (below {best.found.prefix!r})" if best.found.prefix else ""
         return f"{best.wrong}{prefix}; {where}; {cures}"
     return (
-        f"its {len(tensors)} tensors ({describe(tensors)}) fit none of {', '.join(networks.families())}; {where}; "
-        f"{cures}; with the preset as `network` the message says what differs"
+        f"what it holds, {count(len(tensors), 'tensor')} ({describe(tensors)}), fits none of "
+        f"{', '.join(networks.families())}; {where}; {cures}; with the preset as `network` the message says what differs"
     )
 
 

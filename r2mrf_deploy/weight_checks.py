@@ -11,6 +11,7 @@ from torch import Tensor
 from r2mrf_deploy import networks
 from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.networks.base import COUNTER, NetworkConfig, Shapes, shapes_of
+from r2mrf_deploy.wording import count, first
 
 _USUAL_STEPS = 16
 """More recurrent steps than any network is trained with."""
@@ -58,7 +59,7 @@ def difference(
     theirs = owned() if owned and surplus else ()
     foreign = [k for k in surplus if owned and k.partition(".")[0] not in theirs]
     differing = {"missing": wanted.keys() - given.keys(), "unexpected": set(surplus).difference(foreign)}
-    wrong = [f"{len(names)} {title} ({first_two(names)})" for title, names in differing.items() if names]
+    wrong = [f"{len(names)} {title} ({first(sorted(names), 2)})" for title, names in differing.items() if names]
     if bent := {k for k in wanted.keys() & given.keys() if wanted[k] != given[k]}:
         k = min(bent)
         wrong.append(f"{len(bent)} misshapen ({k} is {list(given[k])}, not {list(wanted[k])})")
@@ -91,7 +92,7 @@ def _float32(path: Path, name: str, value: Tensor) -> Tensor:
         raise CheckpointError(f"{path}: {name} {wrong}")
     value = value.detach().to(torch.int64 if counts else torch.float32)
     if bad := int((~value.isfinite()).sum()):
-        raise CheckpointError(f"{path}: {name} has {bad} values that are not finite; the training diverged")
+        raise CheckpointError(f"{path}: {name} has {count(bad, 'value')} not finite; the training diverged")
     return value
 
 
@@ -99,9 +100,3 @@ def describe(state: Mapping[str, Tensor]) -> str:
     """The names and shapes of the first two tensors."""
     first = ", ".join(f"{k} {list(v)}" for k, v in list(shapes(state).items())[:2])
     return f"{first}, ..." if len(state) > 2 else first
-
-
-def first_two(names: Collection[str]) -> str:
-    """The first two names in the alphabet, for a message."""
-    shown = sorted(names)[:2]
-    return ", ".join(shown) + (", ..." if len(names) > 2 else "")

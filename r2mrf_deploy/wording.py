@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from itertools import islice
 
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -19,3 +21,8 @@ def plain(text: object) -> str:
 def count(number: int, noun: str) -> str:
     """`1 photograph`, `2 photographs`, `1,000 photographs`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def first(names: Collection[str], most: int) -> str:
+    """`a, b, c`, or `a, b, ...` where there are more."""
+    return ", ".join(islice(names, most)) + (", ..." if len(names) > most else "")

@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said(made: Made, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no folder of images"):
         read_dataset(tmp_path, white="sharp")
     folder = made(("a.jpg", "b.jpg", "c.jpg"), ("a.png",))
-    with pytest.raises(InputError, match=r"2 of 3 photographs have no mask: b.jpg, c.jpg"):
+    with pytest.raises(InputError, match=r"there is no mask for 2 of 3 photographs: b.jpg, c.jpg"):
         read_dataset(folder, white="sharp")
     with pytest.raises(InputError, match="no folder of masks"):
         read_dataset(folder, white="sharp", mask_folder="truth")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2mrf_deploy import images
-from r2mrf_deploy.fitting import Fitting, as_input
+from r2mrf_deploy.fitting import Fitting, as_input, size_in_words
 from r2mrf_deploy.manifest import NEUTRAL, Preprocess, TensorSpec
 from r2mrf_deploy.sample_photographs import sample
 
@@ -57,6 +57,20 @@ def test_a_free_size_is_the_photograph_s_within_its_limits(
     assert Fitting.of(photograph, FREE, scale, profile).canvas == tuple(max(64, side) for side in canvas)
     small = {"min": [1, 32, 32, 3], "max": [4, 90, 90, 3]}
     assert max(Fitting.of(photograph, FREE, scale, small).canvas) <= 90
+
+
+@pytest.mark.parametrize(
+    ("spec", "fit", "profile", "words"),
+    [
+        (image_spec(96, 128), "letterbox", {}, "96x128"),
+        (image_spec(96, 128), "stretch", {}, "96x128, stretched"),
+        (FREE, "stretch", {}, "at most 200x200"),
+        (FREE, "letterbox", {"min": [1, 32, 32, 3], "max": [4, 90, 1280, 3]}, "at most 90x200"),
+    ],
+)
+def test_the_size_of_an_input_in_words(spec: TensorSpec, fit: str, profile: dict[str, list[int]], words: str) -> None:
+    scale = NEUTRAL.model_copy(update={"longest_side": 200, "fit": fit})
+    assert size_in_words(spec, scale, profile) == words
 
 
 @settings(max_examples=50, deadline=None)

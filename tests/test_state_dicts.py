@@ -140,7 +140,7 @@ def test_renamed_layers_load(state: State, tmp_path: Path) -> None:
     theirs = {k.replace("backbone.body.", "encoder.").replace("amdf.", "merge."): v for k, v in state.items()}
     rename = {"encoder": "backbone.body", "mer(g)e": "amdf"}
     assert same(load(tmp_path, {"net": under("net", theirs)}, rename=rename), state)
-    with pytest.raises(CheckpointError, match=r"fit none of .*; tried 'no prefix', 'net', .*`rename` FROM=TO"):
+    with pytest.raises(CheckpointError, match=r"fits none of .*; tried 'no prefix', 'net', .*`rename` FROM=TO"):
         load(tmp_path, {"net": theirs})
     for old, new in (("enc", "x"), ("(", "x"), ("encoder", r"\7")):  # a part of a part; no expression; no such group
         with pytest.raises(UsageError, match="`rename`"):

@@ -90,7 +90,7 @@ def test_names_are_compared_before_a_large_network_is_made(
         ({"metrics": 5}, "'metrics' are not a dictionary"),
         ({"metrics": {3: 1}}, "'metrics' are not a dictionary"),
         ({"state_dict": {3: torch.zeros(1)}}, "a tensor's name is 3, not a text"),
-        ({"format": torch.zeros(3)}, "do not|does not say|fit none"),
+        ({"format": torch.zeros(3)}, "do not|does not say|fits none"),
     ],
     ids=["metrics", "metrics' names", "name", "format"],
 )

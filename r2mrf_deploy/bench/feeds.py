@@ -11,6 +11,7 @@ import numpy as np
 
 from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, no_file, reading
 from r2mrf_deploy.manifest import DEFAULT_SIZE, TensorSpec
+from r2mrf_deploy.wording import count
 
 Feed = dict[str, np.ndarray]
 
@@ -120,7 +121,7 @@ def load(file: Path, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
             wanted = math.prod(shape) * np.dtype(spec.dtype).itemsize
             if len(content) != wanted:
                 raise InputError(
-                    f"{file} has {len(content)} bytes; {spec.name} {list(shape)} {spec.dtype} needs {wanted}"
+                    f"{file} has {count(len(content), 'byte')}; {spec.name} {list(shape)} {spec.dtype} needs {wanted}"
                 )
             array = np.frombuffer(content, spec.dtype).reshape(shape)
     if array.dtype.name != spec.dtype or list(array.shape) != list(shape):

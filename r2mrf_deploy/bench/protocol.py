@@ -124,6 +124,11 @@ class Measurement:
         return _title(self.name, self.runtime, self.batch)
 
     @property
+    def image(self) -> str:
+        """The shape of the first input without its batch: `320x320x3`."""
+        return "x".join(map(str, self.shape[1:]))
+
+    @property
     def latency(self) -> Statistics:
         return self.summary.latency
 

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from r2mrf_deploy import weights
 from r2mrf_deploy.cli import flags
-from r2mrf_deploy.cli.common import app, err, line, print_json, shown_progress, table
+from r2mrf_deploy.cli.common import app, err, kept_when_interrupted, line, print_json, shown_progress, table
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -121,18 +121,21 @@ def export(
     )  # fmt: skip
     from r2mrf_deploy.export.chain import export_artifacts
 
-    with shown_progress() as progress:
+    def show(done: list[Exported]) -> None:
+        if as_json and (found := [_facts(made) for made in done]):
+            print_json(found if len(paths) > 1 else found[0])
+        if as_json or not done:
+            return
+        if rewrites := done[0].manifest.rewrites:
+            line(*tables.rewrite_lines(rewrites))
+        for made in done:
+            _print_exported(made)
+
+    with kept_when_interrupted(show), shown_progress() as progress:
         done = export_artifacts(
             checkpoint, paths, options, progress=progress, **flags.loading(network, settings, weights_key, rename)
         )
-    if as_json:
-        found = [_facts(made) for made in done]
-        print_json(found if len(found) > 1 else found[0])
-        return
-    if rewrites := done[0].manifest.rewrites:
-        line(*tables.rewrite_lines(rewrites))
-    for made in done:
-        _print_exported(made)
+    show(done)
 
 
 @app.command()
@@ -182,8 +185,8 @@ def optimize(
             model, output, explain=explain, allow_failed_parity=allow_failed_parity, progress=progress
         )
     if as_json:
-        records = [r.model_dump() for r in done.optimized.records]
-        print_json({"file": str(done.path), "rewrites": records, "explanations": done.optimized.explanations})
+        found = {"rewrites": [r.model_dump() for r in done.optimized.records], "warnings": done.warnings}
+        print_json({"file": str(done.path), "explanations": done.optimized.explanations} | found)
         return
     line(*tables.rewrite_lines(done.optimized.records), *done.optimized.explanations)
     _print_exported(done)

@@ -28,6 +28,7 @@ from r2mrf_deploy.parity import node_search
 from r2mrf_deploy.parity.compare import photographs_for, sample_inputs
 from r2mrf_deploy.parity.node_search import Drop, Search
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.wording import count, first
 
 ENOUGH = 20
 """With fewer photographs to calibrate on, there is a warning."""
@@ -182,8 +183,8 @@ class _Conversion:
         self.photographs = len(found)
         if len(found) < ENOUGH:
             self.warnings.append(
-                f"calibrated on {len(found)} photographs: fewer than {ENOUGH} may not cover the range of later images; "
-                f"{RECOMMENDED} are recommended"
+                f"calibrated on {count(len(found), 'photograph')}: fewer than {ENOUGH} may not cover the range of later "
+                f"images; {RECOMMENDED} are recommended"
             )
         return self._inputs(self._read(found))
 
@@ -207,9 +208,7 @@ class _Conversion:
         feeds = self._inputs(photographs_for(None)) if self.options.calibration is None else self.feeds
         found = quantize.overflowing(self.graph, feeds, FP16_MARGIN)
         if found:
-            self.warnings.append(
-                f"{len(found)} nodes stay in FP32, since FP16 would overflow: {', '.join(found[:3])} ..."
-            )
+            self.warnings.append(f"FP16 would overflow in {count(len(found), 'node')}, kept in FP32: {first(found, 3)}")
         return found
 
     def _search(self, nodes: Sequence[str], lower: Lower) -> Search:
@@ -240,7 +239,7 @@ def _refuse_too_little(found: Achieved, meant: Collection[str]) -> None:
     missed = found.unexplained(meant)
     if sum(missed.values()) > (1 - ENOUGH_REDUCED) * found.multiply_adds:
         raise CheckFailed(
-            f"only {found.share:.0%} of the multiply-adds would be in {found.precision.upper()}: {len(missed)} nodes, "
-            f"such as {', '.join([*missed][:3])}, cannot be reduced; run `r2mrf optimize` first, which turns "
+            f"only {found.share:.0%} of the multiply-adds would be in {found.precision.upper()}: the precision of "
+            f"{count(len(missed), 'node')} ({first(missed, 3)}) cannot be changed; run `r2mrf optimize` first, which turns "
             "computed weights into constants, or name these nodes in `keep` if they are to stay"
         )

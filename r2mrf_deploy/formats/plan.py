@@ -17,6 +17,7 @@ from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.formats import Content
 from r2mrf_deploy.gpus import RTX_COMPUTE_CAPABILITIES, Flavour
 from r2mrf_deploy.manifest import Contract
+from r2mrf_deploy.wording import count
 
 _LENGTH = 64
 _FLAVOURS: dict[bytes, Flavour] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
@@ -51,7 +52,7 @@ def parse(head: bytes, size: int, name: str = "plan") -> PlanHeader:
     if flavour is None:
         raise ArtifactError(f"{name} is not a TensorRT plan (it starts with {head[:4]!r}, not ftrt or vtrt)")
     if len(head) < _LENGTH:
-        raise ArtifactError(f"{name} is truncated after {len(head)} bytes: build it again")
+        raise ArtifactError(f"{name} is truncated after {count(len(head), 'byte')}: build it again")
     zero, length, capabilities = struct.unpack_from("<4xI8xQ8xI", head)
     if zero:
         raise ArtifactError(f"{name} is damaged: its header holds {zero} where a plan has 0; build it again")

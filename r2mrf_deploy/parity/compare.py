@@ -89,6 +89,8 @@ class Parity:
     verdict: Verdict
     reason: str
     photographs: int
+    shapes: list[list[int]] = field(default_factory=list)
+    """Of the inputs, each once."""
     reference_spread: float = 0.0
     """The smallest standard deviation of a reference map."""
     map: Difference = field(default_factory=Difference)
@@ -158,7 +160,8 @@ def compare(
             f"{artifact.path.name} only outputs {', '.join(names)}; export it with `all_steps` to compare steps"
         )
     about = (artifact.path.name, candidate.runtime, candidate.device, artifact.precision)
-    result = Parity(*about, "pass", "", len(inputs), emulates=candidate.emulates, rounding=artifact.rounding)
+    shapes = [list(shape) for shape in dict.fromkeys(array.shape for array in inputs)]
+    result = Parity(*about, "pass", "", len(inputs), shapes, emulates=candidate.emulates, rounding=artifact.rounding)
     result.reason = _structure(reference, candidate) or _measure(result, reference, candidate, inputs, per_step)
     if result.reason:
         return replace(result, verdict="fail")

@@ -27,6 +27,7 @@ from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes.base import Arrays, Runtime
+from r2mrf_deploy.wording import count
 
 
 @dataclass(frozen=True)
@@ -113,31 +114,32 @@ def keep_fewest(nodes: Sequence[str], evaluate: Evaluate, bound: Drop, progress:
     parts: dict[str, list[str]] = {}
     for node in nodes:
         parts.setdefault(naming.scope(node), []).append(node)
-    count, expected = 0, 3 + len(parts) + (len(parts) - 1).bit_length() + _passes(len(nodes))
+    tries, expected = 0, 3 + len(parts) + (len(parts) - 1).bit_length() + _passes(len(nodes))
 
     def tried(what: str, kept: Collection[str]) -> Drop:
-        nonlocal count
-        count += 1
+        nonlocal tries
+        tries += 1
         found = evaluate(frozenset(kept))
-        kept_of = f"{len(kept)} of {len(nodes)} nodes kept"
-        total = count if what == "the rest" else max(expected, count + 1)
-        progress(Progress(f"searching ({what}): {kept_of}, {found}", count, total))
+        kept_of = f"{len(kept)} of {count(len(nodes), 'node')} kept"
+        total = tries if what == "the rest" else max(expected, tries + 1)
+        progress(Progress(f"searching ({what}): {kept_of}, {found}", tries, total))
         return found
 
     before = tried("nothing", ())
     if before.within(bound):
-        return Search((), before, before, count)
+        return Search((), before, before, tries)
     if not (least := tried("everything", nodes)).within(bound):
         raise CheckFailed(
-            f"with all {len(nodes)} nodes in higher precision the map still differs ({least}): the bound cannot be met"
+            f"the map still differs ({least}) with every node, {len(nodes):,} in all, in higher precision: "
+            "the bound cannot be met"
         )
     drops = {scope: tried(scope, members) for scope, members in parts.items()}
     best_first = sorted(parts, key=lambda scope: drops[scope].mae + drops[scope].f)
     kept = _enough([parts[scope] for scope in best_first], tried, bound)
-    expected = count + _passes(len(kept)) + 1
+    expected = tries + _passes(len(kept)) + 1
     kept, without = _fewest(kept, tried, bound)
     explained = tuple(Kept(node, naming.scope(node), without[node]) for node in kept)
-    return Search(explained, before, tried("the rest", kept), count)
+    return Search(explained, before, tried("the rest", kept), tries)
 
 
 Tried = Callable[[str, Collection[str]], Drop]

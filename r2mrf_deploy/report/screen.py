@@ -65,7 +65,7 @@ class Sheet:
 
     Names and numbers are never broken. Prose is folded between words. Where the width does not suffice, the columns in
     `spare` are left out, the last first; where that does not suffice either, each row is printed as a record: the row's
-    name, and below it a line for each column.
+    name, and below it a line for each column. A column in `once` is a line above the table if all its cells are alike.
     """
 
     def __init__(
@@ -74,12 +74,13 @@ class Sheet:
         numbers: Sequence[str] = (),
         prose: Sequence[str] = (),
         spare: Sequence[str] = (),
+        once: Sequence[str] = (),
         title: str = "",
     ) -> None:
         self.heads = [plain(head) for head in (*names, *prose, *numbers)]
         self.numbers, self.prose, self.title = frozenset(numbers), frozenset(prose), plain(title)
         self.rows: list[list[Text]] = []
-        self._spare = [self.heads.index(head) for head in spare]
+        self._spare, self._once = ([self.heads.index(head) for head in some] for some in (spare, once))
 
     def add(self, *cells: object) -> None:
         """Add a row. A cell is a `Text`, where it has a style, or anything that is printed as it is."""
@@ -89,18 +90,23 @@ class Sheet:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
             yield _unbroken(Text(self.title))
-        columns = list(range(len(self.heads)))
+        alike = [c for c in self._once if len({row[c].plain for row in self.rows}) == 1]
+        for column in alike:
+            if cell := self.rows[0][column].plain:
+                yield _unbroken(Text(f"{self.heads[column]}: {cell}"))
+        columns = [c for c in range(len(self.heads)) if c not in alike]
         for dropped in (None, *reversed(self._spare)):
             columns = [c for c in columns if c != dropped]
             if sum(map(self._needed, columns)) + 3 * len(columns) - 1 <= options.max_width:
                 yield self._table(columns)
                 return
         wide = max(map(len, self.heads))
-        for first, *others in self.rows:
-            yield _unbroken(first)
-            for head, cell in zip(self.heads[1:], others, strict=True):
-                if cell.plain:
-                    yield _unbroken(Text.assemble("  ", (head.ljust(wide), "dim"), "  ", cell))
+        for row in self.rows:
+            yield _unbroken(row[0])
+            for column in range(1, len(row)):
+                if row[column].plain and column not in alike:
+                    head = self.heads[column].ljust(wide)
+                    yield _unbroken(Text.assemble("  ", (head, "dim"), "  ", row[column]))
 
     def _table(self, columns: Sequence[int]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from r2mrf_deploy.report.screen import Sheet
-from r2mrf_deploy.wording import count
+from r2mrf_deploy.wording import count, first
 
 if TYPE_CHECKING:
     from r2mrf_deploy.bench.profiling import Profile
@@ -28,11 +28,12 @@ VERDICTS = {"pass": "green", "emulated": "yellow", "fail": "bold red", "uninform
 
 def parity_table(results: Sequence[Parity]) -> Sheet:
     figures = ("max Δmap", "MAE", "Δlogit/σ", "F", "map std")
-    table = Sheet("artifact", "runtime", "parity", numbers=figures, spare=("MAE", "map std"))
+    table = Sheet("artifact", "runtime", "input", "parity", numbers=figures, spare=("MAE", "map std"), once=("input",))
     for r in results:
         differences = [f"{d:.1e}" for d in (r.map.largest, r.map.mean, r.map.relative)]
         found = [*differences, f"{r.f_measure:.4f}", f"{r.reference_spread:.3f}"]
-        table.add(r.artifact, r.runtime, verdict(r.verdict), *(found if r.photographs else ["-"] * 5))
+        sizes = first(["x".join(map(str, shape)) for shape in r.shapes], 1) or "-"
+        table.add(r.artifact, r.runtime, sizes, verdict(r.verdict), *(found if r.photographs else ["-"] * 5))
     return table
 
 
@@ -90,7 +91,7 @@ def bench_table(results: Sequence[Measurement]) -> Sheet:
     swept = len({m.batch for m in results}) > 1
     rate = ("median ms", "p99", "images/s" if swept else "qps", "CV %", "speed-up")
     numbers = ("batch", *rate) if swept else rate
-    table = Sheet("artifact", "runtime", numbers=numbers, spare=(rate[2], "CV %"))
+    table = Sheet("artifact", "runtime", "image", numbers=numbers, spare=(rate[2], "CV %"), once=("image",))
     for m in results:
         low, high = m.speed_up_range
         figures = [
@@ -100,7 +101,7 @@ def bench_table(results: Sequence[Measurement]) -> Sheet:
             f"{m.summary.variation:.1f}",
             "1.00" if m is results[0] else f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
         ]
-        table.add(m.name, m.runtime, *([str(m.batch)] if swept else []), *figures)
+        table.add(m.name, m.runtime, m.image, *([str(m.batch)] if swept else []), *figures)
     return table
 
 
@@ -125,6 +126,7 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
             "runtime": m.runtime,
             "device": m.device,
             "batch": m.batch,
+            "shape": m.image,
             "flags": " ".join(m.flags),
             "inferences": m.summary.inferences,
             "throughput_qps": m.summary.throughput,
@@ -209,12 +211,12 @@ def kept_table(search: Search) -> Sheet:
 
 def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
     figures = ("f_max", "f_adaptive", "f_half", "mae", "auc")
-    table = Sheet("map", "runtime", numbers=figures, spare=("f_adaptive", "f_half"))
+    table = Sheet("map", "runtime", "input", numbers=figures, spare=("f_adaptive", "f_half"), once=("input",))
     best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
     for row in rows:
         values = {f: getattr(row.scores, f) for f in figures}
         cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
-        table.add(row.name, row.runtime, *cells)
+        table.add(row.name, row.runtime, row.size, *cells)
     return table
 
 
@@ -235,13 +237,14 @@ def rewrite_lines(records: Sequence[RewriteRecord]) -> list[str]:
 
 
 def demo_table(rows: Sequence[dict[str, Any]]) -> Sheet:
+    numbers = ("size", "median ms", "speed-up")
     table = Sheet(
-        "artifact", "precision", "runtime", "parity", numbers=("size", "median ms", "speed-up"), spare=("size",)
+        "artifact", "precision", "runtime", "input", "parity", numbers=numbers, spare=("size",), once=("input",)
     )
     for row in rows:
         median = "-" if row["median_ms"] is None else figure(row["median_ms"])
         speed_up = "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}"
-        names = (row["artifact"], row["precision"], row["runtime"], verdict(row["parity"]))
+        names = (row["artifact"], row["precision"], row["runtime"], row["input"], verdict(row["parity"]))
         table.add(*names, size(row["bytes"]), median, speed_up)
     return table
 

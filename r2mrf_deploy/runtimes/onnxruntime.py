@@ -26,6 +26,7 @@ from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
+from r2mrf_deploy.wording import count
 
 _DTYPES = {"float": "float32", "double": "float64"}  # its other names are numpy's
 
@@ -156,7 +157,7 @@ class OnnxRuntimeRunner(Runner):
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {first_line(e)}") from None
         _check_provider(self.session, runtime.provider)
         if runtime.provider == "CPUExecutionProvider":
-            self.device = f"CPU, {options.threads or environment.cores()} threads"
+            self.device = f"CPU, {count(options.threads or environment.cores(), 'thread')}"
             if artifact.precision == "fp16":
                 self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
         else:

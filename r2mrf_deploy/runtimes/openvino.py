@@ -15,6 +15,7 @@ from r2mrf_deploy.errors import ArtifactError, last_line
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
+from r2mrf_deploy.wording import count
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
 
@@ -54,7 +55,7 @@ class OpenVINORunner(Runner):
         except Exception as e:  # RuntimeError, or one of OpenVINO's own
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {last_line(e)}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
-        self.device = f"CPU, {threads} threads, {_computed(model.get_runtime_model()) or precision}"
+        self.device = f"CPU, {count(threads, 'thread')}, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
         self._own = threading.local()
         self._profiled = options.profile

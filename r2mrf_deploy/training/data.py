@@ -27,6 +27,7 @@ from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training.recipe import Recipe
 from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
 from r2mrf_deploy.training.synthesis.rng import Rng
+from r2mrf_deploy.wording import count
 
 T = TypeVar("T")
 HELD_OUT = 16
@@ -158,7 +159,9 @@ def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
         if shorter >= size:
             large.append(photograph)
     if not large:
-        raise InputError(f"{folder}: all {len(paths)} photographs are smaller than {size}×{size}; reduce `size`")
+        raise InputError(
+            f"{folder}: there are {count(len(paths), 'photograph')}, none with {size}×{size} pixels; reduce `size`"
+        )
     return large
 
 

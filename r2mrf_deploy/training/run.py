@@ -251,7 +251,7 @@ def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:
     known = {path.resolve() for path in trained}
     if both := [pair.name for pair in (judged.pairs if judged else ()) if pair.image.resolve() in known]:
         raise UsageError(
-            f"{len(both)} photographs would be used for both training and validation, for example {both[0]}; "
+            f"{count(len(both), 'photograph')} would be used for both training and validation, for example {both[0]}; "
             "separate them with `split` and `val_split`"
         )
 

@@ -141,10 +141,12 @@ def test_the_chain_by_commands(
     assert main(["build", "c.onnx", "-o", "c.xml"]) == 0
     capsys.readouterr()
     assert main(["parity", "c.pth", "c.onnx", "c.xml", "--per-step", "--json"]) == 0
-    assert [r["verdict"] for r in json.loads(capsys.readouterr().out)] == ["pass", "pass"]
+    results = json.loads(capsys.readouterr().out)
+    assert [(r["verdict"], r["shapes"]) for r in results] == [("pass", [[1, 96, 128, 3]])] * 2
     assert main(["bench", "c.pth", "c.onnx", "c.xml", "--duration", "0", "--iterations", "2", "--size", "96x128"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in ("pytorch", "onnxruntime", "openvino", "over c.pth on pytorch"))
+    assert "image: 96x128x3\n" in table
     assert main(["predict", "c.onnx", "cat.png", "-o", "maps", "--json"]) == 0
     (done,) = json.loads(capsys.readouterr().out)
     assert Path(done["map"]).is_file() and Path(done["overlay"]).is_file()

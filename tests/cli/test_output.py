@@ -206,6 +206,21 @@ def test_ctrl_c_before_anything_was_done_prints_json_too(
 
 
 @pytest.mark.artifact
+@pytest.mark.parametrize("as_json", [True, False])
+def test_ctrl_c_keeps_the_artifacts_that_are_written(
+    as_json: bool, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("r2mrf_deploy.export.chain.export_graph", stop)
+    outputs = [f"-o{tmp_path / name}" for name in ("a.onnx", "a.xml")]
+    assert main(["export", str(small), *outputs, "--size", "64x64", *["--json"][:as_json]]) == 130
+    said = capsys.readouterr().out
+    assert (
+        [facts["file"] for facts in json.loads(said)] == ["a.onnx"] if as_json else f"{tmp_path / 'a.onnx'}: " in said
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json"]
+
+
+@pytest.mark.artifact
 def test_ctrl_c_prints_what_was_done_as_json(exported: Path, tmp_path: Path) -> None:
     photograph = images.png(sample_photographs.sample("chelsea"))
     for n in range(500):

@@ -74,7 +74,7 @@ def test_both_figures_are_bounded() -> None:
 
 
 def test_a_bound_that_cannot_be_met_is_said() -> None:
-    with pytest.raises(CheckFailed, match="with all 40 nodes in higher precision"):
+    with pytest.raises(CheckFailed, match="with every node, 40 in all, in higher precision"):
         keep_fewest(NODES, lambda kept: Drop(0.1, 0.1), BOUND)
 
 

@@ -56,7 +56,7 @@ SHEETS = [
     *tables.budget_tables(Budget(100, tuple(prediction(d) for d in ("gtx1080ti", "rtx4090")), (), None)),
     tables.doctor_table([Row("onnxruntime-tensorrt", "needs a b c d e f g h i j k l m n", True, "tensorrt_rtx 1.7.1", "")]),
     tables.demo_table([
-        {"artifact": "r2mrf-edge.onnx", "bytes": 1, "precision": "fp32", "runtime": "onnxruntime",
+        {"artifact": "r2mrf-edge.onnx", "bytes": 1, "precision": "fp32", "runtime": "onnxruntime", "input": "320x480",
          "parity": "uninformative", "median_ms": 1344.25, "speed_up": 1.0},
     ]),
 ]  # fmt: skip
@@ -78,6 +78,19 @@ def test_spare_columns_go_first_and_then_rows_become_records() -> None:
     whole, less, records = (printed(sheet, width=width, crop=False) for width in (60, 44, 20))
     assert "CV %" in whole and "CV %" not in less and "123.4" in less
     assert records.splitlines() == ["a-long-name-of-an-artifact.onnx", "  ms        123.4", "  CV %      5.6"]
+
+
+def test_what_all_rows_have_in_common_is_said_once() -> None:
+    sheet = Sheet("artifact", "input", numbers=("ms",), once=("input",))
+    sheet.add("a.onnx", "320x320", "1.0")
+    sheet.add("b.onnx", "320x320", "2.0")
+    for width in (60, 10):
+        assert printed(sheet, width=width, crop=False).count("320x320") == 1
+    assert printed(sheet, width=60, crop=False).startswith("input: 320x320\n")
+    sheet.add("c.onnx", "640x640", "3.0")
+    for width in (60, 10):
+        shown = printed(sheet, width=width, crop=False)
+        assert (shown.count("320x320"), shown.count("640x640"), "input:" in shown) == (2, 1, False)
 
 
 def test_facts_are_read_by_people() -> None:

@@ -11,6 +11,7 @@ from r2mrf_deploy import checkpoint_files, environment
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, Availability, OpenOptions, Runner, Runtime
+from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +63,7 @@ class ProgramRunner(Runner):
         if threads:
             torch.set_num_threads(threads)
         self.runtime = runtime
-        self.device = f"CPU, {torch.get_num_threads()} threads, {form}"
+        self.device = f"CPU, {count(torch.get_num_threads(), 'thread')}, {form}"
         self.inputs, self.outputs = inputs, outputs
         self._program = program
 

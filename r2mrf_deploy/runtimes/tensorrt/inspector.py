@@ -11,6 +11,7 @@ import re
 from collections import Counter
 
 from r2mrf_deploy.runtimes.tensorrt.api import Library, logger, record_errors
+from r2mrf_deploy.wording import count
 
 # How the inspector of the various versions writes an output's type. The first match counts.
 _TYPES = (
@@ -44,7 +45,7 @@ def summarise(information: str) -> str:
     if not counts:
         return "not verified: the plan holds only the layers' names; build it with `profiling_verbosity` detailed"
     (first, n), *others = counts.most_common()
-    return ", ".join([f"{first} in {n} layers", *(f"{kind} in {count}" for kind, count in others)])
+    return ", ".join([f"{first} in {count(n, 'layer')}", *(f"{kind} in {n}" for kind, n in others)])
 
 
 def _precision(layer: dict[str, object]) -> str | None:
