@@ -3,7 +3,7 @@
     python benchmarks/lively.py --network r2mrf-edge br2net --sets 10 --json results/lively.json
 
 Every set of weights is drawn anew: convolutions from N(0, 2 / fan_in), with random biases, scales and statistics, so that
-nothing keeps the activations near 1; only the last convolution is scaled, since a map of zeros and ones would hide all
+nothing keeps the activations near 1; only the predictions are scaled, since a map of zeros and ones would hide all
 differences. Given are the largest distances of the map's logits from PyTorch in FP64, relative to their spread: of PyTorch
 in FP32, of the graph as traced and of the rewritten one; and the verdict of `r2mrf export`.
 """
@@ -93,19 +93,25 @@ def enliven(module: nn.Module, seed: int) -> None:
 
 
 def bring_out(module: nn.Module, size: int) -> None:
-    """Scale the last convolution, in place, so that the logits of a photograph have mean 0 and a spread of 2."""
-    seen: list[tuple[nn.Conv2d, Tensor]] = []
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.out_channels == 1]
-    hooks = [part.register_forward_hook(lambda part, _, made: seen.append((part, made))) for part in convolutions]
+    """Scale each prediction (a convolution to one channel), in place, to mean 0 and spread 1 on a photograph."""
+    scaled: set[nn.Conv2d] = set()
+
+    def scale(part: nn.Conv2d, _: object, made: Tensor) -> Tensor | None:
+        if part in scaled:  # a later recurrent step
+            return None
+        scaled.add(part)
+        spread, mean = made.std(), made.mean() if part.bias is not None else 0
+        part.weight /= spread
+        if part.bias is not None:
+            part.bias.copy_((part.bias - mean) / spread)
+        return (made - mean) / spread
+
+    predictions = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.out_channels == 1]
+    hooks = [part.register_forward_hook(scale) for part in predictions]
     deployed = Deployed(module.eval(), IMAGENET)
     (image,) = sample_inputs(deployed.input_spec(1, size, size), IMAGENET, photographs_for(None)[:1])
     with torch.no_grad():
         deployed(torch.from_numpy(image))
-        last, made = seen[-1]
-        scale = 2 / made.std()
-        last.weight *= scale
-        if last.bias is not None:
-            last.bias.copy_((last.bias - made.mean()) * scale)
     for hook in hooks:
         hook.remove()
 
