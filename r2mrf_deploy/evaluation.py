@@ -213,7 +213,7 @@ def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
 
     def focus(image: np.ndarray) -> np.ndarray:
         size = image.shape[:2]
-        found = call(images.resize(image, images.within(size, NEUTRAL.longest_side)))
+        found = call(images.resize(image, images.within(size, (NEUTRAL.longest_side, NEUTRAL.longest_side))))
         return np.clip(images.resize(found, size), 0, 1)
 
     return focus

@@ -6,7 +6,6 @@ mirrored at its edges. The C++ library does the same (`engines/cpp/src/fitting.c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +47,7 @@ class Fitting:
         least, most = _bounds(spec, preprocess, profile or {})
         if preprocess.fit == "stretch" and least == most:
             return cls(photograph, most, most)
-        scale = min(1.0, *(bound / side for bound, side in zip(most, photograph, strict=True)))
-        height, width = (max(1, math.floor(side * scale + 0.5)) for side in photograph)
+        height, width = images.within(photograph, most)
         return cls(photograph, (height, width), (max(least[0], height), max(least[1], width)))
 
     @property

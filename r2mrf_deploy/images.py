@@ -213,9 +213,9 @@ def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, height)
 
 
-def within(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(height, width) reduced in proportion so that no side is over `longest` pixels; the same if none is."""
-    scale = min(1.0, longest / max(size))
+def within(size: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) reduced in proportion to at most `most`, also (height, width); the same if neither is over it."""
+    scale = min(1.0, *(bound / side for bound, side in zip(most, size, strict=True)))
     height, width = (max(1, math.floor(side * scale + 0.5)) for side in size)
     return height, width
 
@@ -277,8 +277,7 @@ def overlay(image: np.ndarray, focus: np.ndarray, side: int = OVERLAY_SIDE) -> n
     Returns:
         uint8 [h, w, 3].
     """
-    scale = min(1.0, side / max(focus.shape))
-    size = (max(1, round(scale * focus.shape[0])), max(1, round(scale * focus.shape[1])))
+    size = within((focus.shape[0], focus.shape[1]), (side, side))
     image, focus = resize(image, size), resize(focus, size)
     shown = np.empty_like(image)
     for top, bottom in strips(*size):

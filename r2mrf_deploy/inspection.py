@@ -75,14 +75,13 @@ def _checkpoint(path: Path, loading: Loading) -> dict[str, Any]:
 
 
 def _onnx(artifact: Artifact) -> dict[str, Any]:
-    import onnx
-
-    from r2mrf_deploy.graph import cost, files
+    from r2mrf_deploy.graph import cost, files, interface
 
     path = artifact.path
     model = files.read(path)
+    if why := interface.fault(model):
+        raise GraphError(f"{path} is not a valid ONNX file: {why}")
     with reading(path, GraphError, "is not a valid ONNX file"):
-        onnx.checker.check_model(model)
         facts: dict[str, Any] = {
             "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
@@ -102,9 +101,12 @@ def _onnx(artifact: Artifact) -> dict[str, Any]:
 def _value(value: Any) -> str:
     import onnx
 
+    if (kind := value.type.WhichOneof("value")) != "tensor_type":
+        return f"{value.name}: {(kind or 'of no type').removesuffix('_type')}"
     tensor = value.type.tensor_type
     dims = ", ".join(str(d.dim_param or d.dim_value or "?") for d in tensor.shape.dim)
-    return f"{value.name}: {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{dims}]"
+    shape = f"[{dims}]" if tensor.HasField("shape") else "of any shape"
+    return f"{value.name}: {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
 
 
 def _header(artifact: Artifact) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def longest_side(photographs: Sequence[np.ndarray]) -> int:
 def dataset_to_validate(dataset: Files, longest: int) -> Pictures:
     """Read a dataset, each picture reduced as `predict` reduces it: to sides of at most `longest`. Raises as `in_memory`."""
     pictures = in_memory(dataset)
-    sizes = [images.within(image.shape[:2], longest) for image in pictures.images]
+    sizes = [images.within(image.shape[:2], (longest, longest)) for image in pictures.images]
     return Pictures(
         *(
             [images.resize(item, size) for item, size in zip(items, sizes, strict=True)]

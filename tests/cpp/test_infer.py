@@ -32,18 +32,24 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_maps_and_overlays_are_those_of_predict(infer: Path, exported: Path, picture: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [images.OVERLAY_SIDE, 200])
+def test_maps_and_overlays_are_those_of_predict(
+    infer: Path, exported: Path, picture: Path, tmp_path: Path, side: int
+) -> None:
     bad = tmp_path / "bad.png"
     bad.write_text("not an image")
-    done = run(infer, exported, picture, bad, "-o", tmp_path / "out")
+    done = run(
+        infer, exported, picture, bad, "-o", tmp_path / "out", *(["--overlay-side", "200"] if side == 200 else [])
+    )
     assert done.returncode == 2  # one image could not be read, but the other was processed
     assert "bad.png is damaged" in done.stderr and done.stderr.endswith("\n1 of 2 images were done\n")
     with Predictor.open(exported, "openvino") as predictor:
         focus = predictor(sample_photographs.sample("chelsea"))
     made = np.asarray(Image.open(tmp_path / "out" / "cat_map.png"), np.int16)
     assert np.abs(made - np.round(focus * 255)).max() <= 1
-    expected = images.overlay(sample_photographs.sample("chelsea"), focus)
+    expected = images.overlay(sample_photographs.sample("chelsea"), focus, side)
     overlay = np.asarray(Image.open(tmp_path / "out" / "cat_overlay.png"), np.int16)
+    assert overlay.shape == expected.shape
     differs = np.abs(overlay - expected).max(axis=2) > 1
     assert differs.mean() < 1e-3  # the lines differ only where the map is within a rounding of 0.5
 
@@ -109,6 +115,7 @@ def test_bench_says_what_r2mrf_bench_says(infer: Path, tiny_onnx: TinyOnnx) -> N
         (["x.onnx"], "give images"),
         (["x.onnx", "--bench", "--duration", "long"], "takes a number"),
         (["x.onnx", "--bench", "--fast"], "unknown option --fast"),
+        (["x.onnx", "x.png", "--overlay-side", "0"], "--overlay-side takes at least 1, not 0"),
         (["x.onnx", "--bench", "--threads", "1.7"], "takes a whole number from 0 to 1024"),
         (["x.onnx", "--bench", "--threads", "1025"], "takes a whole number from 0 to 1024"),
         (["x.onnx", "--bench", "--threads"], "needs a value"),

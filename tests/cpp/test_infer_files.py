@@ -216,8 +216,4 @@ def test_a_hundred_megapixels_fit_in_a_gigabyte_and_a_half(infer: Path, tiny_onn
     command = [sys.executable, "-c", measured, infer, tiny_onnx(), tmp_path / "x.jpg", "-o", tmp_path / "out"]
     peak = 1024 * int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert 6e8 < peak < 1.5e9
-    Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS
-    try:
-        assert Image.open(tmp_path / "out" / "x_overlay.png").size == (8660, 11550)
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    assert Image.open(tmp_path / "out" / "x_overlay.png").size == (1536, 2048)

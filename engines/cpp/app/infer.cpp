@@ -35,16 +35,17 @@ using r2mrf_internal::print_line;
 constexpr const char *kOverlay = "_overlay.png";  // the longest suffix of what is written
 
 constexpr const char *kUsage =
-    "usage: r2mrf-infer ARTIFACT IMAGE|FOLDER... [-o FOLDER] [--no-overlays] [--threads N]\n"
+    "usage: r2mrf-infer ARTIFACT IMAGE|FOLDER... [-o FOLDER] [--no-overlays] [--overlay-side N] [--threads N]\n"
     "       r2mrf-infer ARTIFACT --bench [--duration S] [--iterations N] [--warmUp MS] [--threads N]\n"
     "\n"
-    "Writes NAME_map.png (white = in focus) and NAME_overlay.png for each image, at the image's size. Of a folder, its images\n"
-    "are taken, without those in subfolders. If images have the same name, more of their paths goes into NAME.\n"
+    "Writes NAME_map.png (white = in focus), at the image's size, and NAME_overlay.png for each image. Of a folder, its\n"
+    "images are taken, without those in subfolders. If images have the same name, more of their paths goes into NAME.\n"
     "\n"
     "  -o, --output FOLDER\n"
     "                   write the files to FOLDER (default: the current folder). What is there and is not a regular file is\n"
     "                   not replaced\n"
     "  --no-overlays    write only the maps\n"
+    "  --overlay-side N reduce overlays to N pixels on their longest side (default: 2048)\n"
     "  --bench          time inferences by trtexec's protocol, on noise of the network's size (320x320 if free)\n"
     "  --duration S     measure for at least S seconds (default: 3)\n"
     "  --iterations N   measure at least N inferences (default: 10)\n"
@@ -63,6 +64,7 @@ struct Options {
   std::vector<std::string> images;
   std::string output = ".";
   bool overlays = true;
+  std::uint32_t overlay_side = 2048;
   bool bench = false;
   double duration = 3;    // seconds
   std::uint32_t iterations = 10;
@@ -104,6 +106,7 @@ Options parse(const std::vector<std::string> &arguments) {
     const std::string &a = arguments[i];
     if (a == "-o" || a == "--output") options.output = next();
     else if (a == "--no-overlays") options.overlays = false;
+    else if (a == "--overlay-side") options.overlay_side = whole_number(a, next());
     else if (a == "--bench") options.bench = true;
     else if (a == "--duration") options.duration = number(a, next());
     else if (a == "--iterations") options.iterations = whole_number(a, next());
@@ -116,6 +119,7 @@ Options parse(const std::vector<std::string> &arguments) {
   if (options.artifact.empty() || options.images.empty() != options.bench) {
     throw WrongUse(options.artifact.empty() ? "no artifact given" : "give images, or --bench without images");
   }
+  if (options.overlay_side == 0) throw WrongUse("--overlay-side takes at least 1, not 0");
   return options;
 }
 
@@ -199,9 +203,10 @@ Exit predict(const r2mrf::Engine &engine, const Options &options) {
   for (const Job &job : jobs) {
     const Exit one = reported([&] {
       Picture image = read_picture(job.source);
-      const auto map = engine.run_u8(image.view());
+      auto map = engine.run_u8(image.view());
       write_png(options.output, job.map(), map.width, map.height, 1, map.values.data());
       if (options.overlays) {
+        reduce(image, map, options.overlay_side);
         draw_overlay(image, map);
         write_png(options.output, job.overlay(), image.width, image.height, 3, image.pixels.data());
       }

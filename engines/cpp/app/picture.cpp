@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <stb/stb_image.h>
 #include <string>
@@ -14,6 +16,7 @@
 #include "exif.h"
 #include "failure.h"
 #include "file.h"
+#include "resize.h"
 
 namespace {
 
@@ -107,6 +110,27 @@ Picture read_picture(const std::filesystem::path &path) {
     picture.pixels.assign(decoded.get(), decoded.get() + std::size_t{picture.width} * picture.height * 3);
   }
   return upright(std::move(picture), orientation);
+}
+
+void reduce(Picture &image, r2mrf::Map<std::uint8_t> &map, std::uint32_t side) {
+  const std::uint32_t longest = std::max(image.width, image.height);
+  if (longest <= side) return;
+  const auto reduced = [&](std::uint32_t of) {
+    return std::max(1U, static_cast<std::uint32_t>(std::floor(static_cast<double>(side) / longest * of + 0.5)));
+  };
+  Picture small{reduced(image.width), reduced(image.height), {}};
+  small.pixels.resize(std::size_t{small.width} * small.height * 3);
+  const r2mrf_internal::Pixels whole{image.pixels.data(), image.width, image.height, std::size_t{image.width} * 3, false};
+  r2mrf_internal::resize_rgb(whole, small.width, small.height, small.pixels.data());
+  image = std::move(small);  // frees the large one before the map becomes floats
+  const std::vector<float> levels(map.values.begin(), map.values.end());
+  r2mrf::Map<std::uint8_t> found{image.width, image.height, {}};
+  found.values.reserve(std::size_t{found.width} * found.height);
+  r2mrf_internal::resize_map(levels.data(), map.width, map.height, found.width, found.height, [&](std::uint32_t, const float *row) {
+    std::transform(row, row + found.width, std::back_inserter(found.values),
+                   [](float level) { return static_cast<std::uint8_t>(level + 0.5F); });
+  });
+  map = std::move(found);
 }
 
 void draw_overlay(Picture &image, const r2mrf::Map<std::uint8_t> &map) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
+from r2mrf_deploy.inspection import inspect
 
 NODE = helper.make_node
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, (2, 3))
@@ -111,6 +113,25 @@ def test_what_is_no_image_stays_what_it_is(what: str) -> None:
     loads(result.model)
     assert list(result.model.graph.output) == list(source.graph.output)
     assert optimize(result.model).model == result.model
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ([sequence("y")], "y: sequence"),
+        ([optional("y")], "y: optional"),
+        ([value("y", None)], "y: float of any shape"),
+        ([value("y", ("n", None))], "y: float [n, ?]"),
+        ([onnx.ValueInfoProto(name="y")], "y: of no type"),
+    ],
+)
+def test_inspect_reads_what_runtimes_take(outputs: list[onnx.ValueInfoProto], words: str, tmp_path: Path) -> None:
+    kind = words.split()[1]
+    node = {"sequence": "SequenceConstruct", "optional": "Optional"}.get(kind, "Relu")
+    made = model([NODE(node, ["q"], ["y"])], outputs)
+    loads(made)
+    onnx.save(made, tmp_path / "x.onnx")
+    assert inspect(tmp_path / "x.onnx")["outputs"] == [words]
 
 
 def sparse(name: str = "") -> onnx.SparseTensorProto:
