@@ -37,24 +37,28 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", default=list(networks.presets()), metavar="PRESET")
     parser.add_argument("--sets", type=int, default=10, help="sets of weights of each network")
     parser.add_argument("--size", type=int, default=320, help="height and width in pixels")
+    parser.add_argument(
+        "--spread", type=float, default=1, help="of each prediction; from 10 on, most of a map is 0 or 1"
+    )
     parser.add_argument("--json", type=Path, help="where to write the results, after every set")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for preset in given.network:
         for seed in range(given.sets):
-            rows.append({"network": preset, "seed": seed, "size": given.size} | measure(preset, seed, given.size))
+            about = {"network": preset, "seed": seed, "size": given.size, "spread": given.spread}
+            rows.append(about | measure(preset, seed, given.size, given.spread))
             print(json.dumps(rows[-1]), flush=True)
             if given.json:
                 given.json.parent.mkdir(parents=True, exist_ok=True)
                 given.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def measure(preset: str, seed: int, size: int) -> dict[str, Any]:
+def measure(preset: str, seed: int, size: int, spread: float) -> dict[str, Any]:
     """The distances from FP64 with one set of weights, and the verdict on the rewritten graph."""
     family, config = networks.preset(preset)
     module = networks.create(family, config)
     enliven(module, seed)
-    bring_out(module, size)
+    bring_out(module, size, spread)
     checkpoint = Checkpoint.of(family, module)
     deployed = Deployed(checkpoint.module(), checkpoint.preprocess)
     traced = trace(deployed, (size, size))
@@ -72,7 +76,7 @@ def measure(preset: str, seed: int, size: int) -> dict[str, Any]:
             for name, runner in runners.items()
         }
         judged = compare(Artifact.open(file), runners["rewritten"], reference, [image], exact=lambda: exact)
-    found |= {"from_pytorch": judged.map.relative, "spread": judged.reference_spread}
+    found |= {"from_pytorch": judged.map.relative, "map_spread": judged.reference_spread}
     return found | {"verdict": judged.verdict, "reason": judged.reason}
 
 
@@ -92,15 +96,15 @@ def enliven(module: nn.Module, seed: int) -> None:
                 nn.init.uniform_(tensor, low, high, generator=generator)
 
 
-def bring_out(module: nn.Module, size: int) -> None:
-    """Scale each prediction (a convolution to one channel), in place, to mean 0 and spread 1 on a photograph."""
+def bring_out(module: nn.Module, size: int, wanted: float) -> None:
+    """Scale each prediction (a convolution to one channel), in place, to mean 0 and a wanted spread on a photograph."""
     scaled: set[nn.Conv2d] = set()
 
     def scale(part: nn.Conv2d, _: object, made: Tensor) -> Tensor | None:
         if part in scaled:  # a later recurrent step
             return None
         scaled.add(part)
-        spread, mean = made.std(), made.mean() if part.bias is not None else 0
+        spread, mean = made.std() / wanted, made.mean() if part.bias is not None else 0
         part.weight /= spread
         if part.bias is not None:
             part.bias.copy_((part.bias - mean) / spread)
