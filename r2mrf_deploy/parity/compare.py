@@ -126,7 +126,7 @@ class Parity:
 
     def evidence(self) -> dict[str, Any]:
         """The summary that a manifest keeps."""
-        left_out = ("artifact", "bisect", "not_recorded")
+        left_out = ("artifact", "bisect", "not_recorded", "shapes")
         return {k: v for k, v in asdict(self).items() if k not in left_out} | {"date": now()}
 
 

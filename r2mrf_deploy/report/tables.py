@@ -126,7 +126,7 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
             "runtime": m.runtime,
             "device": m.device,
             "batch": m.batch,
-            "shape": m.image,
+            "image": m.image,
             "flags": " ".join(m.flags),
             "inferences": m.summary.inferences,
             "throughput_qps": m.summary.throughput,
