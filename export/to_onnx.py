@@ -2,7 +2,7 @@
 
 import sys
 
-from r2mrf_deploy.cli import main
+from r2mrf_deploy.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["export", *sys.argv[1:]]))

@@ -28,6 +28,7 @@ LEVELS = (
     ("report",),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 
 

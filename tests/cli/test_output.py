@@ -195,6 +195,16 @@ def test_ctrl_c_keeps_the_photographs_that_every_method_has_done(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize("start", [["-m", "r2mrf_deploy"], ["export/to_onnx.py"]])
+def test_ctrl_c_while_python_imports_is_one_line(start: list[str], tmp_path: Path) -> None:
+    """As if it came while `typer` is imported."""
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{root}"}
+    done = subprocess.run([sys.executable, *start, "doctor"], cwd=root, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
 def test_ctrl_c_before_anything_was_done_prints_json_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +237,7 @@ def test_ctrl_c_prints_what_was_done_as_json(exported: Path, tmp_path: Path) -> 
         (tmp_path / f"{n:03}.png").write_bytes(photograph)
     inputs = ["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out"), "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "r2mrf_deploy.cli", *inputs], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "r2mrf_deploy", *inputs], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and not (tmp_path / "out" / "002_overlay.png").is_file():
         time.sleep(0.02)

@@ -331,7 +331,7 @@ def command(folder, output, *more):
     sizes = ("--size", "64", "--batch", "2", "--iterations", "60", "--every", "5", "--validate-every", "30")
     given = ("--sharp", folder / "sharp", "--masks", folder / "masks", "--masks-white", "blurred")
     line = ["train", "r2mrf-edge", *given, *settings, *sizes, "--accelerator", "cpu", "-o", output, *more]
-    return [sys.executable, "-m", "r2mrf_deploy.cli", *map(str, line)]
+    return [sys.executable, "-m", "r2mrf_deploy", *map(str, line)]
 
 
 @pytest.mark.slow
