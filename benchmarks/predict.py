@@ -62,8 +62,8 @@ def measured(photograph: Path, predictor: Predictor, turns: int) -> dict[str, An
     image = images.read(photograph)
     focus = predictor(image)
     level = images.grey(focus)
-    whole, drawn = images.overlay(image, focus, max(SIZE)), images.overlay(image, focus)
-    side = images.OVERLAY_SIDE
+    side, longest = images.OVERLAY_SIDE, max(focus.shape)
+    whole, drawn = images.overlay(image, focus, longest), images.overlay(image, focus)
     parts: dict[str, Callable[[], Any]] = {
         "read the photograph": lambda: images.read(photograph),
         "compute its map": lambda: predictor(image),
@@ -72,7 +72,7 @@ def measured(photograph: Path, predictor: Predictor, turns: int) -> dict[str, An
         f"draw the overlay, at most {side} pixels": lambda: images.overlay(image, focus),
         "pack it as PNG": lambda: images.png(drawn),
         "pack it as JPEG": lambda: images.jpeg(drawn),
-        "draw the overlay at the photograph's size": lambda: images.overlay(image, focus, max(SIZE)),
+        "draw the overlay at the photograph's size": lambda: images.overlay(image, focus, longest),
         "pack that as PNG": lambda: images.png(whole),
         "pack that as JPEG": lambda: images.jpeg(whole),
     }

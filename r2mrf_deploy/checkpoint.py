@@ -153,7 +153,9 @@ class Checkpoint:
         """
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in self.state_dict.items()}
         if bad := {k for k, v in state.items() if not v.isfinite().all()}:
-            raise CheckpointError(f"{path} is not written: {first(sorted(bad), 2)} has values that are not finite")
+            raise CheckpointError(
+                f"{path} is not written: there are values that are not finite in {first(sorted(bad), 2)}"
+            )
         content = {
             "format": FORMAT,
             "network": self.network,
@@ -217,9 +219,9 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
     except UsageError as e:
         raise CheckpointError(f"{path}: {e}") from None
     except ValidationError as e:
-        first = e.errors()[0]
-        field = ".".join(map(str, ("preprocess", *first["loc"])))
-        raise CheckpointError(f"{path}: its {field} is wrong: {first['msg']}") from None
+        fault = e.errors()[0]
+        field = ".".join(map(str, ("preprocess", *fault["loc"])))
+        raise CheckpointError(f"{path}: its {field} is wrong: {fault['msg']}") from None
     return Checkpoint(content["network"], config, content["state_dict"], preprocess, metrics)
 
 

@@ -276,7 +276,7 @@ def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
     unknown = [name for name in names if name not in photographs]
     if unknown:
         raise InputError(
-            f"{path}: {len(unknown)} of {len(names)} names are not in the dataset: "
+            f"{path}: the dataset lacks {len(unknown)} of {count(len(names), 'name')}: "
             f"{unknown[0]} ({did_you_mean(unknown[0], photographs)})"
         )
     if not names:

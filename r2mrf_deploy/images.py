@@ -31,7 +31,7 @@ FORMATS = {
 some, such as EPS, Pillow starts a program, and others have hardly been tried by anyone."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 OVERLAY_SIDE = 2048
-"""Longest side of an overlay, in pixels: it is looked at on a screen, and drawing one of 24 megapixels takes 3 seconds."""
+"""Longest side of an overlay, in pixels: it is looked at on a screen, and one of 24 megapixels takes 3 seconds."""
 STRIP = 1 << 20
 """Pixels of a photograph that are worked on at once: on all of them, every step would need several times their memory."""
 

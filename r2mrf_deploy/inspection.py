@@ -79,9 +79,9 @@ def _onnx(artifact: Artifact) -> dict[str, Any]:
 
     path = artifact.path
     model = files.read(path)
-    if why := interface.fault(model):
-        raise GraphError(f"{path} is not a valid ONNX file: {why}")
     with reading(path, GraphError, "is not a valid ONNX file"):
+        if why := interface.fault(model):
+            raise GraphError(f"{path} is not a valid ONNX file: {why}")
         facts: dict[str, Any] = {
             "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
             "producer": f"{model.producer_name} {model.producer_version}".strip(),

@@ -98,5 +98,4 @@ def _float32(path: Path, name: str, value: Tensor) -> Tensor:
 
 def describe(state: Mapping[str, Tensor]) -> str:
     """The names and shapes of the first two tensors."""
-    first = ", ".join(f"{k} {list(v)}" for k, v in list(shapes(state).items())[:2])
-    return f"{first}, ..." if len(state) > 2 else first
+    return first([f"{k} {list(v)}" for k, v in shapes(state).items()], 2)

@@ -172,6 +172,7 @@ def test_the_model_is_calibrated_and_checked_here(exported: Path) -> None:
 def test_the_command(exported: Path, tiny_onnx: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["budget", str(exported), "--gpu", "gtx1080ti", "--no-measure"]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("small.onnx at 1x96x128x3: ")
     assert "predicted: roof / 0.5" in said and "costliest kernels" in said
     assert main(["budget", str(exported), "--gpu", "gtx1080ti", "--ms", "0.01", "--no-measure"]) == 1
     assert "over the budget of 0.01 ms: gtx1080ti" in capsys.readouterr().err
@@ -182,6 +183,7 @@ def test_the_command(exported: Path, tiny_onnx: Callable[..., Path], capsys: pyt
     assert main(["budget", str(half), "--gpu", "gtx1080ti", "--no-measure"]) == 2
     assert "1/64" in capsys.readouterr().err
     assert main(["budget", str(free), "--size", "64x96", "--no-measure"]) == 0
+    assert capsys.readouterr().out.startswith("free.onnx at 1x64x96x3: ")
 
 
 @pytest.mark.parametrize(

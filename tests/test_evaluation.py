@@ -213,5 +213,7 @@ def test_the_command_prints_one_document(small: Path, dataset: Dataset, capsys: 
     assert {"f_max", "f_adaptive", "f_half", "mae", "auc"} <= document.keys()
     assert document["rows"][0]["f_max"] == document["f_max"] and document["photographs"] == 3
     assert document["input"] == "at most 320x320", "the scale of a network that was not trained"
+    assert main(["eval", str(small), "--data", str(dataset.folder), "--white", "sharp"]) == 0
+    assert capsys.readouterr().out.startswith("input: at most 320x320\n")
     assert main(["eval", str(small), "--data", str(dataset.folder)]) == 2
     assert "--white" in capsys.readouterr().err

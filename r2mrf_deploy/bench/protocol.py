@@ -124,9 +124,9 @@ class Measurement:
         return _title(self.name, self.runtime, self.batch)
 
     @property
-    def image(self) -> str:
-        """The shape of the first input without its batch: `320x320x3`."""
-        return "x".join(map(str, self.shape[1:]))
+    def input(self) -> str:
+        """The shape of the first input: `1x320x320x3`."""
+        return "x".join(map(str, self.shape))
 
     @property
     def latency(self) -> Statistics:

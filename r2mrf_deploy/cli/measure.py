@@ -244,7 +244,7 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
         line(f"speed-up: over {done.baseline}, median and middle half of the turns")
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
-            line(f"=== Performance summary: {m.title}, {m.image}, {m.device} ===")
+            line(f"=== Performance summary: {m.title}, {m.input}, {m.device} ===")
             line(*(trace_averages(m.turns, averages, m.on_gpu) if averages else ()), *m.summary.lines(m.on_gpu))
     for p in done.profiles if profiles else []:
         line(

@@ -46,7 +46,7 @@ def predict(
     overlays: Annotated[bool, Option(help="Write overlays beside the maps.")] = True,
     overlay_side: Annotated[int, Option(min=1, help="Longest side of overlays, in pixels.")] = 2048,
     overlay_format: Annotated[
-        Literal["png", "jpg"], Option(help="Format of overlays; jpg is a tenth of the time and space.")
+        Literal["png", "jpg"], Option(help="Format of overlays; jpg is smaller and faster to write.")
     ] = "png",
     buffers: flags.Buffers = None,
     runtime_cache: flags.RuntimeCache = None,

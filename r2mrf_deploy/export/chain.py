@@ -6,7 +6,7 @@ artifact is converted to it. Every other file is made from the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked, trace
 from r2mrf_deploy.manifest import Contract, RewriteRecord
 from r2mrf_deploy.networks.deployed import Deployed
-from r2mrf_deploy.progress import Progress, ProgressCallback, item_by_item, silent
+from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ def export_artifact(
     return export_artifacts(checkpoint, [output] if output else [], options, **further)[0]
 
 
-@item_by_item
 def export_artifacts(
     checkpoint: Path | str,
     outputs: Sequence[Path | str] = (),
@@ -55,7 +54,7 @@ def export_artifacts(
     *,
     progress: ProgressCallback = silent,
     **loading: Unpack[Loading],
-) -> Iterator[Exported]:
+) -> list[Exported]:
     """Export a checkpoint to files. A file's suffix gives its format. All files share one trace.
 
     Args:
@@ -64,7 +63,7 @@ def export_artifacts(
         loading: as for `Checkpoint.load`.
 
     Returns:
-        A list: one result per output. A file that nothing here can run is written with the verdict "not run".
+        One result per output. A file that nothing here can run is written with the verdict "not run".
 
     Raises:
         InputError, CheckpointError, UsageError: the checkpoint or an option is wrong.
@@ -72,6 +71,7 @@ def export_artifacts(
         GraphError, BuildError: a file cannot be made this way.
         CheckFailed: a file does not compute what PyTorch does; that file is not written.
         ArtifactError: a file cannot be written.
+        Interrupted: Ctrl-C, with the results of the files that are written.
     """
     options = options or ExportOptions()
     checkpoint = Path(checkpoint)
@@ -91,6 +91,20 @@ def export_artifacts(
         reference, "PyTorch", progress, per_step=options.all_steps, exact=partial(reference, double=True),
         allow_failed_parity=options.allow_failed_parity,
     )  # fmt: skip
+    done: dict[Path, Exported] = {}
+    try:
+        for path, made in _export(loaded, dict(zip(paths, writers, strict=True)), options, check):
+            done[path] = made
+    except KeyboardInterrupt:
+        raise Interrupted([done[path] for path in paths if path in done]) from None
+    return [done[path] for path in paths]
+
+
+def _export(
+    loaded: Checkpoint, writers: Mapping[Path, Exporter], options: ExportOptions, check: Check
+) -> Iterator[tuple[Path, Exported]]:
+    """Each file as soon as it is written, the ONNX file that others are made from first."""
+    paths = list(writers)
     with scratch() as folder:
         plain = options.precision.precision == "fp32"
         name = paths[0].with_suffix(".onnx").name
@@ -103,12 +117,15 @@ def export_artifacts(
                 place,
                 options.precision,
                 allow_failed_parity=options.allow_failed_parity,
-                progress=progress,
+                progress=check.progress,
             )
             check = replace(check, per_step=False)
-        for number, (path, writer) in enumerate(zip(paths, writers, strict=True)):
-            made = graph if path == place else export_graph(graph.artifact, path, writer, options.format, check)
-            yield made if number or place in paths else made_from(graph, made)
+        if place in writers:
+            yield place, graph
+        for path in paths:
+            if path != place:
+                made = export_graph(graph.artifact, path, writers[path], options.format, check)
+                yield path, made_from(graph, made) if path == paths[0] and place not in writers else made
 
 
 def export_graph(source: Artifact, path: Path, writer: Exporter, options: FormatOptions, check: Check) -> Exported:

@@ -19,6 +19,7 @@ from onnx_ir.passes.common import (
 
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph.cost import load
+from r2mrf_deploy.wording import count
 
 _INITIALISERS_ALONE = 4
 """The first IR version in which an initialiser need not be an input too."""
@@ -67,6 +68,6 @@ def refuse_unnamed(model: onnx.ModelProto) -> None:
     Raises:
         GraphError: nodes have no name, or the same one.
     """
-    (name, count), *_ = [*Counter(n.name for n in model.graph.node).most_common(1), ("", 0)]
-    if count > 1 or (count and not name):
-        raise GraphError(f"{count} nodes have the name {name!r}: pass the graph through `prepared`")
+    (name, times), *_ = [*Counter(n.name for n in model.graph.node).most_common(1), ("", 0)]
+    if times > 1 or (times and not name):
+        raise GraphError(f"{name!r} is the name of {count(times, 'node')}: pass the graph through `prepared`")

@@ -32,7 +32,7 @@ def parity_table(results: Sequence[Parity]) -> Sheet:
     for r in results:
         differences = [f"{d:.1e}" for d in (r.map.largest, r.map.mean, r.map.relative)]
         found = [*differences, f"{r.f_measure:.4f}", f"{r.reference_spread:.3f}"]
-        sizes = first(["x".join(map(str, shape)) for shape in r.shapes], 1) or "-"
+        sizes = first(["x".join(map(str, shape)) for shape in r.shapes], 1)
         table.add(r.artifact, r.runtime, sizes, verdict(r.verdict), *(found if r.photographs else ["-"] * 5))
     return table
 
@@ -90,8 +90,7 @@ def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
 def bench_table(results: Sequence[Measurement]) -> Sheet:
     swept = len({m.batch for m in results}) > 1
     rate = ("median ms", "p99", "images/s" if swept else "qps", "CV %", "speed-up")
-    numbers = ("batch", *rate) if swept else rate
-    table = Sheet("artifact", "runtime", "image", numbers=numbers, spare=(rate[2], "CV %"), once=("image",))
+    table = Sheet("artifact", "runtime", "input", numbers=rate, spare=(rate[2], "CV %"), once=("input",))
     for m in results:
         low, high = m.speed_up_range
         figures = [
@@ -101,7 +100,7 @@ def bench_table(results: Sequence[Measurement]) -> Sheet:
             f"{m.summary.variation:.1f}",
             "1.00" if m is results[0] else f"{m.speed_up:.2f} ({low:.2f}-{high:.2f})",
         ]
-        table.add(m.name, m.runtime, m.image, *([str(m.batch)] if swept else []), *figures)
+        table.add(m.name, m.runtime, m.input, *figures)
     return table
 
 
@@ -126,7 +125,7 @@ def bench_rows(results: Sequence[Measurement]) -> list[dict[str, str | int | flo
             "runtime": m.runtime,
             "device": m.device,
             "batch": m.batch,
-            "image": m.image,
+            "input": m.input,
             "flags": " ".join(m.flags),
             "inferences": m.summary.inferences,
             "throughput_qps": m.summary.throughput,
@@ -309,7 +308,9 @@ def exported_lines(done: Exported) -> list[str]:
     m = done.manifest
     facts = [size(m.bytes), m.precision, *map(str, m.inputs)]
     if m.multiply_adds:
-        facts.append(f"{m.multiply_adds / 1e9:.2f} G multiply-adds")
+        optimum = [profile["opt"] for profile in m.profiles.values()][:1]
+        at = "".join(f" at {'x'.join(map(str, shape))}" for shape in optimum)
+        facts.append(f"{m.multiply_adds / 1e9:.2f} G multiply-adds{at}")
         if m.share is not None:
             facts[-1] += f" ({100 * m.share:.1f} % of them in {m.precision})"
     lines = [f"{done.path}: {', '.join(filter(None, [*facts, done.note]))}"]

@@ -160,7 +160,7 @@ def read_photographs(folder: Path, size: int) -> list[np.ndarray]:
             large.append(photograph)
     if not large:
         raise InputError(
-            f"{folder} has {count(len(paths), 'photograph')}, none with {size}×{size} pixels; reduce `size`"
+            f"{folder}: of {count(len(paths), 'photograph')}, none has at least {size}×{size} pixels; reduce `size`"
         )
     return large
 

@@ -146,7 +146,7 @@ def test_the_chain_by_commands(
     assert main(["bench", "c.pth", "c.onnx", "c.xml", "--duration", "0", "--iterations", "2", "--size", "96x128"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in ("pytorch", "onnxruntime", "openvino", "over c.pth on pytorch"))
-    assert "image: 96x128x3\n" in table
+    assert "input: 1x96x128x3\n" in table
     assert main(["predict", "c.onnx", "cat.png", "-o", "maps", "--json"]) == 0
     (done,) = json.loads(capsys.readouterr().out)
     assert Path(done["map"]).is_file() and Path(done["overlay"]).is_file()

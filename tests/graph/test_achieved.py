@@ -97,9 +97,9 @@ def test_a_prepared_graph_keeps_its_names_and_one_that_is_not_is_refused() -> No
     assert prepared(once).SerializeToString(deterministic=True) == once.SerializeToString(deterministic=True)
     assert [n.name for n in prepared(small("nameless")).graph.node] == ["Conv", "Relu", "Conv_1", "Conv_2"]
     for form in ("nameless", "one name"):
-        with pytest.raises(GraphError, match="4 nodes have the name"):
+        with pytest.raises(GraphError, match="is the name of 4 nodes"):
             precision.to_half(small(form), "fp16")
-        with pytest.raises(GraphError, match="4 nodes have the name"):
+        with pytest.raises(GraphError, match="is the name of 4 nodes"):
             quantize.quantize(small(form), {})
 
 

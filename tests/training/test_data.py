@@ -76,7 +76,7 @@ def test_photographs_too_small_are_left_out_and_large_ones_reduced(tmp_path):
     for name, side in (("small", 40), ("fits", 70), ("large", 520)):
         (tmp_path / f"{name}.png").write_bytes(images.png(np.zeros((side, side, 3), np.uint8)))
     assert sorted(p.shape[0] for p in data.read_photographs(tmp_path, 64)) == [70, 260]
-    with pytest.raises(InputError, match="has 3 photographs, none with 600×600 pixels"):
+    with pytest.raises(InputError, match="of 3 photographs, none has at least 600×600 pixels"):
         data.read_photographs(tmp_path, 600)
 
 

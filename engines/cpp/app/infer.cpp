@@ -76,7 +76,7 @@ struct WrongUse : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-double number(const std::string &option, const std::string &text, double most = kMost, bool whole = false) {
+double number(const std::string &option, const std::string &text, double most = kMost, bool whole = false, long least = 0) {
   std::size_t used = 0;
   double value = -1;
   try {
@@ -84,15 +84,15 @@ double number(const std::string &option, const std::string &text, double most = 
   } catch (const std::exception &) {
     used = 0;
   }
-  if (used != text.size() || used == 0 || !(value >= 0 && value <= most) || (whole && value != std::nearbyint(value))) {
-    throw WrongUse(option + " takes a " + (whole ? "whole " : "") + "number from 0 to " +
+  if (used != text.size() || used == 0 || !(value >= static_cast<double>(least) && value <= most) || (whole && value != std::nearbyint(value))) {
+    throw WrongUse(option + " takes a " + (whole ? "whole " : "") + "number from " + std::to_string(least) + " to " +
                    std::to_string(static_cast<long>(most)) + ", not \"" + text + '"');
   }
   return value;
 }
 
-std::uint32_t whole_number(const std::string &option, const std::string &text, double most = kMost) {
-  return static_cast<std::uint32_t>(number(option, text, most, true));
+std::uint32_t whole_number(const std::string &option, const std::string &text, double most = kMost, long least = 0) {
+  return static_cast<std::uint32_t>(number(option, text, most, true, least));
 }
 
 Options parse(const std::vector<std::string> &arguments) {
@@ -106,7 +106,7 @@ Options parse(const std::vector<std::string> &arguments) {
     const std::string &a = arguments[i];
     if (a == "-o" || a == "--output") options.output = next();
     else if (a == "--no-overlays") options.overlays = false;
-    else if (a == "--overlay-side") options.overlay_side = whole_number(a, next());
+    else if (a == "--overlay-side") options.overlay_side = whole_number(a, next(), kMost, 1);
     else if (a == "--bench") options.bench = true;
     else if (a == "--duration") options.duration = number(a, next());
     else if (a == "--iterations") options.iterations = whole_number(a, next());
@@ -119,7 +119,6 @@ Options parse(const std::vector<std::string> &arguments) {
   if (options.artifact.empty() || options.images.empty() != options.bench) {
     throw WrongUse(options.artifact.empty() ? "no artifact given" : "give images, or --bench without images");
   }
-  if (options.overlay_side == 0) throw WrongUse("--overlay-side takes at least 1, not 0");
   return options;
 }
 
@@ -253,8 +252,8 @@ void bench(const r2mrf::Engine &engine, const Options &options) {
     spent += seconds(start);
   }
   const std::string device = engine.device();
-  print_line(stdout, device);
-  std::printf("%zu inferences\n%sPeak memory: %.1f MiB\n", times.size(),
+  print_line(stdout, std::to_string(image.height) + 'x' + std::to_string(image.width) + "x3, " + device);
+  std::printf("%s\n%sPeak memory: %.1f MiB\n", r2mrf_internal::counted(times.size(), "inference").c_str(),
               summary(times, spent, device.find("CPU") == std::string::npos).c_str(), peak_memory());
 }
 

@@ -54,4 +54,8 @@ std::string one_line(std::string_view text) {
 
 void print_line(std::FILE *to, std::string_view text) { std::fprintf(to, "%s\n", one_line(text).c_str()); }
 
+std::string counted(std::uint64_t number, const std::string &noun) {
+  return std::to_string(number) + ' ' + noun + (number == 1 ? "" : "s");
+}
+
 }  // namespace r2mrf_internal

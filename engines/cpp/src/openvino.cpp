@@ -104,8 +104,9 @@ class OpenVINOContext final : public ExecutionContext {
 class OpenVINO final : public Backend {
  public:
   OpenVINO(ov::CompiledModel model, std::string precision) : model_(std::move(model)) {
-    device_ = "OpenVINO " + version() + ", CPU, " + std::to_string(model_.get_property(ov::inference_num_threads)) +
-              " threads, " + std::move(precision);
+    device_ = "OpenVINO " + version() + ", CPU, " +
+              counted(static_cast<std::uint64_t>(model_.get_property(ov::inference_num_threads)), "thread") + ", " +
+              std::move(precision);
   }
 
   [[nodiscard]] std::string device() const override { return device_; }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,15 @@ DETECTORS = (
 )
 SIZES = {"inception_v3": 96, **dict.fromkeys(("alexnet", "maxvit_t", "vgg11_bn", "vit_b_16"), 224)}
 """Pixels a side of the networks that need more than 64."""
+
+
+@pytest.fixture(autouse=True)
+def unfused_attention() -> Iterator[None]:
+    """The older exporter does not know the fused one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
 
 
 class UNet(nn.Module):
@@ -81,7 +91,6 @@ def export(name: str, dynamo: bool, opset: int, free_batch: bool = False) -> tup
     size, batch = SIZES.get(name, 64), 2 if free_batch else 1
     x = torch.rand(batch, 3, size, size)
     options: dict[str, Any] = {"input_names": ["x"], "opset_version": opset, "verbose": False}
-    torch.backends.mha.set_fastpath_enabled(False)  # the older exporter does not know the fused attention
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         if dynamo:
