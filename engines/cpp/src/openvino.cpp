@@ -6,6 +6,7 @@
 
 #include "backend.h"
 #include "error.h"
+#include "message.h"
 
 namespace r2mrf_internal {
 namespace {
