@@ -50,7 +50,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             if given.json:
                 given.json.parent.mkdir(parents=True, exist_ok=True)
-                given.json.write_text(json.dumps(rows, indent=2) + "\n")
+                given.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 def measure(preset: str, seed: int, size: int, spread: float) -> dict[str, Any]:

@@ -61,7 +61,7 @@ TOLERANCES = {
 
 OWN = 3.0
 """In FP32, an artifact may be this many times as far from FP64 as the reference itself is: both are off by roundings of the
-same size, each with its own luck at the worst pixel. Measured with random weights: 0.4 to 2.2 times."""
+same size, each with its own luck at the worst pixel. Measured with random weights: 0.02 to 2.2 times."""
 FAULT = 5e-3
 """But its logits may be off by no more of their spread than this: a fault may show only twice as much (see `TOLERANCES`)."""
 
