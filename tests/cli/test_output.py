@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,9 +242,11 @@ def test_ctrl_c_prints_what_was_done_as_json(exported: Path, tmp_path: Path) -> 
     for n in range(500):
         (tmp_path / f"{n:03}.png").write_bytes(photograph)
     inputs = ["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out"), "--json"]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
     process = subprocess.Popen(
-        [sys.executable, "-m", "r2mrf_deploy", *inputs], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "r2mrf_deploy", *inputs],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard,
+    )  # fmt: skip
     while process.poll() is None and not (tmp_path / "out" / "002_overlay.png").is_file():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -291,7 +291,7 @@ def test_what_is_trained_on_is_not_validated_on(folder, dataset):
     for more, count in (({}, 6), ({"split": train}, 2), ({"split": train, "val_split": train}, 2)):
         with pytest.raises(UsageError, match=f"^{count} photographs would be used for both training and validation"):
             run.read(order(folder, **given, **more))
-    with pytest.raises(UsageError, match="1 photographs would be"):
+    with pytest.raises(UsageError, match="1 photograph would be"):
         run.read(order(folder, sharp=dataset / "image", val=dataset, val_split=val))
 
 

@@ -239,7 +239,7 @@ def test_messages_are_said_in_plain_words() -> None:
             + [{"Outputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]}] * 2,
             "fp16 in 2 layers, fp32 in 1",
         ),
-        ([{"Outputs": [{"Format/Datatype": "BFloat16"}]}], "bf16 in 1 layers"),
+        ([{"Outputs": [{"Format/Datatype": "BFloat16"}]}], "bf16 in 1 layer"),
         ([{"Outputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]}], "int8 in 1"),
         (["conv1", "conv2"], "not verified: the plan holds only the layers' names"),
     ],
