@@ -14,7 +14,7 @@ help:
 	@echo "make test-all  the slow tests too: every preset"
 	@echo "make lint      lint and types only"
 	@echo "make cpp       the C++ library, tested (also with sanitizers), into out/cpp"
-	@echo "make cpp-long  its tests that take half an hour: ten thousand engines, ten thousand damaged files, with sanitizers"
+	@echo "make cpp-long  its long tests with sanitizers: ten thousand engines, ten thousand damaged files"
 	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
 	@echo "make clean     remove what was made, the environment too"
 

@@ -84,7 +84,8 @@ double number(const std::string &option, const std::string &text, double most = 
   } catch (const std::exception &) {
     used = 0;
   }
-  if (used != text.size() || used == 0 || !(value >= static_cast<double>(least) && value <= most) || (whole && value != std::nearbyint(value))) {
+  const bool in_range = value >= static_cast<double>(least) && value <= most;
+  if (used != text.size() || used == 0 || !in_range || (whole && value != std::nearbyint(value))) {
     throw WrongUse(option + " takes a " + (whole ? "whole " : "") + "number from " + std::to_string(least) + " to " +
                    std::to_string(static_cast<long>(most)) + ", not \"" + text + '"');
   }
