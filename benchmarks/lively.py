@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from r2mrf_deploy import networks, runtimes
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
+from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.export import onnx
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import trace
@@ -112,8 +112,8 @@ def bring_out(module: nn.Module, size: int, wanted: float) -> None:
 
     predictions = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.out_channels == 1]
     hooks = [part.register_forward_hook(scale) for part in predictions]
-    deployed = Deployed(module.eval(), IMAGENET)
-    (image,) = sample_inputs(deployed.input_spec(1, size, size), IMAGENET, photographs_for(None)[:1])
+    deployed = Deployed(module.eval(), module.config.preprocess)
+    (image,) = sample_inputs(deployed.input_spec(1, size, size), module.config.preprocess, photographs_for(None)[:1])
     with torch.no_grad():
         deployed(torch.from_numpy(image))
     for hook in hooks:

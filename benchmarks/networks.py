@@ -110,10 +110,10 @@ def _eager(deployed: Any, threads: int) -> Run:
 def _untrained(network: str) -> Any:
     """A network as it is deployed, from uint8 NHWC to map and logits, with PyTorch's initial weights."""
     from r2mrf_deploy import networks
-    from r2mrf_deploy.checkpoint import IMAGENET
     from r2mrf_deploy.networks.deployed import Deployed
 
-    return Deployed(networks.create(*networks.preset(*parsed(network))).eval(), IMAGENET, logits=True)
+    family, config = networks.preset(*parsed(network))
+    return Deployed(networks.create(family, config).eval(), config.preprocess, logits=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -19,12 +19,13 @@ from typing import Any
 from r2mrf_deploy import environment, images, runtimes, sample_photographs
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
-from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
+from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.evaluation import Method, evaluate
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
+from r2mrf_deploy.manifest import NEUTRAL
 from r2mrf_deploy.predictor import Predictor
 
 SIZE = (320, 320)
@@ -105,7 +106,7 @@ def accuracy(checkpoint: Path, data: Path, calibration: Path, max_drop: float | 
         manifest = artifact.contract
         assert manifest is not None
         with runtimes.nearest(artifact.precision).open(artifact) as runner:
-            found = _scored(Predictor(runner, manifest.preprocess or IMAGENET), data)
+            found = _scored(Predictor(runner, manifest.preprocess or NEUTRAL), data)
             scores[kind] = found | {"runtime": runner.runtime, "emulated": runner.emulates}
         scores[kind]["kept"] = manifest.kept
     for found in scores.values():

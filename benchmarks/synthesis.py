@@ -105,7 +105,10 @@ def _step(
     reduced: torch.dtype | None,
 ) -> None:
     with torch.autocast(image.device.type, reduced, enabled=reduced is not None):
-        logits, sides = network(data.normalise(image).contiguous(memory_format=torch.channels_last), all_steps=True)
+        logits, sides = network(
+            data.normalise(image, network.config.preprocess).contiguous(memory_format=torch.channels_last),
+            all_steps=True,
+        )
     loss = deep_supervision(logits.float(), {name: side.float() for name, side in sides.items()}, mask)
     optimizer.zero_grad()
     loss.backward()

@@ -332,7 +332,7 @@ def _models(source: str, size: tuple[int, int] | None, loading: Loading, progres
             raise UsageError(f"{path} has a fixed size: omit `size`, or give the checkpoint or a dynamic graph")
         return [(f"{path.name} at {'x'.join(map(str, dims))}", model, shapes)]
     from r2mrf_deploy import networks
-    from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
+    from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.graph.rewrites import optimize
     from r2mrf_deploy.graph.trace import trace
     from r2mrf_deploy.networks.deployed import Deployed
@@ -343,7 +343,8 @@ def _models(source: str, size: tuple[int, int] | None, loading: Loading, progres
     elif path.suffix:
         raise UsageError(f"{source} contains no graph: give an ONNX file, a checkpoint or the name of a preset")
     else:
-        module, preprocess = networks.create(*networks.preset(source, loading.get("settings"))), IMAGENET
+        family, config = networks.preset(source, loading.get("settings"))
+        module, preprocess = networks.create(family, config), config.preprocess
     progress(Progress("tracing"))
     height, width = size or DEFAULT_SIZE
     traced = trace(Deployed(module.eval(), preprocess), (height, width))

@@ -21,8 +21,8 @@ from r2mrf_deploy import checkpoint_files, images, networks, safetensors_file, s
 from r2mrf_deploy.errors import CheckpointError, UsageError
 from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.fitting import as_input
-from r2mrf_deploy.manifest import DEFAULT_SIZE, Preprocess, TensorSpec
-from r2mrf_deploy.networks.base import Detector, NetworkConfig
+from r2mrf_deploy.manifest import Preprocess, TensorSpec
+from r2mrf_deploy.networks.base import IMAGENET, Detector, NetworkConfig
 from r2mrf_deploy.state_dicts import resolve
 from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.weight_checks import checked, difference, shapes, wanted_shapes, with_counters
@@ -32,8 +32,6 @@ _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
 LOG = logging.getLogger("r2mrf_deploy.checkpoint")
 """Says how a file of another layout was read: a warning where something else could have been meant, else information."""
-IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), longest_side=max(DEFAULT_SIZE))
-"""ImageNet's statistics, and the scale at which the papers train and test: what a checkpoint that says nothing gets."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Checkpoint:
     @classmethod
     def of(cls, family: str, module: Detector, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         """The checkpoint of a network in memory."""
-        return cls(family, module.config, module.state_dict(), metrics=metrics or {})
+        return cls(family, module.config, module.state_dict(), module.config.preprocess, metrics or {})
 
     @classmethod
     def init(
@@ -81,7 +79,7 @@ class Checkpoint:
 
         family, config = networks.preset(preset, settings)
         module = networks.create(family, config)
-        initialise(module, _photographs(folder), seed)
+        initialise(module, _photographs(folder, config.preprocess), seed)
         return cls.of(family, module, {"trained": False})
 
     @classmethod
@@ -137,7 +135,7 @@ class Checkpoint:
                 path, content, network=network, settings=settings, defaults=defaults, weights_key=weights_key, rename=rename
             )  # fmt: skip
             LOG.log(logging.WARNING if found.chosen else logging.INFO, "%s: %s", path.name, found)
-            checkpoint = cls(found.family, found.config, found.state, found=found.facts())
+            checkpoint = cls(found.family, found.config, found.state, found.config.preprocess, found=found.facts())
             state = dict(found.state)
         return replace(checkpoint, state_dict=checked(path, state), sha256=sha256(path))
 
@@ -179,14 +177,14 @@ class Checkpoint:
         return sum(v.numel() for k, v in self.state_dict.items() if not k.endswith(buffers))
 
 
-def _photographs(folder: Path | str | None) -> Tensor:
+def _photographs(folder: Path | str | None, preprocess: Preprocess) -> Tensor:
     """Normalised photographs [N, 3, 256, 256] for `init`, at most 16."""
     if folder is None:
         found = [sample_photographs.sample(n) for n in ("astronaut", "coffee", "motorcycle_left", "rocket")]
     else:
         found = [images.read(p) for p in images.find([folder])[:16]]
     spec = TensorSpec(name="tensor", dtype="float32", shape=[1, 3, 256, 256], layout="NCHW")
-    return torch.cat([torch.from_numpy(as_input(p, spec, IMAGENET)) for p in found])
+    return torch.cat([torch.from_numpy(as_input(p, spec, preprocess)) for p in found])
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -215,7 +213,7 @@ def _from_ours(path: Path, content: dict[str, Any]) -> Checkpoint:
         raise CheckpointError(f"{path}: its 'metrics' are not a dictionary of names and values")
     try:
         config = networks.get(content["network"]).config_class.from_dict(content["config"])
-        preprocess = Preprocess.model_validate(content.get("preprocess", IMAGENET))
+        preprocess = Preprocess.model_validate(content.get("preprocess", config.preprocess))
     except UsageError as e:
         raise CheckpointError(f"{path}: {e}") from None
     except ValidationError as e:

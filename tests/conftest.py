@@ -114,7 +114,6 @@ def export(small: Path, once: Once) -> Callable[..., Path]:
 def traced(once: Once) -> Callable[..., Path]:
     """`traced(preset, size=(320, 320), io="image", dynamic=False, **settings)`: a network's graph, not rewritten."""
     from r2mrf_deploy import networks
-    from r2mrf_deploy.checkpoint import IMAGENET
     from r2mrf_deploy.graph.trace import trace
     from r2mrf_deploy.networks.deployed import Deployed
 
@@ -122,7 +121,8 @@ def traced(once: Once) -> Callable[..., Path]:
         preset: str, size: tuple[int, int] = (320, 320), io: str = "image", dynamic: bool = False, **settings: str
     ) -> Path:
         def fill(folder: Path) -> None:
-            deployed = Deployed(networks.create(*networks.preset(preset, settings)), IMAGENET, io=io)  # type: ignore[arg-type]
+            network = networks.create(*networks.preset(preset, settings))
+            deployed = Deployed(network, network.config.preprocess, io=io)  # type: ignore[arg-type]
             (folder / "traced.onnx").write_bytes(trace(deployed, size, dynamic=dynamic).SerializeToString())
 
         return once("-".join(map(str, (preset, *size, io, dynamic, *settings.items()))), fill) / "traced.onnx"

@@ -33,6 +33,9 @@ def train(
     split: Annotated[Path | None, Option(help="File with the names to train on, one per line.")] = None,
     image_folder: flags.ImageFolder = None,
     sharp: Annotated[Path | None, Option(help="Folder of sharp photographs to make composites from.")] = None,
+    mix: Annotated[
+        float | None, Option(help="Share of composites where --data and --sharp are given; by default 0.5.")
+    ] = None,
     mask_folder: Annotated[
         Path | None,
         Option("--masks", help="Folder of the masks in --data; with --sharp, drawn masks for the composites."),
@@ -42,7 +45,7 @@ def train(
     val_white: Annotated[flags.White | None, Option(help="What is white in the masks of --val.")] = None,
     val_split: Annotated[Path | None, Option(help="File with the names in --val to use, one per line.")] = None,
     recipe: Annotated[
-        Literal["paper", "scratch"] | None,
+        Literal["paper", "scratch", "finetune"] | None,
         Option(help="The recipe; by default the paper's if the backbone is pretrained."),
     ] = None,
     iterations: Annotated[int | None, Option(min=1, help="Iterations; by default the recipe's.")] = None,
@@ -96,7 +99,7 @@ def train(
         preset, chosen, flags.parse_settings(settings), data=data, split=split, dataset=dataset, image_folder=image_folder,
         white=_polarity("--data", data, "--white", white) if dataset is None else polarity(dataset, white),
         mask_folder=None if data is None or mask_folder is None else str(mask_folder),
-        sharp=sharp, masks=drawn, masks_white=_polarity("--masks", drawn, "--masks-white", masks_white),
+        sharp=sharp, mix=mix, masks=drawn, masks_white=_polarity("--masks", drawn, "--masks-white", masks_white),
         val=val, val_white=_polarity("--val", val, "--val-white", val_white), val_split=val_split,
         backbone=backbone, seed=seed, precision=precision, processes=devices * nodes, patience=early_stop,
         every=every, validate_every=validate_every,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r2mrf_deploy.errors import GraphError
+from r2mrf_deploy.networks import same
 
 Value = Any
 """A tensor; in arithmetic on shapes, a number or a list of numbers."""
@@ -97,8 +98,13 @@ def _call(node: onnx.NodeProto) -> Callable[..., Value]:
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
     strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0), dilations: Ints = (1, 1), group: int = 1,
-    kernel_shape: Ints = (),
+    kernel_shape: Ints = (), auto_pad: str = "NOTSET",
 ) -> Tensor:  # fmt: skip
+    if auto_pad == "SAME_UPPER" and set(dilations) == {1}:
+        begins, ends = zip(*map(same.pads, x.shape[2:], weight.shape[2:], strides), strict=True)
+        pads = (*begins, *ends)
+    elif auto_pad not in ONLY["auto_pad"]:
+        raise GraphError(f"Conv with auto_pad = {auto_pad} cannot be turned into PyTorch")
     x, padding = _padded(x, pads, 0.0)
     return F.conv2d(x, weight, bias, strides, padding, dilations, group)
 

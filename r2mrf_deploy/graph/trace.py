@@ -95,7 +95,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
     from onnxscript import opset18 as op
 
     import r2mrf_deploy.networks.crop
-    import r2mrf_deploy.networks.upsample  # noqa: F401  both define operators
+    import r2mrf_deploy.networks.upsample  # noqa: F401  all define operators
+    from r2mrf_deploy.networks import same
 
     def resize(x, height, width):  # type: ignore[no-untyped-def]
         size = op.Concat(op.Shape(x, start=0, end=2), op.Reshape(height, [1]), op.Reshape(width, [1]), axis=0)
@@ -105,7 +106,19 @@ def translations() -> dict[Any, Callable[..., Any]]:
         ends = op.Concat(op.Reshape(height, [1]), op.Reshape(width, [1]), axis=0)
         return op.Slice(x, [0, 0], ends, [2, 3])
 
-    return {torch.ops.r2mrf.upsample_bilinear.default: resize, torch.ops.r2mrf.crop.default: slice_}
+    def conv(x, weight, bias, strides, groups):  # type: ignore[no-untyped-def]
+        sides = x.shape[2:]
+        if not all(isinstance(side, int) for side in sides):
+            return op.Conv(x, weight, bias, auto_pad="SAME_UPPER", strides=strides, group=groups)
+        begins, ends = zip(*map(same.pads, sides, weight.shape[2:], strides), strict=True)
+        return op.Conv(x, weight, bias, pads=(*begins, *ends), strides=strides, group=groups)
+
+    operators = torch.ops.r2mrf
+    return {
+        operators.upsample_bilinear.default: resize,
+        operators.crop.default: slice_,
+        operators.conv_same.default: conv,
+    }
 
 
 def _drop_notes(model: onnx.ModelProto) -> None:

@@ -1,7 +1,7 @@
 """Backbones: five feature maps F_1 .. F_5 of an image, shallow to deep.
 
-All are torchvision's classification networks without their classifiers. Below `body`, parameters keep torchvision's names,
-so ImageNet weights load by name.
+All are classification networks without their classifiers: torchvision's, whose parameters keep their names below `body`, and
+EfficientNet-Lite.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Annotated, TypeAlias
 
 import torchvision
@@ -17,7 +18,9 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.networks.base import Shapes, shapes_of
+from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.networks import efficientnet_lite
+from r2mrf_deploy.networks.base import IMAGENET, Shapes, shapes_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,18 @@ VGG16_OWN_STRIDES = (
 )
 """VGG-16's six maps at their own strides, for DeFusionNet."""
 
+
+def _lite(name: str) -> tuple[Tap, ...]:
+    """EfficientNet-Lite's last map of each stride; its fourth and sixth stage have a later one of the same stride."""
+    channels, blocks = zip(*efficientnet_lite.stages(name), strict=True)
+    ends = [last for number, last in enumerate(accumulate(blocks)) if number not in (3, 5)]
+    kept = [c for number, c in enumerate(channels) if number not in (3, 5)]
+    firsts = [0, *(end + 1 for end in ends[:-1])]
+    spans = [_numbered(first, end) for first, end in zip(firsts, ends, strict=True)]
+    strides, pools = (4, 4, 8, 16, 32), (2, 1, 1, 1, 1)
+    return tuple(Tap(*tap) for tap in zip(spans, kept, strides, pools, strict=True))
+
+
 # R²MRF paper, "Effectiveness of Different Backbone Network Architectures", for ResNeXt, VGG-16 and DenseNet-161
 _TAPS = {
     "resnext101_32x4d": _RESNET,
@@ -74,7 +89,14 @@ _TAPS = {
         Tap(_numbered(7, 12), 112, 16),
         Tap(_numbered(13, 16), 960, 32),
     ),
+    **{name: _lite(name) for name in efficientnet_lite.NAMES},
 }
+
+
+def preprocess(name: str) -> Preprocess:
+    """What a backbone's ImageNet weights expect of an image."""
+    return efficientnet_lite.PREPROCESS if name in efficientnet_lite.NAMES else IMAGENET
+
 
 NAMES = tuple(_TAPS)
 BackboneName: TypeAlias = Annotated[str, NAMES]
@@ -95,7 +117,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.taps = taps or _TAPS[name]
-        model = _torchvision(name)
+        model = efficientnet_lite.features(name) if name in efficientnet_lite.NAMES else _torchvision(name)
         model = getattr(model, "features", model)  # the convolutional part, where it is a module of its own
         self.body = nn.ModuleDict({c: model.get_submodule(c) for tap in self.taps for c in tap.children})
         for module in self.body.modules():
@@ -119,12 +141,16 @@ class Backbone(nn.Module):
         return tuple(maps)
 
     def load_imagenet(self, state: Mapping[str, Tensor] | None = None) -> None:
-        """Load ImageNet weights: a state dict of torchvision's, or by default its own download.
+        """Load ImageNet weights: a state dict of torchvision's, or of the package of an EfficientNet-Lite.
+
+        Args:
+            state: by default torchvision's download.
 
         Raises:
             UsageError: torchvision has no ImageNet weights for this backbone, or the given ones do not fit it.
         """
         state = imagenet(self.name) if state is None else state
+        state = efficientnet_lite.rename(state) if self.name in efficientnet_lite.NAMES else state
         own = self.body.state_dict()
         given = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}  # which old weights lack
         given |= {_DENSENET.sub(r"\1\2", k.removeprefix("features.")): v for k, v in state.items()}

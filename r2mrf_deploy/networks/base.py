@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
+from r2mrf_deploy.manifest import DEFAULT_SIZE, Preprocess
 
 COUNTER = "num_batches_tracked"
 """The integer buffer that batch norm has since PyTorch 0.4.1. Inference does not use it, and state dicts may lack it."""
 MOST = 1024
 """The most steps or channels a config may have: far beyond the papers' networks, and close to a machine's memory."""
+
+IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), longest_side=max(DEFAULT_SIZE))
+"""ImageNet's statistics, and the scale at which the papers train and test: what a checkpoint that says nothing gets."""
 
 C = TypeVar("C", bound="NetworkConfig")
 
@@ -52,6 +56,11 @@ class NetworkConfig:
             allowed = hint.__metadata__[0] if get_origin(hint) is Annotated else get_args(hint)
             if allowed and value not in allowed:
                 raise UsageError(f"{name}={value!r} is not allowed: {did_you_mean(str(value), map(str, allowed))}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What the network expects of an image, if its checkpoint does not say it."""
+        return IMAGENET
 
     def to_dict(self) -> dict[str, Value]:
         return dataclasses.asdict(self)

@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from r2mrf_deploy.networks.backbone import Backbone, BackboneName, GlobalMean, identify
+from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.networks.backbone import Backbone, BackboneName, GlobalMean, identify, preprocess
 from r2mrf_deploy.networks.base import Adopted, Detector, Inferred, NetworkConfig, Prediction, Shapes, shapes_of
 from r2mrf_deploy.networks.br2net_checkpoint import adopt
 from r2mrf_deploy.networks.upsample import upsample
@@ -43,6 +44,10 @@ class BR2NetConfig(NetworkConfig):
     ReLU is never below 0.5, and its kernel is 1×1 (D)."""
     output: Literal["fused", "l2h", "h2l"] = "fused"
     """Which prediction is the network's map; "l2h" and "h2l" are the ablations O_LH and O_HL."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return preprocess(self.backbone)
 
 
 class Attention(nn.Module):

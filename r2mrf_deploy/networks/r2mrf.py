@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from r2mrf_deploy.networks.backbone import Backbone, BackboneName, identify
+from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.networks.backbone import Backbone, BackboneName, identify, preprocess
 from r2mrf_deploy.networks.base import MOST, Detector, Inferred, NetworkConfig, Prediction, Shapes, Value, entries
 from r2mrf_deploy.networks.upsample import upsample
 
@@ -44,6 +45,10 @@ class R2MRFConfig(NetworkConfig):
     """"direct": the ablation without residual learning (R2MRF_no_RRM): O_t = R_t."""
     output: Literal["fused", "branch1", "branch2", "branch3", "branch4", "branch5"] = "fused"
     """Which prediction is the network's map; "branch1" .. "branch5" are the ablations R2MRF_O1 .. O5."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return preprocess(self.backbone)
 
 
 class RRM(nn.Module):
@@ -77,6 +82,9 @@ class R2MRF(Detector):
         "r2mrf-vgg16": R2MRFConfig(backbone="vgg16"),
         "r2mrf-densenet161": R2MRFConfig(backbone="densenet161"),
         "r2mrf-edge": R2MRFConfig(backbone="mobilenet_v3_large", steps=3, width=16, amdf_channels=64),
+        "r2mrf-lite": R2MRFConfig(
+            backbone="efficientnet_lite0", steps=1, width=16, amdf_channels=64, initial_channels=16
+        ),
     }
 
     def __init__(self, config: R2MRFConfig) -> None:

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from r2mrf_deploy import images
-from r2mrf_deploy.checkpoint import IMAGENET
 from r2mrf_deploy.datasets import Dataset as Files
 from r2mrf_deploy.datasets import White, read_mask
 from r2mrf_deploy.errors import InputError
+from r2mrf_deploy.manifest import Preprocess
+from r2mrf_deploy.training.augmentation import Augmentation
 from r2mrf_deploy.training.recipe import Recipe
-from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis
+from r2mrf_deploy.training.synthesis.composites import Composites, Synthesis, resized
 from r2mrf_deploy.training.synthesis.rng import Rng
 from r2mrf_deploy.wording import count
 
@@ -69,6 +70,8 @@ class TrainingData:
     photographs: Sequence[np.ndarray] = field(default_factory=list)
     masks: Sequence[np.ndarray] = field(default_factory=list)
     dataset: Pictures | None = None
+    mix: float = 0.5
+    """Share of composites where there are both."""
     left_out: int = 0
     """Number of photographs in the folder that do not belong to the published dataset."""
 
@@ -81,26 +84,48 @@ class TrainingData:
     def source(self, recipe: Recipe, seed: int, device: torch.device) -> Source:
         """The source of batches on a device."""
         if self.dataset is not None:
-            return Dataset(self.dataset, recipe.size, rotation=recipe.rotation, seed=seed, device=device)
-        return Composites(self.photographs, Synthesis(size=recipe.size), masks=self.masks, seed=seed, device=device)
+            dataset = Dataset(self.dataset, recipe, seed=seed, device=device)
+            if not self.photographs:
+                return dataset
+        composites = Composites(
+            self.photographs, Synthesis(size=recipe.size), masks=self.masks, seed=seed, device=device
+        )
+        return composites if self.dataset is None else Mixed(dataset, composites, self.mix)
+
+
+class Mixed:
+    """Batches of which a share, to the nearest picture, are composites; the others are of a dataset."""
+
+    def __init__(self, dataset: Dataset, composites: Composites, share: float) -> None:
+        self._dataset, self._composites, self._share = dataset, composites, share
+
+    def seek(self, iteration: int, rank: int, ranks: int, /) -> None:
+        self._dataset.seek(iteration, rank, ranks)
+        self._composites.seek(iteration, rank, ranks)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        made = round(self._share * count)
+        parts = [source.batch(n) for source, n in ((self._dataset, count - made), (self._composites, made)) if n]
+        images, masks = zip(*parts, strict=True)
+        return torch.cat(images), torch.cat(masks)
 
 
 class Dataset:
-    """Photographs with their masks, cropped, mirrored and rotated. Each comes once in every pass, in a random order.
+    """Photographs with their masks, cropped, mirrored, rotated and, as the recipe says, resized and changed. Each comes once
+    in every pass, in a random order.
 
     Args:
         pictures: at least one, of any size; those smaller than a crop are enlarged.
-        size: side of the crops in pixels.
-        rotation: largest angle in degrees.
+        recipe: `size`, `rotation`, `scales`, `aspect` and `augmented` are used.
         seed: of the order and the crops.
         device: where the batches are made.
     """
 
-    def __init__(
-        self, pictures: Pictures, size: int, *, rotation: float, seed: int, device: torch.device | str = "cpu"
-    ) -> None:
-        self._stacked = [_stack(i, m, size) for i, m in zip(pictures.images, pictures.masks, strict=True)]
-        self._size, self._rotation, self._seed = size, rotation, seed
+    def __init__(self, pictures: Pictures, recipe: Recipe, *, seed: int, device: torch.device | str = "cpu") -> None:
+        self._stacked = [_stack(i, m, recipe.size) for i, m in zip(pictures.images, pictures.masks, strict=True)]
+        self._size, self._rotation, self._seed = recipe.size, recipe.rotation, seed
+        self._scales = [(math.log(low), math.log(high)) for low, high in (recipe.scales, recipe.aspect)]
+        self._augment = Augmentation() if recipe.augmented else None
         self._rng = Rng(device)
         self.seek(0)
 
@@ -113,8 +138,11 @@ class Dataset:
         first = (iteration * ranks + rank) * count
         crops = torch.stack([self._crop(self._at(place)) for place in range(first, first + count)])
         both = self._turn(crops.to(self._rng.device).float() / 255)
+        image, mask = both[:, :3], both[:, 3:]
+        if self._augment is not None:
+            image, mask = self._augment(image, mask, self._rng)
         self.seek(iteration + 1, rank, ranks)
-        return both[:, :3], both[:, 3:]
+        return image, mask
 
     def _at(self, place: int) -> Tensor:
         number, within = divmod(place, len(self._stacked))
@@ -122,10 +150,17 @@ class Dataset:
         return self._stacked[order[within]]
 
     def _crop(self, picture: Tensor) -> Tensor:
-        size = self._size
-        top, left = (self._rng.integer(length - size + 1) for length in picture.shape[1:])
-        crop = picture[:, top : top + size, left : left + size]
-        return crop.flip(2) if self._rng.integer(2) else crop
+        size, rng = self._size, self._rng
+        height, width = size, size
+        if any(any(interval) for interval in self._scales):
+            scale, aspect = (math.exp(rng.real(interval)) for interval in self._scales)
+            height, width = (
+                min(round(size / s), side) for s, side in zip((scale, scale * aspect), picture.shape[1:], strict=True)
+            )
+        top, left = (rng.integer(side - cut + 1) for side, cut in zip(picture.shape[1:], (height, width), strict=True))
+        crop = picture[:, top : top + height, left : left + width]
+        crop = crop.flip(2) if rng.integer(2) else crop
+        return resized(crop, (size, size))
 
     def _turn(self, pictures: Tensor) -> Tensor:
         limit = math.radians(self._rotation)
@@ -138,9 +173,9 @@ class Dataset:
         return F.grid_sample(pictures, grid, "bilinear", "reflection", align_corners=False)
 
 
-def normalise(image: Tensor) -> Tensor:
-    """Normalise an image [N, 3, H, W] in 0 .. 1 by ImageNet's mean and standard deviation."""
-    mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+def normalise(image: Tensor, preprocess: Preprocess) -> Tensor:
+    """Normalise an image [N, 3, H, W] in 0 .. 1 by a network's mean and standard deviation."""
+    mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     return (image - mean) / std
 
 

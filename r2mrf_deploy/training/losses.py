@@ -11,6 +11,23 @@ from torch.nn import functional as F
 from r2mrf_deploy.networks.upsample import upsample
 
 
+def overlap(logits: Tensor, mask: Tensor) -> Tensor:
+    """1 - intersection / union of a soft map with its mask, the mean over both classes and all pictures (Rahman and Wang,
+    ISVC 2016).
+
+    Cross-entropy is content with a map that is nearly right everywhere; this asks for a decision.
+
+    Args:
+        logits: [N, 1, H, W].
+        mask: [N, 1, H, W] in 0 .. 1.
+    """
+    found = torch.sigmoid(logits)
+    found, wanted = torch.cat([found, 1 - found], 1), torch.cat([mask, 1 - mask], 1)
+    both = (found * wanted).sum((2, 3))
+    either = (found + wanted).sum((2, 3)) - both
+    return 1 - ((both + 1) / (either + 1)).mean()  # + 1 pixel: a class that is neither there nor found is found well
+
+
 def deep_supervision(logits: Tensor, side_outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Mean binary cross-entropy of the fusion, plus that of each side output (R²MRF: T·5); all weights are 1.
 

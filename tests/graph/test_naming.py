@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from r2mrf_deploy import networks
-from r2mrf_deploy.checkpoint import IMAGENET
 from r2mrf_deploy.graph import naming
 from r2mrf_deploy.graph.trace import trace
+from r2mrf_deploy.networks.base import IMAGENET
 from r2mrf_deploy.networks.deployed import Deployed
 from r2mrf_deploy.networks.r2mrf import R2MRF, R2MRFConfig
 from tests.conftest import SMALL

@@ -25,6 +25,9 @@ TAPS = {
     "vgg16": [(64, 4), (128, 4), (256, 4), (512, 8), (512, 16)],
     "densenet161": [(96, 4), (384, 4), (768, 8), (2112, 16), (2208, 32)],
     "mobilenet_v3_large": [(16, 4), (24, 4), (40, 8), (112, 16), (960, 32)],
+    "efficientnet_lite0": [(16, 4), (24, 4), (40, 8), (112, 16), (320, 32)],
+    "efficientnet_lite1": [(16, 4), (24, 4), (40, 8), (112, 16), (320, 32)],
+    "efficientnet_lite2": [(16, 4), (24, 4), (48, 8), (120, 16), (352, 32)],
 }
 
 
@@ -98,7 +101,7 @@ def test_densenet_s_imagenet_weights_load_by_their_old_names() -> None:
 
 
 def test_a_backbone_is_identified_by_its_shapes() -> None:
-    for name in ("resnext50_32x4d", "resnext101_64x4d", "vgg16"):
+    for name in ("resnext50_32x4d", "resnext101_64x4d", "vgg16", "efficientnet_lite0", "efficientnet_lite2"):
         with torch.device("meta"):
             state = Backbone(name).state_dict()
         assert backbone.identify({f"backbone.{k}": tuple(v.shape) for k, v in state.items()}) == name

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.errors import InputError
 from r2mrf_deploy.training import data
 from r2mrf_deploy.training.data import Dataset, Pictures
+from r2mrf_deploy.training.recipe import PAPER
 
 
 def labelled(count, height=50, width=60):
@@ -16,19 +19,23 @@ def labelled(count, height=50, width=60):
     return Pictures(shown, masks)
 
 
+def recipe(**fields):
+    return dataclasses.replace(PAPER, size=32, **fields)
+
+
 def numbers(source, count):
     return [round(float(255 * image[0].mean())) for image in source.batch(count)[0]]
 
 
 def test_every_picture_comes_once_in_each_pass_and_passes_differ():
-    source = Dataset(labelled(12), 32, rotation=0, seed=0)
+    source = Dataset(labelled(12), recipe(rotation=0), seed=0)
     passes = [[n for _ in range(3) for n in numbers(source, 4)] for _ in range(3)]
     assert all(sorted(p) == list(range(12)) for p in passes)
     assert len({tuple(p) for p in passes}) == 3
 
 
 def test_processes_share_a_pass_without_overlap():
-    source, seen = Dataset(labelled(12), 32, rotation=0, seed=0), []
+    source, seen = Dataset(labelled(12), recipe(rotation=0), seed=0), []
     for iteration in range(2):
         for rank in range(3):
             source.seek(iteration, rank, 3)
@@ -37,7 +44,7 @@ def test_processes_share_a_pass_without_overlap():
 
 
 def test_a_batch_follows_from_its_iteration_alone():
-    source, other = (Dataset(labelled(5), 32, rotation=10, seed=4) for _ in range(2))
+    source, other = (Dataset(labelled(5), recipe(rotation=10), seed=4) for _ in range(2))
     for _ in range(3):
         wanted = source.batch(4)
     other.seek(2)
@@ -46,14 +53,14 @@ def test_a_batch_follows_from_its_iteration_alone():
 
 @pytest.mark.parametrize("rotation", [0.0, 10.0])
 def test_image_and_mask_are_cropped_mirrored_and_turned_together(rotation):
-    image, mask = Dataset(labelled(3), 32, rotation=rotation, seed=0).batch(8)
+    image, mask = Dataset(labelled(3), recipe(rotation=rotation), seed=0).batch(8)
     assert image.shape == (8, 3, 32, 32) and mask.shape == (8, 1, 32, 32)
     assert torch.allclose(image[:, 1:2], mask, atol=1e-6)
     assert 0.3 < mask.mean() < 0.7
 
 
 def test_what_is_smaller_than_a_crop_is_enlarged():
-    image, _ = Dataset(labelled(2, 20, 48), 32, rotation=0, seed=0).batch(2)
+    image, _ = Dataset(labelled(2, 20, 48), recipe(rotation=0), seed=0).batch(2)
     assert image.shape[2:] == (32, 32)
 
 

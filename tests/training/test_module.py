@@ -2,13 +2,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from r2mrf_deploy.networks.base import IMAGENET, NetworkConfig
 from r2mrf_deploy.training.data import Pictures, normalise
 from r2mrf_deploy.training.module import APART, STATISTICS, Training
 from r2mrf_deploy.training.recipe import SCRATCH
 
 
 class Network(nn.Sequential):
-    steps_range, default_steps = range(0), 1
+    steps_range, default_steps, config = range(0), 1, NetworkConfig()
 
 
 class Source:
@@ -32,7 +33,7 @@ def test_averaged_weights_have_statistics_of_their_own_and_no_gradients():
     source, means = Source(), []
     for n in range(STATISTICS):
         source.seek(APART + n, 0, 1)
-        means.append(normalise(source.batch(SCRATCH.batch)[0]).mean((0, 2, 3)))
+        means.append(normalise(source.batch(SCRATCH.batch)[0], IMAGENET).mean((0, 2, 3)))
     norm = module.averaged[0]
     assert torch.allclose(norm.running_mean, torch.stack(means).mean(0), atol=1e-6)  # float32 sums in another order
     assert norm.training and norm.momentum == 0.1  # as before

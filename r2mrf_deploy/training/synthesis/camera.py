@@ -6,10 +6,13 @@ The functions take batches [N, 3, H, W] in 0 .. 1 and one value per picture, [N,
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from r2mrf_deploy.training.synthesis.rng import Range, Rng
 
 # ITU-T T.81, tables K.1 (luminance) and K.2 (chrominance): the quantisation of JPEG at quality 50.
 _LUMINANCE = """
@@ -22,6 +25,37 @@ _CHROMINANCE = """
 """
 # ITU-T T.871 (JFIF): R'G'B' to Y'CbCr.
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What a camera and its files do to a picture, at random."""
+
+    soft: float = 0.2
+    """Probability of a slight blur of the whole picture, by a Gaussian with a standard deviation of `softness` pixels."""
+    softness: Range = (0.3, 0.7)
+    flat: float = 0.15
+    """Probability that the contrast is reduced, to `contrast`."""
+    contrast: Range = (0.4, 0.9)
+    gain: Range = (0.6, 1.3)
+    noise: Range = (0.0, 0.02)
+    """Standard deviation of the sensor's noise, which is added after the lens, on the scale 0 to 1."""
+    jpeg: float = 0.5
+    """Probability of JPEG compression, at `quality` on the usual scale to 100."""
+    quality: Range = (40.0, 95.0)
+
+    def photograph(self, image: Tensor, rng: Rng) -> Tensor:
+        """Add the effects to [N, 3, H, W], in place or not."""
+        count = len(image)
+        if len(some := rng.some(count, self.soft)):
+            image[some] = soften(image[some], rng.uniform(len(some), self.softness))
+        if len(some := rng.some(count, self.flat)):
+            image[some] = flatten_contrast(image[some], rng.uniform(len(some), self.contrast))
+        gain, sigma = rng.uniform(count, self.gain), rng.uniform(count, self.noise)
+        image = (gain * image + sigma * rng.noise(image)).clamp(0, 1)
+        if len(some := rng.some(count, self.jpeg)):
+            image[some] = jpeg(image[some], rng.uniform(len(some), self.quality))
+        return image
 
 
 def soften(image: Tensor, sigma: Tensor) -> Tensor:

@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from r2mrf_deploy.errors import InputError, UsageError
-from r2mrf_deploy.training.synthesis import camera, shapes
+from r2mrf_deploy.training.synthesis import shapes
+from r2mrf_deploy.training.synthesis.camera import Camera
 from r2mrf_deploy.training.synthesis.lens import convolve, kernels
 from r2mrf_deploy.training.synthesis.rng import Range, Rng
 
 
 @dataclass(frozen=True)
-class Synthesis:
+class Synthesis(Camera):
     """What composites look like. Ranges are sampled uniformly, except `radius`, which is sampled log-uniformly."""
 
     size: int = 160
@@ -56,18 +57,6 @@ class Synthesis:
     """Probability that a batch is made larger, by `shrinkage`, and then reduced: this sharpens outlines and correlates
     noise."""
     shrinkage: Range = (1.2, 1.5)
-    soft: float = 0.2
-    """Probability of a slight blur of the whole picture, by a Gaussian with a standard deviation of `softness` pixels."""
-    softness: Range = (0.3, 0.7)
-    flat: float = 0.15
-    """Probability that the contrast is reduced, to `contrast`."""
-    contrast: Range = (0.4, 0.9)
-    gain: Range = (0.6, 1.3)
-    noise: Range = (0.0, 0.02)
-    """Standard deviation of the sensor's noise, which is added after the lens, on the scale 0 to 1."""
-    jpeg: float = 0.5
-    """Probability of JPEG compression, at `quality` on the usual scale to 100."""
-    quality: Range = (40.0, 95.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.radius[0] <= self.radius[1] or self.swell < 1:
@@ -136,7 +125,7 @@ class Composites:
                 F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
                 for x in (image, mask)
             )
-        return self._photograph(image), mask
+        return s.photograph(image, rng), mask
 
     def _compose(self, count: int, side: int) -> tuple[Tensor, Tensor]:
         s, rng = self.synthesis, self._rng
@@ -175,7 +164,7 @@ class Composites:
             raise InputError(f"a photograph of {height}×{width} is too small for composites of {size}×{size}")
         full = torch.tensor(photograph).permute(2, 0, 1).contiguous().to(self.device)
         sizes = dict.fromkeys((round(height * k), round(width * k)) for k in self.synthesis.scales if k < 1)
-        return [full, *(_resized(full, hw) for hw in sizes if min(hw) >= size)]
+        return [full, *(resized(full, hw) for hw in sizes if min(hw) >= size)]
 
     def _crops(self, count: int, side: int) -> Tensor:
         """Random crops, mirrored, transposed and with their colour channels permuted, float [N, 3, S, S] in 0 .. 1."""
@@ -197,7 +186,7 @@ class Composites:
             crop = crop.flip(2)
         if rng.integer(4) == 0:
             crop = crop.transpose(1, 2)
-        return _resized(crop[rng.order(3)], (side, side))
+        return resized(crop[rng.order(3)], (side, side))
 
     def _defocus(self, layer: Tensor, enlarged: float) -> Tensor:
         """Blur [N, C, S, S] with a radius that grows from r to at most swell × r across the picture."""
@@ -213,24 +202,11 @@ class Composites:
         share = (0.5 + x * angle.cos() + y * angle.sin()).clamp(0, 1)
         return torch.lerp(near, far, share)
 
-    def _photograph(self, image: Tensor) -> Tensor:
-        """Add the effects of the camera and of the image file."""
-        s, rng, count = self.synthesis, self._rng, len(image)
-        if len(some := rng.some(count, s.soft)):
-            image[some] = camera.soften(image[some], rng.uniform(len(some), s.softness))
-        if len(some := rng.some(count, s.flat)):
-            image[some] = camera.flatten_contrast(image[some], rng.uniform(len(some), s.contrast))
-        gain, sigma = rng.uniform(count, s.gain), rng.uniform(count, s.noise)
-        image = (gain * image + sigma * rng.noise(image)).clamp(0, 1)
-        if len(some := rng.some(count, s.jpeg)):
-            image[some] = camera.jpeg(image[some], rng.uniform(len(some), s.quality))
-        return image
 
-
-def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 [3, H, W] with an antialiased cubic filter."""
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 [C, H, W] with an antialiased cubic filter."""
     if picture.shape[1:] == size:
         return picture
-    antialias = size[0] < picture.shape[1]
+    antialias = size[0] < picture.shape[1] or size[1] < picture.shape[2]
     resized = F.interpolate(picture[None].float(), size=size, mode="bicubic", antialias=antialias, align_corners=False)
     return resized[0].round().clamp(0, 255).to(torch.uint8)
