@@ -147,8 +147,8 @@ def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, st
 
     Args:
         preset: name of the preset.
-        name: name of the recipe; None chooses the paper's if the backbone is pretrained, except for the edge networks,
-            which no paper describes.
+        name: name of the recipe; None chooses the paper's if the backbone is pretrained, or `finetune` for the networks
+            that no paper describes.
         backbone: whether the backbone is pretrained.
 
     Returns:
@@ -158,17 +158,19 @@ def choose(preset: str, name: str | None, *, backbone: bool) -> tuple[Recipe, st
         UsageError: there is no such preset or recipe.
     """
     family, _ = networks.preset(preset)
+    unpublished = preset.endswith(("-edge", "-lite"))
     if name not in (None, *NAMES):
         raise UsageError(f"no recipe {name!r}: {did_you_mean(name, NAMES)}")
     if name is not None:
         why = "as requested"
-    elif backbone and not preset.endswith("-edge"):
-        name, why = PAPER.name, "the backbone is pretrained"
+    elif not backbone:
+        name, why = SCRATCH.name, "the network starts from random weights"
+    elif unpublished:
+        name, why = FINETUNE.name, "the backbone is pretrained, and no paper describes this preset"
     else:
-        name = SCRATCH.name
-        why = "no paper describes this preset" if backbone else "the network starts from random weights"
-    if name == SCRATCH.name:
-        return SCRATCH, why
+        name, why = PAPER.name, "the backbone is pretrained"
+    if name != PAPER.name:
+        return {SCRATCH.name: SCRATCH, FINETUNE.name: FINETUNE}[name], why
     if family not in PAPERS:
         why += "; R²MRF's, because no schedule is known from its own paper"
     return PAPERS.get(family, PAPER), why

@@ -305,6 +305,7 @@ def _fit(trainer: Any, module: Any, checkpoints: Any, last: Path | None, output:
 def _facts(config: TrainingConfig, training_data: TrainingData) -> dict[str, Any]:
     """What the checkpoint records about its training; of a path only the last name."""
     read = {"photographs": training_data.photographs, "masks": training_data.masks, "dataset": training_data.dataset}
+    both = training_data.dataset is not None and len(training_data.photographs) > 0
     return {
         "trained": config.preset,
         "recipe": dataclasses.asdict(config.recipe),
@@ -313,6 +314,7 @@ def _facts(config: TrainingConfig, training_data: TrainingData) -> dict[str, Any
         "processes": config.processes,
         "backbone": Path(config.backbone).name if config.backbone else "",
         "data": {name: len(items) for name, items in read.items() if items},
+        **({"mix": training_data.mix} if both else {}),
         "torch": str(torch.__version__),
     }
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from r2mrf_deploy import networks
 from r2mrf_deploy.networks.r2mrf import upsample
-from r2mrf_deploy.training.losses import deep_supervision
+from r2mrf_deploy.training.losses import deep_supervision, overlap
 
 
 @pytest.fixture
@@ -55,3 +55,21 @@ def test_side_outputs_of_several_sizes_count_alike(outputs):
     expected = sum(F.binary_cross_entropy(x.double().sigmoid(), mask.double()) for x in terms)
     found = deep_supervision(logits, {"l2h0": sides["step1_branch2"], "h2l0": coarse}, mask)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)  # float32
+
+
+def test_overlap_is_one_minus_the_mean_of_both_classes_ious():
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[..., :10, :] = 1  # 200 pixels
+    found = torch.zeros(1, 1, 20, 20)
+    found[..., :5, :] = 1  # 100 of them: IoU 100 / 200 in focus, 200 / 300 out of focus
+    logits = 40 * (found - 0.5)
+    assert overlap(logits, mask).item() == pytest.approx(1 - (101 / 201 + 201 / 301) / 2, abs=1e-6)
+    assert overlap(40 * (mask - 0.5), mask).item() == pytest.approx(0, abs=1e-6)
+    assert overlap(torch.full_like(mask, -20.0), torch.zeros_like(mask)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_overlap_weighs_a_photograph_s_small_class_as_its_large_one(outputs):
+    """A map that says "blurred" everywhere has a small cross-entropy where little is in focus, and half of the overlap."""
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[..., :2, :2] = 1
+    assert overlap(torch.full_like(mask, -20.0), mask).item() > 0.4

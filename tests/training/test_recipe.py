@@ -7,7 +7,7 @@ from torch import nn
 
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.training import ema, recipe
-from r2mrf_deploy.training.recipe import PAPER, SCRATCH
+from r2mrf_deploy.training.recipe import FINETUNE, PAPER, SCRATCH
 
 
 def test_the_paper_s_rate_is_poly_09():
@@ -27,7 +27,11 @@ def test_each_paper_has_its_own_schedule(preset, batch, iterations):
 
 def test_the_default_recipe_is_the_paper_s_where_the_backbone_is_trained():
     assert recipe.choose("r2mrf", None, backbone=False) == (SCRATCH, "the network starts from random weights")
-    assert recipe.choose("r2mrf-edge", None, backbone=True) == (SCRATCH, "no paper describes this preset")
+    why = "the backbone is pretrained, and no paper describes this preset"
+    for preset in ("r2mrf-edge", "r2mrf-lite"):
+        assert recipe.choose(preset, None, backbone=True) == (FINETUNE, why)
+        assert recipe.choose(preset, None, backbone=False)[0] == SCRATCH
+    assert recipe.choose("r2mrf", "finetune", backbone=True) == (FINETUNE, "as requested")
     assert recipe.choose("r2mrf-edge", "paper", backbone=False) == (PAPER, "as requested")
     assert recipe.choose("btbnet", None, backbone=True)[1].endswith("no schedule is known from its own paper")
     with pytest.raises(UsageError, match="did you mean 'r2mrf'"):
@@ -51,6 +55,19 @@ def test_biases_and_norms_do_not_decay_and_the_paper_s_move_twice_as_fast():
         assert [p.shape for p in weights["params"]] == [network[0].weight.shape] and len(others["params"]) == 3
         assert (weights["weight_decay"], others["weight_decay"]) == (chosen.weight_decay, 0)
         assert (weights["lr"], others["lr"]) == (0.5, 0.5 * multiple)
+
+
+def test_a_pretrained_backbone_moves_slower() -> None:
+    network = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 3), "fusion": nn.Conv2d(4, 1, 1)})
+    optimizer = replace(FINETUNE, backbone_rate=0.25, bias_rate=2.0).make_optimizer(network)
+    recipe.set_rate(optimizer, 1.0)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert {name: rates[id(p)] for name, p in network.named_parameters()} == {
+        "backbone.weight": (0.25, FINETUNE.weight_decay),
+        "backbone.bias": (0.5, 0.0),
+        "fusion.weight": (1.0, FINETUNE.weight_decay),
+        "fusion.bias": (2.0, 0.0),
+    }
 
 
 def test_the_average_is_soon_rid_of_the_initial_weights_and_then_slow():

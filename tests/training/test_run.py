@@ -17,7 +17,7 @@ from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Notice
 from r2mrf_deploy.training import callbacks, resuming, run
-from r2mrf_deploy.training.recipe import PAPER, SCRATCH, Iteration
+from r2mrf_deploy.training.recipe import FINETUNE, PAPER, SCRATCH, Iteration
 from r2mrf_deploy.training.run import Hardware, TrainingConfig
 from tests.fuzzing import COUNTS, mutations, survivors
 from tests.test_full_disk import full
@@ -279,6 +279,21 @@ def test_a_dataset_is_read_by_the_names_given(folder, dataset, tmp_path):
     assert len(training_data.dataset) + len(training_data.validation) == 4 and training_data.left_out == 2
 
 
+def test_a_dataset_and_composites_are_trained_on_together(folder, dataset, tmp_path):
+    given = {"masks": None, "data": dataset, "image_folder": "photos", "mask_folder": "drawn"}
+    mixed = order(folder, replace(FINETUNE, scales=(0.8, 1.0)), **given, mix=0.5)
+    training_data = run.read(mixed)
+    assert len(training_data.photographs) == 2 and len(training_data.masks) == len(training_data.dataset) == 5
+    assert training_data.mix == 0.5 and len(training_data.validation) == 1  # of the dataset
+    assert [m.max() for m in training_data.masks] == [255] * 5
+    done = run.train(mixed, tmp_path / "mixed", CPU)
+    assert Checkpoint.load(done.path).metrics["data"] == {"photographs": 2, "masks": 5, "dataset": 5}
+    again = run.train(mixed, tmp_path / "again", CPU)
+    assert same(done.path, again.path)
+    alone = run.train(replace(mixed, sharp=None, mix=None), tmp_path / "alone", CPU)
+    assert not same(done.path, alone.path)
+
+
 def test_what_is_trained_on_is_not_validated_on(folder, dataset):
     (dataset / "photos").rename(dataset / "image")
     (dataset / "drawn").rename(dataset / "gt")
@@ -300,8 +315,10 @@ def test_what_is_trained_on_is_not_validated_on(folder, dataset):
     [
         ({"image_folder": "photos"}, "they go with `data`"),
         ({"val_split": "s"}, "it goes with `val`"),
-        ({"sharp": None, "masks": None}, "either `data`"),
-        ({"data": "d"}, "either `data`"),
+        ({"sharp": None, "masks": None}, "give `data`"),
+        ({"data": "d"}, "`masks` goes with `sharp` alone"),
+        ({"mix": 0.5}, "it goes with `data` and `sharp`"),
+        ({"data": "d", "masks": None, "mix": 1.0}, "`mix` must be between 0 and 1"),
         ({"split": "s"}, "`split`"),
         ({"processes": 3}, "a batch of 2 cannot be split evenly among 3"),
         ({"every": 0}, "at least 1"),
