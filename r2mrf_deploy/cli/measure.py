@@ -82,7 +82,7 @@ def evaluate(
     ] = None,
     white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help="File with the names to evaluate, one per line.")] = None,
+    split: Annotated[Path | None, Option(help=f"Names to evaluate: {flags.SPLIT}")] = None,
     image_folder: flags.ImageFolder = None,
     mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
     positive: Annotated[flags.White, Option(help="The positive class of precision and recall.")] = "sharp",
