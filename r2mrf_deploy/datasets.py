@@ -34,22 +34,40 @@ _SCALES = (1, 255, 65535)
 _MOST_GREY = 0.25
 """Largest share of grey pixels in a mask. In those of CUHK and DUT, resampled edges make up 5 % at most."""
 
+SPLITS = Path(__file__).parent / "data" / "splits"
+"""Published splits: `NAME.txt` is what `split` NAME stands for."""
+
 
 @dataclass(frozen=True)
 class Known:
     """A published dataset."""
 
     white: White
+    test: int
+    """How many photographs its test split has."""
     prefix: str = ""
     """Prefix of the names of its photographs, if the archive also contains others."""
+    parts: Sequence[tuple[str, str]] = ()
+    """Names of the folders of photographs and of masks in its archive, if they are not usual ones."""
+    copy_of: str = ""
+    """The dataset whose photographs these are, with other names and sizes."""
 
 
 KNOWN = {
     # Shi, Xu and Jia (CVPR 2014), as released: 704 partly defocused photographs
-    "cuhk": Known("blurred", "out_of_focus"),
-    "cuhk-320": Known("sharp"),  # the same at 320×320, as distributed with DUT: 604 for training, 100 for testing
-    "dut": Known("sharp"),  # Zhao et al. (CVPR 2018), at 320×320: 600 for training, 500 for testing
-    "ctcug": Known("blurred"),  # Tang et al. (CVPR 2019): 150 for testing
+    "cuhk": Known("blurred", 100, "out_of_focus"),
+    # the same at 320×320, as distributed with DUT: 604 for training, 100 for testing, each numbered from 1
+    "cuhk-320": Known("sharp", 100, copy_of="cuhk"),
+    # Zhao et al. (CVPR 2018), at 320×320: 600 for training, 500 for testing
+    "dut": Known(
+        "sharp",
+        500,
+        parts=(("DUT500S-Testing", "DUT500GT-Testing"), ("DUT600S_Training", "DUT600GT_Training")),
+    ),
+    "ctcug": Known("blurred", 150),  # Tang et al. (CVPR 2019): all for testing
+    # Jin et al. (ICME 2023): all for testing, 300 of them in focus everywhere. What is white is known from their test code
+    # (github.com/yuxinjin-whu/D-DFFNet, test.py): it inverts the masks of CUHK and CTCUG, and not those of DUT and EBD.
+    "ebd": Known("sharp", 1605),
 }
 
 
@@ -71,9 +89,22 @@ class Dataset:
     pairs: Sequence[Pair]
     left_out: int = 0
     """Photographs in the folder that do not belong to the published dataset."""
+    published: str = ""
+    """Name of the published dataset, if it is one."""
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def is_test_split(self) -> bool:
+        """Whether these are the photographs that papers test on, as far as names and numbers tell: those of the shipped
+        split `NAME-test`, or for a dataset without one, or with other names, as many as its test split has."""
+        if not self.published:
+            return False
+        if (split := SPLITS / f"{self.published}-test.txt").is_file():
+            wanted = read_split(split)
+            return len(self) == len(wanted) and {_number(p.name) for p in self.pairs} == {_number(n) for n in wanted}
+        return len(self) == KNOWN[self.published].test
 
     def image(self, number: int) -> np.ndarray:
         """Photograph `number`, uint8 [H, W, 3] RGB. Raises InputError if it cannot be read."""
@@ -108,7 +139,7 @@ def read_dataset(
     folder: Path | str,
     *,
     white: White,
-    split: Path | None = None,
+    split: Path | str | None = None,
     image_folder: str | None = None,
     mask_folder: str | None = None,
     dataset: str | None = None,
@@ -121,8 +152,10 @@ def read_dataset(
     Args:
         folder: contains the two folders.
         white: what 255 means in the masks.
-        split: a text file with one name per line, with or without a suffix. Only these photographs are used, in this
-            order. Blank lines and comments after # are ignored.
+        split: a text file with one name per line, with or without a suffix, or the name of a published split (see
+            `SPLITS`), if there is no such file. Only these photographs are used, in this order. Blank lines and comments
+            after # are ignored. If none of the names is found, and either they or those of the photographs are bare
+            numbers, equal numbers are the same photograph (`out_of_focus0001`, `0001`).
         image_folder: name of the photographs' folder, if it is not a usual one.
         mask_folder: the same for the masks' folder.
         dataset: name of a published dataset. Its archive may hold other photographs, which are left out.
@@ -133,8 +166,10 @@ def read_dataset(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    known = KNOWN[dataset] if dataset else None
+    image_folder, mask_folder = _parts(folder, known.parts if known else (), image_folder, mask_folder)
     everything = _by_name(_part(folder, "image", image_folder))
-    prefix = KNOWN[dataset].prefix if dataset else ""
+    prefix = known.prefix if known else ""
     # if no name has the prefix, the files were renamed: use them all
     photographs = {name: path for name, path in everything.items() if name.startswith(prefix)} or everything
     masks = _by_name(_part(folder, "mask", mask_folder))
@@ -145,7 +180,7 @@ def read_dataset(
             f"{folder}: there is no mask for {len(missing)} of {count(len(names), 'photograph')}: {first(missing, 3)}"
         )
     pairs = [Pair(n, photographs[n], found[n]) for n in names]
-    return Dataset(folder, white, pairs, len(everything) - len(photographs))
+    return Dataset(folder, white, pairs, len(everything) - len(photographs), dataset or "")
 
 
 def polarity(dataset: str | None, white: White | None) -> White:
@@ -211,6 +246,19 @@ def _with_alpha(white: np.ndarray, alpha: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
+def _parts(
+    folder: Path, parts: Sequence[tuple[str, str]], image_folder: str | None, mask_folder: str | None
+) -> tuple[str | None, str | None]:
+    """The folders of photographs and masks that are asked for, completed from those that a published archive has."""
+    given = image_folder, mask_folder
+    there = [part for part in parts if all((folder / name).is_dir() for name in part)]
+    fitting = [part for part in there if all(g in (None, name) for g, name in zip(given, part, strict=True))]
+    if len(fitting) > 1:
+        names = ", ".join(images for images, _ in fitting)
+        raise InputError(f"{folder} has {len(fitting)} folders of images: {names}; name one with `image_folder`")
+    return fitting[0] if fitting else given
+
+
 def _part(folder: Path, what: str, name: str | None) -> Path:
     if name and (folder / name).is_dir():
         return folder / name
@@ -267,20 +315,55 @@ def _number(name: str) -> str:
     return digits[0] if digits else name
 
 
-def _split(path: Path, photographs: dict[str, Path]) -> list[str]:
-    if not path.is_file():
-        raise no_file(path)
+def split_names() -> list[str]:
+    """The names of the published splits."""
+    return sorted(path.stem for path in SPLITS.glob("*.txt"))
+
+
+def read_split(split: Path | str) -> list[str]:
+    """The names in a split: a file, or if there is none the published split of that name.
+
+    Raises:
+        InputError: there is neither, or it is not a text file, or names nothing.
+    """
+    path, shipped = Path(split), split_names()
+    if not path.is_file() and str(split) in shipped:
+        path = SPLITS / f"{split}.txt"
+    elif not path.is_file():
+        named = "" if path.exists() or path.suffix else f", and no published split; {did_you_mean(path.name, shipped)}"
+        raise InputError(f"{no_file(path)}{named}")
     with reading(path, InputError, "is not a text file"):
         lines = [line.partition("#")[0].strip() for line in document(path).decode("utf-8-sig").splitlines()]
-    names = [line if line in photographs else Path(line).stem for line in lines if line]
+    names = [line for line in lines if line]
+    if not names:
+        raise InputError(f"{path} names no photograph")
+    return names
+
+
+def _split(split: Path | str, photographs: dict[str, Path]) -> list[str]:
+    """The names of a split as the photographs have them."""
+    names = [line if line in photographs else Path(line).stem for line in read_split(split)]
+    if not any(name in photographs for name in names):
+        names = _by_number(names, photographs)
     unknown = [name for name in names if name not in photographs]
     if unknown:
         raise InputError(
-            f"{path}: the dataset lacks {len(unknown)} of {count(len(names), 'name')}: "
+            f"{split}: the dataset lacks {len(unknown)} of {count(len(names), 'name')}: "
             f"{unknown[0]} ({did_you_mean(unknown[0], photographs)})"
         )
-    if not names:
-        raise InputError(f"{path} names no photograph")
     if (twice := Counter(names).most_common(1)[0])[1] > 1:
-        raise InputError(f"{path} names {twice[0]} more than once")
+        raise InputError(f"{split} names {twice[0]} more than once")
     return names
+
+
+def _by_number(names: Sequence[str], photographs: dict[str, Path]) -> list[str]:
+    """The names of a split, those of photographs with an equal number at the end replaced by theirs.
+
+    Either all names or all photographs are bare numbers: `motion0001` is not `out_of_focus0001`. `1` is not `0001`: archives
+    that number their photographs anew do so from 1.
+    """
+    numbered = {_number(name): name for name in photographs}
+    bare = all(name.isdigit() for name in names) or all(name.isdigit() for name in photographs)
+    if not bare or len(numbered) < len(photographs):
+        return list(names)
+    return [numbered.get(_number(name), name) for name in names]

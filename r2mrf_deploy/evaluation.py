@@ -22,10 +22,12 @@ from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.files import scratch
+from r2mrf_deploy.fitting import stretched_in_words
 from r2mrf_deploy.manifest import NEUTRAL, side_outputs
 from r2mrf_deploy.metrics import Curves, Positive, Scores, average, judge
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
+from r2mrf_deploy.protocols import Protocol
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import changed
 
@@ -138,13 +140,21 @@ def doubt(rows: Sequence[Evaluation], dataset: Dataset) -> str:
     )
 
 
-def record(rows: Sequence[Evaluation], methods: Sequence[Method], dataset: Dataset, positive: Positive) -> list[str]:
-    """Record the scores in the artifacts' manifests.
+def record(
+    rows: Sequence[Evaluation],
+    methods: Sequence[Method],
+    dataset: Dataset,
+    positive: Positive,
+    protocol: Protocol | None = None,
+) -> list[str]:
+    """Record the scores in the artifacts' manifests, with the name of the protocol.
 
     Returns:
         For each row that could not be recorded, the reason.
     """
     data = {"dataset": dataset.folder.name, "photographs": len(dataset), "white": dataset.white, "positive": positive}
+    if protocol is not None:
+        data |= {"protocol": protocol.name}
     reasons = []
     for row in rows:
         if (file := methods[row.method].artifact) is not None:
@@ -162,6 +172,7 @@ def opened(
     steps: bool = False,
     branches: bool = False,
     trust: bool = False,
+    size: tuple[int, int] | None = None,
     **loading: Unpack[Loading],
 ) -> Iterator[list[Method]]:
     """Open artifacts, checkpoints and baselines as methods, and close them on exit.
@@ -176,7 +187,11 @@ def opened(
         branches: also evaluate each side output of the last step, of a checkpoint or of an artifact exported with
             `all_steps`.
         trust: see `runtimes.open`.
+        size: height and width that every photograph is stretched to; None: as each method takes it.
         loading: for the checkpoints among the sources, as for `Checkpoint.load`.
+
+    Raises:
+        UsageError: options do not go together, or an input cannot have the size.
     """
     chosen = OpenOptions.of(loading)
     if (given := [f"`{name}`" for name in changed(chosen)]) and not any(map(is_checkpoint, sources)):
@@ -186,9 +201,10 @@ def opened(
         for source in sources:
             name = source.name if len({s.name for s in sources}) == len(sources) else str(source)
             if is_checkpoint(source) and (steps or branches):
-                methods += _ablations(stack, source, name, runtime, steps, branches, chosen)
+                methods += _ablations(stack, source, name, runtime, steps, branches, chosen, size)
                 continue
-            predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
+            predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen, size))
+            predictor = _sized(predictor, size, source)
             file = None if is_checkpoint(source) or steps or branches else source
             about = (predictor.runner.runtime, predictor.size)
             methods.append(Method(_alone(name, predictor), *about, file))
@@ -199,8 +215,10 @@ def opened(
         if baselines:
             from r2mrf_deploy import baselines as registry
 
-            about = ("no training", f"at most {NEUTRAL.longest_side}x{NEUTRAL.longest_side}")
-            methods += [Method(_alone(name, _reduced(registry.get(name))), *about) for name in baselines]
+            own = f"at most {NEUTRAL.longest_side}x{NEUTRAL.longest_side}"
+            words = own if size is None else stretched_in_words(size)
+            for name in baselines:
+                methods.append(Method(_alone(name, _resized(registry.get(name), size)), "no training", words))
         yield methods
 
 
@@ -208,28 +226,48 @@ def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:
     return lambda image: {title: call(image)}
 
 
-def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Reduce photographs for a baseline as for a network, for a fair comparison."""
+def _resized(
+    call: Callable[[np.ndarray], np.ndarray], size: tuple[int, int] | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Stretch photographs for a baseline, or reduce them, as for a network, for a fair comparison."""
 
     def focus(image: np.ndarray) -> np.ndarray:
-        size = image.shape[:2]
-        found = call(images.resize(image, images.within(size, (NEUTRAL.longest_side, NEUTRAL.longest_side))))
-        return np.clip(images.resize(found, size), 0, 1)
+        own = image.shape[:2]
+        found = call(images.resize(image, size or images.within(own, (NEUTRAL.longest_side, NEUTRAL.longest_side))))
+        return np.clip(images.resize(found, own), 0, 1)
 
     return focus
 
 
-def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions) -> Predictor:
+def _sized(predictor: Predictor, size: tuple[int, int] | None, source: Path) -> Predictor:
+    """A predictor that stretches photographs to a size, if there is one."""
+    try:
+        return predictor if size is None else predictor.stretched(size)
+    except UsageError as e:
+        raise UsageError(f"{source}: {e}") from None
+
+
+def _predictor(
+    stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions, size: tuple[int, int] | None
+) -> Predictor:
     if is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export.chain import export_artifact
+        from r2mrf_deploy.export.options import ExportOptions
 
         target = stack.enter_context(scratch()) / f"{source.stem}.onnx"
-        source = export_artifact(source, target, **chosen.loading).path
+        source = export_artifact(source, target, ExportOptions(size=size), **chosen.loading).path
     return Predictor.open(source, runtime, trust=trust, options=chosen if is_checkpoint(source) else None)
 
 
 def _ablations(
-    stack: ExitStack, source: Path, name: str, runtime: str | None, steps: bool, branches: bool, chosen: OpenOptions
+    stack: ExitStack,
+    source: Path,
+    name: str,
+    runtime: str | None,
+    steps: bool,
+    branches: bool,
+    chosen: OpenOptions,
+    size: tuple[int, int] | None,
 ) -> list[Method]:
     """A checkpoint's map, or the map after each of its steps, and its side outputs."""
     from r2mrf_deploy.checkpoint import Checkpoint
@@ -238,13 +276,13 @@ def _ablations(
     if runtime not in (None, "pytorch"):
         raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
     checkpoint = Checkpoint.load(source, **chosen.loading)
-    predictor = Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)))
+    predictor = _sized(Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True))), size, source)
     network = checkpoint.module()
     made, sides, about = [], [], ("pytorch", predictor.size)
     if steps and 1 in network.steps_range:
         for t in range(1, network.default_steps + 1):
             runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
-            made.append(Method(_alone(f"{name} T = {t}", Predictor.of(runner)), *about))
+            made.append(Method(_alone(f"{name} T = {t}", _sized(Predictor.of(runner), size, source)), *about))
     else:
         made.append(Method(_alone(name, predictor), *about))
         named = [o.name for o in predictor.runner.outputs]

@@ -100,7 +100,12 @@ def size_in_words(spec: TensorSpec, preprocess: Preprocess, profile: Mapping[str
     size = "x".join(map(str, most))
     if least != most:
         return f"at most {size}"
-    return f"{size}, stretched" if preprocess.fit == "stretch" else size
+    return stretched_in_words(most) if preprocess.fit == "stretch" else size
+
+
+def stretched_in_words(size: tuple[int, int]) -> str:
+    """The size of an input that every photograph is stretched to."""
+    return f"{size[0]}x{size[1]}, stretched"
 
 
 def _bounds(

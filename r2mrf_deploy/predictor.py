@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import ArtifactError, InputError
+from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.fitting import Fitting, as_input, size_in_words
 from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, side_outputs
 from r2mrf_deploy.runtimes import OpenOptions, Runner
@@ -49,6 +49,24 @@ class Predictor:
         if contract is None:
             return cls(runner, runner.preprocess or NEUTRAL)
         return cls(runner, contract.preprocess or NEUTRAL, contract.profile(runner.inputs[0].name))
+
+    def stretched(self, size: tuple[int, int]) -> Predictor:
+        """The same runner, with every photograph stretched to one height and width, whatever the artifact or the checkpoint
+        says of `fit` and `longest_side`.
+
+        Raises:
+            UsageError: its input cannot have this size.
+        """
+        spec, words = self.runner.inputs[0], "x".join(map(str, size))
+        shape = [d if isinstance(d, int) else 1 for d in spec.shape]
+        for axis, side in zip(spec.spatial_axes, size, strict=True):
+            least, most = (self.profile[end][axis] if end in self.profile else side for end in ("min", "max"))
+            if spec.shape[axis] != side and (isinstance(spec.shape[axis], int) or not least <= side <= most):
+                cure = f"export it again with --size {words}, or give its checkpoint"
+                raise UsageError(f"its input is {self.size}, and cannot be {words}: {cure}")
+            shape[axis] = side
+        preprocess = self.preprocess.model_copy(update={"fit": "stretch", "longest_side": max(size)})
+        return replace(self, preprocess=preprocess, profile={"min": shape, "max": shape})
 
     def __enter__(self) -> Predictor:
         return self

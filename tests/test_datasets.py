@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy.datasets import KNOWN, polarity, read_dataset, read_mask
+from r2mrf_deploy.datasets import (
+    KNOWN,
+    Dataset,
+    Pair,
+    polarity,
+    read_dataset,
+    read_mask,
+    read_split,
+    split_names,
+)
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.report.tables import evaluation_line
 
@@ -128,6 +137,92 @@ def test_what_is_wrong_is_said(made: Made, tmp_path: Path) -> None:
     Image.new("L", (16, 12)).save(folder / "image" / "a.png")
     with pytest.raises(InputError, match="same name"):
         read_dataset(folder, white="sharp")
+
+
+def _numbered(prefix: str, suffix: str, *numbers: int) -> tuple[str, ...]:
+    return tuple(f"{prefix}{number:04}{suffix}" for number in numbers)
+
+
+def test_the_published_split_of_cuhk() -> None:
+    """Disjoint, and together the 704 photographs of the archive."""
+    train, test = read_split("cuhk-train"), read_split("cuhk-test")
+    assert (len(train), len(test)) == (604, 100) and not set(train) & set(test)
+    assert sorted(train + test) == [f"out_of_focus{number:04}" for number in range(1, 705)]
+
+
+@pytest.mark.parametrize("name", split_names())
+def test_every_split_in_the_package_is_one(name: str) -> None:
+    """Of photographs of CUHK, none twice: a file in the folder is all that a split needs."""
+    names = read_split(name)
+    assert len(set(names)) == len(names) and set(names) <= set(read_split("cuhk-train") + read_split("cuhk-test"))
+
+
+def test_a_published_split_is_known_by_its_name(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = _numbered("out_of_focus", "", *range(1, 705))
+    folder = made(tuple(f"{n}.jpg" for n in names), tuple(f"{n}.png" for n in names))
+    test = read_dataset(folder, white="blurred", split="cuhk-test", dataset="cuhk")
+    assert [p.name for p in test.pairs] == read_split("cuhk-test") and test.is_test_split
+    train = read_dataset(folder, white="blurred", split=Path("cuhk-train"), dataset="cuhk")
+    assert len(train) == 604 and not train.is_test_split
+    assert not read_dataset(folder, white="blurred", split="cuhk-test").is_test_split, "nobody said that this is CUHK"
+    with pytest.raises(InputError, match="cuhk-tset: no such file, and no published split; did you mean 'cuhk-test'"):
+        read_dataset(folder, white="blurred", split="cuhk-tset")
+    monkeypatch.chdir(folder)
+    Path("cuhk-test").mkdir()
+    assert read_dataset(folder, white="blurred", split="cuhk-test", dataset="cuhk").is_test_split, (
+        "a folder is no split"
+    )
+    Path("cuhk-test").rmdir()
+    Path("cuhk-test").write_text("out_of_focus0026\n")
+    found = read_dataset(folder, white="blurred", split="cuhk-test", dataset="cuhk")
+    assert [p.name for p in found.pairs] == ["out_of_focus0026"] and not found.is_test_split, "a file wins"
+
+
+def test_a_split_finds_photographs_by_the_number_at_the_end(made: Made, tmp_path: Path) -> None:
+    split = tmp_path / "split.txt"
+    split.write_text("out_of_focus0003.jpg\nout_of_focus0001.JPG\n")
+    bare = made(_numbered("", ".jpg", 1, 2, 3), _numbered("", ".png", 1, 2, 3))
+    assert [p.name for p in read_dataset(bare, white="sharp", split=split).pairs] == ["0003", "0001"]
+    split.write_text("0002\n")
+    assert [p.name for p in read_dataset(bare, white="sharp", split=split).pairs] == ["0002"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "lacking"),
+    [
+        (("1.jpg", "3.jpg"), ("1.png", "3.png"), 2),  # numbered anew, in another order
+        (("motion0001.jpg", "motion0003.jpg"), ("motion0001.png", "motion0003.png"), 2),  # other photographs
+        (("0001.jpg", "0002.jpg"), ("0001.png", "0002.png"), 1),  # one of them is missing
+    ],
+)
+def test_another_photograph_is_never_taken_for_that_of_a_split(
+    made: Made, tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...], lacking: int
+) -> None:
+    split = tmp_path / "split.txt"
+    split.write_text("out_of_focus0001\nout_of_focus0003\n")
+    with pytest.raises(InputError, match=f"the dataset lacks {lacking} of 2 names"):
+        read_dataset(made(images, masks), white="blurred", split=split)
+
+
+def test_the_folders_of_dut_s_archive(made: Made) -> None:
+    """It names those of the photographs without a word for photograph, and holds two pairs."""
+    folder = made(folders=("DUT500S-Testing", "DUT500GT-Testing"))
+    assert len(read_dataset(folder, white="sharp", dataset="dut")) == 2
+    for name in ("DUT600S_Training", "DUT600GT_Training"):
+        (folder / name).mkdir()
+        Image.new("L", (16, 12)).save(folder / name / "7.png")
+    with pytest.raises(InputError, match="DUT500S-Testing, DUT600S_Training; name one with `image_folder`"):
+        read_dataset(folder, white="sharp", dataset="dut")
+    for given in ({"image_folder": "DUT600S_Training"}, {"mask_folder": "DUT600GT_Training"}):
+        assert [p.name for p in read_dataset(folder, white="sharp", dataset="dut", **given).pairs] == ["7"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dataset", "test"), [("dut", 500), ("cuhk-320", 100), ("ebd", 1605)])
+def test_a_dataset_without_names_is_the_test_split_if_it_has_as_many_photographs(dataset: str, test: int) -> None:
+    pairs = [Pair(str(n), Path(), Path()) for n in range(test)]
+    assert Dataset(Path(), "sharp", pairs, published=dataset).is_test_split
+    assert not Dataset(Path(), "sharp", pairs[1:], published=dataset).is_test_split
+    assert not Dataset(Path(), "sharp", pairs).is_test_split
 
 
 LEFT = np.zeros((12, 16), np.uint8)

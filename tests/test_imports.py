@@ -13,7 +13,7 @@ LEVELS = (
     ("errors", "wording"),
     ("files", "archives", "progress", "environment", "gpus", "metrics"),
     ("manifest",),
-    ("images", "fitting", "sample_photographs", "datasets", "baselines"),
+    ("images", "fitting", "sample_photographs", "datasets", "protocols", "baselines"),
     ("networks",),
     ("checkpoint_files", "safe_objects", "safetensors_file", "torch_file", "weight_checks", "state_dicts"),
     ("weights", "checkpoint"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.bench.protocol import Bench
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity.compare import Parity
+    from r2mrf_deploy.report.screen import Sheet
 
 
 @app.command()
@@ -82,10 +83,15 @@ def evaluate(
     ] = None,
     white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help="File with the names to evaluate, one per line.")] = None,
+    split: Annotated[Path | None, Option(help=f"Names to evaluate: {flags.SPLIT}")] = None,
     image_folder: flags.ImageFolder = None,
     mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
-    positive: Annotated[flags.White, Option(help="The positive class of precision and recall.")] = "sharp",
+    protocol: Annotated[
+        str | None, Option(help="Published protocol: common, r2mrf. Fixes --positive, and for common the input's size.")
+    ] = None,
+    positive: Annotated[
+        flags.White | None, Option(help="The positive class of precision and recall; by default sharp.")
+    ] = None,
     baselines: Annotated[
         list[str] | None, Option("--baseline", help="A baseline without training: lbp, svd, hifst, spectrum.")
     ] = None,
@@ -106,10 +112,12 @@ def evaluate(
     as_json: flags.Json = False,
 ) -> None:
     """Evaluate maps on photographs with masks."""
-    from r2mrf_deploy import evaluation
+    from r2mrf_deploy import evaluation, protocols
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables
 
+    chosen = None if protocol is None else protocols.get(protocol)
+    scored = protocols.positive_class(chosen, positive)
     photographs = read_dataset(
         data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=mask_folder,
         dataset=dataset,
@@ -117,30 +125,45 @@ def evaluate(
     evaluation_files.check(output, markdown, latex)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
-        **flags.loading(network, settings, weights_key, rename),
+        size=None if chosen is None else chosen.size, **flags.loading(network, settings, weights_key, rename),
     )  # fmt: skip
-    facts = {"data": photographs.folder.name, "white": photographs.white, "positive": positive}
+    facts: dict[str, Any] = {"data": photographs.folder.name, "white": photographs.white, "positive": scored}
+    published = protocols.published(chosen, photographs.published) if chosen else []
+    if chosen is not None:
+        facts |= {
+            "protocol": chosen.to_dict(), "published": [row.to_dict() for row in published],
+            "test_split": photographs.is_test_split,
+        }  # fmt: skip
+
+    def sheet(rows: list[Evaluation]) -> Sheet:
+        return tables.protocol_table(rows, chosen, published) if chosen else tables.evaluation_table(rows)
+
+    def notes(done: int) -> list[str]:
+        return tables.protocol_lines(chosen, published, photographs, done) if chosen else []
 
     def show(rows: list[Evaluation]) -> None:
         if as_json:
-            alone = rows[0].to_dict() if len(rows) == 1 else {}
-            print_json(facts | alone | {"rows": [row.to_dict() for row in rows]})
+            found = [tables.evaluation_dict(row, chosen) for row in rows]
+            print_json(facts | (found[0] if len(found) == 1 else {}) | {"rows": found})
         elif rows:
-            table(tables.evaluation_table(rows))
-            line(tables.evaluation_line(photographs, positive, len(rows[0].photographs)))
+            done = len(rows[0].photographs)
+            table(sheet(rows))
+            line(tables.evaluation_line(photographs, scored, done), *notes(done))
+            if chosen is not None and not photographs.published:
+                line("published figures are shown beside a published dataset: name it with `dataset`")
         if rows and (doubt := evaluation.doubt(rows, photographs)):
             line(f"warning: {doubt}", to=err, style="yellow")
 
     with kept_when_interrupted(show), shown_progress() as progress, opening as methods:
-        rows = evaluation.evaluate(methods, photographs, positive=positive, progress=progress)
-        unrecorded = evaluation.record(rows, methods, photographs, positive) if record else []
+        rows = evaluation.evaluate(methods, photographs, positive=scored, progress=progress)
+        unrecorded = evaluation.record(rows, methods, photographs, scored, chosen) if record else []
         show(rows)  # at once, since writing and drawing may fail
         if not as_json:
             line(*(f"not recorded: {why}" for why in unrecorded))
-        written = evaluation_files.write_tables(rows, markdown, latex)
+        written = evaluation_files.write_tables(sheet(rows), notes(len(photographs)), markdown, latex)
         if output is not None:
             progress(Progress("drawing"))
-            written += evaluation_files.write(rows, facts, methods, photographs, output)
+            written += evaluation_files.write(rows, facts, methods, photographs, output, chosen, published)
     if not as_json:
         line(*map(str, written), exact=True)
 

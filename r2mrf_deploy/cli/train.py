@@ -30,7 +30,7 @@ def train(
     data: Annotated[Path | None, Option(help="Folder of photographs and masks.")] = None,
     white: Annotated[flags.White | None, Option(help="What is white in the masks of --data.")] = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help="File with the names to train on, one per line.")] = None,
+    split: Annotated[Path | None, Option(help=f"Names to train on: {flags.SPLIT}")] = None,
     image_folder: flags.ImageFolder = None,
     sharp: Annotated[Path | None, Option(help="Folder of sharp photographs to make composites from.")] = None,
     mix: Annotated[
@@ -43,7 +43,7 @@ def train(
     masks_white: Annotated[flags.White | None, Option(help="What is white in drawn masks.")] = None,
     val: Annotated[Path | None, Option(help="Folder of photographs and masks to validate on.")] = None,
     val_white: Annotated[flags.White | None, Option(help="What is white in the masks of --val.")] = None,
-    val_split: Annotated[Path | None, Option(help="File with the names in --val to use, one per line.")] = None,
+    val_split: Annotated[Path | None, Option(help=f"Names in --val to use: {flags.SPLIT}")] = None,
     recipe: Annotated[
         Literal["paper", "scratch", "finetune"] | None,
         Option(help="The recipe; by default the paper's if the backbone is pretrained."),

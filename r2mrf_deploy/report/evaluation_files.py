@@ -19,7 +19,9 @@ from r2mrf_deploy.errors import InputError, RuntimeUnavailable
 from r2mrf_deploy.evaluation import Evaluation, Method
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
 from r2mrf_deploy.metrics import LEVELS
+from r2mrf_deploy.protocols import Protocol, Published
 from r2mrf_deploy.report import forms, plots, tables
+from r2mrf_deploy.report.screen import Sheet
 from r2mrf_deploy.wording import plain
 
 
@@ -42,28 +44,33 @@ def check(folder: Path | None, *files: Path | None) -> None:
         raise RuntimeUnavailable(f"`output` {folder}: {plots.CURE}")
 
 
-def write_tables(rows: Sequence[Evaluation], markdown: Path | None, latex: Path | None) -> list[Path]:
-    """Write the table of the scores in Markdown or LaTeX, as requested, and return the paths.
+def write_tables(table: Sheet, notes: Sequence[str], markdown: Path | None, latex: Path | None) -> list[Path]:
+    """Write the table of the scores in Markdown or LaTeX, as requested, with its notes, and return the paths.
 
     Raises:
         ArtifactError: a folder cannot be written, or the disk is full.
     """
-    table = tables.evaluation_table(rows)
     texts = ((markdown, forms.markdown), (latex, forms.latex))
-    return [write_atomically(path, form(table).encode()) for path, form in texts if path]
+    return [write_atomically(path, form(table, notes).encode()) for path, form in texts if path]
 
 
 def write(
-    rows: Sequence[Evaluation], facts: dict[str, Any], methods: Sequence[Method], dataset: Dataset, folder: Path
+    rows: Sequence[Evaluation],
+    facts: dict[str, Any],
+    methods: Sequence[Method],
+    dataset: Dataset,
+    folder: Path,
+    protocol: Protocol | None = None,
+    published: Sequence[Published] = (),
 ) -> list[Path]:
-    """Write `scores.json` (everything), `scores.csv` (the table), `photographs.csv`, `curves.csv`, `curves.png`, and a
-    picture of each row's worst photographs, `worst-NAME.png`. Return their paths.
+    """Write `scores.json` (everything), `scores.csv` (the table, with the published rows), `photographs.csv`, `curves.csv`,
+    `curves.png`, and a picture of each row's worst photographs, `worst-NAME.png`. Return their paths.
 
     Raises:
         ArtifactError: the folder cannot be written, or the disk is full.
         RuntimeUnavailable: matplotlib is not installed; the scores are written nevertheless.
     """
-    numbers = _write_numbers(rows, facts, folder)
+    numbers = _write_numbers(rows, facts, folder, protocol, published)
     curves = plots.evaluation(rows, folder / "curves.png")
     sheets = [contact_sheet(row, methods, dataset, folder / f"worst-{_as_file_name(row)}.png") for row in rows]
     return [*numbers, curves, *sheets]
@@ -73,9 +80,26 @@ def _as_file_name(row: Evaluation) -> str:
     return re.sub(r"[^\w.]+", "-", f"{row.name} {row.runtime}")
 
 
-def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Path) -> list[Path]:
+def _scores(rows: Sequence[Evaluation], protocol: Protocol | None, published: Sequence[Published]) -> bytes:
+    """The table as CSV. A published row has the runtime `published`, an `f` and an `mae`, and says its source."""
+    measured = [tables.evaluation_dict(row, protocol) for row in rows]
+    printed = [{"name": p.title, "runtime": tables.PUBLISHED} | p.to_dict() for p in published]
+    heads = [*measured[0], *(("source", "note") if printed else ())]
+    return forms.csv_bytes(heads, [[row.get(head, "") for head in heads] for row in (*measured, *printed)])
+
+
+def _write_numbers(
+    rows: Sequence[Evaluation],
+    facts: dict[str, Any],
+    folder: Path,
+    protocol: Protocol | None,
+    published: Sequence[Published],
+) -> list[Path]:
     kept = ("precision", "recall", "false_positive_rate")
-    scores = [row.to_dict() | {name: getattr(row.curves, name).tolist() for name in kept} for row in rows]
+    scores = [
+        tables.evaluation_dict(row, protocol) | {name: getattr(row.curves, name).tolist() for name in kept}
+        for row in rows
+    ]
     figures = ("f_max", "f_adaptive", "f_half", "mae")
     photographs = [
         [row.name, row.runtime, name, *(f"{getattr(judged, figure):.6f}" for figure in figures)]
@@ -88,7 +112,7 @@ def _write_numbers(rows: Sequence[Evaluation], facts: dict[str, Any], folder: Pa
         for level, *values in zip(range(LEVELS), *(getattr(row.curves, name) for name in _CURVES), strict=True)
     ]
     contents = {
-        "scores": forms.csv_bytes(list(rows[0].to_dict()), [list(row.to_dict().values()) for row in rows]),
+        "scores": _scores(rows, protocol, published),
         "photographs": forms.csv_bytes(["name", "runtime", "photograph", *figures], photographs),
         "curves": forms.csv_bytes(["name", "runtime", "threshold_255", *_CURVES], curves),
     }

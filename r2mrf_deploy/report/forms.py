@@ -20,26 +20,31 @@ def csv_bytes(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def markdown(sheet: Sheet) -> str:
-    """A table in GitHub's Markdown."""
+def markdown(sheet: Sheet, notes: Sequence[str] = ()) -> str:
+    """A table in GitHub's Markdown, and a list of notes below it."""
     rules = ["---:" if head in sheet.numbers else "---" for head in sheet.heads]
     rows = [[_in_markdown(cell.plain) for cell in row] for row in sheet.rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (map(_in_markdown, sheet.heads), rules, *rows))
+    lines = [f"| {' | '.join(line)} |\n" for line in (map(_in_markdown, sheet.heads), rules, *rows)]
+    return "".join([*lines, *("\n" for _ in notes[:1]), *(f"- {_in_markdown(note)}\n" for note in notes)])
 
 
 def _in_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", plain(text))
 
 
-def latex(sheet: Sheet) -> str:
-    """A table in LaTeX, with the rules of the package booktabs; in each column of numbers the bold cell is bold."""
+def latex(sheet: Sheet, notes: Sequence[str] = ()) -> str:
+    """A table in LaTeX, with the rules of the package booktabs; in each column of numbers the bold cell is bold, and a rule
+    begins each section. Notes are comments below it."""
     aligned = "".join("r" if head in sheet.numbers else "l" for head in sheet.heads)
     head, *rows = (
         f"  {' & '.join(cells)} \\\\\n"
         for cells in (map(_in_latex, map(Text, sheet.heads)), *(map(_in_latex, row) for row in sheet.rows))
     )
+    rows = [f"  \\midrule\n{row}" if number in sheet.sections else row for number, row in enumerate(rows)]
     body = ["  \\toprule\n", head, "  \\midrule\n", *rows, "  \\bottomrule\n"]
-    return f"\\begin{{tabular}}{{{aligned}}}\n{''.join(body)}\\end{{tabular}}\n"
+    return f"\\begin{{tabular}}{{{aligned}}}\n{''.join(body)}\\end{{tabular}}\n" + "".join(
+        f"% {plain(note)}\n" for note in notes
+    )
 
 
 _LATEX = {

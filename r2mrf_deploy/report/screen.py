@@ -80,12 +80,18 @@ class Sheet:
         self.heads = [plain(head) for head in (*names, *prose, *numbers)]
         self.numbers, self.prose, self.title = frozenset(numbers), frozenset(prose), plain(title)
         self.rows: list[list[Text]] = []
+        self.sections: set[int] = set()
+        """Rows that begin a section, set apart by a rule."""
         self._spare, self._once = ([self.heads.index(head) for head in some] for some in (spare, once))
 
     def add(self, *cells: object) -> None:
         """Add a row. A cell is a `Text`, where it has a style, or anything that is printed as it is."""
         row = [Text(plain(cell), cell.style if isinstance(cell, Text) else "") for cell in cells]
         self.rows.append(row + [Text("")] * (len(self.heads) - len(row)))
+
+    def rule(self) -> None:
+        """Set the rows that follow apart from those before."""
+        self.sections.add(len(self.rows))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
@@ -113,7 +119,9 @@ class Sheet:
         for head in (self.heads[c] for c in columns):
             number = head in self.numbers
             table.add_column(head, justify="right" if number else "left", no_wrap=head not in self.prose)
-        for row in self.rows:
+        for index, row in enumerate(self.rows):
+            if index in self.sections:
+                table.add_section()
             table.add_row(*(row[c] for c in columns))
         return table
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from r2mrf_deploy.datasets import KNOWN
+from r2mrf_deploy.fitting import stretched_in_words
 from r2mrf_deploy.report.screen import Sheet
 from r2mrf_deploy.wording import count, first
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from r2mrf_deploy.manifest import RewriteRecord
     from r2mrf_deploy.parity.compare import Difference, Parity
     from r2mrf_deploy.parity.node_search import Search
+    from r2mrf_deploy.protocols import Protocol, Published
 
+PUBLISHED = "published"
+"""The runtime of a row that was not measured here."""
 VERDICTS = {"pass": "green", "emulated": "yellow", "fail": "bold red", "uninformative": "yellow", "not run": "dim"}
 
 
@@ -217,6 +222,47 @@ def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
         cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
         table.add(row.name, row.runtime, row.size, *cells)
     return table
+
+
+def evaluation_dict(row: Evaluation, protocol: Protocol | None) -> dict[str, Any]:
+    """A row for JSON and CSV; with a protocol, `f` is the protocol's F."""
+    return row.to_dict() | ({"f": protocol.f_of(row.scores)} if protocol else {})
+
+
+def protocol_table(rows: Sequence[Evaluation], protocol: Protocol, published: Sequence[Published]) -> Sheet:
+    """The scores by a protocol, with what was published by it below. The column F is the protocol's."""
+    others = [f for f in ("f_max", "f_adaptive", "f_half") if f != protocol.f]
+    figures = (protocol.f, "mae", *others, "auc")
+    heads = ("F", "mae", *others, "auc")
+    table = Sheet("map", "runtime", "input", numbers=heads, spare=(*others, "input", "auc"), once=("input",))
+    best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
+    for row in rows:
+        values = {f: getattr(row.scores, f) for f in figures}
+        cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
+        table.add(row.name, row.runtime, row.size, *cells)
+    table.rule()
+    notes = _noted(published)
+    size = "-" if protocol.size is None else stretched_in_words(protocol.size)
+    for p in published:
+        name = f"{p.title} {'*' * (notes.index(p.note) + 1)}" if p.note else p.title
+        table.add(name, PUBLISHED, size, f"{p.f:.3f}", f"{p.mae:.3f}", *["-"] * (len(others) + 1))
+    return table
+
+
+def protocol_lines(protocol: Protocol, published: Sequence[Published], dataset: Dataset, done: int) -> list[str]:
+    """What the table of a protocol does not say: what its F is, and what the published rows are of."""
+    lines = [f"protocol {protocol.name}: {protocol.about}"]
+    if published:
+        same = dataset.is_test_split and done == len(dataset)
+        here = "the one evaluated here" if same else "not for those evaluated here"
+        test = KNOWN[dataset.published].test
+        lines.append(f"published: for the test split of {count(test, 'photograph')}, {here}")
+        lines += [f"published in {source}" for source in dict.fromkeys(p.source for p in published)]
+    return lines + [f"{'*' * number} {note}" for number, note in enumerate(_noted(published), 1)]
+
+
+def _noted(published: Sequence[Published]) -> list[str]:
+    return list(dict.fromkeys(p.note for p in published if p.note))
 
 
 def evaluation_line(dataset: Dataset, positive: str, done: int) -> str:
