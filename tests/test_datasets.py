@@ -150,6 +150,12 @@ def test_the_published_split_of_cuhk() -> None:
     assert sorted(train + test) == [f"out_of_focus{number:04}" for number in range(1, 705)]
 
 
+def test_the_shipped_weights_validation_is_apart_from_what_they_are_trained_on() -> None:
+    fit, validation, train = (read_split(f"cuhk-{name}") for name in ("fit", "validation", "train"))
+    assert len(validation) == 60 and not set(fit) & set(validation)
+    assert sorted(fit + validation) == sorted(train)
+
+
 @pytest.mark.parametrize("name", split_names())
 def test_every_split_in_the_package_is_one(name: str) -> None:
     """Of photographs of CUHK, none twice: a file in the folder is all that a split needs."""
