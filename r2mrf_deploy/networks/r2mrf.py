@@ -83,7 +83,7 @@ class R2MRF(Detector):
         "r2mrf-densenet161": R2MRFConfig(backbone="densenet161"),
         "r2mrf-edge": R2MRFConfig(backbone="mobilenet_v3_large", steps=3, width=16, amdf_channels=64),
         "r2mrf-lite": R2MRFConfig(
-            backbone="efficientnet_lite0", steps=1, width=16, amdf_channels=64, initial_channels=16
+            backbone="efficientnet_lite0", steps=1, width=8, amdf_channels=32, initial_channels=16
         ),
     }
 
