@@ -209,9 +209,10 @@ def kept_table(search: Search) -> Sheet:
 
 
 def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
-    figures = ("f_max", "f_adaptive", "f_half", "mae", "auc")
-    table = Sheet("map", "runtime", "input", numbers=figures, spare=("f_adaptive", "f_half"), once=("input",))
-    best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
+    figures = ("f_max", "f_adaptive", "f_half", "mae", "auc", "ece")
+    spare = ("f_adaptive", "f_half", "ece")
+    table = Sheet("map", "runtime", "input", numbers=figures, spare=spare, once=("input",))
+    best = {f: (min if f in ("mae", "ece") else max)(getattr(row.scores, f) for row in rows) for f in figures}
     for row in rows:
         values = {f: getattr(row.scores, f) for f in figures}
         cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
