@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.bench.profiling import Profile
     from r2mrf_deploy.bench.protocol import Measurement
     from r2mrf_deploy.budget import Budget, Prediction
+    from r2mrf_deploy.calibration import Calibrated
     from r2mrf_deploy.datasets import Dataset
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.evaluation import Evaluation
@@ -217,6 +218,16 @@ def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
         values = {f: getattr(row.scores, f) for f in figures}
         cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
         table.add(row.name, row.runtime, row.size, *cells)
+    return table
+
+
+def calibration_table(done: Calibrated) -> Sheet:
+    """The figures of a checkpoint's maps without and with the temperature."""
+    figures = ("nll", "ece", "mae", "f_max", "f_adaptive", "f_half", "auc")
+    table = Sheet("map", numbers=figures, spare=("f_adaptive", "auc"))
+    for title, found in (("as it was", done.before), ("calibrated", done.after)):
+        values = found.to_dict()
+        table.add(title, *(f"{values[figure]:.4f}" for figure in figures))
     return table
 
 
