@@ -162,6 +162,7 @@ def opened(
     steps: bool = False,
     branches: bool = False,
     trust: bool = False,
+    flip: bool = False,
     **loading: Unpack[Loading],
 ) -> Iterator[list[Method]]:
     """Open artifacts, checkpoints and baselines as methods, and close them on exit.
@@ -176,20 +177,25 @@ def opened(
         branches: also evaluate each side output of the last step, of a checkpoint or of an artifact exported with
             `all_steps`.
         trust: see `runtimes.open`.
+        flip: as for `Predictor`. The names of the rows say so, and no manifest keeps their scores: they are not those of
+            the artifact alone. Baselines do without.
         loading: for the checkpoints among the sources, as for `Checkpoint.load`.
     """
     chosen = OpenOptions.of(loading)
     if (given := [f"`{name}`" for name in changed(chosen)]) and not any(map(is_checkpoint, sources)):
         raise UsageError(f"only checkpoints take {' and '.join(given)}, and none is given: leave it out")
+    if flip and not sources:
+        raise UsageError("only artifacts and checkpoints take `flip`, and none is given: leave it out")
     with ExitStack() as stack:
         methods = []
         for source in sources:
             name = source.name if len({s.name for s in sources}) == len(sources) else str(source)
+            name += " with flip" if flip else ""
             if is_checkpoint(source) and (steps or branches):
-                methods += _ablations(stack, source, name, runtime, steps, branches, chosen)
+                methods += _ablations(stack, source, name, runtime, steps, branches, flip, chosen)
                 continue
-            predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen))
-            file = None if is_checkpoint(source) or steps or branches else source
+            predictor = stack.enter_context(_predictor(stack, source, runtime, trust, flip, chosen))
+            file = None if is_checkpoint(source) or steps or branches or flip else source
             about = (predictor.runner.runtime, predictor.size)
             methods.append(Method(_alone(name, predictor), *about, file))
             if branches:
@@ -219,17 +225,26 @@ def _reduced(call: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
     return focus
 
 
-def _predictor(stack: ExitStack, source: Path, runtime: str | None, trust: bool, chosen: OpenOptions) -> Predictor:
+def _predictor(
+    stack: ExitStack, source: Path, runtime: str | None, trust: bool, flip: bool, chosen: OpenOptions
+) -> Predictor:
     if is_checkpoint(source) and runtime in ("onnxruntime", "openvino"):
         from r2mrf_deploy.export.chain import export_artifact
 
         target = stack.enter_context(scratch()) / f"{source.stem}.onnx"
         source = export_artifact(source, target, **chosen.loading).path
-    return Predictor.open(source, runtime, trust=trust, options=chosen if is_checkpoint(source) else None)
+    return Predictor.open(source, runtime, trust=trust, options=chosen if is_checkpoint(source) else None, flip=flip)
 
 
 def _ablations(
-    stack: ExitStack, source: Path, name: str, runtime: str | None, steps: bool, branches: bool, chosen: OpenOptions
+    stack: ExitStack,
+    source: Path,
+    name: str,
+    runtime: str | None,
+    steps: bool,
+    branches: bool,
+    flip: bool,
+    chosen: OpenOptions,
 ) -> list[Method]:
     """A checkpoint's map, or the map after each of its steps, and its side outputs."""
     from r2mrf_deploy.checkpoint import Checkpoint
@@ -238,13 +253,13 @@ def _ablations(
     if runtime not in (None, "pytorch"):
         raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
     checkpoint = Checkpoint.load(source, **chosen.loading)
-    predictor = Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)))
+    predictor = Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True)), flip=flip)
     network = checkpoint.module()
     made, sides, about = [], [], ("pytorch", predictor.size)
     if steps and 1 in network.steps_range:
         for t in range(1, network.default_steps + 1):
             runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
-            made.append(Method(_alone(f"{name} T = {t}", Predictor.of(runner)), *about))
+            made.append(Method(_alone(f"{name} T = {t}", Predictor.of(runner, flip=flip)), *about))
     else:
         made.append(Method(_alone(name, predictor), *about))
         named = [o.name for o in predictor.runner.outputs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,22 @@ def test_files_say_what_the_table_says(dataset: Dataset, tmp_path: Path) -> None
     assert all(b["over"] <= b["mean_probability"] <= b["at_most"] for b in bins if b["share"])
     with Image.open(tmp_path / "o" / "worst-brightness-none.png") as sheet:
         assert sheet.height > 3 * 200 and np.asarray(sheet).std() > 20
+
+
+def test_flip_is_said_and_not_taken_for_the_artifact_s_own(exported: Path, dataset: Dataset, tmp_path: Path) -> None:
+    artifact = Path(shutil.copy(exported, tmp_path / "x.onnx"))
+    manifest = Path(shutil.copy(f"{exported}.json", tmp_path / "x.onnx.json"))
+    before = manifest.read_bytes()
+    line = ["eval", str(artifact), "--data", str(dataset.folder), "--white", "sharp", "--flip"]
+    assert main(line) == 0 and manifest.read_bytes() == before
+    with opened([artifact], branches=True) as plain, opened([artifact], branches=True, flip=True) as flipped:
+        rows = evaluate([*plain, *flipped], dataset)
+    half = len(rows) // 2
+    assert [row.name.replace("x.onnx", "x.onnx with flip") for row in rows[:half]] == [row.name for row in rows[half:]]
+    assert all(a.scores != b.scores for a, b in zip(rows[:half], rows[half:], strict=True))
+    with pytest.raises(UsageError, match="only artifacts and checkpoints take `flip`"), opened([], flip=True):
+        pass
+    assert main(line[:-1]) == 0 and manifest.read_bytes() != before
 
 
 def test_the_command_prints_one_document(small: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
