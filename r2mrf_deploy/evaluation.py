@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,7 @@ def opened(
     branches: bool = False,
     trust: bool = False,
     size: tuple[int, int] | None = None,
+    flip: bool = False,
     **loading: Unpack[Loading],
 ) -> Iterator[list[Method]]:
     """Open artifacts, checkpoints and baselines as methods, and close them on exit.
@@ -188,24 +190,29 @@ def opened(
             `all_steps`.
         trust: see `runtimes.open`.
         size: height and width that every photograph is stretched to; None: as each method takes it.
+        flip: as for `Predictor`. The names of the rows say so, and no manifest keeps their scores: they are not those of
+            the artifact alone. Baselines do without.
         loading: for the checkpoints among the sources, as for `Checkpoint.load`.
 
     Raises:
         UsageError: options do not go together, or an input cannot have the size.
     """
     chosen = OpenOptions.of(loading)
+    prepared = partial(_prepared, size=size, flip=flip)
     if (given := [f"`{name}`" for name in changed(chosen)]) and not any(map(is_checkpoint, sources)):
         raise UsageError(f"only checkpoints take {' and '.join(given)}, and none is given: leave it out")
+    if flip and not sources:
+        raise UsageError("only artifacts and checkpoints take `flip`, and none is given: leave it out")
     with ExitStack() as stack:
         methods = []
         for source in sources:
             name = source.name if len({s.name for s in sources}) == len(sources) else str(source)
+            name += " with flip" if flip else ""
             if is_checkpoint(source) and (steps or branches):
-                methods += _ablations(stack, source, name, runtime, steps, branches, chosen, size)
+                methods += _ablations(stack, source, name, runtime, steps, branches, chosen, prepared)
                 continue
-            predictor = stack.enter_context(_predictor(stack, source, runtime, trust, chosen, size))
-            predictor = _sized(predictor, size, source)
-            file = None if is_checkpoint(source) or steps or branches else source
+            predictor = prepared(stack.enter_context(_predictor(stack, source, runtime, trust, chosen, size)), source)
+            file = None if is_checkpoint(source) or steps or branches or flip else source
             about = (predictor.runner.runtime, predictor.size)
             methods.append(Method(_alone(name, predictor), *about, file))
             if branches:
@@ -239,10 +246,10 @@ def _resized(
     return focus
 
 
-def _sized(predictor: Predictor, size: tuple[int, int] | None, source: Path) -> Predictor:
-    """A predictor that stretches photographs to a size, if there is one."""
+def _prepared(predictor: Predictor, source: Path, size: tuple[int, int] | None, flip: bool) -> Predictor:
+    """A predictor that stretches photographs to a size, if there is one, and averages two maps, if asked to."""
     try:
-        return predictor if size is None else predictor.stretched(size)
+        return replace(predictor if size is None else predictor.stretched(size), flip=flip)
     except UsageError as e:
         raise UsageError(f"{source}: {e}") from None
 
@@ -267,7 +274,7 @@ def _ablations(
     steps: bool,
     branches: bool,
     chosen: OpenOptions,
-    size: tuple[int, int] | None,
+    prepared: Callable[[Predictor, Path], Predictor],
 ) -> list[Method]:
     """A checkpoint's map, or the map after each of its steps, and its side outputs."""
     from r2mrf_deploy.checkpoint import Checkpoint
@@ -276,13 +283,13 @@ def _ablations(
     if runtime not in (None, "pytorch"):
         raise UsageError(f"`steps` and `branches` of a checkpoint run on PyTorch, not on {runtime}")
     checkpoint = Checkpoint.load(source, **chosen.loading)
-    predictor = _sized(Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True))), size, source)
+    predictor = prepared(Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True))), source)
     network = checkpoint.module()
     made, sides, about = [], [], ("pytorch", predictor.size)
     if steps and 1 in network.steps_range:
         for t in range(1, network.default_steps + 1):
             runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))
-            made.append(Method(_alone(f"{name} T = {t}", _sized(Predictor.of(runner), size, source)), *about))
+            made.append(Method(_alone(f"{name} T = {t}", prepared(Predictor.of(runner), source)), *about))
     else:
         made.append(Method(_alone(name, predictor), *about))
         named = [o.name for o in predictor.runner.outputs]

@@ -25,6 +25,12 @@ class Predictor:
     """How a photograph is fitted into the input, and normalised for an artifact that takes a normalised tensor."""
     profile: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The smallest and largest input shape, if the artifact leaves it free."""
+    flip: bool = False
+    """Average every map with that of the mirrored photograph, mirrored back: it takes twice the time.
+
+    The two are computed one after the other even where the artifact has a batch of several. Only then is the map of the
+    mirrored photograph exactly the mirrored map: runtimes may round differently at another place in a batch.
+    """
 
     @classmethod
     def open(
@@ -34,6 +40,7 @@ class Predictor:
         *,
         trust: bool = False,
         options: OpenOptions | None = None,
+        flip: bool = False,
     ) -> Predictor:
         """Open an artifact for photographs. Raises what `runtimes.open` does, and InputError if it takes no image."""
         artifact = Artifact.open(artifact)
@@ -41,14 +48,14 @@ class Predictor:
         if len(runner.inputs) != 1 or runner.inputs[0].layout is None:
             runner.close()
             raise InputError(f"{artifact.path} has no contract that says how its input takes a photograph")
-        return cls.of(runner, artifact.contract)
+        return cls.of(runner, artifact.contract, flip=flip)
 
     @classmethod
-    def of(cls, runner: Runner, contract: Contract | None = None) -> Predictor:
+    def of(cls, runner: Runner, contract: Contract | None = None, *, flip: bool = False) -> Predictor:
         """Feed a runner as its artifact's contract says, or if it has none as its checkpoint says."""
         if contract is None:
-            return cls(runner, runner.preprocess or NEUTRAL)
-        return cls(runner, contract.preprocess or NEUTRAL, contract.profile(runner.inputs[0].name))
+            return cls(runner, runner.preprocess or NEUTRAL, flip=flip)
+        return cls(runner, contract.preprocess or NEUTRAL, contract.profile(runner.inputs[0].name), flip)
 
     def stretched(self, size: tuple[int, int]) -> Predictor:
         """The same runner, with every photograph stretched to one height and width, whatever the artifact or the checkpoint
@@ -91,6 +98,18 @@ class Predictor:
         Raises:
             ArtifactError: the network's map is not finite.
         """
+        focus = self._map(image)
+        return _averaged(focus, self._map(image[:, ::-1])) if self.flip else focus
+
+    def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
+        sides = self._sides(image)
+        if not self.flip:
+            return sides
+        mirrored = self._sides(image[:, ::-1])
+        return {name: _averaged(side, mirrored[name]) for name, side in sides.items()}
+
+    def _map(self, image: np.ndarray) -> np.ndarray:
         fitting, outputs = self._run(image)
         focus = outputs["map"]
         if not np.isfinite(focus).all():
@@ -100,8 +119,7 @@ class Predictor:
         focus = fitting.cut(focus)
         return np.clip(focus, 0, 1, out=focus)
 
-    def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
+    def _sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         fitting, outputs = self._run(image)
         logits = {name: images.resize(outputs[name], fitting.canvas) for name in side_outputs(outputs)}
         return {name: fitting.cut(1 / (1 + np.exp(-np.clip(x, -50, 50)))) for name, x in logits.items()}
@@ -112,3 +130,9 @@ class Predictor:
         fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
         outputs = self.runner.run({spec.name: as_input(image, spec, self.preprocess, self.profile)})
         return fitting, {name: output[0, 0].astype(np.float32) for name, output in outputs.items()}
+
+
+def _averaged(found: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """The mean of a map, float32 [H, W], and the mirrored photograph's. Neither comes first, so that nothing depends on
+    which of the two photographs is the mirrored one."""
+    return (found + mirrored[:, ::-1]) / 2

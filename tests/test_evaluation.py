@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_the_truth_itself_is_perfect(dataset: Dataset) -> None:
     truths = {dataset.image(n).tobytes(): dataset.truth(n).astype(np.float32) for n in range(3)}
     (row,) = evaluate([Method(lambda image: {"truth": truths[image.tobytes()]}, "none")], dataset)
     s = row.scores
-    assert s.f_max == s.f_adaptive == s.f_half == s.auc == 1 and s.mae == 0
+    assert s.f_max == s.f_adaptive == s.f_half == s.auc == 1 and s.mae == s.ece == 0
 
 
 def test_masks_the_other_way_round_are_said(dataset: Dataset) -> None:
@@ -194,7 +195,8 @@ def test_files_say_what_the_table_says(dataset: Dataset, tmp_path: Path) -> None
     (row,) = rows = evaluate(methods, dataset)
     files = evaluation_files.write(rows, {"data": "data"}, methods, dataset, tmp_path / "o")
     assert {f.name for f in files} == {
-        "scores.json", "scores.csv", "photographs.csv", "curves.csv", "curves.png", "worst-brightness-none.png",
+        "scores.json", "scores.csv", "photographs.csv", "curves.csv", "curves.png", "reliability.csv", "reliability.png",
+        "worst-brightness-none.png",
     }  # fmt: skip
     (kept,) = json.loads((tmp_path / "o" / "scores.json").read_text())["rows"]
     assert kept["mae"] == row.scores.mae and len(kept["precision"]) == 256
@@ -203,14 +205,35 @@ def test_files_say_what_the_table_says(dataset: Dataset, tmp_path: Path) -> None
     assert np.mean(list(errors.values())) == pytest.approx(row.scores.mae, abs=1e-6)
     with (tmp_path / "o" / "curves.csv").open() as f:
         assert max(float(r["f"]) for r in csv.DictReader(f)) == pytest.approx(row.scores.f_max, abs=1e-6)
+    with (tmp_path / "o" / "reliability.csv").open() as f:
+        bins = [{k: float(v) for k, v in r.items() if k not in ("name", "runtime")} for r in csv.DictReader(f)]
+    errors = [b["share"] * abs(b["mean_probability"] - b["in_focus"]) for b in bins if b["share"]]
+    assert len(bins) == 15 and sum(errors) == pytest.approx(row.scores.ece, abs=1e-4) and row.scores.ece > 0.1
+    assert all(b["over"] <= b["mean_probability"] <= b["at_most"] for b in bins if b["share"])
     with Image.open(tmp_path / "o" / "worst-brightness-none.png") as sheet:
         assert sheet.height > 3 * 200 and np.asarray(sheet).std() > 20
+
+
+def test_flip_is_said_and_not_taken_for_the_artifact_s_own(exported: Path, dataset: Dataset, tmp_path: Path) -> None:
+    artifact = Path(shutil.copy(exported, tmp_path / "x.onnx"))
+    manifest = Path(shutil.copy(f"{exported}.json", tmp_path / "x.onnx.json"))
+    before = manifest.read_bytes()
+    line = ["eval", str(artifact), "--data", str(dataset.folder), "--white", "sharp", "--flip"]
+    assert main(line) == 0 and manifest.read_bytes() == before
+    with opened([artifact], branches=True) as plain, opened([artifact], branches=True, flip=True) as flipped:
+        rows = evaluate([*plain, *flipped], dataset)
+    half = len(rows) // 2
+    assert [row.name.replace("x.onnx", "x.onnx with flip") for row in rows[:half]] == [row.name for row in rows[half:]]
+    assert all(a.scores != b.scores for a, b in zip(rows[:half], rows[half:], strict=True))
+    with pytest.raises(UsageError, match="only artifacts and checkpoints take `flip`"), opened([], flip=True):
+        pass
+    assert main(line[:-1]) == 0 and manifest.read_bytes() != before
 
 
 def test_the_command_prints_one_document(small: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(small), "--data", str(dataset.folder), "--white", "sharp", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"f_max", "f_adaptive", "f_half", "mae", "auc"} <= document.keys()
+    assert {"f_max", "f_adaptive", "f_half", "mae", "auc", "ece"} <= document.keys()
     assert document["rows"][0]["f_max"] == document["f_max"] and document["photographs"] == 3
     assert document["input"] == "at most 320x320", "the scale of a network that was not trained"
     assert main(["eval", str(small), "--data", str(dataset.folder), "--white", "sharp"]) == 0

@@ -24,7 +24,7 @@ LEVELS = (
     ("parity",),
     ("export",),
     ("bench", "predict"),
-    ("evaluation", "budget", "inspection", "doctor", "training"),
+    ("evaluation", "calibration", "budget", "inspection", "doctor", "training"),
     ("report",),
     ("demo",),
     ("cli",),

@@ -45,8 +45,8 @@ def test_a_perfect_and_a_wrong_map() -> None:
     mask = pair()[1]
     right, _ = score([(mask.astype(np.float32), mask)])
     wrong, _ = score([((~mask).astype(np.float32), mask)])
-    assert (right.f_max, right.f_adaptive, right.f_half, right.mae, right.auc) == (1, 1, 1, 0, 1)
-    assert (wrong.f_half, wrong.mae) == (0, 1) and wrong.auc == pytest.approx(0, abs=0.01)
+    assert (right.f_max, right.f_adaptive, right.f_half, right.mae, right.auc, right.ece) == (1, 1, 1, 0, 1, 0)
+    assert (wrong.f_half, wrong.mae, wrong.ece) == (0, 1, 1) and wrong.auc == pytest.approx(0, abs=0.01)
 
 
 def test_auc_is_the_chance_that_focus_scores_higher() -> None:
@@ -55,6 +55,39 @@ def test_auc_is_the_chance_that_focus_scores_higher() -> None:
     inside, outside = found[mask], found[~mask]
     order = (inside[:, None] > outside[None]).mean() + 0.5 * (inside[:, None] == outside[None]).mean()
     assert scores.auc == pytest.approx(order, abs=2e-3)  # 256 thresholds of what is continuous
+
+
+def test_the_calibration_error_is_its_definition() -> None:
+    """Each photograph has the same weight, and a value on an edge is in the bin below it."""
+    edges = np.arange(16) / 15
+    on_edges = np.repeat(edges, 4).reshape(4, 16)
+    pairs = [pair(), pair(9, 30), (on_edges, RNG.random(on_edges.shape) < 0.3)]
+    scores, curves = score(pairs)
+    values = np.concatenate([found.ravel().astype(np.float64) for found, _ in pairs])
+    masks = np.concatenate([mask.ravel() for _, mask in pairs])
+    weights = np.concatenate([np.full(mask.size, 1 / mask.size / len(pairs)) for _, mask in pairs])
+    error = 0.0
+    for b in range(15):
+        inside = (values > edges[b]) & (values <= edges[b + 1]) | (b == 0) & (values == 0)
+        weight = weights[inside].sum()
+        probability = np.average(values[inside], weights=weights[inside])
+        frequency = np.average(masks[inside], weights=weights[inside])
+        error += weight * abs(probability - frequency)
+        found = (curves.share[b], *(v[b] for v in curves.reliability))
+        assert found == pytest.approx((weight, probability, frequency))
+    assert scores.ece == pytest.approx(error) and curves.share.sum() == pytest.approx(1)
+
+
+def test_the_calibration_error_tells_probabilities_from_what_orders_as_well() -> None:
+    """Squared, probabilities have the same AUC and are too low by p - p², 1/6 on average."""
+    p = RNG.random((300, 300))
+    mask = RNG.random(p.shape) < p
+    right, low = score([(p, mask)])[0], score([(p**2, mask)])[0]
+    # a bin's frequency is of 6,000 pixels: its standard error is 0.0065 at most, and the error is the mean of 15 such
+    assert right.ece < 0.01 and low.ece == pytest.approx(1 / 6, abs=0.01) and abs(right.auc - low.auc) < 0.01
+    flat = score([(np.full((4, 5), 0.7), np.arange(20).reshape(4, 5) < 8)])[0]
+    assert flat.ece == pytest.approx(0.7 - 0.4)
+    assert judge(p**2, mask, "blurred")[0].ece == low.ece  # the same map
 
 
 def test_empty_maps_and_masks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
@@ -46,6 +48,32 @@ def test_every_kind_of_artifact_gives_the_same_map(
             np.testing.assert_allclose(predictor(photograph), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(96, 128), (31, 201), (230, 115)])
+def test_flipped_too_the_mirrored_photograph_has_the_mirrored_map(exported: Path, size: tuple[int, int]) -> None:
+    """To the bit, wherever the photograph lies in the input: in one of odd width, the mirrored one lies elsewhere."""
+    photograph = images.resize(sample_photographs.sample("chelsea"), size)
+    mirrored = photograph[:, ::-1]
+    with Predictor.open(exported) as alone, Predictor.open(exported, flip=True) as both:
+        focus, other = alone(photograph), alone(mirrored)[:, ::-1]
+        assert np.abs(focus - other).max() > 0.01  # the network itself does not have the property
+        np.testing.assert_array_equal(both(photograph), (focus + other) / 2)
+        np.testing.assert_array_equal(both(mirrored), both(photograph)[:, ::-1])
+        sides, mirrored_sides, single = both.sides(photograph), both.sides(mirrored), alone.sides(photograph)
+        assert sides.keys() == single.keys() and sides
+        for name, side in sides.items():
+            np.testing.assert_array_equal(mirrored_sides[name], side[:, ::-1])
+        assert any((sides[name] != single[name]).any() for name in sides)
+
+
+@pytest.mark.parametrize("options", [{"batch": 2}, {"dynamic": True}])
+def test_flip_is_exact_for_every_kind_of_input(export: Callable[..., Path], options: dict[str, Any]) -> None:
+    photograph = images.resize(sample_photographs.sample("coffee"), (90, 121))
+    with Predictor.open(export(**options), flip=True) as predictor:
+        found = predictor(photograph)
+        assert found.std() > 0.02
+        np.testing.assert_array_equal(predictor(photograph[:, ::-1]), found[:, ::-1])
+
+
 def test_a_map_that_is_not_finite_is_an_error(tiny_onnx) -> None:  # type: ignore[no-untyped-def]
     with Predictor.open(tiny_onnx()) as predictor:
         runner = predictor.runner
@@ -68,6 +96,14 @@ def test_files(exported: Path, tmp_path: Path) -> None:
         assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
         assert done.in_focus == pytest.approx((np.asarray(focus) >= 128).mean(), abs=0.01)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cat_map.png", "cat_overlay.png"]
+
+
+def test_the_command_flips(exported: Path, tmp_path: Path) -> None:
+    photograph = sample_photographs.sample("chelsea")
+    (tmp_path / "cat.png").write_bytes(images.png(photograph))
+    assert main(["predict", str(exported), str(tmp_path / "cat.png"), "-o", str(tmp_path / "o"), "--flip"]) == 0
+    with Predictor.open(exported, flip=True) as both, Image.open(tmp_path / "o" / "cat_map.png") as written:
+        assert np.array_equal(np.asarray(written), images.grey(both(photograph)))
 
 
 def test_no_photograph_is_overwritten(exported: Path, tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ Buffers = Annotated[
 ]
 RuntimeCache = Annotated[Path | None, Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")]
 
+Flip = Annotated[
+    bool, Option("--flip", help="Average each map with that of the mirrored photograph; it takes twice the time.")
+]
+
 Dataset = Annotated[str | None, Option(help="Name of the dataset: cuhk, cuhk-320, dut, ctcug, ebd.")]
 SPLIT = "a file, one name per line, or if there is none a published split: cuhk-train, cuhk-test, ..."
 ImageFolder = Annotated[str | None, Option("--images", help="Folder of the photographs in --data.")]

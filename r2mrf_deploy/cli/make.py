@@ -1,4 +1,4 @@
-"""Commands that make checkpoints and artifacts: init, export, convert, optimize, build."""
+"""Commands that make checkpoints and artifacts: init, calibrate, export, convert, optimize, build."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from r2mrf_deploy.export.base import Exported
 
 
+_CHECKPOINTS = (".pth", ".pt")
+
+
 @app.command()
 def init(
     network: Annotated[str, Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...")],
@@ -29,8 +32,7 @@ def init(
     """Make an untrained checkpoint whose map is informative."""
     from r2mrf_deploy.checkpoint import Checkpoint
 
-    if output.suffix not in (".pth", ".pt"):
-        raise UsageError(f"-o {output}: the name of a checkpoint must end in .pth or .pt")
+    _refuse_other_names(output)
     with shown_progress() as progress:
         progress(Progress("taking statistics from photographs"))
         checkpoint = Checkpoint.init(network, flags.parse_settings(settings), folder=images, seed=seed)
@@ -40,6 +42,51 @@ def init(
         print_json(facts | {"parameters": checkpoint.parameters})
         return
     line(f"{output}: {checkpoint.network}, {checkpoint.parameters / 1e6:.1f} M parameters, untrained")
+
+
+def _refuse_other_names(output: Path) -> None:
+    if output.suffix not in _CHECKPOINTS:
+        raise UsageError(f"-o {output}: the name of a checkpoint must end in {' or '.join(_CHECKPOINTS)}")
+
+
+@app.command()
+def calibrate(
+    checkpoint: Annotated[
+        Path, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
+    ],
+    data: Annotated[Path, Option(help="Folder of photographs and masks that it was not trained on.")],
+    output: Annotated[Path, Option("-o", "--output", help="The calibrated checkpoint to write.")],
+    white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
+    dataset: flags.Dataset = None,
+    split: Annotated[Path | None, Option(help="File with the names to use, one per line.")] = None,
+    image_folder: flags.ImageFolder = None,
+    mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Make a checkpoint's map a probability, by temperature scaling."""
+    from r2mrf_deploy.calibration import calibrate as verb
+    from r2mrf_deploy.datasets import polarity, read_dataset
+    from r2mrf_deploy.report import tables
+
+    _refuse_other_names(output)
+    photographs = read_dataset(
+        data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=mask_folder,
+        dataset=dataset,
+    )  # fmt: skip
+    with shown_progress() as progress:
+        done = verb(
+            checkpoint, photographs, output, progress=progress, **flags.loading(network, settings, weights_key, rename)
+        )
+    if as_json:
+        print_json(done.to_dict())
+        return
+    table(tables.calibration_table(done))
+    line(tables.evaluation_line(photographs, "sharp", len(photographs)))
+    line(f"{done.path}: {done.network}, temperature {done.temperature:.3f}")
 
 
 @app.command()

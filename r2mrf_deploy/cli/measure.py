@@ -99,6 +99,7 @@ def evaluate(
         bool, Option("--steps", help="Evaluate the map after each recurrent step of a checkpoint.")
     ] = False,
     branches: Annotated[bool, Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
+    flip: flags.Flip = False,
     output: Annotated[Path | None, Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
     markdown: Annotated[Path | None, Option(help="Write the table to a Markdown file.")] = None,
     latex: Annotated[Path | None, Option(help="Write the table to a LaTeX file, for the package booktabs.")] = None,
@@ -125,7 +126,8 @@ def evaluate(
     evaluation_files.check(output, markdown, latex)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
-        size=None if chosen is None else chosen.size, **flags.loading(network, settings, weights_key, rename),
+        size=None if chosen is None else chosen.size, flip=flip,
+        **flags.loading(network, settings, weights_key, rename),
     )  # fmt: skip
     facts: dict[str, Any] = {"data": photographs.folder.name, "white": photographs.white, "positive": scored}
     published = protocols.published(chosen, photographs.published) if chosen else []

@@ -43,6 +43,7 @@ def predict(
     ],
     output: Annotated[Path, Option("-o", "--output", help="Folder for maps and overlays.")] = Path("out"),
     runtime: flags.Runtime = None,
+    flip: flags.Flip = False,
     overlays: Annotated[bool, Option(help="Write overlays beside the maps.")] = True,
     overlay_side: Annotated[int, Option(min=1, help="Longest side of overlays, in pixels.")] = 2048,
     overlay_format: Annotated[
@@ -73,7 +74,10 @@ def predict(
     results: list[Prediction] = []
 
     try:
-        with shown_progress() as progress, Predictor.open(artifact, runtime, trust=trust, options=options) as predictor:
+        with (
+            shown_progress() as progress,
+            Predictor.open(artifact, runtime, trust=trust, options=options, flip=flip) as predictor,
+        ):
             done = verb(
                 predictor, sources, output, overlays=overlays, overlay_side=overlay_side, overlay_format=overlay_format
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,32 @@ class Detector(nn.Module, ABC):
     def adopt(cls, state: Mapping[str, Tensor]) -> Adopted | None:
         """A state dict of the authors' own code in the names of this class; None if it is something else."""
         return None
+
+    @property
+    def last(self) -> nn.Conv2d | None:
+        """The convolution that gives the map's logits and nothing else, with nothing but linear resizing after it.
+
+        None where there is none, as where the map is a side output too, or a sum.
+        """
+        return None
+
+    def temper(self, temperature: float) -> None:
+        """Divide the map's logits by a temperature, by dividing the last convolution's weights by it. Exact in real
+        arithmetic; the side outputs do not change.
+
+        The weights are replaced, not written on, since a checkpoint's state dict may share their memory.
+
+        Raises:
+            UsageError: the network has no last convolution of its own, or the temperature is not positive and finite.
+        """
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise UsageError(f"`temperature` must be positive, not {temperature}")
+        if self.last is None:
+            raise UsageError(
+                f"{type(self).__name__} with this config cannot be calibrated: no convolution gives its map's logits alone"
+            )
+        for weights in self.last.parameters():
+            weights.data = weights.data / temperature
 
     def check_steps(self, steps: int | None) -> int:
         """The number of steps to run.

@@ -139,6 +139,10 @@ class BR2Net(Detector):
         return self.fusion(torch.cat((low, high), 1)) if self.config.fusion == "conv" else (low + high) / 2
 
     @property
+    def last(self) -> nn.Conv2d | None:
+        return self.fusion if self.config.output == "fused" and self.config.fusion == "conv" else None
+
+    @property
     def steps_range(self) -> range:
         return range(STEPS, STEPS + 1)  # one for each feature map
 

@@ -125,6 +125,10 @@ class DeFusionNet(Detector):
         return [predict(f) for predict, f in zip(score, features, strict=True)]
 
     @property
+    def last(self) -> nn.Conv2d | None:
+        return self.fusion if self.config.output == "fused" else None
+
+    @property
     def steps_range(self) -> range:
         most = MOST if self.config.share else self.config.steps
         return range(1, most + 1) if self.default_steps else range(1)

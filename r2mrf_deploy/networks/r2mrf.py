@@ -143,6 +143,10 @@ class R2MRF(Detector):
         return rrms[branch - 1]
 
     @property
+    def last(self) -> nn.Conv2d | None:
+        return self.fusion if self.config.output == "fused" else None
+
+    @property
     def steps_range(self) -> range:
         return range(1, (MOST if self.config.share and self.config.steps > 1 else self.config.steps) + 1)
 

@@ -18,7 +18,7 @@ from r2mrf_deploy.datasets import Dataset
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable
 from r2mrf_deploy.evaluation import Evaluation, Method
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
-from r2mrf_deploy.metrics import LEVELS
+from r2mrf_deploy.metrics import BINS, LEVELS
 from r2mrf_deploy.protocols import Protocol, Published
 from r2mrf_deploy.report import forms, plots, tables
 from r2mrf_deploy.report.screen import Sheet
@@ -63,17 +63,18 @@ def write(
     protocol: Protocol | None = None,
     published: Sequence[Published] = (),
 ) -> list[Path]:
-    """Write `scores.json` (everything), `scores.csv` (the table, with the published rows), `photographs.csv`, `curves.csv`,
-    `curves.png`, and a picture of each row's worst photographs, `worst-NAME.png`. Return their paths.
+    """Write `scores.json` (everything), `scores.csv` (the table, with the published rows), `photographs.csv`, `curves.csv`
+    and `curves.png`, `reliability.csv` and `reliability.png`, and a picture of each row's worst photographs,
+    `worst-NAME.png`. Return their paths.
 
     Raises:
         ArtifactError: the folder cannot be written, or the disk is full.
         RuntimeUnavailable: matplotlib is not installed; the scores are written nevertheless.
     """
     numbers = _write_numbers(rows, facts, folder, protocol, published)
-    curves = plots.evaluation(rows, folder / "curves.png")
+    drawn = [plots.evaluation(rows, folder / "curves.png"), plots.reliability(rows, folder / "reliability.png")]
     sheets = [contact_sheet(row, methods, dataset, folder / f"worst-{_as_file_name(row)}.png") for row in rows]
-    return [*numbers, curves, *sheets]
+    return [*numbers, *drawn, *sheets]
 
 
 def _as_file_name(row: Evaluation) -> str:
@@ -95,12 +96,12 @@ def _write_numbers(
     protocol: Protocol | None,
     published: Sequence[Published],
 ) -> list[Path]:
-    kept = ("precision", "recall", "false_positive_rate")
+    kept = ("precision", "recall", "false_positive_rate", "share", "predicted", "focused")
     scores = [
         tables.evaluation_dict(row, protocol) | {name: getattr(row.curves, name).tolist() for name in kept}
         for row in rows
     ]
-    figures = ("f_max", "f_adaptive", "f_half", "mae")
+    figures = ("f_max", "f_adaptive", "f_half", "mae", "ece")
     photographs = [
         [row.name, row.runtime, name, *(f"{getattr(judged, figure):.6f}" for figure in figures)]
         for row in rows
@@ -111,10 +112,16 @@ def _write_numbers(
         for row in rows
         for level, *values in zip(range(LEVELS), *(getattr(row.curves, name) for name in _CURVES), strict=True)
     ]
+    bins = [
+        [row.name, row.runtime, *(f"{v:.6f}" for v in (edge / BINS, (edge + 1) / BINS, share, *observed))]
+        for row in rows
+        for edge, (share, *observed) in enumerate(zip(row.curves.share, *row.curves.reliability, strict=True))
+    ]
     contents = {
         "scores": _scores(rows, protocol, published),
         "photographs": forms.csv_bytes(["name", "runtime", "photograph", *figures], photographs),
         "curves": forms.csv_bytes(["name", "runtime", "threshold_255", *_CURVES], curves),
+        "reliability": forms.csv_bytes(["name", "runtime", *_RELIABILITY], bins),
     }
     return [
         write_atomically(folder / "scores.json", (json.dumps(facts | {"rows": scores}, indent=1) + "\n").encode()),
@@ -144,6 +151,7 @@ def contact_sheet(
 
 
 _GAP = 6
+_RELIABILITY = ("over", "at_most", "share", "mean_probability", "in_focus")
 _CURVES = ("precision", "recall", "f", "false_positive_rate", "found")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from r2mrf_deploy import environment
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
+from r2mrf_deploy.metrics import BINS
 from r2mrf_deploy.parity.compare import TOLERANCES
 from r2mrf_deploy.wording import plain
 
@@ -99,7 +100,7 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
     for number, row in enumerate(rows):
-        style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
+        style = _style(number)
         left.plot(*row.curves.precision_recall, label=_label(f"{row.name} ({row.runtime})"), **style)
         f = row.curves.f
         right.plot(range(len(f)), f, **style)
@@ -110,6 +111,34 @@ def evaluation(rows: Sequence[Evaluation], path: Path) -> Path:
     figure.legend(loc="lower center", ncols=min(len(rows), 3), fontsize=8)
     figure.tight_layout(rect=(0, 0.06 + 0.04 * ((len(rows) - 1) // 3), 1, 1))
     return save(figure, path)
+
+
+def reliability(rows: Sequence[Evaluation], path: Path) -> Path:
+    """Plot how often pixels are in focus against their predicted probability, as DeGroot and Fienberg (1983) do, and below
+    it the share of the pixels in each bin.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
+    """
+    plt = _pyplot()
+    size = (6.4, 6.7 + 0.17 * len(rows))  # the legend is below
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=(3, 1), layout="constrained")
+    above.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--", label="calibrated")
+    edges = [number / BINS for number in range(BINS + 1)]
+    for number, row in enumerate(rows):
+        style = _style(number)
+        text = f"{row.name} ({row.runtime}), ECE {row.scores.ece:.3f}"
+        above.plot(*row.curves.reliability, "o", ms=3, label=_label(text), **style)
+        below.stairs(row.curves.share, edges, baseline=None, **style)
+    above.set(ylabel="share in focus", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    below.set(xlabel="predicted probability of being in focus", ylabel="share of pixels", ylim=(0, None))
+    figure.legend(loc="outside lower center", fontsize=8)
+    return save(figure, path)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """The line of row `number`."""
+    return {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "lw": 1.5}
 
 
 def _label(text: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.bench.profiling import Profile
     from r2mrf_deploy.bench.protocol import Measurement
     from r2mrf_deploy.budget import Budget, Prediction
+    from r2mrf_deploy.calibration import Calibrated
     from r2mrf_deploy.datasets import Dataset
     from r2mrf_deploy.doctor import Row
     from r2mrf_deploy.evaluation import Evaluation
@@ -213,14 +214,20 @@ def kept_table(search: Search) -> Sheet:
     return table
 
 
-def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
-    figures = ("f_max", "f_adaptive", "f_half", "mae", "auc")
-    table = Sheet("map", "runtime", "input", numbers=figures, spare=("f_adaptive", "f_half"), once=("input",))
-    best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
+def _add_scores(table: Sheet, rows: Sequence[Evaluation], figures: Sequence[str]) -> None:
+    """A row for each evaluation; the best of several is bold."""
+    best = {f: (min if f in ("mae", "ece") else max)(getattr(row.scores, f) for row in rows) for f in figures}
     for row in rows:
         values = {f: getattr(row.scores, f) for f in figures}
         cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
         table.add(row.name, row.runtime, row.size, *cells)
+
+
+def evaluation_table(rows: Sequence[Evaluation]) -> Sheet:
+    figures = ("f_max", "f_adaptive", "f_half", "mae", "auc", "ece")
+    spare = ("f_adaptive", "f_half", "ece")
+    table = Sheet("map", "runtime", "input", numbers=figures, spare=spare, once=("input",))
+    _add_scores(table, rows, figures)
     return table
 
 
@@ -232,20 +239,16 @@ def evaluation_dict(row: Evaluation, protocol: Protocol | None) -> dict[str, Any
 def protocol_table(rows: Sequence[Evaluation], protocol: Protocol, published: Sequence[Published]) -> Sheet:
     """The scores by a protocol, with what was published by it below. The column F is the protocol's."""
     others = [f for f in ("f_max", "f_adaptive", "f_half") if f != protocol.f]
-    figures = (protocol.f, "mae", *others, "auc")
-    heads = ("F", "mae", *others, "auc")
-    table = Sheet("map", "runtime", "input", numbers=heads, spare=(*others, "input", "auc"), once=("input",))
-    best = {f: (min if f == "mae" else max)(getattr(row.scores, f) for row in rows) for f in figures}
-    for row in rows:
-        values = {f: getattr(row.scores, f) for f in figures}
-        cells = [Text(f"{v:.4f}", "bold" if len(rows) > 1 and v == best[f] else "") for f, v in values.items()]
-        table.add(row.name, row.runtime, row.size, *cells)
+    figures = (protocol.f, "mae", *others, "auc", "ece")
+    heads = ("F", "mae", *others, "auc", "ece")
+    table = Sheet("map", "runtime", "input", numbers=heads, spare=(*others, "input", "auc", "ece"), once=("input",))
+    _add_scores(table, rows, figures)
     table.rule()
     notes = _noted(published)
     size = "-" if protocol.size is None else stretched_in_words(protocol.size)
     for p in published:
         name = f"{p.title} {'*' * (notes.index(p.note) + 1)}" if p.note else p.title
-        table.add(name, PUBLISHED, size, f"{p.f:.3f}", f"{p.mae:.3f}", *["-"] * (len(others) + 1))
+        table.add(name, PUBLISHED, size, f"{p.f:.3f}", f"{p.mae:.3f}", *["-"] * (len(others) + 2))
     return table
 
 
@@ -263,6 +266,16 @@ def protocol_lines(protocol: Protocol, published: Sequence[Published], dataset: 
 
 def _noted(published: Sequence[Published]) -> list[str]:
     return list(dict.fromkeys(p.note for p in published if p.note))
+
+
+def calibration_table(done: Calibrated) -> Sheet:
+    """The figures of a checkpoint's maps without and with the temperature."""
+    figures = ("nll", "ece", "mae", "f_max", "f_adaptive", "f_half", "auc")
+    table = Sheet("map", numbers=figures, spare=("f_adaptive", "auc"))
+    for title, found in (("as it was", done.before), ("calibrated", done.after)):
+        values = found.to_dict()
+        table.add(title, *(f"{values[figure]:.4f}" for figure in figures))
+    return table
 
 
 def evaluation_line(dataset: Dataset, positive: str, done: int) -> str:

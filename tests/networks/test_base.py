@@ -91,6 +91,54 @@ def test_side_names_are_those_of_forward(
         assert steps in (default, 0) or net.side_names(steps) != net.side_names(default)
 
 
+TEMPERED = [
+    ("r2mrf", {}), ("r2mrf", {"steps": 1, "initial": "first"}), ("br2net", {"fusion": "conv"}), ("defusionnet", {}),
+    ("defusionnet", {"refine": "none"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes"), TEMPERED)
+@torch.no_grad()
+def test_a_temperature_divides_the_map_s_logits_and_nothing_else(family: str, changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = networks.create(family, config(family, changes)).eval()
+    state = net.state_dict()
+    before = {name: value.clone() for name, value in state.items()}
+    image = torch.randn(1, 3, 64, 96)
+    logits, sides = net(image, all_steps=True)
+    assert logits.std() > 0
+    net.temper(4)  # a power of two, so that nothing is rounded
+    found, sides_after = net(image, all_steps=True)
+    assert torch.equal(found, logits / 4)
+    assert all(torch.equal(sides_after[name], value) for name, value in sides.items())
+    assert all(torch.equal(state[name], value) for name, value in before.items())  # a checkpoint's, perhaps
+    net.temper(0.3 / 4)
+    torch.testing.assert_close(net(image), logits / 0.3)  # FP32's rounding
+
+
+@each_case
+def test_what_cannot_be_tempered_says_so(
+    family: str, changes: dict[str, Any], steps_range: range, default: int
+) -> None:
+    net = on_meta(family, changes)
+    if net.last is not None:
+        for wrong in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(UsageError, match="`temperature` must be positive"):
+                net.temper(wrong)
+        return
+    with pytest.raises(UsageError, match=f"{type(net).__name__} with this config cannot be calibrated"):
+        net.temper(2)
+
+
+def test_which_networks_can_be_tempered() -> None:
+    """Where the map is a side output or a sum, no convolution is its own."""
+    able = [(family, changes) for family, changes, *_ in CASES if on_meta(family, changes).last is not None]
+    assert able == [
+        ("r2mrf", {}), ("r2mrf", {"share": False, "initial": "first"}), ("defusionnet", {"share": True}),
+        ("defusionnet", {"steps": 2}), ("defusionnet", {"refine": "none"}),
+    ]  # fmt: skip
+
+
 @each_case
 def test_infer_gives_back_the_config(family: str, changes: dict[str, Any], steps_range: range, default: int) -> None:
     wanted = config(family, changes)
