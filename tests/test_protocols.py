@@ -214,11 +214,11 @@ def test_the_table_sets_published_rows_apart(data: Dataset) -> None:
     published = protocols.published(protocol, "dut")
     (row,) = rows = _scored(data)
     sheet = tables.protocol_table(rows, protocol, published)
-    assert sheet.heads == ["map", "runtime", "input", "F", "mae", "f_max", "f_adaptive", "auc"]
+    assert sheet.heads == ["map", "runtime", "input", "F", "mae", "f_max", "f_adaptive", "auc", "ece"]
     cells = [[cell.plain for cell in line] for line in sheet.rows]
     assert cells[0][3:5] == [f"{row.scores.f_half:.4f}", f"{row.scores.mae:.4f}"]
     assert [line[1] for line in cells] == ["none", *["published"] * 5] and sheet.sections == {1}
-    assert cells[-1] == ["D-DFFNet (ICME 2023) *", "published", "320x320, stretched", "0.939", "0.070", "-", "-", "-"]
+    assert cells[-1] == ["D-DFFNet (ICME 2023) *", "published", "320x320, stretched", "0.939", "0.070", *["-"] * 4]
     latex = forms.latex(sheet, ["a note"]).splitlines()
     assert latex[4].startswith("  brightness") and latex[5] == r"  \midrule" and latex[-1] == "% a note"
     assert forms.markdown(sheet, ["a *"]).splitlines()[-2:] == ["", r"- a \*"]

@@ -44,7 +44,7 @@ def test_a_dataset_becomes_a_checkpoint(dataset, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "either --data"),
+        ([], "give --data"),
         (["--data", "d"], "--data needs --white"),
         (["--sharp", "d", "--masks", "m"], "--masks needs --masks-white"),
         (["--sharp", "d", "--val", "v"], "--val needs --val-white"),
