@@ -84,9 +84,10 @@ def _call(node: onnx.NodeProto) -> Callable[..., Value]:
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         value = value.decode() if isinstance(value, bytes) else value
-        if attribute.name in signature.parameters or attribute.name not in ONLY:
+        taken = attribute.name in signature.parameters
+        if taken or attribute.name not in ONLY:
             attributes[attribute.name] = value
-        elif value not in ONLY[attribute.name]:
+        if value not in (SOME if taken else ONLY).get(attribute.name, (value,)):
             raise GraphError(f"{name} cannot be turned into PyTorch with {attribute.name} = {value}")
     try:
         signature.bind(*node.input, **attributes)
@@ -100,13 +101,32 @@ def _conv(
     strides: Ints = (1, 1), pads: Ints = (0, 0, 0, 0), dilations: Ints = (1, 1), group: int = 1,
     kernel_shape: Ints = (), auto_pad: str = "NOTSET",
 ) -> Tensor:  # fmt: skip
-    if auto_pad == "SAME_UPPER" and set(dilations) == {1}:
-        begins, ends = zip(*map(same.pads, x.shape[2:], weight.shape[2:], strides), strict=True)
-        pads = (*begins, *ends)
-    elif auto_pad not in ONLY["auto_pad"]:
-        raise GraphError(f"Conv with auto_pad = {auto_pad} cannot be turned into PyTorch")
+    if auto_pad == "SAME_UPPER":
+        for axis, kernel, dilation, stride in zip((2, 3), weight.shape[2:], dilations, strides, strict=True):
+            x = _same(x, axis, (kernel - 1) * dilation + 1, stride)
     x, padding = _padded(x, pads, 0.0)
     return F.conv2d(x, weight, bias, strides, padding, dilations, group)
+
+
+def _same(x: Tensor, axis: int, kernel: int, stride: int) -> Tensor:
+    """Pad one side as SAME_UPPER does.
+
+    How much comes before a free side depends on its parity. The compiler takes hours to simplify sizes that depend on it, so
+    both ways are padded to one size, and the parity, as a value, chooses between them.
+    """
+
+    def padded(before: int, after: int) -> Tensor:
+        return F.pad(x, (0, 0) * (3 - axis) + (before, after))
+
+    side = x.shape[axis]
+    if isinstance(side, int):
+        return padded(*same.pads(side, kernel, stride))
+    if stride > 2 or kernel < stride:
+        raise GraphError(f"Conv that pads a free side by auto_pad, with stride {stride}, cannot be turned into PyTorch")
+    (if_even, _), (if_odd, after) = same.pads(stride, kernel, stride), same.pads(1, kernel, stride)
+    total = if_odd + after
+    odd = torch.scalar_tensor(side % 2, device=x.device) > 0
+    return torch.where(odd, padded(if_odd, after), padded(if_even, total - if_even))
 
 
 def _conv_transpose(
@@ -245,6 +265,8 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Unsqueeze": lambda x, axes: reduce(torch.unsqueeze, sorted(axes), x) if isinstance(x, Tensor) else [x],
 }
 
+SOME: dict[str, tuple[Any, ...]] = {"auto_pad": ("NOTSET", "", "SAME_UPPER")}
+"""Attributes that a function takes, with the values that it knows, where these are not all."""
 ONLY: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("allowzero", "antialias", "ceil_mode", "exclude_outside", "extrapolation_value"), (0,)),
     **dict.fromkeys(("noop_with_empty_axes", "storage_order", "training_mode"), (0,)),

@@ -37,7 +37,7 @@ def conv_same(
 
 def pads(pixels: int, kernel: int, stride: int) -> tuple[int, int]:
     """How many pixels are added before and after a side: max((ceil(n / s) - 1) * s + k - n, 0) in all."""
-    added = max((pixels - 1) // stride * stride + kernel - pixels, 0)
+    added = max(kernel - 1 - (pixels - 1) % stride, 0)
     return added // 2, added - added // 2
 
 

@@ -48,6 +48,8 @@ CASES: list[tuple[str, dict[str, Any], list[np.ndarray | None]]] = [
     ("Concat", {"axis": 1}, [np.float32(RNG.standard_normal((2, 1, 11, 14)))]),
     ("Conv", SIDES | {"group": 2}, [W, B]),
     ("Conv", {"pads": [1, 1, 1, 1], "dilations": [2, 1], "group": 2}, [W]),
+    ("Conv", {"auto_pad": "SAME_UPPER", "strides": [2, 2], "group": 2}, [W]),
+    ("Conv", {"auto_pad": "SAME_UPPER", "strides": [1, 3], "dilations": [2, 1], "group": 2}, [W, B]),
     ("ConvTranspose", {"strides": [2, 2], "pads": [1, 0, 1, 0], "output_padding": [1, 0]}, [W[:, :, :2]]),
     ("Div", {}, [np.float32(3)]),
     ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}, []),
@@ -166,6 +168,28 @@ def test_the_arithmetic_of_shapes_stays_free_through_torch_export() -> None:
             np.testing.assert_allclose(in_pytorch(form, x)[0], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_padding_by_auto_pad_stays_free_through_torch_export(kernel: int) -> None:
+    """Where the padding of a side begins depends on whether the side is even."""
+    weight = np.float32(RNG.standard_normal((2, 2, kernel, kernel)))
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "same", auto_pad="SAME_UPPER", strides=[2, 2])
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("x", FLOAT, ["n", 2, "h", "w"])],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    dims = {axis: torch.export.Dim(name, min=8, max=64) for axis, name in ((2, "h"), (3, "w"))}
+    example = torch.zeros(1, 2, 13, 21)
+    module = torch.export.export(to_module(model), (example,), dynamic_shapes=((dims,),), strict=False).module()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for height, width in ((8, 8), (9, 16), (12, 33), (31, 11)):
+        x = np.float32(RNG.standard_normal((1, 2, height, width)))
+        (wanted,) = session.run(None, {"x": x})
+        np.testing.assert_allclose(module(torch.from_numpy(x))[0].numpy(), wanted, rtol=0, atol=1e-5)
+
+
 def test_what_is_not_in_the_table_is_refused_by_name() -> None:
     for node, reason in (
         (
@@ -173,7 +197,8 @@ def test_what_is_not_in_the_table_is_refused_by_name() -> None:
             "head/sum: the operator Einsum cannot",
         ),
         (helper.make_node("Relu", ["x"], ["y"], "odd", domain="custom"), "odd: the operator Relu cannot"),
-        (helper.make_node("Conv", ["x", "x"], ["y"], "c", auto_pad="SAME_UPPER"), "Conv .* auto_pad = SAME_UPPER"),
+        (helper.make_node("Conv", ["x", "x"], ["y"], "c", auto_pad="SAME_LOWER"), "Conv .* auto_pad = SAME_LOWER"),
+        (helper.make_node("MaxPool", ["x"], ["y"], "m", kernel_shape=[2, 2], auto_pad="SAME_UPPER"), "= SAME_UPPER"),
         (helper.make_node("Resize", ["x", "", "x"], ["y"], "r", mode="linear"), "r: .*Resize .* missing"),
         (helper.make_node("Resize", ["x", "", "", "x"], ["y"], "r", mode="cubic"), "Resize .* mode = cubic"),
         (helper.make_node("Sigmoid", ["x"], ["y"], "s", new=1), "s: the operator Sigmoid .* unexpected keyword .*new"),
@@ -218,8 +243,8 @@ def close(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
 
 NARROW = {"br2net": {"width": "16"}, "btb": {"width": "0.25"}, "defusionnet": {"width": "8"}, "r2mrf": SMALL}
 PRESETS = (
-    *("r2mrf", "r2mrf-r50", "r2mrf-vgg16", "r2mrf-densenet161", "r2mrf-edge", "br2net", "br2net-vgg16"),
-    *("defusionnet", "btbnet", "btbnet-1s", "btbcrl"),
+    *("r2mrf", "r2mrf-r50", "r2mrf-vgg16", "r2mrf-densenet161", "r2mrf-edge", "r2mrf-lite"),
+    *("br2net", "br2net-vgg16", "defusionnet", "btbnet", "btbnet-1s", "btbcrl"),
 )
 
 
