@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Annotated, TypeAlias
 
 import torchvision
@@ -58,14 +57,21 @@ VGG16_OWN_STRIDES = (
 
 
 def _lite(name: str) -> tuple[Tap, ...]:
-    """EfficientNet-Lite's last map of each stride; its fourth and sixth stage have a later one of the same stride."""
-    channels, blocks = zip(*efficientnet_lite.stages(name), strict=True)
-    ends = [last for number, last in enumerate(accumulate(blocks)) if number not in (3, 5)]
-    kept = [c for number, c in enumerate(channels) if number not in (3, 5)]
-    firsts = [0, *(end + 1 for end in ends[:-1])]
-    spans = [_numbered(first, end) for first, end in zip(firsts, ends, strict=True)]
-    strides, pools = (4, 4, 8, 16, 32), (2, 1, 1, 1, 1)
-    return tuple(Tap(*tap) for tap in zip(spans, kept, strides, pools, strict=True))
+    """EfficientNet-Lite's last map of each stride."""
+    lasting = {
+        0: (4, 2),
+        1: (4, 1),
+        2: (8, 1),
+        4: (16, 1),
+        6: (32, 1),
+    }  # after stages 3 and 5 comes one of the same stride
+    taps, first, last = [], 0, 0  # the stem is child 0
+    for stage, (channels, blocks) in enumerate(efficientnet_lite.stages(name)):
+        last += blocks
+        if stage in lasting:
+            taps.append(Tap(_numbered(first, last), channels, *lasting[stage]))
+            first = last + 1
+    return tuple(taps)
 
 
 # R²MRF paper, "Effectiveness of Different Backbone Network Architectures", for ResNeXt, VGG-16 and DenseNet-161
