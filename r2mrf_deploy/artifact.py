@@ -27,7 +27,7 @@ Evidence = Mapping[str, Any]
 _SAME = {
     "parity": ("runtime", "device", "reference"),
     "latency": ("runtime", "device", "batch", "shape", "options"),
-    "accuracy": ("dataset", "runtime", "positive"),
+    "accuracy": ("dataset", "photographs", "runtime", "positive", "protocol"),
 }
 """The fields that identify a measurement: later evidence replaces earlier evidence with the same values."""
 

@@ -35,7 +35,7 @@ _MOST_GREY = 0.25
 """Largest share of grey pixels in a mask. In those of CUHK and DUT, resampled edges make up 5 % at most."""
 
 SPLITS = Path(__file__).parent / "data" / "splits"
-"""Published splits: `NAME.txt` is what `split` NAME stands for."""
+"""Shipped splits, published ones and parts of these: `DATASET-NAME.txt` is what `split` DATASET-NAME stands for."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read_dataset(
     Args:
         folder: contains the two folders.
         white: what 255 means in the masks.
-        split: a text file with one name per line, with or without a suffix, or the name of a published split (see
+        split: a text file with one name per line, with or without a suffix, or the name of a shipped split (see
             `SPLITS`), if there is no such file. Only these photographs are used, in this order. Blank lines and comments
             after # are ignored. If none of the names is found, and either they or those of the photographs are bare
             numbers, equal numbers are the same photograph (`out_of_focus0001`, `0001`).
@@ -174,6 +174,8 @@ def read_dataset(
     photographs = {name: path for name, path in everything.items() if name.startswith(prefix)} or everything
     masks = _by_name(_part(folder, "mask", mask_folder))
     found = _partners(photographs, masks)
+    if dataset and _shipped(split) and not str(split).startswith(f"{dataset}-"):
+        raise InputError(f"`split` {split} names photographs of another dataset than {dataset}")
     names = list(photographs) if split is None else _split(split, photographs)
     if missing := [photographs[n].name for n in names if n not in found]:
         raise InputError(
@@ -316,21 +318,25 @@ def _number(name: str) -> str:
 
 
 def split_names() -> list[str]:
-    """The names of the published splits."""
+    """The names of the shipped splits."""
     return sorted(path.stem for path in SPLITS.glob("*.txt"))
 
 
+def _shipped(split: Path | str | None) -> bool:
+    return str(split) in split_names() and not Path(str(split)).is_file()
+
+
 def read_split(split: Path | str) -> list[str]:
-    """The names in a split: a file, or if there is none the published split of that name.
+    """The names in a split: a file, or if there is none the shipped split of that name.
 
     Raises:
         InputError: there is neither, or it is not a text file, or names nothing.
     """
     path, shipped = Path(split), split_names()
-    if not path.is_file() and str(split) in shipped:
+    if _shipped(split):
         path = SPLITS / f"{split}.txt"
     elif not path.is_file():
-        named = "" if path.exists() or path.suffix else f", and no published split; {did_you_mean(path.name, shipped)}"
+        named = "" if path.exists() or path.suffix else f", and no shipped split; {did_you_mean(path.name, shipped)}"
         raise InputError(f"{no_file(path)}{named}")
     with reading(path, InputError, "is not a text file"):
         lines = [line.partition("#")[0].strip() for line in document(path).decode("utf-8-sig").splitlines()]

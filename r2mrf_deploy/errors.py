@@ -105,8 +105,14 @@ def _lines(error: Exception) -> list[str]:
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
 
 
+MOST_NAMES = 40
+"""The most names that a message lists."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid name, else all of them."""
+    """The end of a message about an unknown name: the nearest valid name, else all of them, or the first of many."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"did you mean {near[0]!r}?"
+    more = f", ... ({len(known):,} in all)" if len(known) > MOST_NAMES else ""
+    return f"choose from {', '.join(known[:MOST_NAMES])}{more}"

@@ -171,7 +171,7 @@ def test_a_published_split_is_known_by_its_name(made: Made, monkeypatch: pytest.
     train = read_dataset(folder, white="blurred", split=Path("cuhk-train"), dataset="cuhk")
     assert len(train) == 604 and not train.is_test_split
     assert not read_dataset(folder, white="blurred", split="cuhk-test").is_test_split, "nobody said that this is CUHK"
-    with pytest.raises(InputError, match="cuhk-tset: no such file, and no published split; did you mean 'cuhk-test'"):
+    with pytest.raises(InputError, match="cuhk-tset: no such file, and no shipped split; did you mean 'cuhk-test'"):
         read_dataset(folder, white="blurred", split="cuhk-tset")
     monkeypatch.chdir(folder)
     Path("cuhk-test").mkdir()
@@ -182,6 +182,13 @@ def test_a_published_split_is_known_by_its_name(made: Made, monkeypatch: pytest.
     Path("cuhk-test").write_text("out_of_focus0026\n")
     found = read_dataset(folder, white="blurred", split="cuhk-test", dataset="cuhk")
     assert [p.name for p in found.pairs] == ["out_of_focus0026"] and not found.is_test_split, "a file wins"
+
+
+def test_a_shipped_split_of_another_dataset_is_refused(made: Made) -> None:
+    folder = made(_numbered("", ".jpg", *range(1, 705)), _numbered("", ".png", *range(1, 705)))
+    for dataset in ("dut", "cuhk-320"):
+        with pytest.raises(InputError, match=f"`split` cuhk-test names photographs of another dataset than {dataset}"):
+            read_dataset(folder, white="sharp", split="cuhk-test", dataset=dataset)
 
 
 def test_a_split_finds_photographs_by_the_number_at_the_end(made: Made, tmp_path: Path) -> None:

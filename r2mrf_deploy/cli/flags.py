@@ -46,7 +46,7 @@ Flip = Annotated[
 ]
 
 Dataset = Annotated[str | None, Option(help="Name of the dataset: cuhk, cuhk-320, dut, ctcug, ebd.")]
-SPLIT = "a file, one name per line, or if there is none a published split: cuhk-train, cuhk-test, ..."
+SPLIT = "a file, one name per line, or if there is none a shipped split: cuhk-train, cuhk-test, ..."
 ImageFolder = Annotated[str | None, Option("--images", help="Folder of the photographs in --data.")]
 
 Precision = Annotated[Literal["fp32", "fp16", "bf16", "int8"], Option(help="Precision of the graph.")]

@@ -58,7 +58,7 @@ def calibrate(
     output: Annotated[Path, Option("-o", "--output", help="The calibrated checkpoint to write.")],
     white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help="File with the names to use, one per line.")] = None,
+    split: Annotated[Path | None, Option(help=f"Names to use: {flags.SPLIT}.")] = None,
     image_folder: flags.ImageFolder = None,
     mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
     network: flags.Network = None,

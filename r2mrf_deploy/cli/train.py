@@ -46,7 +46,7 @@ def train(
     val_split: Annotated[Path | None, Option(help=f"Names in --val to use: {flags.SPLIT}")] = None,
     recipe: Annotated[
         Literal["paper", "scratch", "finetune"] | None,
-        Option(help="The recipe; by default the paper's if the backbone is pretrained."),
+        Option(help="By default scratch; with a pretrained backbone the paper's, or finetune for -edge and -lite."),
     ] = None,
     iterations: Annotated[int | None, Option(min=1, help="Iterations; by default the recipe's.")] = None,
     batch: Annotated[int | None, Option(min=1, help="Batch size over all devices.")] = None,
@@ -95,6 +95,8 @@ def train(
     usual, why = choose(preset, recipe, backbone=backbone is not None)
     chosen = dataclasses.replace(usual, **{k: v for k, v in changed.items() if v is not None})
     drawn = mask_folder if data is None else None
+    if data is not None and masks_white is not None:
+        raise UsageError("--masks-white says what is white in drawn masks; of --data, --white says it")
     config = TrainingConfig(
         preset, chosen, flags.parse_settings(settings), data=data, split=split, dataset=dataset, image_folder=image_folder,
         white=_polarity("--data", data, "--white", white) if dataset is None else polarity(dataset, white),

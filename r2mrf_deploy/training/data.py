@@ -70,6 +70,8 @@ class TrainingData:
     photographs: Sequence[np.ndarray] = field(default_factory=list)
     masks: Sequence[np.ndarray] = field(default_factory=list)
     dataset: Pictures | None = None
+    scale: float = 1.0
+    """Mean scale of the dataset's photographs in training."""
     mix: float = 0.5
     """Share of composites where there are both."""
     left_out: int = 0
@@ -77,9 +79,10 @@ class TrainingData:
 
     @property
     def longest_side(self) -> int:
-        """The scale of the training: the median of the photographs' longest sides, in pixels."""
-        trained = self.dataset.images if self.dataset is not None else self.photographs
-        return longest_side(trained)
+        """The scale of the training: the median of the photographs' longest sides, as they are trained on, in pixels."""
+        if self.dataset is None:
+            return longest_side(self.photographs)
+        return round(self.scale * longest_side(self.dataset.images))
 
     def source(self, recipe: Recipe, seed: int, device: torch.device) -> Source:
         """The source of batches on a device."""
@@ -101,7 +104,7 @@ class Mixed:
 
     def seek(self, iteration: int, rank: int, ranks: int, /) -> None:
         self._dataset.seek(iteration, rank, ranks)
-        self._composites.seek(iteration, rank, ranks)
+        self._composites.seek(iteration, rank, ranks, 1)  # other random numbers than the dataset's
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         made = round(self._share * count)

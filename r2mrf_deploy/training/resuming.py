@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy.errors import CheckpointError, InputError, UsageError, reading
 from r2mrf_deploy.files import document, write_atomically
 from r2mrf_deploy.torch_file import read_file
+from r2mrf_deploy.training.recipe import Recipe
 
+_LATER = {f.name: json.loads(json.dumps(f.default)) for f in dataclasses.fields(Recipe) if f.default is not MISSING}
+"""Fields of a recipe that older trainings do not have, with the values that they were trained with."""
 CONFIG, LAST, BEST = "training.json", "last.ckpt", "best.pth"
 
 
@@ -42,7 +45,7 @@ def find(wanted: Mapping[str, Any], output: Path, resume: bool) -> Resumed | Non
         raise CheckpointError(f"{e}; delete {LAST} to begin again") from None
     with reading(saved, InputError, "is damaged", "delete it to go on with the options given now"):
         before = json.loads(document(saved)) if saved.is_file() else wanted
-        wanted, before = ({**values, **values["recipe"]} for values in (wanted, before))
+        wanted, before = ({**_LATER, **values, **values["recipe"]} for values in (wanted, before))
         planned = int(before["iterations"])
     for name in sorted(wanted.keys() - {"recipe"}):
         longer = name == "iterations" and wanted[name] > planned

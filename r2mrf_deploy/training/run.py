@@ -87,6 +87,11 @@ class TrainingConfig:
             raise UsageError("`mix` is the share of composites beside a dataset: it goes with `data` and `sharp`")
         if self.mix is not None and not 0 < self.mix < 1:
             raise UsageError(f"`mix` must be between 0 and 1, not {self.mix}")
+        whole = self.recipe.batch // self.processes
+        if self.mix is not None and round(self.mix * whole) in (0, whole):
+            raise UsageError(
+                f"`mix` {self.mix} of a batch of {whole} is, in whole pictures, all of one kind; change `mix` or `batch`"
+            )
         if self.data is None and (self.split, self.dataset, self.image_folder, self.mask_folder) != (None,) * 4:
             raise UsageError("`split`, `dataset` and `image_folder` describe a dataset: they go with `data`")
         if self.val_split is not None and self.val is None:
@@ -230,11 +235,11 @@ def read(config: TrainingConfig) -> TrainingData:
     size = config.recipe.size
     judged = None if config.val is None else read_dataset(config.val, white=config.val_white, split=config.val_split)
     photographs: list[np.ndarray] = []
-    held: list[np.ndarray] = []
     if config.sharp is not None:
         _refuse_overlap(images.find([config.sharp]), judged)
-        photographs, held = reading.held_out(reading.read_photographs(config.sharp, size))
+        photographs = reading.read_photographs(config.sharp, size)
     if config.data is None:
+        photographs, held = reading.held_out(photographs)
         drawn = reading.read_masks(config.masks, config.masks_white) if config.masks is not None else []
         masks, held_masks = reading.held_out(drawn)
         if judged is None:
@@ -251,10 +256,11 @@ def read(config: TrainingConfig) -> TrainingData:
         trained, held_pairs = reading.held_out(dataset.pairs)
         dataset, judged = (dataclasses.replace(dataset, pairs=pairs) for pairs in (trained, held_pairs))
     trained_on = reading.in_memory(dataset)
-    validation = reading.dataset_to_validate(judged, reading.longest_side(trained_on.images))
+    scale = math.sqrt(math.prod(config.recipe.scales))
+    validation = reading.dataset_to_validate(judged, round(scale * reading.longest_side(trained_on.images)))
     shapes = [np.rint(255 * mask).astype(np.uint8) for mask in trained_on.masks] if photographs else []
     mix = 0.5 if config.mix is None else config.mix
-    return TrainingData(validation, photographs, shapes, trained_on, mix, dataset.left_out)
+    return TrainingData(validation, photographs, shapes, trained_on, scale, mix, dataset.left_out)
 
 
 def _refuse_overlap(trained: Sequence[Path], judged: Dataset | None) -> None:

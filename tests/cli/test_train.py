@@ -54,7 +54,10 @@ def test_a_dataset_becomes_a_checkpoint(dataset, tmp_path, monkeypatch, capsys):
         (["--sharp", "d", "--images", "photos"], "they go with --data"),
         (["--sharp", "d", "--val-split", "s"], "it goes with --val"),
         (["--data", "d", "--white", "sharp", "--dataset", "cuhk"], "in cuhk white is blurred"),
-        (["--data", "d", "--white", "sharp", "--masks-white", "sharp"], "--masks-white says what is white"),
+        (
+            ["--data", "d", "--white", "sharp", "--masks-white", "sharp"],
+            "--masks-white says what is white in drawn masks",
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(given, said, tmp_path, capsys):

@@ -173,6 +173,7 @@ def test_a_batch_mixes_both_sources_and_follows_from_its_iteration():
     made = Mixed(Dataset(labelled(5), recipe(rotation=0.0), seed=0), Constant(), 0.3)
     made.seek(7, 0, 1)
     image, mask = made.batch(8)
+    assert made._composites.key == (7, 0, 1, 1)  # not the dataset's random numbers
     assert image.shape == (8, 3, 32, 32) and (mask[6:] == 7).all() and (image[6:] == 1).all()  # round(0.3 · 8) = 2
     alone = Dataset(labelled(5), recipe(rotation=0.0), seed=0)
     alone.seek(7, 0, 1)

@@ -283,15 +283,30 @@ def test_a_dataset_and_composites_are_trained_on_together(folder, dataset, tmp_p
     given = {"masks": None, "data": dataset, "image_folder": "photos", "mask_folder": "drawn"}
     mixed = order(folder, replace(FINETUNE, scales=(0.8, 1.0)), **given, mix=0.5)
     training_data = run.read(mixed)
-    assert len(training_data.photographs) == 2 and len(training_data.masks) == len(training_data.dataset) == 5
+    assert len(training_data.photographs) == 3 and len(training_data.masks) == len(training_data.dataset) == 5
+    assert training_data.longest_side == 72  # of 80: 0.8 to 1.0 times the size, log-uniformly
+    assert training_data.validation.images[0].shape[:2] == (63, 72)
     assert training_data.mix == 0.5 and len(training_data.validation) == 1  # of the dataset
     assert [m.max() for m in training_data.masks] == [255] * 5
     done = run.train(mixed, tmp_path / "mixed", CPU)
-    assert Checkpoint.load(done.path).metrics["data"] == {"photographs": 2, "masks": 5, "dataset": 5}
+    assert Checkpoint.load(done.path).metrics["data"] == {"photographs": 3, "masks": 5, "dataset": 5}
     again = run.train(mixed, tmp_path / "again", CPU)
     assert same(done.path, again.path)
     alone = run.train(replace(mixed, sharp=None, mix=None), tmp_path / "alone", CPU)
     assert not same(done.path, alone.path)
+
+
+def test_a_training_from_before_a_recipe_had_a_field_is_resumed(folder, begun):
+    saved = begun / "training.json"
+    older = json.loads(saved.read_text())
+    for name in ("scales", "aspect", "augmented", "backbone_rate", "overlap"):
+        del older["recipe"][name]
+    del older["mix"]
+    saved.write_text(json.dumps(older))
+    assert run.train(order(folder), begun, CPU, resume=True).finished
+    saved.write_text(json.dumps(older))
+    with pytest.raises(UsageError, match=r"overlap was 0\.0 and is now 1\.0"):
+        run.train(order(folder, replace(SCRATCH, overlap=1.0)), begun, CPU, resume=True)
 
 
 def test_what_is_trained_on_is_not_validated_on(folder, dataset):
@@ -319,6 +334,7 @@ def test_what_is_trained_on_is_not_validated_on(folder, dataset):
         ({"data": "d"}, "`masks` goes with `sharp` alone"),
         ({"mix": 0.5}, "it goes with `data` and `sharp`"),
         ({"data": "d", "masks": None, "mix": 1.0}, "`mix` must be between 0 and 1"),
+        ({"data": "d", "masks": None, "mix": 0.1}, "`mix` 0.1 of a batch of 2 is, in whole pictures, all of one kind"),
         ({"split": "s"}, "`split`"),
         ({"processes": 3}, "a batch of 2 cannot be split evenly among 3"),
         ({"every": 0}, "at least 1"),
