@@ -230,6 +230,10 @@ def test_evidence_is_merged_and_stays_with_its_file(tmp_path: Path) -> None:
     manifest = Artifact.open(path).manifest
     assert manifest is not None
     assert [e["median"] for e in manifest.latency] == [1.0, 3.0] and manifest.accuracy == [{"dataset": "dut", "f": 0.9}]
+    common = {"dataset": "dut", "protocol": "common", "f": 0.8}
+    for found in (common | {"f": 0.7}, common, {"dataset": "dut", "photographs": 5, "f": 0.6}):
+        assert opened.record(accuracy=[found]) == ""  # only scores of the same protocol and photographs are replaced
+    assert [e["f"] for e in Artifact.open(path).manifest.accuracy] == [0.9, 0.8, 0.6]  # type: ignore[union-attr]
     put(path, "two")
     with pytest.raises(ArtifactError, match="was changed meanwhile"):
         opened.record(latency=[{"runtime": "x"}])

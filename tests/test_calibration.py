@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,12 +146,14 @@ def test_calibrating_again_finds_nothing_and_records_the_whole(
     small: Path, dataset: Dataset, calibrated: Calibrated, tmp_path: Path
 ) -> None:
     once = calibrated
-    twice = calibrate(once.path, dataset, tmp_path / "twice.pth")
+    scored = Checkpoint.load(once.path)
+    replace(scored, metrics={**scored.metrics, "validation": {"mae": 0.5}}).save(tmp_path / "scored.pth")
+    twice = calibrate(tmp_path / "scored.pth", dataset, tmp_path / "twice.pth")
     assert twice.temperature == pytest.approx(1, abs=1e-3)
     assert twice.before.nll == pytest.approx(once.after.nll, rel=1e-6)
     before, after = Checkpoint.load(small), Checkpoint.load(twice.path)
-    kept = {name: value for name, value in before.metrics.items() if name != "validation"}  # which was the other map's
-    assert after.metrics == {**kept, "calibration": after.metrics["calibration"]}
+    # the validation was of the map before
+    assert after.metrics == {**before.metrics, "calibration": after.metrics["calibration"]}
     record = after.metrics["calibration"]
     assert record["temperature"] == pytest.approx(once.temperature * twice.temperature)
     assert (record["photographs"], record["dataset"]) == (3, dataset.folder.name)
