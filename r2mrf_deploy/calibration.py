@@ -177,8 +177,8 @@ def calibrate(
         "photographs": len(dataset),
         "dataset": dataset.folder.name,
     }
-    scored = {k: v for k, v in checkpoint.metrics.items() if k != "validation"}  # which were the other map's
-    tempered = replace(checkpoint, state_dict=network.state_dict(), metrics={**scored, "calibration": record})
+    kept = {k: v for k, v in checkpoint.metrics.items() if k != "validation"}  # which is the other map's
+    tempered = replace(checkpoint, state_dict=network.state_dict(), metrics={**kept, "calibration": record})
     after = [_judge(*pair) for pair in _maps(tempered, dataset, "computing calibrated maps", progress)]
     return Calibrated(tempered.save(output), checkpoint.network, found, _figures(before), _figures(after))
 

@@ -111,8 +111,8 @@ def _conv(
 def _same(x: Tensor, axis: int, kernel: int, stride: int) -> Tensor:
     """Pad one side as SAME_UPPER does.
 
-    How much comes before a free side depends on its parity. The compiler takes hours to simplify sizes that depend on it, so
-    both ways are padded to one size, and the parity, as a value, chooses between them.
+    How much comes before a free side depends on its parity. The compiler takes minutes to simplify sizes that depend on it,
+    and then fails. So both ways are padded to one size, and the parity, as a value, chooses between them.
     """
 
     def padded(before: int, after: int) -> Tensor:
