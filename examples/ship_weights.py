@@ -1,8 +1,8 @@
-"""Puts trained weights into the package: `python examples/ship_weights.py RUN/r2mrf-edge.pth`.
+"""Puts trained weights into the package: `python examples/ship_weights.py RUN/r2mrf-lite.pth`.
 
-The weights are rounded to FP16 and keep the checkpoint's record of its training. An ONNX artifact of any size is made from
-them, whose weights are stored as FP16 too. The SHA-256 of every file is written beside them. The model card is written by
-hand.
+The weights are rounded to FP16 and keep the checkpoint's record of its training. For `weights.ARTIFACTS`, an ONNX artifact
+for photographs of any size is made from them, whose weights are stored as FP16 too. The SHA-256 of every file is written
+beside them. The model card is written by hand.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ship(source: Path) -> Path:
         checkpoint = Checkpoint.load(source).save(folder / source.name, half=True)
         others = [p for p in path.parent.glob("*.*") if p.suffix in (".pth", ".onnx") and p.stem != path.stem]
         _refuse_large([checkpoint, *others])  # before the minutes that the artifact takes
-        made = [checkpoint, *_artifact(checkpoint)]
+        made = [checkpoint, *(_artifact(checkpoint) if path.stem in weights.ARTIFACTS else ())]
         _refuse_large([*made, *others])
         sums = checkpoint.with_suffix(".sha256")
         sums.write_bytes("".join(map(weights.checksum, made)).encode())

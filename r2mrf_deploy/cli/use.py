@@ -38,7 +38,7 @@ def predict(
         list[str],
         Argument(
             metavar="[FILE] IMAGE...",
-            help="An artifact, a checkpoint or shipped weights (by default r2mrf-edge); then images, folders, globs.",
+            help="An artifact, a checkpoint or shipped weights (by default r2mrf-lite); then images, folders, globs.",
         ),
     ],
     output: Annotated[Path, Option("-o", "--output", help="Folder for maps and overlays.")] = Path("out"),

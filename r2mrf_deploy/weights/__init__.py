@@ -1,8 +1,8 @@
 """Trained weights that come with the package, each with a model card: how it was trained, how well it does, where it fails.
 
 Wherever a checkpoint is expected, the name of a preset that has weights here stands for them. They are stored as FP16, which
-halves the file, and used as FP32: once as a checkpoint, for PyTorch, and once as an ONNX artifact, which needs none. The
-SHA-256 beside the files are checked, so that only what was shipped is loaded.
+halves the file, and used as FP32: as a checkpoint, for PyTorch, and for `ARTIFACTS` as an ONNX artifact too, which needs no
+PyTorch. The SHA-256 beside the files are checked, so that only what was shipped is loaded.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from r2mrf_deploy.environment import importable
 from r2mrf_deploy.errors import CheckpointError
 from r2mrf_deploy.files import sha256
 
-SHIPPED = ("r2mrf-edge",)
-"""Names: beside this file lie `NAME.pth`, `NAME.onnx` with its manifest, the model card `NAME.md`, and `NAME.sha256` as
-`sha256sum` writes it."""
-DEFAULT = "r2mrf-edge"
+SHIPPED = ("r2mrf-lite", "r2mrf-edge")
+"""Names: beside this file lie `NAME.pth`, the model card `NAME.md`, and `NAME.sha256` as `sha256sum` writes it."""
+ARTIFACTS = ("r2mrf-lite",)
+"""Of these, `NAME.onnx` and its manifest lie there too."""
+DEFAULT = "r2mrf-lite"
 """What `r2mrf predict` and `r2mrf demo` use when no network is named."""
 
 
@@ -26,14 +27,14 @@ def folder() -> Path:
 
 
 def find(name: str) -> Path | None:
-    """What a name stands for: the checkpoint, or the artifact where PyTorch is not installed; None if nothing is shipped.
+    """What a name stands for: the checkpoint, or, without PyTorch, the artifact if there is one; None if nothing is shipped.
 
     Raises:
         CheckpointError: the file is missing, or differs from what was shipped.
     """
     if name not in SHIPPED:
         return None
-    return checkpoint(name) if importable("torch", "torchvision") else artifact(name)
+    return artifact(name) if name in ARTIFACTS and not importable("torch", "torchvision") else checkpoint(name)
 
 
 def checkpoint(name: str) -> Path:
@@ -42,7 +43,7 @@ def checkpoint(name: str) -> Path:
 
 
 def artifact(name: str) -> Path:
-    """The ONNX artifact of shipped weights. It takes photographs of any size, and computes what the checkpoint computes but
+    """The ONNX artifact of one of `ARTIFACTS`. It takes photographs of any size, and computes what the checkpoint does, but
     for the rounding of its weights. Raises as `find` does."""
     return _verified(f"{name}.onnx", f"{name}.onnx.json")
 
