@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
-	@echo "make weights   train the shipped weights again: SHARP=folder of photographs, MASKS=folder of masks, white = blurred"
+	@echo "make weights   train the shipped weights again: CUHK=its folder of photographs and masks, SHARP=folder of photographs"
 	@echo "make check     lint, types and the quick tests: what to run while working"
 	@echo "make test      lint, types, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"
@@ -21,13 +21,18 @@ help:
 demo: $(READY)
 	$(BIN)/r2mrf demo -o out/demo
 
+# "fit" and "validation" are the two parts of CUHK's 604 training photographs; its test photographs are not used
+WEIGHTS = --data "$(CUHK)" --dataset cuhk --split cuhk-fit --sharp "$(SHARP)" \
+	--val "$(CUHK)" --val-white blurred --val-split cuhk-validation --every 100 --validate-every 1000 --resume
+
 weights: weights-given $(READY)
-	$(BIN)/r2mrf train r2mrf-edge --sharp "$(SHARP)" --masks "$(MASKS)" --masks-white blurred \
-		--iterations 4000 --size 128 --batch 8 --resume -o out/weights
-	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-edge.pth
+	$(BIN)/r2mrf train r2mrf-lite $(WEIGHTS) --mix 0.25 --backbone-weights imagenet -o out/weights/lite
+	$(BIN)/r2mrf calibrate out/weights/lite/r2mrf-lite.pth --data "$(CUHK)" --dataset cuhk --split cuhk-validation \
+		-o out/weights/r2mrf-lite.pth
+	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-lite.pth
 
 weights-given:
-	@test -d "$(SHARP)" && test -d "$(MASKS)" || { echo "make weights SHARP=folder of photographs MASKS=folder of masks"; exit 2; }
+	@test -d "$(CUHK)" && test -d "$(SHARP)" || { echo "make weights CUHK=folder of image/ and gt/ SHARP=folder of photographs"; exit 2; }
 
 # one worker for each core; a worker that is done takes tests from another
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal

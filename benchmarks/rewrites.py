@@ -141,6 +141,7 @@ def open_with(runtime: str, path: Path, threads: int) -> Run:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # another session's turn is timed next
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda image: session.run(["logits"], {"image": image})[0]
     import openvino

@@ -149,7 +149,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a weight is not finite, or too large for FP16.
         """
-        state = {k: v.half() if half and v.is_floating_point() else v for k, v in self.state_dict.items()}
+        state = _halved(self.state_dict) if half else dict(self.state_dict)
         if bad := {k for k, v in state.items() if not v.isfinite().all()}:
             raise CheckpointError(
                 f"{path} is not written: there are values that are not finite in {first(sorted(bad), 2)}"
@@ -175,6 +175,14 @@ class Checkpoint:
     def parameters(self) -> int:
         buffers = ("running_mean", "running_var", "num_batches_tracked")
         return sum(v.numel() for k, v in self.state_dict.items() if not k.endswith(buffers))
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as FP16, all in one storage: one of its own costs each of hundreds of tensors 160 bytes of the file."""
+    floats = {k: v for k, v in state.items() if v.is_floating_point()}
+    storage = torch.cat([v.detach().flatten().half() for v in floats.values()])
+    parts = storage.split([v.numel() for v in floats.values()])
+    return dict(state) | {k: part.view_as(v) for part, (k, v) in zip(parts, floats.items(), strict=True)}
 
 
 def _photographs(folder: Path | str | None, preprocess: Preprocess) -> Tensor:

@@ -90,8 +90,7 @@ def _reduced(folder: Path) -> list[PrecisionOptions]:
     """The reduced precisions: FP16 for a GPU, BF16 and INT8 for a CPU. INT8 is calibrated on photographs in `folder`."""
     for number, photograph in enumerate(sample_photographs.sharp()):
         write_atomically(folder / f"{number:02}.png", images.png(photograph))
-    int8 = PrecisionOptions("int8", folder, keep=("amdf",))  # AMDF's sums have too wide a range (docs/precision.md)
-    return [PrecisionOptions("fp16"), PrecisionOptions("bf16"), int8]
+    return [PrecisionOptions("fp16"), PrecisionOptions("bf16"), PrecisionOptions("int8", folder)]
 
 
 def _row(path: Path, compared: Parity | None, measured: Measurement | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _shipped() -> Path:
 
 def test_they_fit_and_have_a_card() -> None:
     sizes = [p.stat().st_size for p in weights.folder().iterdir() if p.suffix in (".pth", ".onnx")]
-    assert len(sizes) == 2 * len(weights.SHIPPED) and sum(sizes) < 20_000_000
+    assert len(sizes) == len(weights.SHIPPED + weights.ARTIFACTS) and sum(sizes) < 20_000_000
     for name in weights.SHIPPED:
         path = weights.find(name)
         assert path is not None and name in path.with_suffix(".md").read_text()
@@ -48,11 +48,11 @@ def test_damage_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(CheckpointError, match="missing or damaged"):
         weights.find(weights.DEFAULT)
-    for name in ("r2mrf-edge.pth", "r2mrf-edge.onnx", "r2mrf-edge.onnx.json", "r2mrf-edge.sha256"):
-        shutil.copy(_PACKAGE / name, tmp_path)
+    for suffix in (".pth", ".onnx", ".onnx.json", ".sha256"):
+        shutil.copy(_PACKAGE / f"{weights.DEFAULT}{suffix}", tmp_path)
     assert weights.find(weights.DEFAULT) and weights.artifact(weights.DEFAULT)
-    for name, open_ in (("r2mrf-edge.pth", weights.checkpoint), ("r2mrf-edge.onnx.json", weights.artifact)):
-        with (tmp_path / name).open("ab") as f:
+    for suffix, open_ in ((".pth", weights.checkpoint), (".onnx.json", weights.artifact)):
+        with (tmp_path / f"{weights.DEFAULT}{suffix}").open("ab") as f:
             f.write(b" ")
         with pytest.raises(CheckpointError, match="missing or damaged"):
             open_(weights.DEFAULT)
@@ -77,7 +77,8 @@ def test_shipping_writes_weights_and_checksum_or_nothing(tmp_path: Path, monkeyp
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     (tmp_path / "package").mkdir()
-    trained = Checkpoint.init("r2mrf-edge", SMALL).save(tmp_path / "r2mrf-edge.pth")
+    trained = Checkpoint.init("r2mrf-lite", SMALL).save(tmp_path / "r2mrf-lite.pth")
+    without = Checkpoint.init("r2mrf-edge", SMALL).save(tmp_path / "r2mrf-edge.pth")
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "package" / "__init__.py"))
     monkeypatch.setattr(example, "LIMIT", 1000)
     monkeypatch.setattr("sys.argv", ["ship", str(trained)])
@@ -89,9 +90,11 @@ def test_shipping_writes_weights_and_checksum_or_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(example, "OPTIMUM", (64, 96))
     wide = Tolerance(map=1, logits=1)  # random weights of few channels pass rounding on
     monkeypatch.setitem(TOLERANCES, "fp16", wide)
-    assert example.ship(trained) == weights.find("r2mrf-edge") == tmp_path / "package" / "r2mrf-edge.pth"
-    assert weights.artifact("r2mrf-edge") == tmp_path / "package" / "r2mrf-edge.onnx"
+    assert example.ship(trained) == weights.find("r2mrf-lite") == tmp_path / "package" / "r2mrf-lite.pth"
+    assert weights.artifact("r2mrf-lite") == tmp_path / "package" / "r2mrf-lite.onnx"
     assert len(list((tmp_path / "package").iterdir())) == 4
+    assert example.ship(without) == weights.find("r2mrf-edge")  # of which there is no artifact
+    assert len(list((tmp_path / "package").iterdir())) == 6
     for given, said in ((["ship"], "^usage"), (["ship", "r2mrf.pth"], "weights.SHIPPED")):
         monkeypatch.setattr("sys.argv", given)
         with pytest.raises(SystemExit, match=said):
@@ -114,14 +117,14 @@ def test_weights_are_kept_as_fp16_and_read_as_fp32(tmp_path: Path) -> None:
 def test_a_name_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(_shipped().parent.iterdir())
-    assert main(["export", "r2mrf-edge", "--size", "64x64", "--no-optimize"]) == 0
-    assert (tmp_path / "r2mrf-edge.onnx").is_file() and sorted(_shipped().parent.iterdir()) == before
-    assert main(["inspect", "r2mrf-edge", "--json"]) == 0
-    (tmp_path / "r2mrf-edge").mkdir()  # as a training leaves
-    assert main(["inspect", "r2mrf-edge", "--json"]) == 0
-    (tmp_path / "r2mrf-edge").rmdir()
-    shutil.copy("r2mrf-edge.onnx", "r2mrf-edge")  # a file of the name goes first
-    assert main(["inspect", "r2mrf-edge", "--json"]) == 2
+    assert main(["export", "r2mrf-lite", "--size", "64x64", "--no-optimize"]) == 0
+    assert (tmp_path / "r2mrf-lite.onnx").is_file() and sorted(_shipped().parent.iterdir()) == before
+    assert main(["inspect", "r2mrf-lite", "--json"]) == 0
+    (tmp_path / "r2mrf-lite").mkdir()  # as a training leaves
+    assert main(["inspect", "r2mrf-lite", "--json"]) == 0
+    (tmp_path / "r2mrf-lite").rmdir()
+    shutil.copy("r2mrf-lite.onnx", "r2mrf-lite")  # a file of the name goes first
+    assert main(["inspect", "r2mrf-lite", "--json"]) == 2
 
 
 def test_a_name_that_stands_for_nothing_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,12 +137,12 @@ def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Image.fromarray(sample(DEMO)).save("photo.png")
     assert main(["predict", "photo.png"]) == 0
-    assert main(["predict", "r2mrf-edge", "photo.png", "-o", "named"]) == 0
+    assert main(["predict", weights.DEFAULT, "photo.png", "-o", "named"]) == 0
     focus, named = (np.asarray(Image.open(f"{d}/photo_map.png")).astype(np.float32) / 255 for d in ("out", "named"))
     # without a name it is the artifact, whose rewritten weights are rounded once more, to 11 bits: 0.005 of the map at most
     assert np.abs(focus - named).max() <= 2 / 255
     assert focus.shape == sample(DEMO).shape[:2] and focus.std() > 0.2
-    assert main(["predict", "r2mrf-edge"]) == 2
+    assert main(["predict", weights.DEFAULT]) == 2
 
 
 def test_they_see_what_is_in_focus(dut5: Path) -> None:

@@ -53,19 +53,20 @@ def test_what_works_and_what_names_its_extra(tmp_path: Path, tiny_onnx: TinyOnnx
     for folder in ("image", "gt"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         mask = Image.new("L", (96, 64))
-        mask.paste(255, (48, 0, 96, 64))
+        mask.paste(255, (0, 0, 48, 64))
         (mask if folder == "gt" else Image.open(tmp_path / "p.png")).save(tmp_path / "data" / folder / "p.png")
     works = {
         "predict p.png": "p_map.png: ",
-        "predict r2mrf-edge p.png -o named": "p_map.png: ",
-        "inspect r2mrf-edge": "multiply_adds",
+        "predict r2mrf-lite p.png -o named": "p_map.png: ",
+        "inspect r2mrf-lite": "multiply_adds",
         "inspect x.onnx": "multiply_adds",
         "bench x.onnx --duration 0.01 --iterations 2": "median",
-        "eval r2mrf-edge --data data --white sharp": "r2mrf-edge.onnx",
+        "eval r2mrf-lite --data data --white sharp": "r2mrf-lite.onnx",
         "doctor": 'pip install "r2mrf-deploy[export]"',
     }
     needs = {
         "predict my.pth p.png": "export",
+        "predict r2mrf-edge p.png": "export",
         "inspect my.pth": "export",
         "init r2mrf-edge -o i.pth": "export",
         "export r2mrf-edge": "export",
