@@ -1,0 +1,144 @@
+"""Compares short trainings of `r2mrf-lite`: what its refinement gives, and what each part of the recipe gives.
+
+    python benchmarks/short_trainings.py refinement --data CUHK --json benchmarks/results/refinement.json
+    python benchmarks/short_trainings.py recipe --data CUHK --sharp PHOTOGRAPHS --json benchmarks/results/recipe.json
+
+All are trained on `cuhk-fit` with the recipe `finetune`, shorter and with smaller crops, and judged on `cuhk-validation` by
+the common protocol. For `refinement`, a network starts with the backbone of the shipped weights, at a tenth of the rate, and
+new weights in all other layers; at the end, all are exported at 320×320 and timed side by side. For `recipe`, a network
+starts with ImageNet's backbone. Rows that are in the file already are not trained again. `--only` names rows by what they
+change, such as steps=3,width=8 or overlap=0; "" changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r2mrf_deploy import datasets, environment, protocols, weights
+from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
+from r2mrf_deploy.checkpoint import Checkpoint
+from r2mrf_deploy.evaluation import evaluate, opened
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions
+from r2mrf_deploy.graph import cost, files
+from r2mrf_deploy.runtimes import OpenOptions
+from r2mrf_deploy.training.recipe import FINETUNE, Recipe
+from r2mrf_deploy.training.run import Hardware, TrainingConfig, train
+
+PRESET = "r2mrf-lite"
+FIT, VALIDATION = Path("cuhk-fit"), Path("cuhk-validation")
+ROWS = {
+    "refinement": (
+        "steps=1,width=4,amdf_channels=16,initial_channels=8",
+        "steps=1,width=8,amdf_channels=32,initial_channels=16",
+        "steps=1,width=8,amdf_channels=64,initial_channels=16",
+        "steps=1,width=16,amdf_channels=32,initial_channels=16",
+        "steps=1,width=16,amdf_channels=64,initial_channels=32",
+        "steps=1,width=32,amdf_channels=128,initial_channels=64",
+        "steps=2,width=8,amdf_channels=32,initial_channels=16",
+        "steps=3,width=8,amdf_channels=32,initial_channels=16",
+        "steps=3,width=16,amdf_channels=64,initial_channels=32",
+    ),
+    "recipe": ("", "mix=0", "mix=0.5", "augmented=false", "overlap=0", "backbone_rate=1", "scales=1:1", "aspect=1:1"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=list(ROWS))
+    parser.add_argument("--data", type=Path, required=True, help="CUHK: image/ and gt/")
+    parser.add_argument("--sharp", type=Path, help="sharp photographs, of which a quarter of the pictures are made")
+    parser.add_argument("--only", nargs="+", metavar="K=V,K=V", help="rows, by what they change")
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--size", type=int, default=160, help="of the crops")
+    parser.add_argument("--threads", type=int, default=2, help="of the timing")
+    parser.add_argument("--runs", type=Path, default=Path("out/short-trainings"), help="folder of the trainings")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    known = json.loads(given.json.read_text()) if given.json and given.json.exists() else {"rows": []}
+    rows = {row["changes"]: row for row in known["rows"]}
+    for changes in given.only or ROWS[given.what]:
+        if changes not in rows:
+            rows[changes] = {"changes": changes} | _trained(changes, given)
+            print(json.dumps(rows[changes]), flush=True)
+            _write(given, list(rows.values()))
+    if given.what == "refinement":
+        _time(rows, given)
+        _write(given, list(rows.values()))
+
+
+def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Train one network, and score it by the common protocol."""
+    settings = dict(pair.split("=") for pair in changes.split(",") if pair)
+    mix = float(settings.pop("mix", 0.25 if given.sharp else 0))
+    of_recipe = {f.name: settings.pop(f.name) for f in fields(Recipe) if f.name in settings}
+    short = {"iterations": given.iterations, "size": given.size, "average": 0.98}
+    if given.what == "refinement":
+        short["backbone_rate"] = 0.1
+    config = TrainingConfig(
+        PRESET, replace(FINETUNE, **short, **{k: _value(v) for k, v in of_recipe.items()}), settings=settings,
+        data=given.data, white="blurred", dataset="cuhk", split=FIT, sharp=given.sharp if mix else None, mix=mix or None,
+        val=given.data, val_white="blurred", val_split=VALIDATION, validate_every=given.iterations,
+        backbone="imagenet" if given.what == "recipe" else str(_backbone(given.runs)),
+    )  # fmt: skip
+    path = train(config, _folder(given, changes), Hardware(accelerator="cpu"), resume=True).path
+    common = protocols.get("common")
+    with opened([path], size=common.size) as methods:
+        photographs = datasets.read_dataset(given.data, white="blurred", split=VALIDATION)
+        (row,) = evaluate(methods, photographs, positive=common.positive)
+    return {"iterations": given.iterations, "f": common.f_of(row.scores), "mae": row.scores.mae, "auc": row.scores.auc}
+
+
+def _value(text: str) -> Any:
+    """A value of a recipe: a number, true or false, or a pair of numbers, as in 0.35:0.9."""
+    parts = [float(part) if part not in ("true", "false") else part == "true" for part in text.split(":")]
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def _folder(given: argparse.Namespace, changes: str) -> Path:
+    return given.runs / given.what / (changes.replace(":", "-") or "unchanged")
+
+
+def _backbone(folder: Path) -> Path:
+    """The shipped backbone, as `--backbone-weights` reads it."""
+    path = folder / "backbone.pth"
+    if not path.exists():
+        state = Checkpoint.load(weights.checkpoint(PRESET)).state_dict
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({k.removeprefix("backbone.body."): v for k, v in state.items() if k.startswith("backbone.")}, path)
+    return path
+
+
+def _time(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> None:
+    """Multiply-adds and the median latency of every network whose training is in the folder, side by side."""
+    with tempfile.TemporaryDirectory() as name:
+        graphs = {}
+        for number, changes in enumerate(rows):
+            if (checkpoint := _folder(given, changes) / f"{PRESET}.pth").exists():
+                graphs[changes] = Path(name) / f"{number}.onnx"
+                export_artifact(checkpoint, graphs[changes], ExportOptions((320, 320)))
+        runtimes, options = ("onnxruntime", "openvino"), OpenOptions(given.threads)
+        found = bench_artifacts(list(graphs.values()), runtimes, Protocol(duration=10), options=options)
+        for changes, graph in graphs.items():
+            own = [m for m in found.measurements if m.name == graph.name]
+            rows[changes] |= {
+                "multiply_adds": cost.multiply_adds(files.read(graph)),
+                "ms": {m.runtime: round(m.latency.median, 1) for m in own},
+            }
+
+
+def _write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    if given.json:
+        facts = {"machine": environment.describe() | {"threads": given.threads}, "tools": environment.tool_versions()}
+        given.json.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
