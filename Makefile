@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
-	@echo "make weights   train the shipped weights again: CUHK=its folder of photographs and masks, SHARP=folder of photographs"
+	@echo "make weights   train the shipped r2mrf-lite again: CUHK=folder of image/ and gt/, SHARP=folder of photographs"
 	@echo "make check     lint, types and the quick tests: what to run while working"
 	@echo "make test      lint, types, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from r2mrf_deploy import environment, images, sample_photographs
+from r2mrf_deploy.bench.protocol import PAUSE
 
 Run = Callable[[np.ndarray], np.ndarray]
 NETWORKS = ("r2mrf", "r2mrf-r50", "r2mrf:share=false")
@@ -121,6 +122,7 @@ def in_turns(functions: dict[str, Run], image: np.ndarray, runs: int) -> dict[st
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(runs):
         for name, run in functions.items():
+            time.sleep(PAUSE)  # the threads of the last one wait actively for a while
             start = time.perf_counter()
             run(image)
             times[name].append((time.perf_counter() - start) * 1e3)
@@ -141,7 +143,6 @@ def open_with(runtime: str, path: Path, threads: int) -> Run:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # another session's turn is timed next
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda image: session.run(["logits"], {"image": image})[0]
     import openvino

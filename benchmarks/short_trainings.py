@@ -3,21 +3,28 @@
     python benchmarks/short_trainings.py refinement --data CUHK --json benchmarks/results/refinement.json
     python benchmarks/short_trainings.py recipe --data CUHK --sharp PHOTOGRAPHS --json benchmarks/results/recipe.json
 
-All are trained on `cuhk-fit` with the recipe `finetune`, shorter and with smaller crops, and judged on `cuhk-validation` by
-the common protocol. For `refinement`, a network starts with the backbone of the shipped weights, at a tenth of the rate, and
-new weights in all other layers; at the end, all are exported at 320×320 and timed side by side. For `recipe`, a network
-starts with ImageNet's backbone. Rows that are in the file already are not trained again. `--only` names rows by what they
-change, such as steps=3,width=8 or overlap=0; "" changes nothing.
+All are trained on `cuhk-fit` with the recipe `finetune`, shorter, with smaller crops and a shorter average of the weights
+(0.98), and judged on `cuhk-validation` by the common protocol. For `refinement`, a network starts with the backbone of the
+shipped weights, at a tenth of the rate, and new weights in all other layers, and runs all steps from the beginning. That
+backbone was trained under the shipped refinement, which may favour it. At the end, all are exported at 320×320 and timed
+side by side. For `recipe`, a network starts with ImageNet's backbone.
+
+Rows that are in the file already are not trained again. `--only` names rows by what they change: settings of the network or
+of the recipe, `mix` or `seed`, such as steps=3,width=8 or overlap=0; "" changes nothing. A row with another seed shows what
+chance does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait actively hinder each other; read with torch
 
 import torch
 
@@ -27,6 +34,7 @@ from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.evaluation import evaluate, opened
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions
+from r2mrf_deploy.files import sha256
 from r2mrf_deploy.graph import cost, files
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.training.recipe import FINETUNE, Recipe
@@ -36,6 +44,7 @@ PRESET = "r2mrf-lite"
 FIT, VALIDATION = Path("cuhk-fit"), Path("cuhk-validation")
 ROWS = {
     "refinement": (
+        "steps=1,width=8,amdf_channels=32,initial_channels=16,seed=1",
         "steps=1,width=4,amdf_channels=16,initial_channels=8",
         "steps=1,width=8,amdf_channels=32,initial_channels=16",
         "steps=1,width=8,amdf_channels=64,initial_channels=16",
@@ -46,7 +55,17 @@ ROWS = {
         "steps=3,width=8,amdf_channels=32,initial_channels=16",
         "steps=3,width=16,amdf_channels=64,initial_channels=32",
     ),
-    "recipe": ("", "mix=0", "mix=0.5", "augmented=false", "overlap=0", "backbone_rate=1", "scales=1:1", "aspect=1:1"),
+    "recipe": (
+        "",
+        "seed=1",
+        "mix=0",
+        "mix=0.5",
+        "augmented=false",
+        "overlap=0",
+        "backbone_rate=1",
+        "scales=1:1",
+        "aspect=1:1",
+    ),
 }
 
 
@@ -62,16 +81,23 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("out/short-trainings"), help="folder of the trainings")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    known = json.loads(given.json.read_text()) if given.json and given.json.exists() else {"rows": []}
+    if given.what == "recipe" and not given.sharp:
+        parser.error("recipe needs --sharp")
+    facts = {"iterations": given.iterations, "size": given.size, "composites": bool(given.sharp)}
+    if given.what == "refinement":
+        facts["weights_sha256"] = sha256(weights.checkpoint(PRESET))
+    known = json.loads(given.json.read_text()) if given.json and given.json.exists() else facts | {"rows": []}
+    if differing := [name for name, value in facts.items() if known[name] != value]:
+        parser.error(f"{given.json} holds rows of other {' and '.join(differing)}: give another file")
     rows = {row["changes"]: row for row in known["rows"]}
     for changes in given.only or ROWS[given.what]:
         if changes not in rows:
             rows[changes] = {"changes": changes} | _trained(changes, given)
             print(json.dumps(rows[changes]), flush=True)
-            _write(given, list(rows.values()))
+            _write(given.json, facts, rows)
     if given.what == "refinement":
-        _time(rows, given)
-        _write(given, list(rows.values()))
+        facts |= _time(rows, given)
+        _write(given.json, facts, rows)
 
 
 def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -79,11 +105,12 @@ def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
     settings = dict(pair.split("=") for pair in changes.split(",") if pair)
     mix = float(settings.pop("mix", 0.25 if given.sharp else 0))
     of_recipe = {f.name: settings.pop(f.name) for f in fields(Recipe) if f.name in settings}
-    short = {"iterations": given.iterations, "size": given.size, "average": 0.98}
+    seed = int(settings.pop("seed", 0))
+    short: dict[str, Any] = {"iterations": given.iterations, "size": given.size, "average": 0.98}
     if given.what == "refinement":
-        short["backbone_rate"] = 0.1
+        short |= {"backbone_rate": 0.1, "one_step": 0.0}
     config = TrainingConfig(
-        PRESET, replace(FINETUNE, **short, **{k: _value(v) for k, v in of_recipe.items()}), settings=settings,
+        PRESET, replace(FINETUNE, **short | {k: _value(v) for k, v in of_recipe.items()}), settings=settings, seed=seed,
         data=given.data, white="blurred", dataset="cuhk", split=FIT, sharp=given.sharp if mix else None, mix=mix or None,
         val=given.data, val_white="blurred", val_split=VALIDATION, validate_every=given.iterations,
         backbone="imagenet" if given.what == "recipe" else str(_backbone(given.runs)),
@@ -93,7 +120,7 @@ def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
     with opened([path], size=common.size) as methods:
         photographs = datasets.read_dataset(given.data, white="blurred", split=VALIDATION)
         (row,) = evaluate(methods, photographs, positive=common.positive)
-    return {"iterations": given.iterations, "f": common.f_of(row.scores), "mae": row.scores.mae, "auc": row.scores.auc}
+    return {"f": common.f_of(row.scores), "mae": row.scores.mae, "auc": row.scores.auc}
 
 
 def _value(text: str) -> Any:
@@ -103,21 +130,23 @@ def _value(text: str) -> Any:
 
 
 def _folder(given: argparse.Namespace, changes: str) -> Path:
-    return given.runs / given.what / (changes.replace(":", "-") or "unchanged")
+    return given.runs / f"{given.what}-{given.iterations}-{given.size}" / (changes.replace(":", "-") or "unchanged")
 
 
 def _backbone(folder: Path) -> Path:
     """The shipped backbone, as `--backbone-weights` reads it."""
-    path = folder / "backbone.pth"
+    shipped = weights.checkpoint(PRESET)
+    path = folder / f"backbone-{sha256(shipped)[:8]}.pth"
     if not path.exists():
-        state = Checkpoint.load(weights.checkpoint(PRESET)).state_dict
+        state = Checkpoint.load(shipped).state_dict
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({k.removeprefix("backbone.body."): v for k, v in state.items() if k.startswith("backbone.")}, path)
     return path
 
 
-def _time(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> None:
-    """Multiply-adds and the median latency of every network whose training is in the folder, side by side."""
+def _time(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
+    """Add multiply-adds and the median latency to the row of every network whose training is in the folder, timed side by
+    side. Returns how they were timed."""
     with tempfile.TemporaryDirectory() as name:
         graphs = {}
         for number, changes in enumerate(rows):
@@ -132,12 +161,13 @@ def _time(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> None:
                 "multiply_adds": cost.multiply_adds(files.read(graph)),
                 "ms": {m.runtime: round(m.latency.median, 1) for m in own},
             }
+        machine = environment.describe() | {"threads": given.threads}
+        return {"machine": machine, "tools": environment.tool_versions(), "not_timed": found.skipped}
 
 
-def _write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    if given.json:
-        facts = {"machine": environment.describe() | {"threads": given.threads}, "tools": environment.tool_versions()}
-        given.json.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
+def _write(path: Path | None, facts: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
+    if path:
+        path.write_text(json.dumps(facts | {"rows": list(rows.values())}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

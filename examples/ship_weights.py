@@ -63,6 +63,9 @@ def ship(source: Path) -> Path:
         whole = [Path(shutil.copy(file, place)) for file in (*made, sums)]
         for file in whole:
             file.replace(path.with_name(file.name))
+    if path.stem not in weights.ARTIFACTS:
+        for file in (artifact := path.with_suffix(".onnx")), Manifest.path_for(artifact):
+            file.unlink(missing_ok=True)
     return path
 
 

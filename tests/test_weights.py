@@ -37,6 +37,7 @@ def _shipped() -> Path:
 def test_they_fit_and_have_a_card() -> None:
     sizes = [p.stat().st_size for p in weights.folder().iterdir() if p.suffix in (".pth", ".onnx")]
     assert len(sizes) == len(weights.SHIPPED + weights.ARTIFACTS) and sum(sizes) < 20_000_000
+    assert weights.DEFAULT in weights.ARTIFACTS and {*weights.ARTIFACTS} <= {*weights.SHIPPED}
     for name in weights.SHIPPED:
         path = weights.find(name)
         assert path is not None and name in path.with_suffix(".md").read_text()
@@ -105,6 +106,7 @@ def test_weights_are_kept_as_fp16_and_read_as_fp32(tmp_path: Path) -> None:
     kept = torch.load(_shipped(), weights_only=True)["state_dict"]
     read = Checkpoint.load(_shipped())
     assert all(v.dtype != torch.float32 for v in kept.values())
+    assert len({v.untyped_storage().data_ptr() for v in kept.values() if v.is_floating_point()}) == 1
     assert all(v.dtype != torch.float16 for v in read.state_dict.values())
     again = Checkpoint.load(read.save(tmp_path / "x.pth", half=True))
     assert all(torch.equal(v, again.state_dict[k]) for k, v in read.state_dict.items())

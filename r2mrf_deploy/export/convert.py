@@ -221,6 +221,7 @@ class _Conversion:
         subject: dict[str, Any] = {
             "model": sha256(self.source.path),
             "options": [options.precision, self.method, options.keep, options.quantize_ends],
+            "weight_bits": quantize.WEIGHT_BITS,
             "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in self.feeds for a in feed.values()],
             "runtime": [runtime.name, runtime.availability().version],
         }

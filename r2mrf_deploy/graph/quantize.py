@@ -31,6 +31,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 QUANTISED = ("Conv", "ConvTranspose", "Gemm")
 """Operators that read quantised tensors; the nodes between them stay as they are, or the runtime fuses them."""
 
+WEIGHT_BITS = 7
+"""Bits of a weight's 8 that are used."""
+
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 Ranges = Any
@@ -177,7 +180,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
     quantizer = QDQQuantizer(
         deepcopy(model),
         per_channel=True,
-        reduce_range=True,  # of the weights, to 7 bits
+        reduce_range=True,  # to `WEIGHT_BITS`
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8,
         tensors_range=ranges,

@@ -52,7 +52,7 @@ TOLERANCES = {
     "fp32": Tolerance(map=1e-4, logits=5e-4),
     # Reduced precision rounds every activation: single pixels at the edge of the in-focus region may flip, so the bounds
     # are on the averages that the task is judged by. FP16 has 11 bits, BF16 8: with trained weights the maps differ by 5e-5
-    # and 1e-3 on average, and by 1e-3 and 2e-2 at most. INT8 has 8 bits and one scale per tensor: 0.02 on average.
+    # and 1e-3 on average, and by 1e-3 and 2e-2 at most. INT8 has one scale per activation: 0.02 on average.
     # The bound on the logits applies to the side outputs, which show drift along the recurrence.
     "fp16": Tolerance(map=0.02, logits=0.05, mean=0.002, f=0.005),
     "bf16": Tolerance(map=0.25, logits=0.5, mean=0.005, f=0.02),

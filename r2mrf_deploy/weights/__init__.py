@@ -45,6 +45,7 @@ def checkpoint(name: str) -> Path:
 def artifact(name: str) -> Path:
     """The ONNX artifact of one of `ARTIFACTS`. It takes photographs of any size, and computes what the checkpoint does, but
     for the rounding of its weights. Raises as `find` does."""
+    assert name in ARTIFACTS
     return _verified(f"{name}.onnx", f"{name}.onnx.json")
 
 
