@@ -22,13 +22,10 @@ demo: $(READY)
 	$(BIN)/r2mrf demo -o out/demo
 
 # "fit" and "validation" are the two parts of CUHK's 604 training photographs; its test photographs are not used
-WEIGHTS = --data "$(CUHK)" --dataset cuhk --split cuhk-fit --sharp "$(SHARP)" \
-	--val "$(CUHK)" --val-white blurred --val-split cuhk-validation --every 100 --validate-every 1000 --resume
-
 weights: weights-given $(READY)
-	$(BIN)/r2mrf train r2mrf-lite $(WEIGHTS) --mix 0.25 --backbone-weights imagenet -o out/weights/lite
-	$(BIN)/r2mrf calibrate out/weights/lite/r2mrf-lite.pth --data "$(CUHK)" --dataset cuhk --split cuhk-validation \
-		-o out/weights/r2mrf-lite.pth
+	$(BIN)/r2mrf train r2mrf-lite --data "$(CUHK)" --dataset cuhk --split cuhk-fit --sharp "$(SHARP)" --mix 0.25 \
+		--val "$(CUHK)" --val-white blurred --val-split cuhk-validation --backbone-weights imagenet \
+		--every 100 --validate-every 1000 --resume -o out/weights
 	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-lite.pth
 
 weights-given:

@@ -1,7 +1,7 @@
 """How good maps of photographs are, from the file to the map at its size: the checkpoint, its artifacts, the C++ program.
 
     make cpp
-    python benchmarks/whole_path.py r2mrf-edge --data CUHK --white blurred --count 10
+    python benchmarks/whole_path.py r2mrf-lite --data CUHK --white blurred --split cuhk-validation --count 60
 
 All get the same photographs, every so-many-th of the dataset. The artifacts differ in what becomes of the photograph: the
 default export (a square of the checkpoint's scale, the aspect kept), other sizes, and stretched to 320x320 as the papers do.
@@ -42,12 +42,13 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a checkpoint, or the name of shipped weights")
     parser.add_argument("--data", type=Path, required=True, help="folder of photographs and masks")
     parser.add_argument("--white", choices=["sharp", "blurred"], required=True, help="what is white in the masks")
+    parser.add_argument("--split", help="a file of names, or a shipped split such as cuhk-validation")
     parser.add_argument("--count", type=int, default=10, help="photographs (default: 10)")
     parser.add_argument("--program", type=Path, default=PROGRAM, help="r2mrf-infer (default: as make cpp builds it)")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     given = parser.parse_args()
     checkpoint = weights.find(given.checkpoint) or Path(given.checkpoint)
-    dataset = read_dataset(given.data, white=given.white)
+    dataset = read_dataset(given.data, white=given.white, split=given.split)
     step = max(1, len(dataset) // given.count)
     dataset = replace(dataset, pairs=list(dataset.pairs)[::step][: given.count])
     rows = measured(checkpoint, dataset, given.program)

@@ -29,8 +29,8 @@ from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 LIMIT = 20_000_000
 """Largest total size in bytes of the weights in a package, checkpoints and artifacts together."""
-OPTIMUM = (448, 640)
-"""Height and width that the artifact's profile is best at: 3:2 at the scale of the training, in whole 32s."""
+OPTIMUM = (288, 416)
+"""Height and width that the artifact's profile is best at: about 3:2 at the scale of the training, in whole 32s."""
 
 
 def main() -> None:

@@ -256,7 +256,7 @@ def read(config: TrainingConfig) -> TrainingData:
         trained, held_pairs = reading.held_out(dataset.pairs)
         dataset, judged = (dataclasses.replace(dataset, pairs=pairs) for pairs in (trained, held_pairs))
     trained_on = reading.in_memory(dataset)
-    scale = math.sqrt(math.prod(config.recipe.scales))
+    scale = sum(config.recipe.scales) / 2
     validation = reading.dataset_to_validate(judged, round(scale * reading.longest_side(trained_on.images)))
     shapes = [np.rint(255 * mask).astype(np.uint8) for mask in trained_on.masks] if photographs else []
     mix = 0.5 if config.mix is None else config.mix

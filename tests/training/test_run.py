@@ -284,7 +284,7 @@ def test_a_dataset_and_composites_are_trained_on_together(folder, dataset, tmp_p
     mixed = order(folder, replace(FINETUNE, scales=(0.8, 1.0)), **given, mix=0.5)
     training_data = run.read(mixed)
     assert len(training_data.photographs) == 3 and len(training_data.masks) == len(training_data.dataset) == 5
-    assert training_data.longest_side == 72  # of 80: 0.8 to 1.0 times the size, log-uniformly
+    assert training_data.longest_side == 72  # of 80: 0.8 to 1.0 times the size
     assert training_data.validation.images[0].shape[:2] == (63, 72)
     assert training_data.mix == 0.5 and len(training_data.validation) == 1  # of the dataset
     assert [m.max() for m in training_data.masks] == [255] * 5
