@@ -141,8 +141,8 @@ def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: p
     assert main(["predict", "photo.png"]) == 0
     assert main(["predict", weights.DEFAULT, "photo.png", "-o", "named"]) == 0
     focus, named = (np.asarray(Image.open(f"{d}/photo_map.png")).astype(np.float32) / 255 for d in ("out", "named"))
-    # without a name it is the artifact, whose rewritten weights are rounded once more, to 11 bits: 0.005 of the map at most
-    assert np.abs(focus - named).max() <= 2 / 255
+    # without a name it is the artifact, whose rewritten weights are rounded to FP16 once more; then both to a file's 256 levels
+    assert np.abs(focus - named).max() < TOLERANCES["fp16"].map + 1 / 255
     assert focus.shape == sample(DEMO).shape[:2] and focus.std() > 0.2
     assert main(["predict", weights.DEFAULT]) == 2
 
