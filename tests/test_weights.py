@@ -141,7 +141,7 @@ def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: p
     assert main(["predict", "photo.png"]) == 0
     assert main(["predict", weights.DEFAULT, "photo.png", "-o", "named"]) == 0
     focus, named = (np.asarray(Image.open(f"{d}/photo_map.png")).astype(np.float32) / 255 for d in ("out", "named"))
-    # without a name it is the artifact, whose rewritten weights are rounded to FP16 once more; then both to a file's 256 levels
+    # without a name it is the artifact, whose weights are rounded to FP16 once more; both maps are rounded to 256 levels
     assert np.abs(focus - named).max() < TOLERANCES["fp16"].map + 1 / 255
     assert focus.shape == sample(DEMO).shape[:2] and focus.std() > 0.2
     assert main(["predict", weights.DEFAULT]) == 2
@@ -150,4 +150,4 @@ def test_predict_uses_them_where_nothing_is_named(tmp_path: Path, monkeypatch: p
 def test_they_see_what_is_in_focus(dut5: Path) -> None:
     with opened([_shipped()]) as methods:
         (row,) = evaluate(methods, read_dataset(dut5, white="sharp"))
-    assert row.scores.f_max >= 0.90 and row.scores.mae <= 0.12
+    assert row.scores.f_max >= 0.93 and row.scores.mae <= 0.08
