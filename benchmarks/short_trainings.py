@@ -125,7 +125,7 @@ def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A value of a recipe: a number, true or false, or a pair of numbers, as in 0.35:0.9."""
-    parts = [float(part) if part not in ("true", "false") else part == "true" for part in text.split(":")]
+    parts = [json.loads(part) for part in text.split(":")]
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 
