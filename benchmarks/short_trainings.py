@@ -3,15 +3,16 @@
     python benchmarks/short_trainings.py refinement --data CUHK --json benchmarks/results/refinement.json
     python benchmarks/short_trainings.py recipe --data CUHK --sharp PHOTOGRAPHS --json benchmarks/results/recipe.json
 
-All are trained on `cuhk-fit` with the recipe `finetune`, shorter, with smaller crops and a shorter average of the weights
-(0.98), and judged on `cuhk-validation` by the common protocol. For `refinement`, a network starts with the backbone of the
-shipped weights, at a tenth of the rate, and new weights in all other layers, and runs all steps from the beginning. That
-backbone was trained under the shipped refinement, which may favour it. At the end, all are exported at 320×320 and timed
-side by side. For `recipe`, a network starts with ImageNet's backbone.
+All are trained on `cuhk-fit` with the recipe `finetune` and what `SHORT` changes in it: batches are smaller, and crops are
+larger and of more reduced photographs, so that they show nearly the whole of one. All are judged on `cuhk-validation` by the
+common protocol. For `refinement`, a network starts with the backbone of the shipped weights, at a tenth of the rate, and new
+weights in all other layers, and runs all steps from the beginning. That backbone was trained under the shipped refinement,
+which may favour it. At the end, all are exported at 320×320 and timed side by side. For `recipe`, a network starts with
+ImageNet's backbone.
 
 Rows that are in the file already are not trained again. `--only` names rows by what they change: settings of the network or
-of the recipe, `mix` or `seed`, such as steps=3,width=8 or overlap=0; "" changes nothing. A row with another seed shows what
-chance does.
+of the recipe, `mix`, `seed` or `photographs`, how many are trained on, such as steps=3,width=8 or overlap=0; "" changes
+nothing. A row with another seed shows what chance does.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from r2mrf_deploy.training.run import Hardware, TrainingConfig, train
 
 PRESET = "r2mrf-lite"
 FIT, VALIDATION = Path("cuhk-fit"), Path("cuhk-validation")
+SHORT: dict[str, Any] = {"batch": 4, "size": 224, "scales": (0.3, 0.6), "average": 0.98}
 ROWS = {
     "refinement": (
-        "steps=1,width=8,amdf_channels=32,initial_channels=16,seed=1",
         "steps=1,width=4,amdf_channels=16,initial_channels=8",
         "steps=1,width=8,amdf_channels=32,initial_channels=16",
         "steps=1,width=8,amdf_channels=64,initial_channels=16",
@@ -53,18 +54,19 @@ ROWS = {
         "steps=1,width=32,amdf_channels=128,initial_channels=64",
         "steps=2,width=8,amdf_channels=32,initial_channels=16",
         "steps=3,width=8,amdf_channels=32,initial_channels=16",
-        "steps=3,width=16,amdf_channels=64,initial_channels=32",
+        "steps=1,width=8,amdf_channels=32,initial_channels=16,seed=1",
     ),
     "recipe": (
         "",
         "seed=1",
-        "mix=0",
-        "mix=0.5",
+        "mix=0.25",
+        "size=160,batch=8,scales=0.35:0.9",
         "augmented=false",
         "overlap=0",
-        "backbone_rate=1",
-        "scales=1:1",
-        "aspect=1:1",
+        "backbone_rate=0.1",
+        "overlap=4,augmented=false",
+        "overlap=4,augmented=false,iterations=800",
+        "photographs=136",
     ),
 }
 
@@ -73,17 +75,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(ROWS))
     parser.add_argument("--data", type=Path, required=True, help="CUHK: image/ and gt/")
-    parser.add_argument("--sharp", type=Path, help="sharp photographs, of which a quarter of the pictures are made")
+    parser.add_argument("--sharp", type=Path, help="sharp photographs for the composites of rows with `mix`")
     parser.add_argument("--only", nargs="+", metavar="K=V,K=V", help="rows, by what they change")
     parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--size", type=int, default=160, help="of the crops")
     parser.add_argument("--threads", type=int, default=2, help="of the timing")
     parser.add_argument("--runs", type=Path, default=Path("out/short-trainings"), help="folder of the trainings")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.what == "recipe" and not given.sharp:
         parser.error("recipe needs --sharp")
-    facts = {"iterations": given.iterations, "size": given.size, "composites": bool(given.sharp)}
+    facts: dict[str, Any] = {"iterations": given.iterations}
     if given.what == "refinement":
         facts["weights_sha256"] = sha256(weights.checkpoint(PRESET))
     known = json.loads(given.json.read_text()) if given.json and given.json.exists() else facts | {"rows": []}
@@ -103,15 +104,16 @@ def main() -> None:
 def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
     """Train one network, and score it by the common protocol."""
     settings = dict(pair.split("=") for pair in changes.split(",") if pair)
-    mix = float(settings.pop("mix", 0.25 if given.sharp else 0))
+    mix = float(settings.pop("mix", 0))
     of_recipe = {f.name: settings.pop(f.name) for f in fields(Recipe) if f.name in settings}
     seed = int(settings.pop("seed", 0))
-    short: dict[str, Any] = {"iterations": given.iterations, "size": given.size, "average": 0.98}
+    split = _some(int(settings.pop("photographs")), given.runs) if "photographs" in settings else FIT
+    short = SHORT | {"iterations": given.iterations}
     if given.what == "refinement":
         short |= {"backbone_rate": 0.1, "one_step": 0.0}
     config = TrainingConfig(
         PRESET, replace(FINETUNE, **short | {k: _value(v) for k, v in of_recipe.items()}), settings=settings, seed=seed,
-        data=given.data, white="blurred", dataset="cuhk", split=FIT, sharp=given.sharp if mix else None, mix=mix or None,
+        data=given.data, white="blurred", dataset="cuhk", split=split, sharp=given.sharp if mix else None, mix=mix or None,
         val=given.data, val_white="blurred", val_split=VALIDATION, validate_every=given.iterations,
         backbone="imagenet" if given.what == "recipe" else str(_backbone(given.runs)),
     )  # fmt: skip
@@ -123,6 +125,15 @@ def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
     return {"f": common.f_of(row.scores), "mae": row.scores.mae, "auc": row.scores.auc}
 
 
+def _some(count: int, folder: Path) -> Path:
+    """A split of this many of the photographs, evenly spread over their names."""
+    names = datasets.read_split(FIT)
+    path = folder / f"{FIT}-{count}.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{names[n * len(names) // count]}\n" for n in range(count)))
+    return path
+
+
 def _value(text: str) -> Any:
     """A value of a recipe: a number, true or false, or a pair of numbers, as in 0.35:0.9."""
     parts = [json.loads(part) for part in text.split(":")]
@@ -130,7 +141,7 @@ def _value(text: str) -> Any:
 
 
 def _folder(given: argparse.Namespace, changes: str) -> Path:
-    return given.runs / f"{given.what}-{given.iterations}-{given.size}" / (changes.replace(":", "-") or "unchanged")
+    return given.runs / f"{given.what}-{given.iterations}" / (changes.replace(":", "-") or "unchanged")
 
 
 def _backbone(folder: Path) -> Path:

@@ -7,6 +7,7 @@ the end, the checkpoint, which is named after the preset.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import math
@@ -220,9 +221,12 @@ def train(
     trainer.strategy.barrier()
     finished = trainer.global_step >= config.recipe.iterations or checkpoints.stopped_early
     metrics = Checkpoint.load(path).metrics
-    return Trained(
+    trained = Trained(
         path, trainer.global_step, finished, metrics["iterations"], metrics["validation"], trainer.global_rank
     )
+    del training_data, network, module, checkpoints, trainer
+    gc.collect()  # Lightning's objects refer to each other: without this, the photographs stay in memory for long
+    return trained
 
 
 def read(config: TrainingConfig) -> TrainingData:

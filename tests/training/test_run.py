@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import ArtifactError, CheckpointError, InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Notice
 from r2mrf_deploy.training import callbacks, resuming, run
+from r2mrf_deploy.training.data import TrainingData
 from r2mrf_deploy.training.recipe import FINETUNE, PAPER, SCRATCH, Iteration
 from r2mrf_deploy.training.run import Hardware, TrainingConfig
 from tests.fuzzing import COUNTS, mutations, survivors
@@ -144,6 +146,11 @@ def test_what_was_begun_is_not_overwritten_nor_resumed_as_something_else(folder,
         run.train(order(folder, seed=1), begun, CPU, resume=True)
     with pytest.raises(UsageError, match=r"weight_decay was 0\.01 and is now 0"):
         run.train(order(folder, replace(SCRATCH, weight_decay=0.0)), begun, CPU, resume=True)
+
+
+def test_a_training_that_is_over_frees_its_photographs(folder, tmp_path):
+    run.train(order(folder), tmp_path / "run", CPU)
+    assert not [o for o in gc.get_objects() if type(o) is TrainingData]
 
 
 def test_a_finished_training_goes_on_with_more_iterations_and_says_what_changes(folder, begun):
