@@ -111,10 +111,11 @@ def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
     short = SHORT | {"iterations": given.iterations}
     if given.what == "refinement":
         short |= {"backbone_rate": 0.1, "one_step": 0.0}
+    recipe = replace(FINETUNE, **short | {k: _value(v) for k, v in of_recipe.items()})
     config = TrainingConfig(
-        PRESET, replace(FINETUNE, **short | {k: _value(v) for k, v in of_recipe.items()}), settings=settings, seed=seed,
+        PRESET, recipe, settings=settings, seed=seed,
         data=given.data, white="blurred", dataset="cuhk", split=split, sharp=given.sharp if mix else None, mix=mix or None,
-        val=given.data, val_white="blurred", val_split=VALIDATION, validate_every=given.iterations,
+        val=given.data, val_white="blurred", val_split=VALIDATION, validate_every=recipe.iterations,
         backbone="imagenet" if given.what == "recipe" else str(_backbone(given.runs)),
     )  # fmt: skip
     path = train(config, _folder(given, changes), Hardware(accelerator="cpu"), resume=True).path
