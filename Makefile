@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
-	@echo "make weights   train the shipped r2mrf-lite again: CUHK=folder of image/ and gt/, SHARP=folder of photographs"
+	@echo "make weights   train the shipped weights again: CUHK=folder of image/ and gt/, SHARP=folder of photographs"
 	@echo "make check     lint, types and the quick tests: what to run while working"
 	@echo "make test      lint, types, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"
@@ -22,11 +22,14 @@ demo: $(READY)
 	$(BIN)/r2mrf demo -o out/demo
 
 # "fit" and "validation" are the two parts of CUHK's 604 training photographs; its test photographs are not used
+TRAIN = $(BIN)/r2mrf train --data "$(CUHK)" --dataset cuhk --split cuhk-fit --sharp "$(SHARP)" \
+	--val "$(CUHK)" --val-white blurred --val-split cuhk-validation --every 100 --resume
+
 weights: weights-given $(READY)
-	$(BIN)/r2mrf train r2mrf-lite --data "$(CUHK)" --dataset cuhk --split cuhk-fit --sharp "$(SHARP)" --mix 0.25 \
-		--val "$(CUHK)" --val-white blurred --val-split cuhk-validation --backbone-weights imagenet \
-		--every 100 --validate-every 1000 --resume -o out/weights
-	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-lite.pth
+	$(TRAIN) r2mrf-lite --mix 0.25 --backbone-weights imagenet --validate-every 1000 -o out/weights/r2mrf-lite
+	$(TRAIN) r2mrf-edge --mix 0.5 --set steps=1 --iterations 5000 -o out/weights/r2mrf-edge
+	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-lite/r2mrf-lite.pth
+	$(BIN)/python examples/ship_weights.py out/weights/r2mrf-edge/r2mrf-edge.pth
 
 weights-given:
 	@test -d "$(CUHK)" && test -d "$(SHARP)" || { echo "make weights CUHK=folder of image/ and gt/ SHARP=folder of photographs"; exit 2; }

@@ -7,8 +7,8 @@ All are trained on `cuhk-fit` with the recipe `finetune` and what `SHORT` change
 larger and of more reduced photographs, so that they show nearly the whole of one. All are judged on `cuhk-validation` by the
 common protocol. For `refinement`, a network starts with the backbone of the shipped weights, at a tenth of the rate, and new
 weights in all other layers, and runs all steps from the beginning. That backbone was trained under the shipped refinement,
-which may favour it. At the end, all are exported at 320×320 and timed side by side. For `recipe`, a network starts with
-ImageNet's backbone.
+which may favour it. At the end, all are timed at 320×320 side by side, with initial weights, because time does not depend
+on them. For `recipe`, a network starts with ImageNet's backbone.
 
 Rows that are in the file already are not trained again. `--only` names rows by what they change: settings of the network or
 of the recipe, `mix`, `seed` or `photographs`, how many are trained on, such as steps=3,width=8 or overlap=0; "" changes
@@ -44,6 +44,7 @@ from r2mrf_deploy.training.run import Hardware, TrainingConfig, train
 PRESET = "r2mrf-lite"
 FIT, VALIDATION = Path("cuhk-fit"), Path("cuhk-validation")
 SHORT: dict[str, Any] = {"batch": 4, "size": 224, "scales": (0.3, 0.6), "average": 0.98}
+OF_TRAINING = ("mix", "seed", "photographs")
 ROWS = {
     "refinement": (
         "steps=1,width=4,amdf_channels=16,initial_channels=8",
@@ -66,7 +67,10 @@ ROWS = {
         "backbone_rate=0.1",
         "overlap=4,augmented=false",
         "overlap=4,augmented=false,iterations=800",
+        "overlap=4,augmented=false,seed=1",
         "photographs=136",
+        "photographs=272",
+        "backbone=efficientnet_lite2",
     ),
 }
 
@@ -97,21 +101,19 @@ def main() -> None:
             print(json.dumps(rows[changes]), flush=True)
             _write(given.json, facts, rows)
     if given.what == "refinement":
-        facts |= _time(rows, given)
+        facts |= _time(rows, given.threads)
         _write(given.json, facts, rows)
 
 
 def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
     """Train one network, and score it by the common protocol."""
-    settings = dict(pair.split("=") for pair in changes.split(",") if pair)
-    mix = float(settings.pop("mix", 0))
-    of_recipe = {f.name: settings.pop(f.name) for f in fields(Recipe) if f.name in settings}
-    seed = int(settings.pop("seed", 0))
-    split = _some(int(settings.pop("photographs")), given.runs) if "photographs" in settings else FIT
+    training, of_recipe, settings = _parted(changes)
+    mix, seed = float(training.get("mix", 0)), int(training.get("seed", 0))
+    split = _some(int(training["photographs"]), given.runs) if "photographs" in training else FIT
     short = SHORT | {"iterations": given.iterations}
     if given.what == "refinement":
         short |= {"backbone_rate": 0.1, "one_step": 0.0}
-    recipe = replace(FINETUNE, **short | {k: _value(v) for k, v in of_recipe.items()})
+    recipe = replace(FINETUNE, **short | {name: _value(text) for name, text in of_recipe.items()})
     config = TrainingConfig(
         PRESET, recipe, settings=settings, seed=seed,
         data=given.data, white="blurred", dataset="cuhk", split=split, sharp=given.sharp if mix else None, mix=mix or None,
@@ -124,6 +126,14 @@ def _trained(changes: str, given: argparse.Namespace) -> dict[str, Any]:
         photographs = datasets.read_dataset(given.data, white="blurred", split=VALIDATION)
         (row,) = evaluate(methods, photographs, positive=common.positive)
     return {"f": common.f_of(row.scores), "mae": row.scores.mae, "auc": row.scores.auc}
+
+
+def _parted(changes: str) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """What is changed of the training, of the recipe and of the network."""
+    given = dict(pair.split("=") for pair in changes.split(",") if pair)
+    training = {name: given.pop(name) for name in OF_TRAINING if name in given}
+    recipe = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
+    return training, recipe, given
 
 
 def _some(count: int, folder: Path) -> Path:
@@ -156,16 +166,15 @@ def _backbone(folder: Path) -> Path:
     return path
 
 
-def _time(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
-    """Add multiply-adds and the median latency to the row of every network whose training is in the folder, timed side by
-    side. Returns how they were timed."""
+def _time(rows: dict[str, dict[str, Any]], threads: int) -> dict[str, Any]:
+    """Add multiply-adds and the median latency to every row, all timed side by side. Returns how they were timed."""
     with tempfile.TemporaryDirectory() as name:
         graphs = {}
         for number, changes in enumerate(rows):
-            if (checkpoint := _folder(given, changes) / f"{PRESET}.pth").exists():
-                graphs[changes] = Path(name) / f"{number}.onnx"
-                export_artifact(checkpoint, graphs[changes], ExportOptions((320, 320)))
-        runtimes, options = ("onnxruntime", "openvino"), OpenOptions(given.threads)
+            graphs[changes] = Path(name) / f"{number}.onnx"
+            initial = Checkpoint.init(PRESET, _parted(changes)[2]).save(graphs[changes].with_suffix(".pth"))
+            export_artifact(initial, graphs[changes], ExportOptions((320, 320)))
+        runtimes, options = ("onnxruntime", "openvino"), OpenOptions(threads)
         found = bench_artifacts(list(graphs.values()), runtimes, Protocol(duration=10), options=options)
         for changes, graph in graphs.items():
             own = [m for m in found.measurements if m.name == graph.name]
@@ -173,7 +182,7 @@ def _time(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[st
                 "multiply_adds": cost.multiply_adds(files.read(graph)),
                 "ms": {m.runtime: round(m.latency.median, 1) for m in own},
             }
-        machine = environment.describe() | {"threads": given.threads}
+        machine = environment.describe() | {"threads": threads}
         return {"machine": machine, "tools": environment.tool_versions(), "not_timed": found.skipped}
 
 

@@ -131,13 +131,10 @@ rest is R²MRF's, by the same authors. No schedule is known for BTBNet and BTBCR
 SCRATCH = Recipe(
     name="scratch", iterations=8000, batch=8, size=160, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2,
     bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
+    scales=(0.35, 0.9), aspect=(0.67, 1.1), augmented=True, overlap=1.0,
 )  # fmt: skip
 """For a network without a pretrained backbone."""
-FINETUNE = Recipe(
-    name="finetune", iterations=6000, batch=8, size=192, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-2,
-    bias_rate=1.0, schedule="cosine", warm_up=0.05, clip=5.0, average=0.998, one_step=0.7, rotation=10.0,
-    scales=(0.35, 0.9), aspect=(0.67, 1.1), augmented=True, backbone_rate=0.5, overlap=1.0,
-)  # fmt: skip
+FINETUNE = replace(SCRATCH, name="finetune", iterations=6000, size=192, learning_rate=1e-3, backbone_rate=0.5)
 """For a pretrained backbone on photographs with masks: it trades the paper's optimizer for one that needs less care."""
 NAMES = (PAPER.name, SCRATCH.name, FINETUNE.name)
 

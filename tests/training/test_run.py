@@ -28,6 +28,8 @@ pytestmark = pytest.mark.artifact
 
 SETTINGS = {"width": "4", "amdf_channels": "8", "initial_channels": "4", "steps": "2"}
 CPU = Hardware(accelerator="cpu")
+LATER = {"scales": (1.0, 1.0), "aspect": (1.0, 1.0), "augmented": False, "backbone_rate": 1.0, "overlap": 0.0}
+"""Fields that recipes did not have at first, and what was done before they had them."""
 
 
 @pytest.fixture(scope="module")
@@ -306,14 +308,15 @@ def test_a_dataset_and_composites_are_trained_on_together(folder, dataset, tmp_p
 def test_a_training_from_before_a_recipe_had_a_field_is_resumed(folder, begun):
     saved = begun / "training.json"
     older = json.loads(saved.read_text())
-    for name in ("scales", "aspect", "augmented", "backbone_rate", "overlap"):
+    for name in LATER:
         del older["recipe"][name]
     del older["mix"]
     saved.write_text(json.dumps(older))
-    assert run.train(order(folder), begun, CPU, resume=True).finished
+    recipe = replace(SCRATCH, **LATER)
+    assert run.train(order(folder, recipe), begun, CPU, resume=True).finished
     saved.write_text(json.dumps(older))
     with pytest.raises(UsageError, match=r"overlap was 0\.0 and is now 1\.0"):
-        run.train(order(folder, replace(SCRATCH, overlap=1.0)), begun, CPU, resume=True)
+        run.train(order(folder, replace(recipe, overlap=1.0)), begun, CPU, resume=True)
 
 
 def test_what_is_trained_on_is_not_validated_on(folder, dataset):
