@@ -19,7 +19,7 @@ from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
 from r2mrf_deploy.files import scratch, write_atomically
 from r2mrf_deploy.parity.artifacts import compare_artifacts
 from r2mrf_deploy.parity.compare import Parity
-from r2mrf_deploy.predict import predict
+from r2mrf_deploy.predict import Outputs, predict
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
@@ -75,9 +75,10 @@ def run(output: Path, *, progress: ProgressCallback = silent) -> Demo:
     progress(Progress("looking at a photograph"))
     photograph = output / "photograph.png"
     write_atomically(photograph, images.png(sample_photographs.sample(sample_photographs.DEMO)))
+    drawn = Outputs(overlay_format="png")
     for artifact in (xml, onnx):
         with Predictor.open(artifact) as predictor:
-            seen = next(iter(predict(predictor, [photograph], output / predictor.runner.runtime)))
+            seen = next(iter(predict(predictor, [photograph], output / predictor.runner.runtime, drawn)))
     overlay = write_atomically(output / "overlay.png", (seen.overlay or photograph).read_bytes())
     measured = {m.name: m for m in timed.measurements}
     rows = [_row(path, compared.get(path.name), measured.get(path.name)) for path in (checkpoint, *artifacts)]

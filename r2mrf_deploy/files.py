@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -84,13 +85,20 @@ def refuse_special(path: Path) -> None:
         raise ArtifactError(f"cannot write {path}: it is a named pipe or a device; name a regular file")
 
 
-def write_atomically(path: Path, content: bytes | Callable[[Path], object], *, within: Path | None = None) -> Path:
+def write_atomically(
+    path: Path,
+    content: bytes | Callable[[Path], object],
+    *,
+    within: Path | None = None,
+    staged: Path | None = None,
+) -> Path:
     """Write a file whole or not at all.
 
     Args:
         path: the file. Missing folders are made.
         content: its bytes, or a function that writes them to the path it is given.
         within: a folder that must contain the file, for a path that is made of names from outside.
+        staged: a folder that `staging` has made on the same disk, for many files: making one for each takes its time.
 
     Raises:
         ArtifactError: the path leads out of `within`, is no regular file, its folder cannot be written, or the disk is
@@ -99,15 +107,25 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object], *, w
     refuse_special(path)
     if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
         raise ArtifactError(f"cannot write {path}: it lies outside the folder {within}")
-    with staging(path) as folder:
-        temporary = folder / "content"
+    with staging(path) if staged is None else _writing(path) as folder:
+        temporary = (staged or folder) / f"content-{threading.get_ident()}"
         if isinstance(content, bytes):
             temporary.write_bytes(content)
         else:
             content(temporary)
         flush(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(path)
     return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Turn an OSError into the error that a path cannot be written; yields its folder."""
+    try:
+        yield path.parent
+    except OSError as e:
+        raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
 
 
 @contextmanager
@@ -121,7 +139,7 @@ def staging(path: Path) -> Iterator[Path]:
             that it is.
     """
     prefix = f".r2mrf-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"  # short, however long the name is
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as alive:
             with locked(path.parent):
@@ -139,8 +157,6 @@ def staging(path: Path) -> Iterator[Path]:
                 raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-    except OSError as e:
-        raise ArtifactError(f"cannot write {path}: {e.strerror or e}") from None
 
 
 @contextmanager

@@ -62,15 +62,19 @@ class Fitting:
         around = (top, height - top - self.content[0]), (left, width - left - self.content[1]), (0, 0)
         return np.pad(content, around, mode="symmetric")
 
-    def cut(self, values: np.ndarray) -> np.ndarray:
-        """The part of a map, float32 [H, W] of the canvas, that is the photograph's, at its size.
+    def content_of(self, values: np.ndarray) -> np.ndarray:
+        """The part of a map, float32 [H, W] of the canvas, that is the content's.
 
         A map of another size is that of the whole canvas too: some networks round odd sizes.
         """
-        if self.content != self.canvas:
-            (top, left), (height, width) = self.corner, self.content
-            values = images.resize(values, self.canvas)[top : top + height, left : left + width]
-        return images.resize(values, self.photograph)
+        if self.content == self.canvas:
+            return values
+        (top, left), (height, width) = self.corner, self.content
+        return images.resize(values, self.canvas)[top : top + height, left : left + width]
+
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """The part of a map that is the photograph's, at its size."""
+        return images.resize(self.content_of(values), self.photograph)
 
 
 def as_input(
@@ -88,6 +92,11 @@ def as_input(
         mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
         pixels = ((pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255) - mean) / std).astype(spec.dtype)
     return np.repeat(pixels[None], batch, axis=0)
+
+
+def largest(spec: TensorSpec, preprocess: Preprocess, profile: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """The largest height and width of the input that photographs lie in; arguments as for `Fitting.of`."""
+    return _bounds(spec, preprocess, profile)[1]
 
 
 def size_in_words(spec: TensorSpec, preprocess: Preprocess, profile: Mapping[str, Sequence[int]]) -> str:

@@ -1,37 +1,24 @@
-"""Read and write photographs. Any mode and size that Pillow reads becomes upright uint8 RGB."""
+"""Read and write photographs. Any mode and size that Pillow, pillow-heif or LibRaw reads becomes upright uint8 RGB."""
 
 from __future__ import annotations
 
 import glob
 import io
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from r2mrf_deploy.errors import InputError, R2mrfError, first_line, no_file
+from r2mrf_deploy import raw_photographs
+from r2mrf_deploy.errors import InputError, no_file
+from r2mrf_deploy.image_files import FORMATS as FORMATS
+from r2mrf_deploy.image_files import SUFFIXES as SUFFIXES
+from r2mrf_deploy.image_files import explained, head, name_of, opened
 
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "PPM": (".ppm", ".pgm"),
-    "GIF": (".gif",),
-    "JPEG2000": (".jp2",),
-    "AVIF": (".avif",),
-}
-"""The formats that are read, as Pillow calls them, and their suffixes. No others are tried, whatever a file is called: for
-some, such as EPS, Pillow starts a program, and others have hardly been tried by anyone."""
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-OVERLAY_SIDE = 2048
-"""Longest side of an overlay, in pixels: it is looked at on a screen, and one of 24 megapixels takes 3 seconds."""
 STRIP = 1 << 20
 """Pixels of a photograph that are worked on at once: on all of them, every step would need several times their memory."""
 
@@ -51,7 +38,7 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
             files = [path]
         else:
             candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(given)))  # noqa: PTH207
-            files = sorted(p for p in candidates if _named_as_image(p) and p.is_file())
+            files = sorted(p for p in candidates if named_as_image(p) and p.is_file())
         if not files and path.exists() and not path.is_dir():
             raise no_file(path)
         if not files:
@@ -61,34 +48,81 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _named_as_image(path: Path) -> bool:
+def named_as_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as it was read."""
+
+    pixels: np.ndarray
+    """uint8 [h, w, 3] RGB, upright."""
+    size: tuple[int, int]
+    """(height, width) of the photograph in the file, upright: those of `pixels`, unless these were reduced."""
+    note: str = ""
+    """Which of several pictures it is: `the first of 12 frames`; empty if the file holds one."""
+
+
+def load(source: Path | str | bytes, at_least: tuple[int, int] | int | None = None, *, name: str = "") -> Photograph:
+    """Read a photograph as `read` does, reduced if that makes it faster, and say what else its file holds.
+
+    Args:
+        source: a file, or the content of one.
+        at_least: the longest side, or (height, width), that is enough, in pixels. The decoder of a JPEG then reduces it by
+            2, 4 or 8, and that of a raw photograph by 2, if what is left is at least this. Other formats are read whole.
+            The pixels differ slightly from those of the whole photograph reduced by `resize`. If `resize` reduces them
+            further, ask for twice its size: three photographs' gradients were then 0 to 3 % lower than if they had been
+            read whole, and up to 10 % with its size itself. It is blur that is to be measured.
+        name: what messages call the content. Its suffix tells whether it is a raw photograph.
+
+    Raises:
+        InputError: as `read`; a package that the format needs is not installed.
+    """
+    with explained(name := name or name_of(source)):
+        if _is_raw(source, name):
+            with raw_photographs.opened(source, name) as raw:
+                half = at_least is not None and _reduction(raw.size, at_least, [2]) == 2
+                return Photograph(raw.develop(half=half), raw.size)
+        with opened(source, name) as image:
+            size = None if at_least is None else _draft(image, at_least)
+            pixels = rgb(image, name)
+            return Photograph(pixels, size or (pixels.shape[0], pixels.shape[1]), _note(image))
 
 
 def read(path: Path | str) -> np.ndarray:
     """Read a photograph as uint8 [H, W, 3] RGB, rotated upright according to its EXIF orientation.
 
     Greyscale, palette and CMYK images are converted, and alpha is dropped. Values of 16 or 32 bits are divided by 257,
-    unless none is over 255. Only the first frame of an animation is read. EXIF that cannot be read is ignored.
+    unless none is over 255. Only the first frame of an animation is read, and of a HEIF file the main picture. EXIF that
+    cannot be read is ignored; in HEIF, orientation is the file's own, whatever EXIF says. Raw photographs are developed.
 
     Raises:
         InputError: the file does not exist, is damaged, is not an image, is too large, or has float pixels.
     """
-    with _opened(path) as image:
-        turn = _load(image)
-        if image.mode == "F":
-            raise InputError(f"{path}: float pixels have no standard range; convert it to 8 or 16 bits")
-        if not image.mode.startswith("I"):
-            return _upright(image, turn, 3, lambda strip: np.asarray(strip.convert("RGB")))
-        ends = [f(np.asarray(strip)) for _, _, strip in _strips_of(image) for f in (np.min, np.max)]
-        if min(ends) < 0 or max(ends) > 65535:
-            raise InputError(f"{path}: its pixels do not fit in 16 bits; convert it to 8 or 16 bits")
-        divisor = 257 if max(ends) > 255 else 1
+    return load(path).pixels
 
-        def grey(strip: Image.Image) -> np.ndarray:
-            return ((np.asarray(strip).astype(np.int32) + divisor // 2) // divisor).astype(np.uint8)[:, :, None]
 
-        return _upright(image, turn, 3, grey)
+def rgb(image: Image.Image, name: str) -> np.ndarray:
+    """A Pillow image, called `name`, as uint8 [H, W, 3] RGB, in the way of `read`.
+
+    Raises:
+        InputError: its pixels are floats, or do not fit in 16 bits. What Pillow raises about damaged files is passed on.
+    """
+    turn = _load(image)
+    if image.mode == "F":
+        raise InputError(f"{name}: float pixels have no standard range; convert it to 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return _upright(image, turn, 3, lambda strip: np.asarray(strip.convert("RGB")))
+    ends = [f(np.asarray(strip)) for _, _, strip in _strips_of(image) for f in (np.min, np.max)]
+    if min(ends) < 0 or max(ends) > 65535:
+        raise InputError(f"{name}: its pixels do not fit in 16 bits; convert it to 8 or 16 bits")
+    divisor = 257 if max(ends) > 255 else 1
+
+    def grey(strip: Image.Image) -> np.ndarray:
+        return ((np.asarray(strip).astype(np.int32) + divisor // 2) // divisor).astype(np.uint8)[:, :, None]
+
+    return _upright(image, turn, 3, grey)
 
 
 def channels(path: Path | str) -> np.ndarray:
@@ -99,7 +133,7 @@ def channels(path: Path | str) -> np.ndarray:
     Raises:
         InputError: the file does not exist, is damaged, is not an image, or is too large.
     """
-    with _opened(path) as image:
+    with explained(str(path)), opened(path, str(path)) as image:
         turn = _load(image)
         alpha = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
         plain = image.mode[0] in "IF" or (image.mode in ("L", "LA", "RGB", "RGBA") and not alpha)
@@ -111,16 +145,23 @@ def channels(path: Path | str) -> np.ndarray:
         )
 
 
-def size(path: Path | str) -> tuple[int, int]:
-    """(height, width) of an image file, upright, without reading its pixels.
+def size(source: Path | str | bytes, *, name: str = "") -> tuple[int, int]:
+    """(height, width) of a photograph, upright, without reading its pixels.
+
+    Args:
+        source, name: as for `load`.
 
     Raises:
         InputError: the file does not exist, is damaged, is not an image, or is too large.
     """
-    with _opened(path) as image:
-        tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size newer versions of Pillow have turned already
-        width, height = image.size if tags is None else (tags[256], tags[257])
-        turned = _orientation(image.getexif) > 4
+    with explained(name := name or name_of(source)):
+        if _is_raw(source, name):
+            with raw_photographs.opened(source, name) as raw:
+                return raw.size
+        with opened(source, name) as image:
+            tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size newer versions of Pillow have turned already
+            width, height = image.size if tags is None else (tags[256], tags[257])
+            turned = _orientation(image.getexif) > 4
     return (width, height) if turned else (height, width)
 
 
@@ -133,28 +174,44 @@ def is_picture(path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """Open an image; what goes wrong there, or while it is read, is an InputError."""
-    if not Path(path).is_file():
-        raise no_file(Path(path))
+def _is_raw(source: Path | str | bytes, name: str) -> bool:
+    return raw_photographs.is_raw(name if isinstance(source, bytes) else str(source), head(source))
+
+
+def _draft(image: Image.Image, at_least: tuple[int, int] | int) -> tuple[int, int] | None:
+    """Have the decoder of a JPEG reduce it. Return its full (height, width), upright; None if it is no JPEG."""
+    if image.format not in ("JPEG", "MPO"):
+        return None
+    size = image.size if _orientation(image.getexif) > 4 else image.size[::-1]
+    by = _reduction(size, at_least, [8, 4, 2])
+    image.draft(None, (max(1, image.width // by), max(1, image.height // by)))
+    return size
+
+
+def _reduction(size: tuple[int, int], at_least: tuple[int, int] | int, steps: Sequence[int]) -> int:
+    """The first of `steps` that a (height, width) can be divided by, rounded up, and still be enough; otherwise 1."""
+    for by in steps:
+        height, width = (-(-side // by) for side in size)
+        if isinstance(at_least, tuple):
+            enough = height >= at_least[0] and width >= at_least[1]
+        else:
+            enough = max(height, width) >= at_least
+        if enough:
+            return by
+    return 1
+
+
+def _note(image: Image.Image) -> str:
+    """Which of its file's pictures an image is. The others in a JPEG are previews, depth, or the other eye's."""
+    if image.format in ("JPEG", "MPO"):
+        return ""
+    what = {"TIFF": "pages", "HEIF": "pictures"}.get(image.format or "", "frames")
     try:
-        with warnings.catch_warnings():  # Pillow warns from half its limit on, and of odd EXIF and palettes
-            warnings.simplefilter("ignore")
-            Image.init()
-            with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
-                yield image
-    except R2mrfError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is not an image of a supported format ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise InputError(f"{path} has more than {most:.0f} million pixels: scale it down first") from None
-    except MemoryError:
-        raise InputError(f"{path} does not fit in memory: scale it down first") from None
-    except Exception as e:  # decoders raise whatever their libraries do
-        raise InputError(f"{path} is damaged, or of an unsupported kind: {first_line(e)}") from None
+        count = getattr(image, "n_frames", 1)
+    except Exception:  # what follows the first is damaged
+        return f"the first of several {what}"
+    which = "the main one" if image.format == "HEIF" else "the first"
+    return f"{which} of {count} {what}" if count > 1 else ""
 
 
 def _load(image: Image.Image) -> int:
@@ -242,57 +299,30 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Encode uint8 [H, W] or [H, W, 3] as a PNG file, by run lengths: of a map or an overlay, a search for longer matches
-    takes three times as long and saves little or nothing."""
+    """Encode uint8 [H, W], [H, W, 3] or [H, W, 4], or uint16 [H, W], as a PNG file, by run lengths: of a map or an overlay,
+    a search for longer matches takes three times as long and saves little or nothing."""
     return _encoded(pixels, "PNG", compress_level=1, compress_type=3)  # zlib's Z_RLE
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
+def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
     """Encode uint8 [H, W, 3] as a JPEG file."""
-    return _encoded(pixels, "JPEG", quality=90)
+    return _encoded(pixels, "JPEG", quality=quality)
 
 
-def _encoded(pixels: np.ndarray, kind: str, **options: int) -> bytes:
+def tiff(values: np.ndarray) -> bytes:
+    """Encode float32 [H, W] as a TIFF file."""
+    return _encoded(values, "TIFF", compression="tiff_adobe_deflate")
+
+
+def _encoded(pixels: np.ndarray, kind: str, **options: int | str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def grey(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1], float [H, W], as uint8 [H, W], 255 = 1."""
-    levels = np.empty(values.shape, np.uint8)
+def grey(values: np.ndarray, dtype: type[np.unsignedinteger[Any]] = np.uint8) -> np.ndarray:
+    """Values in [0, 1], float [H, W], as uint8 or uint16 [H, W]: 255 or 65535 = 1."""
+    levels, most = np.empty(values.shape, dtype), np.iinfo(dtype).max
     for top, bottom in strips(*values.shape):
-        levels[top:bottom] = np.rint(255 * np.clip(values[top:bottom], 0, 1))
+        levels[top:bottom] = np.rint(most * np.clip(values[top:bottom], 0, 1))
     return levels
-
-
-def overlay(image: np.ndarray, focus: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:
-    """Show the area in focus in its own colours, the rest dark and grey, and a line where the map is 0.5.
-
-    Args:
-        image: uint8 [H, W, 3].
-        focus: float32 [H, W] in [0, 1], 1 = in focus.
-        side: the longest side that is drawn, in pixels; a larger photograph is reduced to it.
-
-    Returns:
-        uint8 [h, w, 3].
-    """
-    size = within((focus.shape[0], focus.shape[1]), (side, side))
-    image, focus = resize(image, size), resize(focus, size)
-    shown = np.empty_like(image)
-    for top, bottom in strips(*size):
-        weight = np.clip(focus[top:bottom, :, None], 0, 1)
-        colour = image[top:bottom].astype(np.float32)
-        luma = colour @ np.array([0.299, 0.587, 0.114], np.float32)
-        shown[top:bottom] = np.clip(weight * colour + (1 - weight) * 0.35 * luma[:, :, None] + 0.5, 0, 255)
-    shown[_outline(focus >= 0.5, max(1, max(size) // 400))] = (255, 210, 0)
-    return shown
-
-
-def _outline(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of `mask` that lie within `width` of its complement."""
-    inner = mask
-    for _ in range(width):
-        padded = np.pad(inner, 1, mode="edge")
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from r2mrf_deploy import images, runtimes
+from r2mrf_deploy import environment, images, runtimes
 from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.concurrency import ordered_map
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
-from r2mrf_deploy.fitting import Fitting, as_input, size_in_words
+from r2mrf_deploy.fitting import Fitting, as_input, largest, size_in_words
 from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, side_outputs
+from r2mrf_deploy.pixels import as_pixels
 from r2mrf_deploy.runtimes import OpenOptions, Runner
+
+T = TypeVar("T")
+MOST_STREAMS = 8
+"""The most inferences that are computed side by side on a CPU unless more are asked for: each takes memory of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +48,24 @@ class Predictor:
         trust: bool = False,
         options: OpenOptions | None = None,
         flip: bool = False,
+        many: bool = False,
     ) -> Predictor:
-        """Open an artifact for photographs. Raises what `runtimes.open` does, and InputError if it takes no image."""
+        """Open an artifact for photographs.
+
+        Args:
+            many: open it for many photographs: on a CPU, several are computed side by side, up to `MOST_STREAMS`, if the
+                runtime can. One alone then takes longer. `options.streams` says how many, too.
+
+        Raises:
+            InputError: it takes no image.
+            R2mrfError: what `runtimes.open` raises.
+        """
         artifact = Artifact.open(artifact)
+        options = options or OpenOptions()
+        if many and options.streams is None:
+            chosen = runtimes.get(runtime) if runtime else runtimes.default(artifact)
+            if "streams" in chosen.supported_options:
+                options = replace(options, streams=min(MOST_STREAMS, options.threads or environment.cores()))
         runner = runtimes.open(artifact, runtime, trust=trust, options=options)
         if len(runner.inputs) != 1 or runner.inputs[0].layout is None:
             runner.close()
@@ -86,6 +108,11 @@ class Predictor:
         """The size of the input, in words: see `size_in_words`."""
         return size_in_words(self.runner.inputs[0], self.preprocess, self.profile)
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest (height, width) that the input can have."""
+        return largest(self.runner.inputs[0], self.preprocess, self.profile)
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The map of a photograph.
 
@@ -98,41 +125,142 @@ class Predictor:
         Raises:
             ArtifactError: the network's map is not finite.
         """
-        focus = self._map(image)
-        return _averaged(focus, self._map(image[:, ::-1])) if self.flip else focus
+        return self.focus([image])[0].at(image.shape[:2])
+
+    def map(self, photographs: Iterable[Any], batch: int | None = None) -> Iterator[np.ndarray]:
+        """The maps of many photographs, in order, several of them computed at once. Few are in memory at any time.
+
+        Args:
+            photographs: each an array, a PIL image or a tensor, of any size: whatever `as_pixels` takes.
+            batch: how many are computed in one inference; by default what the artifact has, and 1 where that is free. Those
+                of one batch have one size in the network's input, and follow one another.
+
+        Yields:
+            float32 [H, W] in [0, 1], 1 = in focus.
+
+        Raises:
+            UsageError: the artifact cannot have this batch.
+            InputError: something is no photograph.
+            ArtifactError: a map is not finite.
+        """
+        prepared = ordered_map(lambda image: self.fit(as_pixels(image)), photographs, self.streams)
+        found = ordered_map(self.infer, self.together(prepared, lambda f: f.shape, batch), self.streams)
+        yield from (focus.at(focus.photograph) for together in found for focus in together)
+
+    @property
+    def streams(self) -> int:
+        """How many threads may use it at once to some advantage."""
+        return self.runner.streams
+
+    def focus(self, images: Sequence[np.ndarray]) -> list[Focus]:
+        """The maps of photographs, uint8 [H, W, 3] each, at the scale at which the network computes them. All must have the
+        same size in its input."""
+        return self.infer([self.fit(image) for image in images])
+
+    def fit(self, image: np.ndarray) -> Fitted:
+        """A photograph, uint8 [H, W, 3], as the network's input, which `infer` takes."""
+        spec = self.runner.inputs[0]
+        views = (image, image[:, ::-1]) if self.flip else (image,)
+        fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
+        return Fitted(fitting, tuple(as_input(view, spec, self.preprocess, self.profile)[:1] for view in views))
+
+    def together(self, items: Iterable[T], shape: Callable[[T], object], batch: int | None = None) -> Iterator[list[T]]:
+        """Items that follow one another and have the same shape, as many together as one inference takes.
+
+        Args:
+            shape: tells an item's shape in the network's input.
+            batch: as for `map`.
+        """
+        own = self.runner.inputs[0].shape[0]
+        if batch is not None and (batch < 1 or (isinstance(own, int) and batch > own)):
+            raise UsageError(f"`batch` {batch}: the artifact's is {own}; export it again with --batch {batch}")
+        most = batch or (own if isinstance(own, int) else 1)
+        found: list[T] = []
+        for item in items:
+            if found and (len(found) == most or shape(item) != shape(found[0])):
+                yield found
+                found = []
+            found.append(item)
+        if found:
+            yield found
+
+    def infer(self, fitted: Sequence[Fitted]) -> list[Focus]:
+        """The maps of inputs of one size, no more of them than the artifact's batch.
+
+        Raises:
+            ArtifactError: a map is not finite.
+        """
+        found = []
+        for views in zip(*(each.views for each in fitted), strict=True):
+            maps = self._run(views)["map"]
+            if not np.isfinite(maps).all():
+                raise ArtifactError(
+                    "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
+                )
+            found.append(maps)
+        return [
+            Focus(each.fitting.photograph, tuple(each.fitting.content_of(maps[n]) for maps in found))
+            for n, each in enumerate(fitted)
+        ]
 
     def sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The map of every side output that the artifact gives: name -> float32 [H, W] in [0, 1]."""
-        sides = self._sides(image)
-        if not self.flip:
-            return sides
-        mirrored = self._sides(image[:, ::-1])
-        return {name: _averaged(side, mirrored[name]) for name, side in sides.items()}
+        fitted = self.fit(image)
+        found = [self._sides(view, fitted.fitting) for view in fitted.views]
+        return {name: _mean([sides[name] for sides in found]) for name in found[0]}
 
-    def _map(self, image: np.ndarray) -> np.ndarray:
-        fitting, outputs = self._run(image)
-        focus = outputs["map"]
-        if not np.isfinite(focus).all():
-            raise ArtifactError(
-                "the map is not finite: the artifact's weights or its normalisation are damaged; make it again"
-            )
-        focus = fitting.cut(focus)
-        return np.clip(focus, 0, 1, out=focus)
-
-    def _sides(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        fitting, outputs = self._run(image)
-        logits = {name: images.resize(outputs[name], fitting.canvas) for name in side_outputs(outputs)}
+    def _sides(self, view: np.ndarray, fitting: Fitting) -> dict[str, np.ndarray]:
+        outputs = self._run([view])
+        logits = {name: images.resize(outputs[name][0], fitting.canvas) for name in side_outputs(outputs)}
         return {name: fitting.cut(1 / (1 + np.exp(-np.clip(x, -50, 50)))) for name, x in logits.items()}
 
-    def _run(self, image: np.ndarray) -> tuple[Fitting, dict[str, np.ndarray]]:
-        """Every output for a photograph, float32 [h, w], and where the photograph lies in them."""
+    def _run(self, views: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output for some inputs, float32 [N, h, w]. A batch that is not full is filled with the last of them."""
         spec = self.runner.inputs[0]
-        fitting = Fitting.of(image.shape[:2], spec, self.preprocess, self.profile)
-        outputs = self.runner.run({spec.name: as_input(image, spec, self.preprocess, self.profile)})
-        return fitting, {name: output[0, 0].astype(np.float32) for name, output in outputs.items()}
+        own = spec.shape[0] if isinstance(spec.shape[0], int) else len(views)
+        full = [*views, *[views[-1]] * (own - len(views))]
+        outputs = self.runner.run({spec.name: full[0] if own == 1 else np.concatenate(full)})
+        return {name: output[: len(views), 0].astype(np.float32) for name, output in outputs.items()}
 
 
-def _averaged(found: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """The mean of a map, float32 [H, W], and the mirrored photograph's. Neither comes first, so that nothing depends on
-    which of the two photographs is the mirrored one."""
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A photograph as a network's input."""
+
+    fitting: Fitting
+    views: tuple[np.ndarray, ...]
+    """The input, of a batch of one; with `flip`, that of the mirrored photograph too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the input, without the batch."""
+        return self.views[0].shape[1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Focus:
+    """The map of a photograph, at the scale at which the network computed it."""
+
+    photograph: tuple[int, int]
+    """The photograph's (height, width)."""
+    views: tuple[np.ndarray, ...]
+    """float32 [h, w]; with `flip`, that of the mirrored photograph too."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        height, width = self.views[0].shape
+        return height, width
+
+    def at(self, size: tuple[int, int]) -> np.ndarray:
+        """The map, float32 in [0, 1], resized to (height, width)."""
+        focus = _mean([images.resize(view, size) for view in self.views])
+        return np.clip(focus, 0, 1, out=focus)
+
+
+def _mean(views: Sequence[np.ndarray]) -> np.ndarray:
+    """A map, float32 [H, W]; or the mean of it and of the mirrored photograph's. Neither comes first, so that nothing
+    depends on which of the two photographs is the mirrored one."""
+    if len(views) == 1:
+        return views[0]
+    found, mirrored = views
     return (found + mirrored[:, ::-1]) / 2

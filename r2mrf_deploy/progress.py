@@ -74,6 +74,28 @@ _LOUD = ("torch", "torch.onnx", "torch.onnx._internal.exporter", "onnxscript", "
 _SILENCED = threading.RLock()
 
 
+_WARNINGS = contextlib.ExitStack()
+_unwarned = 0
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Drop warnings. Any number of threads may do so at once: `warnings.catch_warnings` alone would leave them dropped."""
+    global _unwarned
+    with _SILENCED:
+        if not _unwarned:
+            _WARNINGS.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _unwarned += 1
+    try:
+        yield
+    finally:
+        with _SILENCED:
+            _unwarned -= 1
+            if not _unwarned:
+                _WARNINGS.close()
+
+
 @contextlib.contextmanager
 def no_stdout() -> Iterator[None]:
     """Drop what libraries print. Threads take turns."""

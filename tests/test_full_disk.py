@@ -106,10 +106,12 @@ def test_predict_says_it_too(
 ) -> None:
     model, photograph = tiny_onnx(), tmp_path / "photograph.png"
     photograph.write_bytes(images.png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
-    with full(100):
-        assert main(["predict", str(model), str(photograph), "-o", str(tmp_path / "maps")]) == 2
-    assert "photograph_overlay.png: File too large" in capsys.readouterr().err
-    assert not list((tmp_path / "maps").iterdir())
+    for limit, file, left in ((0, "predictions.jsonl", []), (2000, "photograph_overlay.jpg", ["predictions.jsonl"])):
+        with full(limit):
+            command = ["predict", str(model), str(photograph), "-o", str(tmp_path / "maps"), "--save", "overlay"]
+            assert main(command) == 2
+        assert f"{file}: File too large" in capsys.readouterr().err
+        assert [p.name for p in (tmp_path / "maps").iterdir()] == left
 
 
 def test_a_temporary_folder_that_is_full_names_the_cure(tmp_path: Path) -> None:

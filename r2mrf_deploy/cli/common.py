@@ -107,13 +107,31 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def shown_progress() -> Iterator[ProgressCallback]:
-    """Show what is being done, with a bar, on a terminal; elsewhere only what the user should know at once."""
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+def shown_progress(*, rate: bool = False) -> Iterator[ProgressCallback]:
+    """Show what is being done, with a bar, on a terminal; elsewhere only what the user should know at once.
+
+    Args:
+        rate: show how much is done in a second, and the time that is left, too.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
     text = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), text)
+    speed = (Rate(), TimeRemainingColumn(elapsed_when_finished=True)) if rate else ()
+    columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), *speed, text)
     # standard output is the results', a file perhaps, while the bar is on standard error
     with Bar(*columns, console=err, transient=True, redirect_stdout=False, disable=not err.is_terminal) as bar:
         task = bar.add_task("starting", total=None)

@@ -96,7 +96,10 @@ class OpenOptions:
     """How to open an artifact. A runtime refuses options that it does not support; defaults leave the choice to it."""
 
     threads: int | None = None
-    """CPU threads for one inference."""
+    """CPU threads, of all inferences that run side by side together."""
+    streams: int | None = None
+    """How many inferences run side by side on a CPU, sharing its threads: they compute more images in a second than one
+    after the other, each of which then takes longer."""
     cuda_graph: bool | None = None
     """Launch inferences as a CUDA graph, if the artifact can be captured."""
     spin_wait: bool = False
@@ -152,6 +155,8 @@ class Runner(AbstractContextManager["Runner"]):
     emulates: str = ""
     """Why it is not computed in the artifact's precision, in words; empty if it is."""
     on_gpu: bool = False
+    streams: int = 1
+    """How many threads may call `run` at once to some advantage."""
     in_flight: int = 1
     """How many inferences a thread may have in flight: 2 if the device works while the host prepares the next."""
     inputs: tuple[TensorSpec, ...]

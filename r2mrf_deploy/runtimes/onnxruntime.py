@@ -35,7 +35,7 @@ class OnnxRuntimeCPU(Runtime):
     name = "onnxruntime"
     title = "ONNX Runtime"
     suffixes = (".onnx",)
-    supported_options = frozenset({"threads", "profile"})
+    supported_options = frozenset({"threads", "streams", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
     unsupported_precisions = frozenset({"bf16"})
 
@@ -142,8 +142,10 @@ class OnnxRuntimeRunner(Runner):
         settings.log_severity_level = 4  # exceptions say it too, and the log writes names to the terminal unescaped
         if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if options.threads:
-            settings.intra_op_num_threads = options.threads
+        self.streams = options.streams or 1
+        threads = max(1, (options.threads or environment.cores()) // self.streams)  # a session shares none with another
+        if options.threads or options.streams:
+            settings.intra_op_num_threads = threads
         self._profiles = tempfile.TemporaryDirectory() if options.profile else None
         if self._profiles:
             settings.enable_profiling = True
@@ -157,7 +159,7 @@ class OnnxRuntimeRunner(Runner):
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {first_line(e)}") from None
         _check_provider(self.session, runtime.provider)
         if runtime.provider == "CPUExecutionProvider":
-            self.device = f"CPU, {count(options.threads or environment.cores(), 'thread')}"
+            self.device = f"CPU, {count(threads * self.streams, 'thread')}"
             if artifact.precision == "fp16":
                 self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
         else:

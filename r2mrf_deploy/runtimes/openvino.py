@@ -24,7 +24,7 @@ class OpenVINO(Runtime):
     name = "openvino"
     title = "OpenVINO"
     suffixes = (".xml", ".onnx")
-    supported_options = frozenset({"threads", "profile"})
+    supported_options = frozenset({"threads", "streams", "profile"})
 
     def availability(self) -> Availability:
         if not environment.importable("openvino"):
@@ -46,6 +46,9 @@ class OpenVINORunner(Runner):
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.streams:
+            settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": options.streams}
+            self.streams = options.streams
         if options.profile:
             settings["PERF_COUNT"] = True
         core = openvino.Core()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import images, sample_photographs
+from r2mrf_deploy import drawing, images, sample_photographs
 from r2mrf_deploy.predict import predict
 from r2mrf_deploy.predictor import Predictor
 
@@ -32,7 +32,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("side", [images.OVERLAY_SIDE, 200])
+@pytest.mark.parametrize("side", [drawing.OVERLAY_SIDE, 200])
 def test_maps_and_overlays_are_those_of_predict(
     infer: Path, exported: Path, picture: Path, tmp_path: Path, side: int
 ) -> None:
@@ -47,7 +47,7 @@ def test_maps_and_overlays_are_those_of_predict(
         focus = predictor(sample_photographs.sample("chelsea"))
     made = np.asarray(Image.open(tmp_path / "out" / "cat_map.png"), np.int16)
     assert np.abs(made - np.round(focus * 255)).max() <= 1
-    expected = images.overlay(sample_photographs.sample("chelsea"), focus, side)
+    expected = drawing.overlay(sample_photographs.sample("chelsea"), focus, side)
     overlay = np.asarray(Image.open(tmp_path / "out" / "cat_overlay.png"), np.int16)
     assert overlay.shape == expected.shape
     differs = np.abs(overlay - expected).max(axis=2) > 1

@@ -260,6 +260,7 @@ class ContextRunner(Runner):
     """An artifact on the GPU, with a context for every thread that runs it."""
 
     on_gpu = True
+    streams = 2  # one computes while the other's maps are taken away
     in_flight = IN_FLIGHT
 
     def __init__(self) -> None:

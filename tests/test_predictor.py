@@ -17,7 +17,7 @@ from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
-from r2mrf_deploy.predict import predict
+from r2mrf_deploy.predict import Outputs, predict
 from r2mrf_deploy.predictor import Predictor
 
 pytestmark = pytest.mark.artifact
@@ -88,14 +88,15 @@ def test_files(exported: Path, tmp_path: Path) -> None:
     Image.fromarray(sample_photographs.sample("chelsea")).save(good)
     bad.write_text("not an image")
     with Predictor.open(exported) as predictor:
-        broken, done = predict(predictor, [bad, good], tmp_path / "out")
+        broken, done = predict(predictor, [bad, good], tmp_path / "out", Outputs(overlay_format="png"))
     assert broken.map is None and "not an image" in (broken.error or "")
     assert done.map and done.overlay and done.error is None
     with Image.open(done.map) as focus, Image.open(done.overlay) as overlay:
         assert (focus.mode, focus.size) == ("L", (451, 300))
         assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
         assert done.in_focus == pytest.approx((np.asarray(focus) >= 128).mean(), abs=0.01)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cat_map.png", "cat_overlay.png"]
+    expected = ["cat_map.png", "cat_overlay.png", "predictions.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == expected
 
 
 def test_the_command_flips(exported: Path, tmp_path: Path) -> None:
@@ -127,9 +128,9 @@ def test_images_of_one_name_do_not_overwrite_each_other(exported: Path, tmp_path
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(sample_photographs.sample("chelsea")[:64, :64]).save(path)
     with Predictor.open(exported) as predictor:
-        done = list(predict(predictor, sources, tmp_path / "out", overlays=False))
+        done = list(predict(predictor, sources, tmp_path / "out", Outputs(("map",))))
     assert len({p.map for p in done}) == 4
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
 def test_a_model_that_takes_no_photograph_is_refused(tiny_onnx) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,273 @@
+"""The command that runs over photographs and films: predict."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
+
+from typer import Argument, Option
+
+from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli.common import app, err, line, print_json, shown_progress
+from r2mrf_deploy.errors import InputError, R2mrfError, UsageError
+from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback
+from r2mrf_deploy.wording import count
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.predict import Outputs, Sources
+    from r2mrf_deploy.predictor import Predictor
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[str],
+        Argument(
+            metavar="[FILE] IMAGE...",
+            help="An artifact, a checkpoint or shipped weights (by default r2mrf-lite); then images, folders, globs, "
+            "addresses (s3://...), films, cameras (camera:0, rtsp://...), or - for a list on standard input.",
+        ),
+    ],
+    output: Annotated[Path, Option("-o", "--output", help="Folder for what is made.")] = Path("out"),
+    save: Annotated[
+        list[str],
+        Option(
+            metavar="KIND,...",
+            help="What to write: map, map16, float, overlay, cutout, contour, thumbnail, scores, coco.",
+        ),
+    ] = ["map,overlay"],  # noqa: B006
+    recursive: Annotated[bool, Option("-r", "--recursive", help="Search folders in folders too.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Skip what predictions.jsonl in the folder says is done.")] = False,
+    report: Annotated[
+        Path | None, Option(metavar="FILE.html", help="Write a page to sort and filter the photographs by score.")
+    ] = None,
+    xmp: Annotated[bool, Option("--xmp", help="Write a sidecar with a rating beside each photograph.")] = False,
+    scores_format: Annotated[Literal["jsonl", "csv", "parquet"], Option(help="Format of the scores.")] = "jsonl",
+    roi: Annotated[
+        Path | None,
+        Option(metavar="PATH", help="Where each subject is: a folder of masks, or a JSON or CSV file of boxes."),
+    ] = None,
+    tile: Annotated[
+        bool, Option("--tile", help="Compute maps at the photograph's own scale, tile by tile, of any size.")
+    ] = False,
+    overlap: Annotated[float, Option(help="Share of a tile that overlaps the next.")] = 0.25,
+    map_side: Annotated[
+        int | None, Option(min=1, help="Longest side of maps, in pixels; by default the photograph's.")
+    ] = None,
+    overlay_side: Annotated[int, Option(min=1, help="Longest side of overlays, in pixels.")] = 2048,
+    overlay_format: Annotated[
+        Literal["png", "jpg"], Option(help="Format of overlays; png keeps every value and takes ten times as long.")
+    ] = "jpg",
+    float_format: Annotated[Literal["npy", "tiff"], Option(help="Format of float maps.")] = "npy",
+    smooth: Annotated[
+        float,
+        Option(min=0, metavar="SECONDS", help="Smooth the maps of a film over about this time, but not over cuts."),
+    ] = 0.0,
+    limit: Annotated[
+        float | None, Option(min=0, metavar="SECONDS", help="End a film or a camera after this time.")
+    ] = None,
+    runtime: flags.Runtime = None,
+    flip: flags.Flip = False,
+    batch: Annotated[
+        int | None, Option(min=1, help="Photographs of one inference; by default the artifact's own batch.")
+    ] = None,
+    streams: Annotated[
+        int | None, Option(min=1, help="Inferences side by side; by default one for each core, up to 8.")
+    ] = None,
+    buffers: flags.Buffers = None,
+    runtime_cache: flags.RuntimeCache = None,
+    threads: flags.Threads = None,
+    trust: flags.Trust = False,
+    network: flags.Network = None,
+    settings: flags.Set = None,
+    weights_key: flags.WeightsKey = None,
+    rename: flags.Rename = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Predict what is in focus in photographs and films: maps (white = in focus), overlays, contours, scores."""
+    from r2mrf_deploy import runtimes
+    from r2mrf_deploy.files import refuse_unwritable, sha256
+    from r2mrf_deploy.predict import Outputs, Sources, film
+    from r2mrf_deploy.predict.rois import Rois
+    from r2mrf_deploy.predictor import Predictor
+    from r2mrf_deploy.runtimes import OpenOptions
+
+    loading = flags.loading(network, settings, weights_key, rename)
+    other = runtime is not None and ".onnx" not in runtimes.get(runtime).suffixes
+    artifact, given = _artifact_first(inputs, needs_checkpoint=other or any(loading.values()))
+    outputs = Outputs.of(
+        save, map_side=map_side, overlay_side=overlay_side, overlay_format=overlay_format, float_format=float_format
+    )
+    films = [each for each in given if film.is_film(each) or film.is_live(each)]
+    named = [each for each in given if each != "-" and each not in films]
+    listed = sys.stdin.buffer if "-" in given else None
+    sources = Sources(named, output=output, listed=listed, recursive=recursive) if named or listed else None
+    if report:
+        refuse_unwritable(report)
+        outputs = outputs.with_kind("thumbnail")
+    run = _Run(output, outputs, scores_format, report, as_json)
+    options = OpenOptions.of(loading, threads=threads, streams=streams, buffers=buffers, runtime_cache=runtime_cache)
+    many = bool(films) or (sources is not None and not sources.one)
+    try:
+        with (
+            shown_progress(rate=True) as progress,
+            Predictor.open(artifact, runtime, trust=trust, options=options, flip=flip, many=many) as predictor,
+        ):
+            if sources:
+                how = {"batch": batch, "tile": overlap if tile else None, "xmp": xmp, "resume": resume}
+                run.photographs(
+                    predictor, sources, progress, rois=Rois(roi) if roi else None, model=sha256(artifact), **how
+                )
+            run.films(predictor, films, progress, smooth=smooth, limit=limit)
+    finally:  # after Ctrl-C too
+        run.end()
+    run.fail()
+
+
+@dataclass
+class _Run:
+    """What is printed of a run, and what is made at its end."""
+
+    output: Path
+    outputs: Outputs
+    scores_format: Literal["jsonl", "csv", "parquet"]
+    report: Path | None
+    as_json: bool
+    started: float = field(default_factory=time.perf_counter)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """For --json."""
+    done: int = 0
+    one: bool = True
+    errors: list[str] = field(default_factory=list)
+    """The first of them."""
+    failed: int = 0
+
+    def photographs(self, predictor: Predictor, sources: Sources, progress: ProgressCallback, **how: Any) -> None:
+        from r2mrf_deploy.predict import predict, summaries
+
+        self.one = sources.one
+        total = sources.count() if err.is_terminal else None
+        for prediction in predict(predictor, sources, self.output, self.outputs, **how):
+            shown = next(iter(prediction.outputs.values()), prediction.source)
+            self.took(prediction.to_dict(), str(shown), prediction.in_focus, prediction.error, prediction.note)
+            progress(Progress(Path(prediction.source).name, self.done + self.failed, total))
+        if "scores" in self.outputs.save:
+            line(f"{summaries.write_scores(self.output, self.scores_format)}: the scores", exact=True, to=err)
+        if "coco" in self.outputs.save:
+            line(f"{summaries.write_coco(self.output)}: the contours", exact=True, to=err)
+        if self.report:
+            self._write_report(self.report)
+
+    def films(self, predictor: Predictor, films: Sequence[str], progress: ProgressCallback, **how: Any) -> None:
+        from r2mrf_deploy.predict import film
+        from r2mrf_deploy.predict.names import names
+
+        self.one = self.one and not films if self.done + self.failed else len(films) == 1
+        known = {"map", "overlay", "scores"}
+        save = known & set(self.outputs.save)
+        for source, name in zip(films, names([Path(film.called(each)) for each in films]), strict=True):
+            try:
+                found = film.film(
+                    predictor, source, self.output, name,
+                    save=save, overlay_side=self.outputs.overlay_side, streams=predictor.streams, progress=progress, **how,
+                )  # fmt: skip
+            except Interrupted as e:
+                found = e.done
+                raise
+            except R2mrfError as e:
+                self.took({"source": source, "error": str(e)}, source, None, str(e))
+                continue
+            shown = ", ".join(map(str, found.outputs.values()))
+            self.took(found.to_dict(), shown, found.in_focus, found.error, found.summary())
+
+    def took(
+        self, result: dict[str, Any], shown: str, in_focus: float | None, error: str | None, note: str = ""
+    ) -> None:
+        """Print what became of a photograph or a film."""
+        if self.as_json:
+            self.results.append(result)
+        if error is not None:
+            self.failed += 1
+            self.errors = self.errors or [error]
+            if not self.one:
+                line(f"error: {error}", to=err, style="red")
+            return
+        self.done += 1
+        if not self.as_json:
+            more = f" ({note})" if note else ""
+            line(f"{shown}: {100 * (in_focus or 0):.0f} % in focus{more}", exact=True)
+
+    def end(self) -> None:
+        if self.as_json and self.results:
+            print_json(self.results)
+        elif not self.one and (many := self.done + self.failed):
+            rate = many / (time.perf_counter() - self.started)
+            failed = f", {self.failed:,} failed" if self.failed else ""
+            line(f"{count(self.done, 'photograph')} done{failed}; {rate:.1f} per second", to=err)
+
+    def fail(self) -> None:
+        if self.failed and not self.one:
+            raise InputError(
+                f"{self.failed:,} of {count(self.done + self.failed, 'image')} failed; the errors are above"
+            )
+        if self.failed:
+            raise InputError(self.errors[0])
+
+    def _write_report(self, page: Path) -> None:
+        from r2mrf_deploy.report import contact_sheet
+
+        number = contact_sheet.write(
+            page, self._rows(page), title=f"What is in focus: {count(self.done, 'photograph')}"
+        )
+        line(f"{page}: a page of {count(number, 'photograph')}", exact=True, to=err)
+
+    def _rows(self, page: Path) -> Iterator[dict[str, Any]]:
+        """The journal's records, each with its thumbnail and the address of its photograph as seen from the page."""
+        from r2mrf_deploy.predict import summaries
+
+        for record in summaries.latest(self.output):
+            thumbnail = None
+            with suppress(KeyError, OSError):
+                thumbnail = (self.output / record["outputs"]["thumbnail"]).read_bytes()
+            source = record["source"]
+            local = os.path.relpath(source, page.resolve().parent)
+            href = source if "://" in source else quote(os.fsencode(local))
+            yield record | {"thumbnail": thumbnail, "href": href}
+
+
+def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, list[str]]:
+    """Split what `predict` is given into the model, by default the shipped weights, and the photographs.
+
+    What a file is, is decided by its content: a checkpoint under any name is a model, a picture under any name is none.
+    """
+    from r2mrf_deploy import images, runtimes, weights
+
+    first, *others = map(flags.model_file, given)
+    if models := [path for path in others if _is_model(path)]:
+        raise UsageError(f"{models[0]} is a model: name one model, before the photographs")
+    if _is_model(first):
+        if not others:
+            raise UsageError(f"{given[0]} is a model: name the photographs after it")
+        return first, given[1:]
+    if first.is_file() and first.suffix.lower() not in images.SUFFIXES and not images.is_picture(first):
+        known = " ".join(dict.fromkeys(s for name in runtimes.names() for s in runtimes.get(name).suffixes))
+        raise InputError(f"{first} is neither a picture nor a model ({known})")
+    # the artifact starts in a fraction of PyTorch's time
+    return (weights.checkpoint if needs_checkpoint else weights.artifact)(weights.DEFAULT), given
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a file is a model. Its name decides only if its content is neither a checkpoint's nor a picture's."""
+    from r2mrf_deploy import checkpoint_files, images, runtimes
+
+    if checkpoint_files.kind(path) is not None:
+        return True
+    named = path.suffix.lower() in images.SUFFIXES or not runtimes.suitable(path)
+    return not named and not (path.is_file() and images.is_picture(path))
