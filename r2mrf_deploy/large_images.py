@@ -1,7 +1,7 @@
 """Read a photograph band by band: one of 500 megapixels takes 1.5 GB of memory as a whole.
 
-What `images.read` reads is decoded by Pillow, as everywhere else. What is over Pillow's limit of pixels, or of a format that it
-does not know, is read by libvips, which needs the extra `large`.
+What `images.read` reads is decoded at once, by Pillow as everywhere else. What is over Pillow's limit of pixels, or of a
+format that it does not know, is read by libvips, which needs the extra `large`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _LOADERS = {
 programs, or read what a file only names."""
 _LIBRARIES = {"openslideload": "OpenSlide", "jp2kload": "OpenJPEG", "jxlload": "libjxl", "heifload": "libheif"}
 """What libvips needs to have a loader."""
+_BEYOND_PILLOW = ("jxlload", "vipsload")
+"""Loaders of formats that Pillow does not read. A file of another format that it does not know is damaged."""
 _LAB = ("lab", "labs", "labq")
 
 
@@ -49,8 +51,8 @@ class Bands(ABC):
 
     @abstractmethod
     def read(self, top: int, bottom: int) -> np.ndarray:
-        """Rows `top` to `bottom` - 1 as uint8 [bottom - top, W, 3]. From call to call they only go forward: none is asked for
-        again, and some may be left out.
+        """Rows `top` to `bottom` - 1 as uint8 [bottom - top, W, 3]. From call to call they only go forward: none may be
+        asked for again.
 
         Raises:
             InputError: the file is damaged there.
@@ -98,8 +100,9 @@ def _needs_vips(path: Path) -> bool:
         images.size(path)
     except InputError as e:
         # `images` says it to people; what Pillow raised says it to programs
-        beyond = isinstance(e.__context__, (Image.DecompressionBombError, UnidentifiedImageError))
-        if beyond and _loader(path):
+        too_large = isinstance(e.__context__, Image.DecompressionBombError) and _loader(path) is not None
+        unknown = isinstance(e.__context__, UnidentifiedImageError) and _loader(path) in _BEYOND_PILLOW
+        if too_large or unknown:
             return True
         raise
     return False
@@ -123,8 +126,8 @@ def _in_vips(path: Path) -> Bands:
     assert loader is not None
     if not pyvips.type_find("VipsOperation", loader):
         raise InputError(
-            f"{path}: the installed libvips was built without {_LIBRARIES.get(loader, loader)}: convert it to a tiled TIFF, or "
-            "install a libvips that has it"
+            f"{path}: the installed libvips was built without {_LIBRARIES.get(loader, loader)}: convert it to a tiled TIFF, "
+            "or install a libvips that has it"
         )
     return InVips(path, loader)
 
@@ -165,8 +168,7 @@ class InVips(Bands):
         """The image as the file has it. Its pixels are not read yet."""
         import pyvips
 
-        strict = {} if self._loader == "vipsload" else {"fail_on": "truncated"}
-        return getattr(pyvips.Image, self._loader)(str(self._path), access=access, **strict)
+        return getattr(pyvips.Image, self._loader)(str(self._path), access=access, fail_on="error")
 
     def _checked_divisor(self) -> int:
         """What makes bytes of the values, by the rule of `images.read`. Raises InputError if nothing does."""

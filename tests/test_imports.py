@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[1]
 # From the bottom to the top: a module imports its own level and those below it. CONTRIBUTING.md says what each is.
 LEVELS = (
     ("errors", "wording"),
-    ("files", "archives", "progress", "environment", "gpus", "metrics"),
+    ("files", "archives", "progress", "concurrency", "environment", "gpus", "metrics"),
     ("manifest",),
-    ("images", "fitting", "sample_photographs", "datasets", "protocols", "baselines"),
+    ("raw_photographs", "image_files", "images", "pixels", "large_images", "drawing", "fitting"),
+    ("sample_photographs", "datasets", "protocols", "baselines"),
     ("networks",),
     ("checkpoint_files", "safe_objects", "safetensors_file", "torch_file", "weight_checks", "state_dicts"),
     ("weights", "checkpoint"),

@@ -17,7 +17,7 @@ from r2mrf_deploy.large_images import Bands, Decoded, InVips, open_bands
 
 
 def photograph(size: tuple[int, int] = (150, 220), channels: int = 3) -> np.ndarray:
-    """Waves of other lengths in every channel, so that no two rows, columns or channels are equal: uint8 [H, W, channels]."""
+    """Waves of other lengths in every channel, so that no two rows or columns are equal: uint8 [H, W, channels]."""
     y, x, c = np.mgrid[: size[0], : size[1], :channels]
     return np.rint(127 + 90 * np.sin(x / (9 + c)) + 37 * np.sin(y / (7 + 2 * c))).astype(np.uint8)
 
@@ -124,6 +124,13 @@ def test_one_strip(tmp_path: Path, small_limit: None) -> None:
         assert np.array_equal(whole(bands), photograph())
 
 
+def test_the_format_of_vips(tmp_path: Path) -> None:
+    pyvips = pytest.importorskip("pyvips")
+    pyvips.Image.new_from_array(photograph()).write_to_file(str(tmp_path / "x.v"))
+    with open_bands(tmp_path / "x.v") as bands:
+        assert np.array_equal(whole(bands), photograph())
+
+
 def test_float_pixels_are_refused(tmp_path: Path, small_limit: None) -> None:
     Image.fromarray(photograph()[:, :, 0].astype(np.float32)).save(tmp_path / "x.tif")
     with (
@@ -206,12 +213,13 @@ def test_without_pyvips_the_missing_module_has_its_name(
     """The command line says from it which extra to install. A file that no extra would help is refused for what it is."""
     Image.fromarray(photograph()).save(tmp_path / "x.png")
     (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff")
     with open_bands(tmp_path / "x.png") as bands:
         assert bands.size == (150, 220)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     with pytest.raises(ModuleNotFoundError) as raised, open_bands(tmp_path / "x.png"):
         pass
     assert raised.value.name == "pyvips"
-    for name in ("text.png", "absent.png"):
+    for name in ("text.png", "damaged.jpg", "absent.png"):
         with pytest.raises(InputError, match=name), open_bands(tmp_path / name):
             pass

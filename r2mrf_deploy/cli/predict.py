@@ -22,6 +22,7 @@ from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from r2mrf_deploy.predict import Outputs, Sources
+    from r2mrf_deploy.predict.film import Film
     from r2mrf_deploy.predictor import Predictor
 
 
@@ -94,7 +95,7 @@ def predict(
     """Predict what is in focus in photographs and films: maps (white = in focus), overlays, contours, scores."""
     from r2mrf_deploy import runtimes
     from r2mrf_deploy.files import refuse_unwritable, sha256
-    from r2mrf_deploy.predict import Outputs, Sources, film
+    from r2mrf_deploy.predict import Outputs, Sources, footage
     from r2mrf_deploy.predict.rois import Rois
     from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
@@ -105,16 +106,17 @@ def predict(
     outputs = Outputs.of(
         save, map_side=map_side, overlay_side=overlay_side, overlay_format=overlay_format, float_format=float_format
     )
-    films = [each for each in given if film.is_film(each) or film.is_live(each)]
+    films = [each for each in given if footage.is_film(each) or footage.is_live(each)]
     named = [each for each in given if each != "-" and each not in films]
     listed = sys.stdin.buffer if "-" in given else None
     sources = Sources(named, output=output, listed=listed, recursive=recursive) if named or listed else None
     if report:
         refuse_unwritable(report)
         outputs = outputs.with_kind("thumbnail")
-    run = _Run(output, outputs, scores_format, report, as_json)
+    one = len(films) == 1 if sources is None else sources.one and not films
+    run = _Run(output, outputs, scores_format, report, as_json, one)
     options = OpenOptions.of(loading, threads=threads, streams=streams, buffers=buffers, runtime_cache=runtime_cache)
-    many = bool(films) or (sources is not None and not sources.one)
+    many = bool(films) or not one
     try:
         with (
             shown_progress(rate=True) as progress,
@@ -140,11 +142,12 @@ class _Run:
     scores_format: Literal["jsonl", "csv", "parquet"]
     report: Path | None
     as_json: bool
+    one: bool
+    """Whether there is one photograph or film, whose error is then the command's."""
     started: float = field(default_factory=time.perf_counter)
     results: list[dict[str, Any]] = field(default_factory=list)
     """For --json."""
     done: int = 0
-    one: bool = True
     errors: list[str] = field(default_factory=list)
     """The first of them."""
     failed: int = 0
@@ -152,7 +155,6 @@ class _Run:
     def photographs(self, predictor: Predictor, sources: Sources, progress: ProgressCallback, **how: Any) -> None:
         from r2mrf_deploy.predict import predict, summaries
 
-        self.one = sources.one
         total = sources.count() if err.is_terminal else None
         for prediction in predict(predictor, sources, self.output, self.outputs, **how):
             shown = next(iter(prediction.outputs.values()), prediction.source)
@@ -166,26 +168,29 @@ class _Run:
             self._write_report(self.report)
 
     def films(self, predictor: Predictor, films: Sequence[str], progress: ProgressCallback, **how: Any) -> None:
-        from r2mrf_deploy.predict import film
+        from r2mrf_deploy.predict import film, footage
         from r2mrf_deploy.predict.names import names
 
-        self.one = self.one and not films if self.done + self.failed else len(films) == 1
-        known = {"map", "overlay", "scores"}
-        save = known & set(self.outputs.save)
-        for source, name in zip(films, names([Path(film.called(each)) for each in films]), strict=True):
+        save = {"map", "overlay", "scores"} & set(self.outputs.save)
+        for source, name in zip(films, names([Path(footage.called(each)) for each in films]), strict=True):
             try:
                 found = film.film(
                     predictor, source, self.output, name,
                     save=save, overlay_side=self.outputs.overlay_side, streams=predictor.streams, progress=progress, **how,
                 )  # fmt: skip
             except Interrupted as e:
-                found = e.done
+                self._took_film(e.done)
                 raise
             except R2mrfError as e:
                 self.took({"source": source, "error": str(e)}, source, None, str(e))
-                continue
-            shown = ", ".join(map(str, found.outputs.values()))
-            self.took(found.to_dict(), shown, found.in_focus, found.error, found.summary())
+            else:
+                self._took_film(found)
+
+    def _took_film(self, found: Film) -> None:
+        shown = ", ".join(map(str, found.outputs.values()))
+        if found.error and found.outputs and not self.as_json:  # it broke off: what was seen of it is there
+            line(f"{shown}: {found.summary()}", exact=True)
+        self.took(found.to_dict(), shown, found.in_focus, found.error, found.summary())
 
     def took(
         self, result: dict[str, Any], shown: str, in_focus: float | None, error: str | None, note: str = ""
@@ -249,18 +254,25 @@ def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, 
     """
     from r2mrf_deploy import images, runtimes, weights
 
-    first, *others = map(flags.model_file, given)
-    if models := [path for path in others if _is_model(path)]:
+    first, *others = (None if _no_model(text) else flags.model_file(text) for text in given)
+    if models := [path for path in others if path and _is_model(path)]:
         raise UsageError(f"{models[0]} is a model: name one model, before the photographs")
-    if _is_model(first):
+    if first and _is_model(first):
         if not others:
             raise UsageError(f"{given[0]} is a model: name the photographs after it")
         return first, given[1:]
-    if first.is_file() and first.suffix.lower() not in images.SUFFIXES and not images.is_picture(first):
+    if first and first.is_file() and first.suffix.lower() not in images.SUFFIXES and not images.is_picture(first):
         known = " ".join(dict.fromkeys(s for name in runtimes.names() for s in runtimes.get(name).suffixes))
         raise InputError(f"{first} is neither a picture nor a model ({known})")
     # the artifact starts in a fraction of PyTorch's time
     return (weights.checkpoint if needs_checkpoint else weights.artifact)(weights.DEFAULT), given
+
+
+def _no_model(text: str) -> bool:
+    """Whether an input is a film, a camera, an address or a list: whatever a model cannot be."""
+    from r2mrf_deploy.predict import footage
+
+    return text == "-" or "://" in text or footage.is_film(text) or footage.is_live(text)
 
 
 def _is_model(path: Path) -> bool:

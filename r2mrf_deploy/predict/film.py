@@ -9,13 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,63 +20,21 @@ from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import drawing, images
+from r2mrf_deploy import drawing
 from r2mrf_deploy.concurrency import ordered_map
-from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError, did_you_mean, first_line, no_file
+from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.files import flush, refuse_unwritable, staging
 from r2mrf_deploy.predict import smoothing
+from r2mrf_deploy.predict.footage import Frame, Reader, opened
 from r2mrf_deploy.predict.scores import Scores
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.wording import count
 
-FORMATS = {
-    "mov": (".mp4", ".m4v", ".mov", ".3gp", ".3g2"),
-    "matroska": (".mkv", ".webm"),
-    "avi": (".avi",),
-    "mpegts": (".ts", ".mts", ".m2ts"),
-    "mpeg": (".mpg", ".mpeg", ".vob"),
-    "asf": (".wmv", ".asf"),
-    "flv": (".flv",),
-    "ogg": (".ogv",),
-    "mxf": (".mxf",),
-}
-"""The formats that are read, as libavformat calls them, and their suffixes. No others are tried, whatever a file is called:
-some, such as playlists, make it open other files and addresses."""
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 OUTPUTS = {"map": "_map.mp4", "overlay": "_overlay.mp4", "scores": "_scores.jsonl"}
 """What can be saved, and how its file's name ends."""
-PROTOCOLS = ("rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 """The first of these that libav has here is used. All others of H.264 need hardware, or are not there at all."""
-OPENING = 4.0
-"""Seconds for each of the two steps of opening a live source: to connect, and to find what is in the stream."""
-STALLED = 8.0
-"""Seconds without data after which a live source has ended."""
-
-_CAMERA = re.compile(r"camera:(\d+)")
-_LIVE = re.compile(rf"(?:{'|'.join(PROTOCOLS)})://", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=:)//([^/@:\s]*):[^/@\s]*@")
-_GAP = 0.5
-"""Seconds by which a film may end earlier than it announces: encoders round, and count the sound."""
-
-
-def is_film(text: str) -> bool:
-    """Whether an input is a file that is called like a film. It may not exist."""
-    return "://" not in text and Path(text).suffix.lower() in SUFFIXES and not Path(text).is_dir()
-
-
-def is_live(text: str) -> bool:
-    """Whether an input is a camera (`camera:0`) or the address of a stream (`rtsp://...`), rather than a file."""
-    return bool(_CAMERA.fullmatch(text) or _LIVE.match(text))
-
-
-def called(text: str) -> str:
-    """A path whose last part can name what is made from an input: of a file its own, of a camera or an address what it says
-    without its password."""
-    if not is_live(text):
-        return text
-    return re.sub(r"\W+", "_", _PASSWORD.sub("//", text.split("?")[0]).split("://")[-1]).strip("_") or "stream"
 
 
 @dataclass(frozen=True)
@@ -120,22 +75,6 @@ class Film:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """A frame on its way. The map and what follows are there after the network."""
-
-    number: int
-    time: Fraction
-    """Seconds from the start of the film."""
-    duration: Fraction
-    image: np.ndarray
-    """uint8 [H, W, 3] RGB, upright."""
-    focus: np.ndarray
-    """float32 [H, W], or empty."""
-    thumbnail: np.ndarray
-    cut: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +144,10 @@ def film(
         if os.path.realpath(path) == os.path.realpath(source):
             raise UsageError(f"what is made from {source} would overwrite it: choose another `output` folder")
 
-    def look(frame: _Frame) -> _Frame:
+    def look(frame: Frame) -> Frame:
         return replace(frame, focus=predictor(frame.image), thumbnail=smoothing.thumbnail(frame.image))
 
-    with _opened(source, limit) as reader, staging(next(iter(paths.values()))) as folder:
+    with opened(source, limit) as reader, staging(next(iter(paths.values()))) as folder:
         staged = {what: folder / f"{what}{path.suffix}" for what, path in paths.items()}
         recorder = _Recorder(staged, reader, codec)
         interrupted, start = False, time.monotonic()
@@ -251,8 +190,8 @@ def _refuse_options(save: Collection[str], overlay_side: int, smooth: float, lim
 
 
 def _written(
-    reader: _Reader,
-    look: Callable[[_Frame], _Frame],
+    reader: Reader,
+    look: Callable[[Frame], Frame],
     recorder: _Recorder,
     overlay_side: int,
     smooth: float,
@@ -260,7 +199,7 @@ def _written(
 ) -> Iterator[int]:
     """Put every frame through all stages, which work at once. Yields how many are written, after each."""
 
-    def draw(frame: _Frame) -> _Drawn:
+    def draw(frame: Frame) -> _Drawn:
         return _drawn(frame, recorder.paths, overlay_side)
 
     with ExitStack() as stages:
@@ -277,10 +216,10 @@ def _written(
         yield from stages.enter_context(closing(done))
 
 
-def _steady(frames: Iterable[_Frame], smooth: float) -> Generator[_Frame, None, None]:
+def _steady(frames: Iterable[Frame], smooth: float) -> Generator[Frame, None, None]:
     """Mark the first frame after every cut, and replace the maps by their running mean since the last one."""
     thumbnails: deque[np.ndarray] = deque(maxlen=3)
-    last: _Frame | None = None
+    last: Frame | None = None
     for frame in frames:
         thumbnails.append(frame.thumbnail)
         if smoothing.is_cut(thumbnails):
@@ -292,7 +231,7 @@ def _steady(frames: Iterable[_Frame], smooth: float) -> Generator[_Frame, None, 
         yield frame
 
 
-def _drawn(frame: _Frame, save: Collection[str], overlay_side: int) -> _Drawn:
+def _drawn(frame: Frame, save: Collection[str], overlay_side: int) -> _Drawn:
     import av
 
     height, width = frame.image.shape[:2]
@@ -324,7 +263,7 @@ def _grey(focus: np.ndarray) -> np.ndarray:
 class _Recorder:
     """The files that are written, and what is counted meanwhile. `write` is called by one thread at a time."""
 
-    def __init__(self, paths: dict[str, Path], reader: _Reader, codec: str) -> None:
+    def __init__(self, paths: dict[str, Path], reader: Reader, codec: str) -> None:
         self.paths = paths
         self.frames = 0
         self._reader, self._codec = reader, codec
@@ -400,7 +339,7 @@ def _encoder() -> str:
 class _Encoder:
     """A film that is being written."""
 
-    def __init__(self, path: Path, codec: str, picture: Any, reader: _Reader) -> None:
+    def __init__(self, path: Path, codec: str, picture: Any, reader: Reader) -> None:
         import av
 
         finest = 65535 if codec == "mpeg4" else 1_000_000  # the most ticks that MPEG-4 can count, and that anyone needs
@@ -436,329 +375,3 @@ class _Encoder:
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
         self._container.close()
-
-
-@contextmanager
-def _opened(source: str, limit: float | None) -> Iterator[_Reader]:
-    """Open a source. Raises InputError if it cannot be read."""
-    import av
-
-    name, live = _PASSWORD.sub(r"//\1:***@", source), is_live(source)
-    if not live and not Path(source).is_file():
-        raise no_file(Path(source))
-    address, options = _address(source)
-    try:
-        container = av.open(address, **options)
-    except Exception as e:  # whatever a demuxer raises
-        raise InputError(_refused(name, live, e)) from None
-    with container:
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & _ATTACHED_PICTURE:
-            raise InputError(f"{name} has no video stream: name a film")
-        if stream.codec_context is None:
-            raise InputError(f"{name}: this PyAV has no decoder for it; convert it to H.264 first")
-        yield (_Live if live else _Reader)(name, container, stream, limit)
-
-
-_ATTACHED_PICTURE = 1 << 10
-"""AV_DISPOSITION_ATTACHED_PIC: the cover of an album."""
-
-
-def _address(source: str) -> tuple[str, dict[str, Any]]:
-    """What av.open is given for a source."""
-    if camera := _CAMERA.fullmatch(source):
-        return _camera(int(camera[1]))
-    if not is_live(source):
-        only = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
-        return str(Path(source).absolute()), {"container_options": only}
-    # the sender's file header, which names what follows, comes every few seconds; packets that TCP brings are not lost
-    options = {"rtsp_flags": "prefer_tcp", "analyzeduration": "3000000"}
-    return source, {"options": options, "timeout": (OPENING, STALLED)}
-
-
-def _camera(number: int) -> tuple[str, dict[str, Any]]:
-    """What av.open is given for a camera. Raises InputError if there is none of this number."""
-    timeout = (OPENING, STALLED)
-    if sys.platform == "darwin":
-        return f"{number}:none", {"format": "avfoundation", "timeout": timeout}
-    if sys.platform == "win32":
-        from av.device import enumerate_input_devices
-
-        names = [device.name for device in enumerate_input_devices("dshow") if "video" in str(device.media_types)]
-        if number >= len(names):
-            raise InputError(f"there is no camera {number}: there are {len(names)}, counted from 0")
-        return f"video={names[number]}", {"format": "dshow", "timeout": timeout}
-    device = Path(f"/dev/video{number}")
-    if not device.exists():
-        numbers = sorted(int(p.name[5:]) for p in Path("/dev").glob("video*") if p.name[5:].isdigit())
-        known = f"choose from {', '.join(f'camera:{n}' for n in numbers)}" if numbers else "connect one"
-        raise InputError(f"there is no camera {number} ({device}): {known}")
-    return str(device), {"format": "v4l2", "timeout": timeout}
-
-
-def _refused(name: str, live: bool, error: Exception) -> str:
-    """The message about a source that cannot be opened."""
-    import av
-
-    said = (error.strerror if isinstance(error, av.FFmpegError) else None) or first_line(error)
-    if not live:
-        return f"{name} is not a film, or is damaged ({said}); if players show it, convert it to mp4"
-    if isinstance(error, av.error.ExitError):  # our time limit
-        said = f"no answer within {2 * OPENING:.0f} seconds"
-    cure = "check that no other program uses it" if _CAMERA.fullmatch(name) else "check the address and its sender"
-    return f"{name} cannot be opened ({said}): {cure}"
-
-
-class _Reader:
-    """The frames of an opened film, and what is known of it. `frames` is iterated over once."""
-
-    live = False
-
-    def __init__(self, name: str, container: Any, stream: Any, limit: float | None) -> None:
-        self.name = name
-        self.dropped = 0
-        self._fault: str | None = None
-        self.rotation = 0
-        self.size = (0, 0)
-        """(height, width) of the first frame, upright; the others are resized to it."""
-        self.aspect: Fraction | None = None
-        """Width by height of a pixel, upright, unless it is a square."""
-        self.unit = Fraction(stream.time_base or Fraction(1, 90_000))
-        rate = stream.average_rate or stream.guessed_rate
-        self.rate = Fraction(rate) if rate and rate <= 1000 else None
-        """Frames in a second, on average; None if the source does not say, or says nonsense."""
-        self.limit = limit
-        self._container, self._stream = container, stream
-        self._last: _Frame | None = None
-        self._longest = 0.0
-        self._origin = self._start()
-
-    @property
-    def error(self) -> str | None:
-        """What is wrong with the source, of which some frames may be there."""
-        return f"{self.name}: {self._fault}" if self._fault else None
-
-    @property
-    def total(self) -> int | None:
-        """How many frames there will be, as far as the film says."""
-        seconds = self._announced()
-        if seconds is None or not self.rate:
-            return None
-        return max(1, round(min(seconds, self.limit or seconds) * self.rate))
-
-    @property
-    def nothing(self) -> str:
-        """The message if not one frame came."""
-        why = f" ({self._fault})" if self._fault else ""
-        return f"{self.name}: not one frame can be decoded{why}; if players show it, convert it to mp4"
-
-    def frames(self) -> Generator[_Frame, None, None]:
-        """Every frame, upright and with its time, until the end or the limit."""
-        with closing(self._pictures()) as pictures:
-            for number, picture in enumerate(pictures):
-                when, duration = self._timed(picture)
-                if not self.live and self.limit is not None and float(when) >= self.limit:
-                    return
-                image = self._upright(picture)
-                empty = np.empty((0, 0), np.float32)
-                self._last = _Frame(number, when, duration, empty, empty, empty)
-                yield replace(self._last, image=image)
-        if not self.live:
-            self._check_end()
-
-    def _pictures(self) -> Generator[Any, None, None]:
-        """Every av.VideoFrame that can be decoded. What cannot is skipped, and said in `error`."""
-        self._stream.codec_context.thread_type = "AUTO"
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except Exception as e:
-                self._damaged(e)
-                return
-            if packet is None:
-                return
-            try:
-                found = packet.decode()
-            except Exception as e:
-                self._damaged(e, packet)
-                continue
-            yield from found
-            if packet.is_corrupt or any(picture.is_corrupt for picture in found):
-                self._damaged(None, packet)
-
-    def _damaged(self, error: Exception | None, packet: Any = None) -> None:
-        """Say in `error` that the source is damaged here. A packet before the first frame is not: a recording may begin anywhere."""
-        if self._fault is not None or (packet is not None and self._last is None):
-            return
-        when = self._reached
-        if packet is not None and packet.pts is not None:  # the decoder may be some frames behind
-            when = max(when, float(packet.pts * self.unit - self._origin))
-        said = getattr(error, "strerror", None) or (first_line(error) if error else "a part is missing")
-        self._fault = f"damaged at {when:.1f} s ({said}); what could be decoded is kept"
-
-    @property
-    def _reached(self) -> float:
-        """Seconds from the start of the film to the end of the last frame."""
-        return float(self._last.time + self._last.duration) if self._last else 0.0
-
-    def _check_end(self) -> None:
-        """Say so if the film ended before the time that it announces."""
-        announced = self._announced()
-        if announced and self._fault is None and self._reached + _GAP + self._longest < announced:
-            self._fault = f"cut off at {self._reached:.1f} s of {announced:.1f} s; what could be decoded is kept"
-
-    def _announced(self) -> float | None:
-        """Seconds to the end of the last frame, by what the film says. Other formats only estimate it."""
-        container, stream = self._container, self._stream
-        kind = container.format.name.split(",")[0]
-        if kind in ("mov", "avi") and stream.duration:
-            return float(stream.duration * self.unit)
-        if kind == "matroska":
-            if found := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):
-                return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
-            if container.duration and len(container.streams) == 1:
-                return container.duration / 1e6
-        return None
-
-    def _start(self) -> Fraction:
-        """The time stamp, in seconds, at which the source starts: that of its sound, if it comes first."""
-        start = Fraction(self._container.start_time or 0, 1_000_000)
-        if start <= 0:
-            start = min(Fraction(0), (self._stream.start_time or 0) * self.unit)
-        return round(start / self.unit) * self.unit
-
-    def _timed(self, picture: Any) -> tuple[Fraction, Fraction]:
-        """When a frame is shown, in seconds from the start, and how long."""
-        unit = Fraction(picture.time_base) if picture.time_base else self.unit
-        duration = (picture.duration or 0) * unit
-        if duration <= 0:
-            duration = 1 / self.rate if self.rate else Fraction(1, 25)
-        last = self._last
-        expected = last.time + last.duration if last else Fraction(0)
-        when = expected if picture.pts is None else picture.pts * unit - self._origin
-        if last and when < last.time - 1:  # a recorder that was started again
-            self._origin += when - expected
-            when = expected
-        if last:
-            when = max(when, last.time + unit)
-            self._longest = max(self._longest, float(when - last.time))
-        return max(when, Fraction(0)), duration
-
-    def _upright(self, picture: Any) -> np.ndarray:
-        """uint8 [H, W, 3] RGB of a frame."""
-        # by ITU-R BT.709 and by custom, high definition has other colours than standard definition
-        plain = picture.colorspace == _UNSPECIFIED and picture.height >= 720
-        image = picture.to_ndarray(format="rgb24", src_colorspace="ITU709" if plain else None)
-        matrix = _display_matrix(picture)
-        image = np.ascontiguousarray(_turned(image, matrix))
-        if self._last is None:
-            self.size = (image.shape[0], image.shape[1])
-            a, b = matrix[:2]
-            self.rotation = round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
-            aspect = self._stream.sample_aspect_ratio
-            if aspect and aspect != 1:
-                self.aspect = 1 / aspect if abs(b) > abs(a) else aspect
-        return images.resize(image, self.size)
-
-
-_UNSPECIFIED = 2
-"""AVCOL_SPC_UNSPECIFIED"""
-
-
-def _display_matrix(picture: Any) -> tuple[int, int, int, int]:
-    """a, b, c, d of a frame's display matrix (ISO/IEC 14496-12, 6.2.2): the pixel x, y is shown at ax + cy, bx + dy."""
-    found = picture.side_data.get("DISPLAYMATRIX")
-    if found is None:
-        return 1, 0, 0, 1
-    matrix = np.frombuffer(bytes(found), np.int32)
-    a, b, c, d = (int(matrix[n]) for n in (0, 1, 3, 4))
-    return (a, b, c, d) if a * d - b * c else (1, 0, 0, 1)
-
-
-def _turned(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """An image, [H, W, C], as its display matrix says, to the nearest quarter of a turn."""
-    a, b, c, d = matrix
-    if abs(b) > abs(a):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-class _Live(_Reader):
-    """The newest frames of a live source. A thread reads all of them, and keeps the last."""
-
-    live = True
-
-    def __init__(self, name: str, container: Any, stream: Any, limit: float | None) -> None:
-        super().__init__(name, container, stream, limit)
-        self._changed = threading.Condition()
-        self._newest: Any = None
-        self._ended = False
-        self._first = True
-
-    @property
-    def total(self) -> int | None:
-        return None
-
-    @property
-    def nothing(self) -> str:
-        why = self._fault or ("`limit` is too short" if self.limit is not None else "it ended")
-        return f"{self.name}: not one frame came ({why}); check its sender"
-
-    def _pictures(self) -> Generator[Any, None, None]:
-        self._stream.codec_context.thread_type = "SLICE"  # threads for whole frames would hold some back
-        reading = threading.Thread(target=self._read, daemon=True)
-        reading.start()
-        deadline = math.inf if self.limit is None else time.monotonic() + self.limit
-        try:
-            while (picture := self._take(deadline)) is not None:
-                yield picture
-        finally:
-            with self._changed:
-                self._ended = True
-                self.dropped += self._newest is not None
-                self._newest = None
-            reading.join()  # the source must not be closed under it; it waits for data no longer than STALLED
-
-    def _take(self, deadline: float) -> Any:
-        """Wait for the newest frame. None if there is none before the deadline, or the source has ended."""
-        with self._changed:
-            while (left := deadline - time.monotonic()) > 0:
-                if self._newest is not None or self._ended:
-                    picture, self._newest = self._newest, None
-                    return picture
-                self._changed.wait(min(left, 1.0))
-        return None
-
-    def _read(self) -> None:
-        try:
-            for packet in self._container.demux(self._stream):
-                with suppress(Exception):  # a lost packet is no reason to stop
-                    self._keep(packet.decode())
-                if self._ended:
-                    return
-        except Exception as e:
-            if not self._ended:
-                said = f"nothing came for {STALLED:.0f} seconds" if "Exit" in type(e).__name__ else None
-                self._fault = (
-                    f"broke off at {self._reached:.1f} s ({said or getattr(e, 'strerror', None) or first_line(e)})"
-                )
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    def _keep(self, pictures: Iterable[Any]) -> None:
-        for picture in pictures:
-            with self._changed:
-                if self._ended:
-                    return
-                self.dropped += self._newest is not None
-                self._newest = picture
-                self._changed.notify_all()
-
-    def _timed(self, picture: Any) -> tuple[Fraction, Fraction]:
-        if self._first and picture.pts is not None:
-            self._origin = picture.pts * Fraction(picture.time_base or self.unit)
-        self._first = False
-        return super()._timed(picture)

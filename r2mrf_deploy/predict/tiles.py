@@ -1,8 +1,12 @@
 """The map of a photograph at its full resolution: by tiles that overlap, band after band, whatever the photograph's size.
 
-A network sees a photograph reduced to a few hundred pixels, and so does its map. At full resolution the photograph is computed
-in tiles of the network's own size. They are blended by windows that are smooth and sum to 1 in every pixel, so that no seam
+A network sees a photograph reduced to a few hundred pixels, and its map has no more. Here it also sees tiles of its own
+size, cut from the photograph as it is. They are blended by windows that are smooth and sum to 1 in every pixel, so that no seam
 shows. Few bands of tiles are in memory at any time.
+
+Tiles alone know too little. In one that lies within a smooth surface nothing tells whether it is in focus, and a photograph
+of many megapixels is soft from pixel to pixel even where it is in focus. So the map of the whole says what is in focus, and
+the tiles say where exactly that ends: see `Context`.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 OVERLAP = 0.25
 """By how much of their side tiles overlap, at least."""
 MOST_OVERLAP = 0.9
+DETAIL = 8
+"""The tiles' details are what is smaller than their side divided by this."""
+SURE = 1e-3
+"""Maps count as at most 1 minus this, and at least this, where their logits are taken."""
 SIDE = 2048
 """The longest side of the reduced map, in pixels."""
 
@@ -53,8 +61,8 @@ class Axis:
     starts: Sequence[int]
     """The first pixel of each tile. The last tile ends with the photograph; the others are spread evenly."""
     weights: Sequence[np.ndarray]
-    """float32 [tile] for each tile: raised cosines over the tile, divided by their sum in each pixel. Where there is one tile
-    only, it is 1."""
+    """float32 [tile] for each tile: raised cosines over the tile, divided by their sum in each pixel. Where only one tile
+    is, it is 1."""
 
     @classmethod
     def of(cls, side: int, tile: int, overlap: float) -> Axis:
@@ -123,7 +131,7 @@ def tiled(
         predictor: computes the tiles, as many at once as it has streams.
         bands: the photograph. It is read once, and once more for the context.
         overlap: the share of their side by which tiles overlap, 0 to 0.9.
-        context: correct the tiles by the map of the whole photograph, as `combined` does.
+        context: take from the tiles only the details of the map of the whole photograph: see `Context`.
         batch: as for `Predictor.map`.
 
     Yields:
@@ -144,7 +152,9 @@ def tiled(
         yield Rows(0, photograph, predictor(photograph))
         progress(Progress("computing tiles", 1, 1))
         return
-    whole = predictor(bands.reduced(images.within(bands.size, tile))) if context else None
+    whole = None
+    if context:
+        whole = Context.of(predictor(bands.reduced(images.within(bands.size, tile))), bands.size, tile)
     read: deque[np.ndarray] = deque()
 
     def crops() -> Iterator[np.ndarray]:
@@ -160,23 +170,77 @@ def tiled(
         found[: len(begun)] = begun
         for column, left in enumerate(across.starts):
             weight = np.outer(down.weights[number], across.weights[column])
-            found[:, left : left + across.tile] += weight * next(maps)
+            values = next(maps) if whole is None else whole.detail(next(maps))
+            found[:, left : left + across.tile] += weight * values
             progress(Progress("computing tiles", number * len(across.starts) + column + 1, total))
         rows = down.finished(number)
         finished, begun = found[:rows], found[rows:]
-        if whole is not None:
-            finished = combined(_enlarged(whole, bands.size, top, top + rows), finished)
-        yield Rows(top, read.popleft()[:rows], np.clip(finished, 0, 1))
+        focus = finished if whole is None else whole.map(top, finished)
+        yield Rows(top, read.popleft()[:rows], np.clip(focus, 0, 1))
 
 
-def combined(whole: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-    """The map by tiles, corrected by that of the whole photograph; both float32 [H, W] in [0, 1], as is the result.
+@dataclass(frozen=True)
+class Context:
+    """What the map of a whole photograph says about the tiles.
 
-    The tiles count where the whole is unsure, most of all along its contours, where the two have equal weight at 0.5; where the
-    whole is sure, at 0 and 1, they do not count.
+    Of the tiles only the details count, and they count where the whole is unsure: along the contours of what is in focus.
+    With the logits L of the map of the whole P, those of a tile T, and S(x) what is left of x without details,
+
+        M = P + 4 P (1 - P) (sigmoid(S(L) + T - S(T)) - P).
+
+    Measured with r2mrf-lite on the 60 photographs of CUHK's validation split. Their 640 pixels are 1.6 times the side of its
+    tiles. Enlarged 2 and 4 times (of these, 20), they are as soft from pixel to pixel as large photographs are. F is the
+    best of the curve, for what is in focus; MAE is the mean absolute error:
+
+                                               F                    MAE
+                                     1x    2x    4x       1x    2x    4x
+        the whole alone             .874  .874  .880     .096  .096  .100
+        tiles alone                 .875  .788  .457     .121  .218  .457
+        mean of the two maps        .888  .873  .874     .108  .157  .279
+        mean of their logits        .890  .880  .851     .095  .110  .209
+        S(L) + T - S(T) everywhere  .884  .873  .877     .091  .096  .103
+        this                        .881  .876  .879     .091  .094  .100
+
+    The means are better where a photograph is sharp to the pixel, and ruin one that is not. This does no harm to either.
     """
-    unsure = 4 * whole * (1 - whole)
-    return whole + (tiles - whole) * (unsure / (1 + unsure))
+
+    whole: np.ndarray
+    """P, float32 [h, w] in [0, 1]."""
+    coarse: np.ndarray
+    """S(L), float32 [h', w']: of the same scale or a smaller one."""
+    size: tuple[int, int]
+    """Height and width of the photograph."""
+    details: float
+    """The size of the largest details, in pixels of the photograph."""
+
+    @classmethod
+    def of(cls, whole: np.ndarray, size: tuple[int, int], tile: tuple[int, int]) -> Context:
+        """The context of the tiles of a photograph; `whole` is its map, float32 [h, w] in [0, 1] of a smaller scale."""
+        details = min(tile) / DETAIL
+        return cls(whole, _coarse(_logits(whole), whole.shape[0] / size[0] * details), size, details)
+
+    def detail(self, tile: np.ndarray) -> np.ndarray:
+        """T - S(T) of the map of a tile, float32 [h, w] in [0, 1]."""
+        logits = _logits(tile)
+        return logits - _enlarged(_coarse(logits, self.details), logits.shape)
+
+    def map(self, top: int, detail: np.ndarray) -> np.ndarray:
+        """Rows of the map M, float32 [n, W] in [0, 1], from row `top` on, of the tiles' blended details, float32 [n, W]."""
+        ends = top, top + len(detail)
+        whole = np.clip(_enlarged(self.whole, self.size, *ends), 0, 1)
+        refined = 1 / (1 + np.exp(-(_enlarged(self.coarse, self.size, *ends) + detail)))
+        return whole + 4 * whole * (1 - whole) * (refined - whole)
+
+
+def _logits(values: np.ndarray) -> np.ndarray:
+    values = np.clip(values, SURE, 1 - SURE)
+    return np.log(values / (1 - values))
+
+
+def _coarse(values: np.ndarray, details: float) -> np.ndarray:
+    """Values, float32 [h, w], at a scale at which details of this size, in pixels, are single pixels."""
+    height, width = (max(1, round(side / max(1.0, details))) for side in values.shape)
+    return images.resize(values, (height, width))
 
 
 def _bands(bands: Bands, down: Axis) -> Iterator[np.ndarray]:
@@ -189,13 +253,14 @@ def _bands(bands: Bands, down: Axis) -> Iterator[np.ndarray]:
         yield band
 
 
-def _enlarged(whole: np.ndarray, size: tuple[int, int], top: int, bottom: int) -> np.ndarray:
-    """Rows `top` to `bottom` - 1 of a map, float32 [h, w] in [0, 1], at a larger height and width. Enlarged linearly, it would
-    show the pixels of the small one."""
-    scale = whole.shape[0] / size[0]
-    box = (0, top * scale, whole.shape[1], bottom * scale)
-    rows = Image.fromarray(whole).resize((size[1], bottom - top), Image.Resampling.BICUBIC, box)
-    return np.clip(np.asarray(rows), 0, 1)
+def _enlarged(values: np.ndarray, size: tuple[int, ...], top: int = 0, bottom: int | None = None) -> np.ndarray:
+    """Rows `top` to `bottom` - 1 of float32 [h, w] at a larger height and width, by cubic interpolation: linear would show
+    the pixels of the small ones."""
+    height, width = size
+    bottom = height if bottom is None else bottom
+    scale = values.shape[0] / height
+    box = (0, top * scale, values.shape[1], bottom * scale)
+    return np.asarray(Image.fromarray(values).resize((width, bottom - top), Image.Resampling.BICUBIC, box))
 
 
 class _Reduced:

@@ -23,7 +23,7 @@ from r2mrf_deploy.predict import scores
 from r2mrf_deploy.report import contact_sheet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-HOSTILE = "\"><img src=x onerror=alert(1)>'</script><script>alert(2)</script>&amp;<!--\u2028\u2029"
+HOSTILE = "\"'></script><script>alert(2)</script>&amp;<img src=x onerror=alert(1)><!--\u2028\u2029"
 VERDICTS = ("partial", "all sharp", "all blurred")
 
 
@@ -109,8 +109,10 @@ def test_data_cannot_end_its_element_and_is_ascii(tmp_path: Path) -> None:
     assert added.decode("ascii", "ignore").count("<script") == added.decode("ascii", "ignore").count("</script") == 4
     assert "<img src=x" not in full.read_text()
     (facts,) = blocks(full)
-    assert facts["source"].endswith(r"\n\udcff\u202e.jpg")
-    assert facts["note"] == HOSTILE.replace("\u2028\u2029", r"\u2028\u2029")
+    said = HOSTILE.replace("\u2028\u2029", r"\u2028\u2029")
+    assert facts["source"] == rf"/pictures/{said}\n\udcff\u202e.jpg"
+    assert facts["name"] == facts["source"].rpartition("/")[2]
+    assert facts["note"] == facts["verdict"] == said
 
 
 def test_figures_that_json_has_not_are_none(tmp_path: Path) -> None:
@@ -289,10 +291,11 @@ def test_keys_move_through_the_photographs(opened: Open) -> None:
         page.keyboard.press(key)
         assert focused(page) == f"{reached}.jpg", key
         assert page.locator(".tile[tabindex='0']").count() == 1
-    page.keyboard.press("PageDown")
-    assert page.evaluate("document.activeElement.getBoundingClientRect().top") > page.evaluate(
-        "document.querySelector('#controls').getBoundingClientRect().bottom"
-    )  # not below the bar that stays
+    page.keyboard.press("End")
+    for _ in range(5):  # upwards, and never below the bar that stays
+        page.keyboard.press("ArrowUp")
+        top = page.evaluate("document.activeElement.getBoundingClientRect().top")
+        assert top >= page.evaluate("document.querySelector('#controls').getBoundingClientRect().bottom") > 0
 
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
@@ -319,16 +322,25 @@ def test_a_photograph_opens_and_gives_the_focus_back(opened: Open, key: str) -> 
     assert page.locator("#viewer-name").inner_text() == "2.jpg"
     page.keyboard.press("Escape")
     assert not viewer.is_visible()
-    until(page, "document.activeElement.matches('.tile')")
-    assert focused(page) == "2.jpg"
+    until(page, "document.activeElement.querySelector('.name')?.textContent === '2.jpg'")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press(key)
     page.keyboard.press("ArrowLeft")
     assert page.locator("#viewer-name").inner_text() == "0.jpg"
     page.click("#next")
     page.click("#close")
-    until(page, "document.activeElement.matches('.tile')")
-    assert focused(page) == "1.jpg"
+    until(page, "document.activeElement.querySelector('.name')?.textContent === '1.jpg'")
+
+
+def test_the_focus_returns_to_a_photograph_that_was_reached_in_the_large_view_alone(opened: Open) -> None:
+    """Its tile was not built until then."""
+    page = opened(map(row, range(200)))
+    page.locator(".tile").first.click()
+    for _ in range(150):
+        page.keyboard.press("ArrowRight")
+    assert page.locator(".tile").count() == 120
+    page.keyboard.press("Escape")
+    until(page, "document.activeElement.querySelector('.name')?.textContent === '150.jpg'")
 
 
 def test_outside_text_is_inert(opened: Open) -> None:
