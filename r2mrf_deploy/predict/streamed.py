@@ -28,8 +28,8 @@ _LONGEST = 2**31 - 1
 """The longest side that a PNG can have, in pixels."""
 _SUB = 1
 """The filter of every row: the difference to the pixel on the left (PNG 9.2). Maps are smooth, so that the differences are
-few values in long runs: a map of 20 megapixels by tiles of r2mrf-lite takes 4.3 MB of 8 bits and 26 MB of 16 bits, and without
-a filter 8.5 MB and 37 MB, in the same time."""
+few values in long runs: a map of 20 megapixels by tiles of r2mrf-lite takes 4.3 MB of 8 bits and 26 MB of 16 bits, and
+without a filter 8.5 MB and 37 MB, in the same time."""
 _FORMS: dict[Kind, tuple[str, int, int, tuple[int, ...]]] = {
     "grey8": ("|u1", 8, 0, ()),
     "grey16": (">u2", 16, 0, ()),

@@ -1,8 +1,8 @@
 """The map of a photograph at its full resolution: by tiles that overlap, band after band, whatever the photograph's size.
 
 A network sees a photograph reduced to a few hundred pixels, and its map has no more. Here it also sees tiles of its own
-size, cut from the photograph as it is. They are blended by windows that are smooth and sum to 1 in every pixel, so that no seam
-shows. Few bands of tiles are in memory at any time.
+size, cut from the photograph as it is. They are blended by windows that are smooth and sum to 1 in every pixel, so that no
+seam shows. Few bands of tiles are in memory at any time.
 
 Tiles alone know too little. In one that lies within a smooth surface nothing tells whether it is in focus, and a photograph
 of many megapixels is soft from pixel to pixel even where it is in focus. So the map of the whole says what is in focus, and
@@ -201,7 +201,8 @@ class Context:
         S(L) + T - S(T) everywhere  .884  .873  .877     .091  .096  .103
         this                        .881  .876  .879     .091  .094  .100
 
-    The means are better where a photograph is sharp to the pixel, and ruin one that is not. This does no harm to either.
+    The means gain more F where a photograph is sharp to the pixel, and ruin one that is not. There this loses next to
+    nothing.
     """
 
     whole: np.ndarray

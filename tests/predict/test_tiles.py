@@ -235,8 +235,8 @@ def seams(focus: np.ndarray, tile: int, overlap: float) -> float:
 
 
 PHOTOGRAPHS: dict[str, Callable[[], np.ndarray]] = {
-    "coffee": lambda: images.resize(sample("coffee"), (520, 900)),
-    "gradient": lambda: gradient(520, 900),
+    "coffee": lambda: images.resize(sample("coffee"), (800, 1200)),
+    "gradient": lambda: gradient(800, 1200),
 }
 
 
@@ -247,7 +247,7 @@ def test_no_seam_shows(lite: Predictor, name: str, context: bool) -> None:
     pixels = PHOTOGRAPHS[name]()
     assert seams(map_of(lite, pixels, context=context), 400, 0.25) < 1.2
     if not context:
-        assert seams(map_of(lite, pixels, overlap=0, context=False), 400, 0) > 2, "the measure sees seams"
+        assert seams(map_of(lite, pixels, overlap=0, context=False), 400, 0) > 5, "the measure sees seams"
 
 
 def test_tiles_agree_with_the_whole_where_the_whole_fits(lite: Predictor) -> None:
@@ -282,7 +282,7 @@ print(json.dumps([bands.size, reduced.shape, float(reduced.std()), mebibytes, ti
 
 @pytest.mark.parametrize(
     ("size", "most"),
-    [((20000, 3000), 400), pytest.param((20000, 25000), 1000, marks=pytest.mark.slow)],
+    [((20000, 3000), 300), pytest.param((20000, 25000), 1000, marks=pytest.mark.slow)],
     ids=["60 megapixels", "500 megapixels"],
 )
 def test_memory_is_that_of_a_few_bands(tmp_path: Path, size: tuple[int, int], most: int) -> None:
