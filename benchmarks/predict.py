@@ -10,8 +10,10 @@ For each artifact these take turns in one process, so that other load on the mac
 - photographs one after the other: read, compute, draw, pack, write, as `predict` did before it was a pipeline;
 - the pipeline of `predict`, with its default outputs, and with maps only.
 
-The photographs are parts of those of scikit-image, with noise like a camera's. By default the artifacts are the shipped weights in
-FP32 and INT8. Ratios are taken within a turn.
+- a film, whose overlays become a film again.
+
+The photographs are parts of those of scikit-image, with noise like a camera's; so is the film, of as many pixels. By default
+the artifacts are the shipped weights in FP32 and INT8. Ratios are taken within a turn.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from r2mrf_deploy.export.options import PrecisionOptions
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.predict import Outputs, Sources, predict
+from r2mrf_deploy.predict.film import film
 from r2mrf_deploy.predict.regions import regions
 from r2mrf_deploy.predict.scores import Scores
 from r2mrf_deploy.predictor import Predictor
@@ -44,13 +47,16 @@ SIZE = (427, 640)
 LARGE = (4000, 6000)
 NOISE = 3.0
 """Standard deviation, in levels of 255."""
+WAYS = ("network", "network, streams", "one by one", "pipeline", "pipeline, maps only", "film")
 TURN = 3.0
 """Seconds that the network alone runs in a turn."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, help="artifacts (default: the shipped weights in FP32 and INT8)")
+    parser.add_argument(
+        "models", nargs="*", type=Path, help="artifacts (default: the shipped weights in FP32 and INT8)"
+    )
     parser.add_argument(
         "--runtime", action="append", help="time them on each of these (default: onnxruntime, openvino)"
     )
@@ -62,10 +68,12 @@ def main() -> None:
         folder = Path(name)
         models = given.models or shipped(folder)
         photographs = list(made(folder / "photographs", given.count, SIZE))
+        clip = made_film(folder / "clip.mp4", max(30, given.count // 3))
         rows = []
+        print("| artifact on runtime | " + " | ".join(WAYS) + " |\n|---|" + "---:|" * len(WAYS))
         for model in models:
             for runtime in given.runtime or ("onnxruntime", "openvino"):
-                rows.append(throughput(model, runtime, photographs, folder / "out", given.turns))
+                rows.append(throughput(model, runtime, photographs, clip, folder / "out", given.turns))
                 print(line(rows[-1]))
         found: dict[str, Any] = {"count": given.count, "size": SIZE, "turns": given.turns, "rows": rows}
         for size in (SIZE, LARGE):
@@ -107,7 +115,24 @@ def made(folder: Path, count: int, size: tuple[int, int]) -> Iterator[Path]:
         )
 
 
-def throughput(model: Path, runtime: str, photographs: Sequence[Path], output: Path, turns: int) -> dict[str, Any]:
+def made_film(path: Path, frames: int) -> Path:
+    """A film in H.264 of 640x426, in which a photograph moves."""
+    import av
+
+    photograph = images.resize(sample_photographs.sample("coffee"), (SIZE[0] + frames, SIZE[1] + frames))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = SIZE[1], SIZE[0] // 2 * 2, "yuv420p"
+        for n in range(frames):
+            seen = np.ascontiguousarray(photograph[n : n + stream.height, n : n + stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(seen, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def throughput(
+    model: Path, runtime: str, photographs: Sequence[Path], clip: Path, output: Path, turns: int
+) -> dict[str, Any]:
     """Images per second of each way, and their ratios."""
     with ExitStack() as stack:
         single = stack.enter_context(Predictor.open(model, runtime))
@@ -128,6 +153,7 @@ def throughput(model: Path, runtime: str, photographs: Sequence[Path], output: P
             "one by one": lambda: one_by_one(single, some, output),
             "pipeline": lambda: pipeline("map", "overlay"),
             "pipeline, maps only": lambda: pipeline("map"),
+            "film": lambda: film(many, str(clip), output, "clip", streams=many.streams).frames_per_second,
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(turns + 1):
@@ -137,7 +163,7 @@ def throughput(model: Path, runtime: str, photographs: Sequence[Path], output: P
                     rates[name].append(rate)
         of = {
             f"{a} / {b}": statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True))
-            for a in ("pipeline", "pipeline, maps only")
+            for a in ("pipeline", "pipeline, maps only", "film")
             for b in ("network", "network, streams", "one by one")
         }
         medians = {name: statistics.median(found) for name, found in rates.items()}
@@ -209,11 +235,16 @@ def parts(photograph: Path, predictor: Predictor, turns: int) -> list[dict[str, 
 
 
 def line(row: dict[str, Any]) -> str:
-    rates, ratios = row["images_per_second"], row["ratios"]
-    shown = ", ".join(f"{name} {rate:.1f}/s" for name, rate in rates.items())
-    return f"{row['model']} on {row['runtime']}, {row['streams']} streams: {shown}; " + ", ".join(
-        f"{name} {ratio:.2f}" for name, ratio in ratios.items()
-    )
+    """A row of the table: images per second, and in brackets the share of the network alone, and of it with streams."""
+    cells = []
+    for way in WAYS:
+        shares = [
+            f"{row['ratios'][name]:.2f}"
+            for name in (f"{way} / network", f"{way} / network, streams")
+            if name in row["ratios"]
+        ]
+        cells.append(f"{row['images_per_second'][way]:.1f}" + (f" ({', '.join(shares)})" if shares else ""))
+    return f"| {row['model']} on {row['runtime']} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

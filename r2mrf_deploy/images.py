@@ -259,6 +259,9 @@ def _upright(image: Image.Image, turn: int, count: int, convert: Callable[[Image
 
 
 def _strips_of(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    if image.height * image.width <= STRIP:
+        yield 0, image.height, image
+        return
     for top, bottom in strips(image.height, image.width):
         yield top, bottom, image.crop((0, top, image.width, bottom))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2mrf_deploy import images, sample_photographs
+from r2mrf_deploy import environment, images, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
@@ -19,6 +19,7 @@ from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.predict import Outputs, predict
 from r2mrf_deploy.predictor import Predictor
+from r2mrf_deploy.runtimes import OpenOptions
 
 pytestmark = pytest.mark.artifact
 
@@ -152,3 +153,40 @@ def test_the_scale_is_the_checkpoint_s(small: Path, tmp_path: Path) -> None:
         square = large[:, :500]  # it fills the artifact, so that both see the same pixels
         np.testing.assert_allclose(artifact(square), predictor(square), atol=1e-4)
         assert predictor(square).std() > 0.02
+
+
+@pytest.mark.parametrize(("options", "batch"), [({}, None), ({"batch": 2}, None), ({"dynamic": True}, 3)])
+def test_a_stream_of_photographs_has_the_maps_of_each(
+    export: Callable[..., Path], options: dict[str, Any], batch: int | None
+) -> None:
+    """Arrays, PIL images and tensors of several sizes; batches are filled, and cut where the size changes."""
+    torch = pytest.importorskip("torch")
+    sizes = [(90, 120), (90, 120), (90, 120), (60, 150), (90, 120)]
+    arrays = [images.resize(sample_photographs.sample("coffee")[10 * n :], size) for n, size in enumerate(sizes)]
+    given = [arrays[0], Image.fromarray(arrays[1]), torch.from_numpy(arrays[2]).permute(2, 0, 1), *arrays[3:]]
+    with Predictor.open(export(**options), many=True) as predictor:
+        assert predictor.streams == min(8, environment.cores())
+        found = list(predictor.map(iter(given), batch))
+        for focus, array in zip(found, arrays, strict=True):
+            np.testing.assert_allclose(focus, predictor(array), atol=1e-5)  # a batch may round in another order
+            assert focus.std() > 0.02
+        with pytest.raises(InputError, match="photograph"):
+            list(predictor.map([arrays[0], "a.png"]))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_side_by_side_the_maps_are_the_same(exported: Path, runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    photograph = sample_photographs.sample("coffee")
+    with Predictor.open(exported, runtime) as one, Predictor.open(exported, runtime, many=True) as many:
+        alone = one(photograph)
+        for focus in many.map([photograph] * 6):
+            np.testing.assert_allclose(focus, alone, atol=1e-5)  # another number of threads adds up in another order
+
+
+def test_a_runtime_that_computes_one_at_a_time_says_so(small: Path) -> None:
+    with Predictor.open(small, many=True) as predictor:
+        assert predictor.streams == 1
+    with pytest.raises(UsageError, match="does not support `streams`"):
+        Predictor.open(small, options=OpenOptions(streams=2))

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from r2mrf_deploy.progress import quiet
+from r2mrf_deploy.progress import quiet, unwarned
 
 
 def test_quiet_silences_libraries_and_not_the_program_around_them(
@@ -53,3 +53,24 @@ def test_quiet_in_threads_that_end_in_another_order_leaves_no_silence() -> None:
 def test_quiet_hides_no_exception() -> None:
     with pytest.raises(ValueError, match="broken"), quiet():
         raise ValueError("broken")
+
+
+def test_threads_drop_warnings_together_and_give_them_back() -> None:
+    """Whoever ends last restores the filters, which `warnings.catch_warnings` in several threads does not."""
+    first, second, before = threading.Event(), threading.Event(), list(warnings.filters)
+
+    def earlier() -> None:
+        with unwarned():
+            first.set()
+            second.wait(timeout=30)
+
+    thread = threading.Thread(target=earlier)
+    thread.start()
+    first.wait(timeout=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+    with unwarned():
+        second.set()
+        thread.join()
+        warnings.warn("nobody sees this", stacklevel=1)
+    assert list(warnings.filters) == before

@@ -34,7 +34,7 @@ Rename = Annotated[
 Images = Annotated[Path | None, Option(help="Folder of photographs; by default those of scikit-image.")]
 Record = Annotated[bool, Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")]
 Trust = Annotated[bool, Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
-Threads = Annotated[int | None, Option(min=1, help="CPU threads of one inference.")]
+Threads = Annotated[int | None, Option(min=1, help="CPU threads of the inferences.")]
 Runtime = Annotated[str | None, Option(help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")]
 Buffers = Annotated[
     Literal["cuda-python", "pycuda"] | None, Option(help="Package that allocates and copies on the GPU.")

@@ -110,6 +110,19 @@ def predict(
     named = [each for each in given if each != "-" and each not in films]
     listed = sys.stdin.buffer if "-" in given else None
     sources = Sources(named, output=output, listed=listed, recursive=recursive) if named or listed else None
+    if sources is None:
+        given_for_photographs = {
+            "tile": tile,
+            "resume": resume,
+            "xmp": xmp,
+            "roi": roi,
+            "report": report,
+            "batch": batch,
+        }
+        if unused := [name for name, value in given_for_photographs.items() if value]:
+            raise UsageError(f"`{unused[0]}` is for photographs, and only films are named: leave it out")
+    elif not films and (smooth or limit is not None):
+        raise UsageError(f"`{'smooth' if smooth else 'limit'}` is for films, and none is named: leave it out")
     if report:
         refuse_unwritable(report)
         outputs = outputs.with_kind("thumbnail")
@@ -148,6 +161,7 @@ class _Run:
     results: list[dict[str, Any]] = field(default_factory=list)
     """For --json."""
     done: int = 0
+    resumed: bool = False
     errors: list[str] = field(default_factory=list)
     """The first of them."""
     failed: int = 0
@@ -155,6 +169,7 @@ class _Run:
     def photographs(self, predictor: Predictor, sources: Sources, progress: ProgressCallback, **how: Any) -> None:
         from r2mrf_deploy.predict import predict, summaries
 
+        self.resumed = how["resume"]
         total = sources.count() if err.is_terminal else None
         for prediction in predict(predictor, sources, self.output, self.outputs, **how):
             shown = next(iter(prediction.outputs.values()), prediction.source)
@@ -218,6 +233,8 @@ class _Run:
             line(f"{count(self.done, 'photograph')} done{failed}; {rate:.1f} per second", to=err)
 
     def fail(self) -> None:
+        if not self.done + self.failed and not self.resumed:
+            raise InputError("there is nothing to predict: the list on standard input is empty")
         if self.failed and not self.one:
             raise InputError(
                 f"{self.failed:,} of {count(self.done + self.failed, 'image')} failed; the errors are above"

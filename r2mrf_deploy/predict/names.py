@@ -9,7 +9,7 @@ from pathlib import Path
 
 from r2mrf_deploy.files import short
 
-ROOM = 255 - len("_thumbnail.jpg.xmp")
+ROOM = 255 - len("_contour.geojson")
 """Bytes of a name, so that every ending still fits in the 255 that file systems allow."""
 
 

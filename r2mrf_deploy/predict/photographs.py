@@ -126,7 +126,7 @@ def predict(
     if output.exists() and not output.is_dir():
         raise UsageError(f"`output` {output} is a file: name a folder for the maps")
     if tile is not None:
-        tiled_files.refuse_options(outputs)
+        tiled_files.refuse_options(outputs, tile)
     refuse_unwritable(output / "_map.png")
     if not isinstance(sources, Sources):
         sources = Sources(sources, output=output)
@@ -139,9 +139,9 @@ def predict(
         "rois": rois and str(rois.path),
     }
     with Journal(output, settings, resume=resume) as journal, staging(output / "predictions") as staged:
-        maker = _Maker(predictor, sources, output, staged, outputs, rois, xmp, tile)
+        maker = _Maker(predictor, sources, output, staged, outputs, rois, xmp, tile, batch)
         todo = (source for source in sources if not journal.has(source))
-        with closing(maker.each_tiled(todo) if tile is not None else maker.each(todo, batch)) as done:
+        with closing(maker.each(todo) if tile is None else maker.each_tiled(todo)) as done:
             for size, prediction in done:
                 journal.append(_record(prediction, size, output))
                 yield prediction
@@ -166,33 +166,29 @@ def _refuse_overwriting(sources: Sources, output: Path, outputs: Outputs) -> Non
 Done = Generator[tuple[int | None, Prediction], None, None]
 
 
+@dataclass(frozen=True)
 class _Maker:
-    """The steps from a photograph to its files."""
+    """The steps from a photograph to its files. The fields are `predict`'s arguments."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        sources: Sources,
-        output: Path,
-        staged: Path,
-        outputs: Outputs,
-        rois: Rois | None,
-        xmp: bool,
-        tile: float | None,
-    ) -> None:
-        self.predictor, self.sources, self.outputs = predictor, sources, outputs
-        self.output, self.staged = output, staged
-        self.rois, self.xmp, self.tile = rois, xmp, tile
-        self.decoded = max(DECODED_SIDE, 2 * max(predictor.largest))
-        self._threads = min(MOST_THREADS, environment.cores())
+    predictor: Predictor
+    sources: Sources
+    output: Path
+    staged: Path
+    """A folder beside the outputs, in which files are written before they are moved to their place."""
+    outputs: Outputs
+    rois: Rois | None
+    xmp: bool
+    tile: float | None
+    batch: int | None
 
-    def each(self, sources: Iterable[Source], batch: int | None) -> Done:
+    def each(self, sources: Iterable[Source]) -> Done:
         """The number of bytes of each photograph, and what became of it."""
-        read = ordered_map(self.read, sources, self._threads)
+        threads = min(MOST_THREADS, environment.cores())
+        read = ordered_map(self.read, sources, threads)
         found = ordered_map(
-            self.infer, self.predictor.together(read, lambda work: work.shape, batch), self.predictor.streams
+            self.infer, self.predictor.together(read, lambda work: work.shape, self.batch), self.predictor.streams
         )
-        written = ordered_map(self.write, (work for works in found for work in works), self._threads)
+        written = ordered_map(self.write, (work for works in found for work in works), threads)
         with ExitStack() as stack:  # the last first, so that none waits for what nobody takes
             stack.enter_context(closing(read))
             stack.enter_context(closing(found))
@@ -207,7 +203,9 @@ class _Maker:
         if source.error:
             return _Work(source, error=source.error)
         try:
-            photograph = images.load(source.content(), self.decoded, name=source.address)
+            photograph = images.load(
+                source.content(), max(DECODED_SIDE, 2 * max(self.predictor.largest)), name=source.address
+            )
             fitted = self.predictor.fit(photograph.pixels)
             return _Work(source, source.size(), photograph.pixels, photograph.note, photograph.size, fitted)
         except Exception as e:  # of any library: one photograph must not end a batch of thousands
@@ -248,7 +246,7 @@ class _Maker:
         files = self._files(source)
         assert self.tile is not None
         small, size = tiled_files.write(
-            self.predictor, source.content(), files, self.outputs, self.output, overlap=self.tile
+            self.predictor, source.content(), files, self.outputs, self.output, overlap=self.tile, batch=self.batch
         )
         return self._scored(source, files, small, size, "", regions(small, size))
 

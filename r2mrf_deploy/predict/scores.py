@@ -67,7 +67,7 @@ class Scores:
         """
         ends = (focus.size // 20, focus.size - 1 - focus.size // 20)
         low, high = np.partition(focus, ends, axis=None)[list(ends)]
-        weight = np.outer(*(_gaussian(side) for side in focus.shape))
+        rows, columns = (_gaussian(side) for side in focus.shape)
         largest = next(iter(regions(focus, size) if found is None else found), None)
         region: dict[str, float] = {}
         if largest is not None:
@@ -81,7 +81,7 @@ class Scores:
             in_focus=_rounded((focus >= THRESHOLD).mean()),
             mean_confidence=_rounded(focus.mean()),
             peak_confidence=_rounded(focus.max()),
-            subject=_rounded((weight * focus).sum()),
+            subject=_rounded(rows @ focus @ columns),
             roi=None if roi is None or not roi.sum() else _rounded((roi * focus).sum() / roi.sum()),
             verdict=_verdict(float(low), float(high)),
             **region,

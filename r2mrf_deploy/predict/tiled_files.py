@@ -15,7 +15,7 @@ from r2mrf_deploy.files import scratch, write_atomically
 from r2mrf_deploy.predict import streamed
 from r2mrf_deploy.predict.outputs import Outputs
 from r2mrf_deploy.predict.regions import regions
-from r2mrf_deploy.predict.tiles import SIDE, Rows, Sink, run
+from r2mrf_deploy.predict.tiles import SIDE, Rows, Sink, refuse_overlap, run
 from r2mrf_deploy.predictor import Focus, Predictor
 
 _APPENDED: Mapping[str, Callable[[Rows], np.ndarray]] = {
@@ -29,12 +29,13 @@ _NOTHING = np.zeros((1, 1, 3), np.uint8)
 _FORMS: Mapping[str, streamed.Kind] = {"map": "grey8", "map16": "grey16", "cutout": "rgba8"}
 
 
-def refuse_options(outputs: Outputs) -> None:
+def refuse_options(outputs: Outputs, overlap: float) -> None:
     """Refuse what cannot be had of tiles.
 
     Raises:
-        UsageError: maps would be reduced, or floats written as TIFF.
+        UsageError: maps would be reduced, or floats written as TIFF, or `overlap` is out of its range.
     """
+    refuse_overlap(overlap)
     if outputs.map_side is not None:
         raise UsageError("`tile` computes maps at the photograph's own size: leave out `map_side`")
     if "float" in outputs.save and outputs.float_format == "tiff":
@@ -49,6 +50,7 @@ def write(
     within: Path,
     *,
     overlap: float,
+    batch: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Compute a map by tiles, and write the files that are made of it.
 
@@ -56,7 +58,7 @@ def write(
         source: the photograph's file, or its content.
         files: kind -> file, as `Outputs.files` gives them.
         within: the folder that contains them.
-        overlap: as for `tiles.tiled`.
+        overlap, batch: as for `tiles.tiled`.
 
     Returns:
         The map reduced to at most 2048 pixels, float32 [h, w], and the photograph's (height, width).
@@ -75,7 +77,7 @@ def write(
             sinks = [
                 written.enter_context(_sink(kind, file, bands.size, within)) for kind, file in streamed_kinds.items()
             ]
-            small = run(predictor, bands, sinks, overlap=overlap, side=max(SIDE, rest.drawn_side or 0))
+            small = run(predictor, bands, sinks, overlap=overlap, batch=batch, side=max(SIDE, rest.drawn_side or 0))
         picture = bands.reduced((small.shape[0], small.shape[1])) if rest.drawn_side else _NOTHING
         focus = Focus(bands.size, (small,))
     for kind, content in rest.contents(picture, focus, regions(small, focus.photograph)):

@@ -142,8 +142,7 @@ def tiled(
         InputError: the photograph is damaged.
         ArtifactError: a map is not finite.
     """
-    if not 0 <= overlap <= MOST_OVERLAP:
-        raise UsageError(f"`overlap` {overlap:g} is not from 0 to {MOST_OVERLAP:g}")
+    refuse_overlap(overlap)
     tile = predictor.largest
     down, across = (Axis.of(side, most, overlap) for side, most in zip(bands.size, tile, strict=True))
     total = len(down.starts) * len(across.starts)
@@ -177,6 +176,12 @@ def tiled(
         finished, begun = found[:rows], found[rows:]
         focus = finished if whole is None else whole.map(top, finished)
         yield Rows(top, read.popleft()[:rows], np.clip(focus, 0, 1))
+
+
+def refuse_overlap(overlap: float) -> None:
+    """Raise UsageError if tiles cannot overlap by this share."""
+    if not 0 <= overlap <= MOST_OVERLAP:
+        raise UsageError(f"`overlap` {overlap:g} is not from 0 to {MOST_OVERLAP:g}")
 
 
 @dataclass(frozen=True)

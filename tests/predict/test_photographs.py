@@ -249,6 +249,39 @@ def test_a_second_run_gives_the_same_bytes(tmp_path: Path, brightness: Brightnes
     assert found[0] == found[1] and len(found[0]) == 6 * len(ALL) + 1
 
 
+@pytest.mark.parametrize("size", [(30, 20), (3000, 100), (1300, 900)])
+def test_tiles_make_the_same_kinds_of_files(tmp_path: Path, brightness: Brightness, size: tuple[int, int]) -> None:
+    """Of brightness, which is the same at every scale, also nearly the same ones."""
+    low = np.random.default_rng(0).random((3, 4), np.float32)
+    grey = images.grey(np.clip(images.resize(low, size[::-1]), 0, 1))
+    (tmp_path / "a.png").write_bytes(images.png(np.repeat(grey[:, :, None], 3, 2)))
+    outputs, found = Outputs(ALL, overlay_format="png"), []
+    for tile in (None, 0.3):
+        (row,) = predict(brightness(), [tmp_path / "a.png"], tmp_path / f"{tile}", outputs, tile=tile)
+        assert row.error is None and row.outputs.keys() == set(ALL)
+        found.append(row)
+    whole, tiles = found
+    for kind in ("map", "map16", "overlay", "cutout", "thumbnail"):
+        one, other = (np.asarray(Image.open(row.outputs[kind]), np.float64) for row in (whole, tiles))
+        assert one.shape == other.shape
+        if kind in ("map", "map16"):
+            assert np.abs(one - other).max() < one.max() * 0.02
+    assert np.load(tiles.outputs["float"]).shape == size[::-1]
+    assert whole.scores and tiles.scores and tiles.scores.in_focus == pytest.approx(whole.scores.in_focus, abs=0.01)
+
+
+def test_what_tiles_cannot_do_is_refused_at_once(tmp_path: Path, brightness: Brightness) -> None:
+    source = photograph(tmp_path / "a.png")
+    for outputs, overlap, said in (
+        (Outputs(map_side=10), 0.3, "`map_side`"),
+        (Outputs(("float",), float_format="tiff"), 0.3, "`float_format`"),
+        (Outputs(), 0.95, "`overlap`"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            list(predict(brightness(), [source], tmp_path / "out", outputs, tile=overlap))
+    assert not (tmp_path / "out").exists()
+
+
 _PEAK = """
 import re, sys
 from pathlib import Path
