@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,7 +12,11 @@ R = TypeVar("R")
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 2
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int,
+    ahead: int = 2,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[R, None, None]:
     """`map(function, items)` by `threads` threads, as a generator.
 
@@ -20,18 +24,24 @@ def ordered_map(
     to keep the threads busy: at most `threads + ahead` items are taken and not yet given back, however many there are. So
     several of these can be put behind one another, and all of them work at once.
 
+    Args:
+        pool: threads that outlast the call; by default new ones.
+
     Raises:
         Exception: what `function` raises, in its item's place. Nothing further is started then, nor after the generator is
             closed; what runs already is waited for.
     """
-    pool = ThreadPoolExecutor(threads)
+    own = pool or ThreadPoolExecutor(threads)
     running: deque[Future[R]] = deque()
     try:
         for item in items:
-            running.append(pool.submit(function, item))
+            running.append(own.submit(function, item))
             if len(running) >= threads + ahead:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is None:
+            own.shutdown(wait=True, cancel_futures=True)
+        else:
+            wait([job for job in running if not job.cancel()])

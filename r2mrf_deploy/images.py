@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,9 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def named_as_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+def named_as_image(path: Path, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether a file is called like an image, and not like what macOS writes beside one."""
+    return path.suffix.lower() in suffixes and not path.name.startswith("._")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SLIDES = frozenset((".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif"))
 """Suffixes of the scanners of microscopes. OpenSlide reads them, which a libvips may have been built without."""
 
+SUFFIXES = SLIDES | {".jxl", ".v"}
+"""Of the files that only this module reads."""
+
 _LOADERS = {
     (0, b"\xff\xd8\xff"): "jpegload",
     (0, b"\x89PNG\r\n\x1a\n"): "pngload",
@@ -48,6 +51,8 @@ class Bands(ABC):
 
     size: tuple[int, int]
     """Height and width, in pixels."""
+    note = ""
+    """Which of the file's pictures it is, as `images.Photograph` has it."""
 
     @abstractmethod
     def read(self, top: int, bottom: int) -> np.ndarray:
@@ -75,14 +80,18 @@ def open_bands(path: Path | str) -> Iterator[Bands]:
         InputError: the file does not exist, is damaged, is not an image, or has float pixels.
         ModuleNotFoundError: it needs libvips, and pyvips is not installed.
     """
-    yield _in_vips(Path(path)) if _needs_vips(Path(path)) else Decoded(images.read(path))
+    if _needs_vips(Path(path)):
+        yield _in_vips(Path(path))
+    else:
+        photograph = images.load(path)
+        yield Decoded(photograph.pixels, photograph.note)
 
 
 class Decoded(Bands):
     """A photograph in memory, uint8 [H, W, 3]."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self._pixels = pixels
+    def __init__(self, pixels: np.ndarray, note: str = "") -> None:
+        self._pixels, self.note = pixels, note
         self.size = pixels.shape[0], pixels.shape[1]
 
     def read(self, top: int, bottom: int) -> np.ndarray:

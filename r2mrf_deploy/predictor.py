@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from r2mrf_deploy.pixels import as_pixels
 from r2mrf_deploy.runtimes import OpenOptions, Runner
 
 T = TypeVar("T")
+R = TypeVar("R")
 MOST_STREAMS = 8
 """The most inferences that are computed side by side on a CPU unless more are asked for: each takes memory of its own."""
 
@@ -101,6 +104,8 @@ class Predictor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if "_threads" in self.__dict__:
+            self._threads.shutdown()
         self.runner.close()
 
     @property
@@ -143,9 +148,18 @@ class Predictor:
             InputError: something is no photograph.
             ArtifactError: a map is not finite.
         """
+        self.refuse_batch(batch)
         prepared = ordered_map(lambda image: self.fit(as_pixels(image)), photographs, self.streams)
-        found = ordered_map(self.infer, self.together(prepared, lambda f: f.shape, batch), self.streams)
+        found = self.side_by_side(self.infer, self.together(prepared, lambda f: f.shape, batch))
         yield from (focus.at(focus.photograph) for together in found for focus in together)
+
+    def side_by_side(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+        """`ordered_map` by as many threads as there are streams. They stay, since on a GPU each has memory of its own."""
+        return ordered_map(function, items, self.streams, pool=self._threads)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.streams, "inference")
 
     @property
     def streams(self) -> int:
@@ -172,8 +186,6 @@ class Predictor:
             batch: as for `map`.
         """
         own = self.runner.inputs[0].shape[0]
-        if batch is not None and (batch < 1 or (isinstance(own, int) and batch > own)):
-            raise UsageError(f"`batch` {batch}: the artifact's is {own}; export it again with --batch {batch}")
         most = batch or (own if isinstance(own, int) else 1)
         found: list[T] = []
         for item in items:
@@ -183,6 +195,12 @@ class Predictor:
             found.append(item)
         if found:
             yield found
+
+    def refuse_batch(self, batch: int | None) -> None:
+        """Raise UsageError if the artifact cannot have a batch."""
+        own = self.runner.inputs[0].shape[0]
+        if batch is not None and (batch < 1 or (isinstance(own, int) and batch > own)):
+            raise UsageError(f"`batch` {batch}: the artifact's is {own}; export it again with --batch {batch}")
 
     def infer(self, fitted: Sequence[Fitted]) -> list[Focus]:
         """The maps of inputs of one size, no more of them than the artifact's batch.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from itertools import islice
 
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):\S*@")
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -16,6 +17,11 @@ def plain(text: object) -> str:
     turn the direction of writing around, and bytes of file names that are not UTF-8 become escapes: `\\x1b`.
     """
     return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def masked(text: str) -> str:
+    """Text without the passwords of the addresses in it."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def count(number: int, noun: str) -> str:

@@ -30,8 +30,9 @@ def test_an_endless_stream_is_read_only_as_far_as_is_needed() -> None:
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for taken in itertools.count(1):
-            yield taken
+        for n in itertools.count(1):
+            taken = n
+            yield n
 
     stages = ordered_map(lambda n: n, ordered_map(lambda n: n, items(), 2, ahead=1), 3, ahead=2)
     assert [next(stages) for _ in range(10)] == list(range(1, 11))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,8 @@ from typer import Argument, Option
 from r2mrf_deploy.cli import flags
 from r2mrf_deploy.cli.common import app, err, line, print_json, shown_progress
 from r2mrf_deploy.errors import InputError, R2mrfError, UsageError
-from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback
-from r2mrf_deploy.wording import count
+from r2mrf_deploy.progress import Interrupted, ProgressCallback
+from r2mrf_deploy.wording import count, masked
 
 if TYPE_CHECKING:
     from r2mrf_deploy.predict import Outputs, Sources
@@ -58,7 +58,7 @@ def predict(
     tile: Annotated[
         bool, Option("--tile", help="Compute maps at the photograph's own scale, tile by tile, of any size.")
     ] = False,
-    overlap: Annotated[float, Option(help="Share of a tile that overlaps the next.")] = 0.25,
+    overlap: Annotated[float | None, Option(help="Share of a tile that overlaps the next; by default 0.25.")] = None,
     map_side: Annotated[
         int | None, Option(min=1, help="Longest side of maps, in pixels; by default the photograph's.")
     ] = None,
@@ -94,9 +94,9 @@ def predict(
 ) -> None:
     """Predict what is in focus in photographs and films: maps (white = in focus), overlays, contours, scores."""
     from r2mrf_deploy import runtimes
-    from r2mrf_deploy.files import refuse_unwritable, sha256
-    from r2mrf_deploy.predict import Outputs, Sources, footage
+    from r2mrf_deploy.predict import Outputs, Sources, footage, summaries
     from r2mrf_deploy.predict.rois import Rois
+    from r2mrf_deploy.predict.tiles import OVERLAP
     from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
 
@@ -109,41 +109,69 @@ def predict(
     films = [each for each in given if footage.is_film(each) or footage.is_live(each)]
     named = [each for each in given if each != "-" and each not in films]
     listed = sys.stdin.buffer if "-" in given else None
-    sources = Sources(named, output=output, listed=listed, recursive=recursive) if named or listed else None
-    if sources is None:
-        given_for_photographs = {
-            "tile": tile,
-            "resume": resume,
-            "xmp": xmp,
-            "roi": roi,
-            "report": report,
-            "batch": batch,
-        }
-        if unused := [name for name, value in given_for_photographs.items() if value]:
-            raise UsageError(f"`{unused[0]}` is for photographs, and only films are named: leave it out")
-    elif not films and (smooth or limit is not None):
-        raise UsageError(f"`{'smooth' if smooth else 'limit'}` is for films, and none is named: leave it out")
+    sources = None
+    if named or listed:
+        sources = Sources(named, output=output, listed=listed, recursive=recursive, large=tile)
+    _refuse_unused(
+        {"tile": tile, "resume": resume, "xmp": xmp, "roi": roi, "report": report, "batch": batch, "map_side": map_side,
+         "recursive": recursive} if sources is None else {},
+        {"smooth": smooth, "limit": limit} if not films else {},
+        {"overlap": overlap} if not tile else {},
+    )  # fmt: skip
     if report:
-        refuse_unwritable(report)
+        _refuse_report(report, sources, [*films, artifact])
         outputs = outputs.with_kind("thumbnail")
+    if scores_format == "parquet" and "scores" in outputs.save:
+        summaries.refuse_without_parquet()
     one = len(films) == 1 if sources is None else sources.one and not films
     run = _Run(output, outputs, scores_format, report, as_json, one)
     options = OpenOptions.of(loading, threads=threads, streams=streams, buffers=buffers, runtime_cache=runtime_cache)
-    many = bool(films) or not one
     try:
         with (
             shown_progress(rate=True) as progress,
-            Predictor.open(artifact, runtime, trust=trust, options=options, flip=flip, many=many) as predictor,
+            Predictor.open(
+                artifact, runtime, trust=trust, options=options, flip=flip, many=bool(films) or not one
+            ) as predictor,
         ):
             if sources:
-                how = {"batch": batch, "tile": overlap if tile else None, "xmp": xmp, "resume": resume}
                 run.photographs(
-                    predictor, sources, progress, rois=Rois(roi) if roi else None, model=sha256(artifact), **how
-                )
-            run.films(predictor, films, progress, smooth=smooth, limit=limit)
-    finally:  # after Ctrl-C too
-        run.end()
-    run.fail()
+                    predictor, sources, progress,
+                    rois=Rois(roi) if roi else None, xmp=xmp, batch=batch, resume=resume,
+                    tile=(OVERLAP if overlap is None else overlap) if tile else None, model=_identity(artifact, loading),
+                )  # fmt: skip
+            run.films(predictor, films, sources, progress, smooth=smooth, limit=limit)
+    except BaseException:  # Ctrl-C too: what is done is said
+        run.end(whole=False)
+        raise
+    run.end(whole=True)
+
+
+def _refuse_unused(for_photographs: dict[str, Any], for_films: dict[str, Any], for_tiles: dict[str, Any]) -> None:
+    """Refuse options that are given and would do nothing."""
+    missing = ((for_photographs, "photographs"), (for_films, "films"), (for_tiles, "`tile`"))
+    for options, what in missing:
+        if given := [name for name, value in options.items() if value not in (None, False, 0.0)]:
+            raise UsageError(f"`{given[0]}` is for {what}, of which there is none here: leave it out")
+
+
+def _refuse_report(report: Path, sources: Sources | None, others: Sequence[str | Path]) -> None:
+    """Refuse a page that would take the place of something that was given."""
+    from r2mrf_deploy.files import refuse_unwritable
+
+    if report.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"`report` {report}: the page is an HTML file, so its name must end in .html")
+    if (sources and sources.holds(report)) or any(os.path.realpath(report) == os.path.realpath(o) for o in others):
+        raise UsageError(f"`report` {report} would lie among what was given: name another place")
+    refuse_unwritable(report)
+
+
+def _identity(artifact: Path, loading: Mapping[str, Any]) -> str:
+    """What tells a network from others: the bytes of its file, and how they are read."""
+    from r2mrf_deploy.files import sha256
+
+    values = artifact.with_suffix(".bin") if artifact.suffix == ".xml" else artifact
+    how = {name: value for name, value in loading.items() if value}
+    return " ".join([sha256(artifact), *([sha256(values)] if values != artifact else []), *([str(how)] if how else [])])
 
 
 @dataclass
@@ -171,10 +199,12 @@ class _Run:
 
         self.resumed = how["resume"]
         total = sources.count() if err.is_terminal else None
-        for prediction in predict(predictor, sources, self.output, self.outputs, **how):
+        found = predict(predictor, sources, self.output, self.outputs, progress=progress, total=total, **how)
+        for prediction in found:
             shown = next(iter(prediction.outputs.values()), prediction.source)
             self.took(prediction.to_dict(), str(shown), prediction.in_focus, prediction.error, prediction.note)
-            progress(Progress(Path(prediction.source).name, self.done + self.failed, total))
+        if not self.done + self.failed and not self.resumed:
+            return
         if "scores" in self.outputs.save:
             line(f"{summaries.write_scores(self.output, self.scores_format)}: the scores", exact=True, to=err)
         if "coco" in self.outputs.save:
@@ -182,12 +212,25 @@ class _Run:
         if self.report:
             self._write_report(self.report)
 
-    def films(self, predictor: Predictor, films: Sequence[str], progress: ProgressCallback, **how: Any) -> None:
+    def films(
+        self,
+        predictor: Predictor,
+        films: Sequence[str],
+        sources: Sources | None,
+        progress: ProgressCallback,
+        **how: Any,
+    ) -> None:
         from r2mrf_deploy.predict import film, footage
         from r2mrf_deploy.predict.names import names
 
         save = {"map", "overlay", "scores"} & set(self.outputs.save)
-        for source, name in zip(films, names([Path(footage.called(each)) for each in films]), strict=True):
+        called = names([Path(footage.called(each)) for each in films])
+        given = {os.path.realpath(each): each for each in films}
+        for name in called:
+            for file in (self.output / f"{name}{film.OUTPUTS[kind]}" for kind in save):
+                if victim := given.get(os.path.realpath(file)) or (sources and sources.holds(file)):
+                    raise UsageError(f"{file} would overwrite {victim}: choose another `output` folder")
+        for source, name in zip(films, called, strict=True):
             try:
                 found = film.film(
                     predictor, source, self.output, name,
@@ -197,7 +240,7 @@ class _Run:
                 self._took_film(e.done)
                 raise
             except R2mrfError as e:
-                self.took({"source": source, "error": str(e)}, source, None, str(e))
+                self.took({"source": masked(source), "error": str(e)}, source, None, str(e))
             else:
                 self._took_film(found)
 
@@ -224,44 +267,47 @@ class _Run:
             more = f" ({note})" if note else ""
             line(f"{shown}: {100 * (in_focus or 0):.0f} % in focus{more}", exact=True)
 
-    def end(self) -> None:
-        if self.as_json and self.results:
+    def end(self, *, whole: bool) -> None:
+        """Say what was done; if that is all, fail if something failed."""
+        many = self.done + self.failed
+        if self.as_json and (self.results or whole):
             print_json(self.results)
-        elif not self.one and (many := self.done + self.failed):
+        elif not self.as_json and not self.one and many:
             rate = many / (time.perf_counter() - self.started)
             failed = f", {self.failed:,} failed" if self.failed else ""
-            line(f"{count(self.done, 'photograph')} done{failed}; {rate:.1f} per second", to=err)
-
-    def fail(self) -> None:
-        if not self.done + self.failed and not self.resumed:
+            line(f"{self.done:,} done{failed}; {rate:.1f} per second", to=err)
+        if whole and not many and not self.resumed:
             raise InputError("there is nothing to predict: the list on standard input is empty")
-        if self.failed and not self.one:
-            raise InputError(
-                f"{self.failed:,} of {count(self.done + self.failed, 'image')} failed; the errors are above"
-            )
-        if self.failed:
-            raise InputError(self.errors[0])
+        if whole and self.failed:
+            said = f"{self.failed:,} of {count(many, 'image')} failed; the errors are above"
+            raise InputError(self.errors[0] if self.one else said)
 
     def _write_report(self, page: Path) -> None:
         from r2mrf_deploy.report import contact_sheet
 
-        number = contact_sheet.write(
-            page, self._rows(page), title=f"What is in focus: {count(self.done, 'photograph')}"
-        )
+        number = contact_sheet.write(page, self._rows(page), title="What is in focus")
         line(f"{page}: a page of {count(number, 'photograph')}", exact=True, to=err)
 
     def _rows(self, page: Path) -> Iterator[dict[str, Any]]:
         """The journal's records, each with its thumbnail and the address of its photograph as seen from the page."""
-        from r2mrf_deploy.predict import summaries
+        from r2mrf_deploy.predict.journal import records
+        from r2mrf_deploy.predict.sources import JOURNAL
 
-        for record in summaries.latest(self.output):
+        for record in records(self.output / JOURNAL):
             thumbnail = None
             with suppress(KeyError, OSError):
                 thumbnail = (self.output / record["outputs"]["thumbnail"]).read_bytes()
-            source = record["source"]
-            local = os.path.relpath(source, page.resolve().parent)
-            href = source if "://" in source else quote(os.fsencode(local))
-            yield record | {"thumbnail": thumbnail, "href": href}
+            yield record | {"thumbnail": thumbnail, "href": _link(record["source"], page)}
+
+
+def _link(source: str, page: Path) -> str:
+    """The address of a photograph, as seen from a page."""
+    if "://" in source:
+        return source
+    try:
+        return quote(os.fsencode(Path(os.path.relpath(source, page.resolve().parent)).as_posix()))
+    except ValueError:  # another drive
+        return Path(source).as_uri()
 
 
 def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, list[str]]:
@@ -269,7 +315,7 @@ def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, 
 
     What a file is, is decided by its content: a checkpoint under any name is a model, a picture under any name is none.
     """
-    from r2mrf_deploy import images, runtimes, weights
+    from r2mrf_deploy import images, large_images, runtimes, weights
 
     first, *others = (None if _no_model(text) else flags.model_file(text) for text in given)
     if models := [path for path in others if path and _is_model(path)]:
@@ -278,7 +324,8 @@ def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, 
         if not others:
             raise UsageError(f"{given[0]} is a model: name the photographs after it")
         return first, given[1:]
-    if first and first.is_file() and first.suffix.lower() not in images.SUFFIXES and not images.is_picture(first):
+    known_names = images.SUFFIXES | large_images.SUFFIXES
+    if first and first.is_file() and first.suffix.lower() not in known_names and not images.is_picture(first):
         known = " ".join(dict.fromkeys(s for name in runtimes.names() for s in runtimes.get(name).suffixes))
         raise InputError(f"{first} is neither a picture nor a model ({known})")
     # the artifact starts in a fraction of PyTorch's time

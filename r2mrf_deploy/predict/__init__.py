@@ -6,6 +6,7 @@ resolution) and keeps a `journal`, `summaries` makes tables of that, and `film` 
 
 from r2mrf_deploy.predict.outputs import Outputs
 from r2mrf_deploy.predict.photographs import Prediction, predict
-from r2mrf_deploy.predict.sources import Source, Sources
+from r2mrf_deploy.predict.sources import Sources
+from r2mrf_deploy.predict.stores import Source
 
 __all__ = ["Outputs", "Prediction", "Source", "Sources", "predict"]

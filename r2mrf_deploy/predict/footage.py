@@ -21,6 +21,7 @@ import numpy as np
 
 from r2mrf_deploy import images
 from r2mrf_deploy.errors import InputError, first_line, no_file
+from r2mrf_deploy.wording import masked
 
 FORMATS = {
     "mov": (".mp4", ".m4v", ".mov", ".3gp", ".3g2"),
@@ -37,6 +38,21 @@ FORMATS = {
 some, such as playlists, make it open other files and addresses."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 PROTOCOLS = ("rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
+STREAMED = (
+    "rtsp",
+    "rtp",
+    "sdp",
+    "flv",
+    "live_flv",
+    "mpegts",
+    "matroska",
+    "webm",
+    "matroska,webm",
+    "mov",
+    "h264",
+    "hevc",
+)
+"""The formats in which an address may send; none of them names other addresses."""
 OPENING = 4.0
 """Seconds for each of the two steps of opening a live source: to connect, and to find what is in the stream."""
 STALLED = 8.0
@@ -44,7 +60,7 @@ STALLED = 8.0
 
 _CAMERA = re.compile(r"camera:(\d+)")
 _LIVE = re.compile(rf"(?:{'|'.join(PROTOCOLS)})://", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=:)//([^/@:\s]*):[^/@\s]*@")
+_USER = re.compile(r"(?<=://)\S*@")
 _GAP = 0.5
 """Seconds by which a film may end earlier than it announces: encoders round, and count the sound."""
 
@@ -64,7 +80,7 @@ def called(text: str) -> str:
     without its password."""
     if not is_live(text):
         return text
-    return re.sub(r"\W+", "_", _PASSWORD.sub("//", text.split("?")[0]).split("://")[-1]).strip("_") or "stream"
+    return re.sub(r"\W+", "_", _USER.sub("", text).split("?")[0].split("://")[-1]).strip("_") or "stream"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +104,7 @@ def opened(source: str, limit: float | None) -> Iterator[Reader]:
     """Open a source. Raises InputError if it cannot be read."""
     import av
 
-    name, live = _PASSWORD.sub(r"//\1:***@", source), is_live(source)
+    name, live = masked(source), is_live(source)
     if not live and not Path(source).is_file():
         raise no_file(Path(source))
     address, options = _address(source)
@@ -117,7 +133,7 @@ def _address(source: str) -> tuple[str, dict[str, Any]]:
         only = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
         return str(Path(source).absolute()), {"container_options": only}
     # the sender's file header, which names what follows, comes every few seconds; packets that TCP brings are not lost
-    options = {"rtsp_flags": "prefer_tcp", "analyzeduration": "3000000"}
+    options = {"rtsp_flags": "prefer_tcp", "analyzeduration": "3000000", "format_whitelist": ",".join(STREAMED)}
     return source, {"options": options, "timeout": (OPENING, STALLED)}
 
 

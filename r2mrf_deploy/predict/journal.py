@@ -19,7 +19,8 @@ import numpy as np
 
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.files import locked, refuse_unwritable, write_atomically
-from r2mrf_deploy.predict.sources import JOURNAL, Source
+from r2mrf_deploy.predict.sources import JOURNAL
+from r2mrf_deploy.predict.stores import Source
 from r2mrf_deploy.wording import count
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,6 @@ from r2mrf_deploy.predictor import Focus
 
 Kind = Literal["map", "map16", "float", "overlay", "cutout", "contour", "thumbnail", "scores", "coco"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SUMMARIES = ("scores", "coco")
-"""The kinds that are one file for all photographs, written at the end."""
 THUMBNAIL_SIDE = 240
 """Longest side of a thumbnail, in pixels."""
 
@@ -41,6 +39,8 @@ class Outputs:
     """Format of maps of kind `float`."""
 
     def __post_init__(self) -> None:
+        if not self.save:
+            raise UsageError(f"`save` names nothing: choose from {', '.join(KINDS)}")
         for kind in self.save:
             if kind not in KINDS:
                 raise UsageError(f"`save` {kind}: {did_you_mean(kind, KINDS)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from r2mrf_deploy.predict.outputs import Outputs
 from r2mrf_deploy.predict.regions import Region, regions
 from r2mrf_deploy.predict.rois import Rois
 from r2mrf_deploy.predict.scores import Scores
-from r2mrf_deploy.predict.sources import Source, Sources
+from r2mrf_deploy.predict.sources import Sources
+from r2mrf_deploy.predict.stores import Source
 from r2mrf_deploy.predictor import Fitted, Focus, Predictor
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 DECODED_SIDE = 2048
 """A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long as its longest side stays at least this
@@ -99,6 +102,8 @@ def predict(
     xmp: bool = False,
     resume: bool = False,
     model: str = "",
+    progress: ProgressCallback = silent,
+    total: int | None = None,
 ) -> Iterator[Prediction]:
     """Write what `outputs` says of every photograph, and a journal (`predictions.jsonl`) with its scores.
 
@@ -114,6 +119,7 @@ def predict(
         xmp: write a sidecar with a rating beside each photograph too.
         resume: skip what the journal says is done.
         model: what identifies the network, for the journal; a run of another cannot be resumed.
+        total: how many photographs there are, if that is known, for `progress`.
 
     Yields:
         One for each photograph that was not skipped, in their order.
@@ -131,19 +137,38 @@ def predict(
     if not isinstance(sources, Sources):
         sources = Sources(sources, output=output)
     _refuse_overwriting(sources, output, outputs)
+    predictor.refuse_batch(batch)
     settings = {
         "model": model,
+        "runtime": predictor.runner.runtime,
         **asdict(outputs),
+        "save": sorted(outputs.save),
         "flip": predictor.flip,
         "tile": tile,
         "rois": rois and str(rois.path),
+        "xmp": xmp,
     }
+    stream = iter(sources)
+    if (first := next(stream, None)) is None:  # nothing was listed: what is there stays as it is
+        return
     with Journal(output, settings, resume=resume) as journal, staging(output / "predictions") as staged:
-        maker = _Maker(predictor, sources, output, staged, outputs, rois, xmp, tile, batch)
-        todo = (source for source in sources if not journal.has(source))
+        maker = _Maker(predictor, sources, output, staged, outputs, rois, xmp, tile, batch, progress)
+        taken = 0
+
+        def left() -> Iterator[Source]:
+            nonlocal taken
+            for source in chain([first], stream):
+                if journal.has(source):
+                    taken += 1
+                else:
+                    yield source
+
+        todo = left()
         with closing(maker.each(todo) if tile is None else maker.each_tiled(todo)) as done:
             for size, prediction in done:
                 journal.append(_record(prediction, size, output))
+                taken += 1
+                progress(Progress(Path(prediction.source).name, taken, total))
                 yield prediction
         journal.finish()
 
@@ -180,13 +205,14 @@ class _Maker:
     xmp: bool
     tile: float | None
     batch: int | None
+    progress: ProgressCallback
 
     def each(self, sources: Iterable[Source]) -> Done:
         """The number of bytes of each photograph, and what became of it."""
         threads = min(MOST_THREADS, environment.cores())
         read = ordered_map(self.read, sources, threads)
-        found = ordered_map(
-            self.infer, self.predictor.together(read, lambda work: work.shape, self.batch), self.predictor.streams
+        found = self.predictor.side_by_side(
+            self.infer, self.predictor.together(read, lambda work: work.shape, self.batch)
         )
         written = ordered_map(self.write, (work for works in found for work in works), threads)
         with ExitStack() as stack:  # the last first, so that none waits for what nobody takes
@@ -245,10 +271,11 @@ class _Maker:
     def _tiled(self, source: Source) -> Prediction:
         files = self._files(source)
         assert self.tile is not None
-        small, size = tiled_files.write(
-            self.predictor, source.content(), files, self.outputs, self.output, overlap=self.tile, batch=self.batch
-        )
-        return self._scored(source, files, small, size, "", regions(small, size))
+        small, size, note = tiled_files.write(
+            self.predictor, source.content(), source.address, files, self.outputs, self.output,
+            overlap=self.tile, batch=self.batch, progress=self.progress,
+        )  # fmt: skip
+        return self._scored(source, files, small, size, note, regions(small, size))
 
     def _scored(
         self,
@@ -285,5 +312,7 @@ class _Maker:
 
 
 def _said(source: Source, e: Exception) -> str:
+    if isinstance(e, ModuleNotFoundError) and e.name in environment.EXTRAS:
+        return f"{source.address} needs {e.name}: {environment.installs(e.name)}"
     said = str(e) if isinstance(e, R2mrfError) else f"{type(e).__name__}: {first_line(e)}"
     return said if source.address in said else f"{source.address}: {said}"

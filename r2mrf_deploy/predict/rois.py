@@ -17,7 +17,8 @@ Box = tuple[float, float, float, float]
 
 
 class Rois:
-    """Regions of interest by the names of photographs: their paths below the folder that was given, or their file names.
+    """Regions of interest by the names of photographs: their paths below the folder that was given; or, in a table without
+    folders, their file names.
 
     Args:
         path: a folder of masks (white = the subject; `a.png` for `a.jpg`, in the same subfolders); a JSON file, `{"a.jpg":
@@ -36,6 +37,7 @@ class Rois:
             with reading(path, InputError, "is neither a JSON nor a CSV file of boxes", "see docs/predict.md"):
                 text = document(path).decode("utf-8-sig")
                 self._boxes = _of_csv(text) if path.suffix.lower() == ".csv" else _of_json(text)
+        self._flat = not any("/" in name for name in self._boxes)
 
     def weight(self, address: str, name: str, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
         """How much of each pixel of a map lies in the photograph's region of interest; None where it has none.
@@ -52,7 +54,9 @@ class Rois:
         if self._masks:
             return self._of_mask(address, name, shape)
         file = Path(address)
-        boxes = self._boxes.get(str(Path(name).with_name(file.name))) or self._boxes.get(file.name)
+        boxes = self._boxes.get(Path(name).with_name(file.name).as_posix())
+        if not boxes and self._flat:
+            boxes = self._boxes.get(file.name)
         if not boxes:
             return None
         weight = np.zeros(shape, np.float32)
@@ -63,11 +67,7 @@ class Rois:
 
     def _of_mask(self, address: str, name: str, shape: tuple[int, int]) -> np.ndarray | None:
         stem = Path(address).stem
-        for file in (
-            self.path / f"{name}.png",
-            self.path / Path(name).parent / f"{stem}.png",
-            self.path / f"{stem}.png",
-        ):
+        for file in (self.path / f"{name}.png", self.path / Path(name).parent / f"{stem}.png"):
             if file.is_file():
                 mask = images.read(file)[:, :, 0].astype(np.float32) / 255
                 return images.resize(mask, shape)
@@ -90,6 +90,8 @@ def _of_json(text: str) -> dict[str, list[Box]]:
 
 def _of_csv(text: str) -> dict[str, list[Box]]:
     found: dict[str, list[Box]] = {}
+    if not text.strip():
+        raise ValueError("it is empty")
     for row in csv.DictReader(text.splitlines()):
         found.setdefault(row["file"], []).append(_box([row[side] for side in ("left", "top", "right", "bottom")]))
     return found

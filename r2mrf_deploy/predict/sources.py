@@ -1,57 +1,43 @@
 """What `predict` is given: files, folders, globs, lists and addresses of object stores, as a stream of photographs.
 
-Nothing of the stream is kept, so that a million photographs take no more memory than one. A photograph's name among the
-outputs therefore depends on nothing but itself and its folder.
+Nothing of the stream is kept, so that a million photographs take no more memory than one folder's names. What a photograph's
+outputs are called therefore depends on nothing but itself and its folder.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from r2mrf_deploy import images
-from r2mrf_deploy.errors import InputError, UsageError, first_line, no_file
+from r2mrf_deploy import images, large_images
+from r2mrf_deploy.errors import InputError, UsageError, no_file
 from r2mrf_deploy.files import short
+from r2mrf_deploy.predict import stores
 from r2mrf_deploy.predict.names import ROOM, names
+from r2mrf_deploy.predict.stores import Source
 
 JOURNAL = "predictions.jsonl"
 """The file among the outputs that says what has been done; see `journal`."""
 MOST_SORTED = 100_000
-"""The most files of one folder that are sorted by name: more come in the folder's own order, each with its whole name."""
-MOST_BYTES = 2 << 30
-"""The largest file that is fetched from an object store."""
+"""The most photographs of one folder that are sorted: more come in the folder's own order, each with its whole name."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A photograph that is to be read; or what cannot be read, with the reason."""
+class _Group:
+    """A folder, or a glob."""
 
-    address: str
-    """Its absolute path, or its address in an object store."""
-    name: str
-    """What its outputs are called, before their endings, below the output folder: `2026/harbour`."""
-    read: Callable[[], bytes] | None = None
-    """Fetches what is not a local file."""
-    error: str | None = None
-
-    def content(self) -> Path | bytes:
-        """The file, or what was fetched of it."""
-        return Path(self.address) if self.read is None else self.read()
-
-    def size(self) -> int | None:
-        """In bytes; None where that is not known without reading it."""
-        if self.read is not None:
-            return None
-        try:
-            return Path(self.address).stat().st_size
-        except OSError:
-            return None
+    text: str
+    root: Path
+    """The folder, or where the glob begins."""
+    deep: bool
+    """Whether photographs may lie in folders in it."""
+    pattern: bool = False
 
 
 class Sources(Iterable[Source]):
@@ -59,13 +45,15 @@ class Sources(Iterable[Source]):
 
     Args:
         given: files, folders, globs that the shell did not expand, addresses (`s3://bucket/folder`) that fsspec opens.
-        listed: a stream of further names, one per line, or separated by NUL bytes if there is one.
+        listed: a stream of further names, one per line, or separated by NUL bytes if there is one near its beginning.
         output: the folder of the outputs. It is left out where it lies in a folder that is searched.
         recursive: search the folders in folders too. The outputs keep this structure.
+        large: take what only `large_images` reads too: slides, JPEG XL.
 
     Raises:
         InputError: something that was named does not exist.
         UsageError: the outputs would lie among the photographs.
+        ModuleNotFoundError: an address was named, and fsspec is not installed.
     """
 
     def __init__(
@@ -75,46 +63,53 @@ class Sources(Iterable[Source]):
         output: Path,
         listed: BinaryIO | None = None,
         recursive: bool = False,
+        large: bool = False,
     ) -> None:
         self._recursive, self._listed = recursive, listed
-        self._output = os.path.realpath(output)
-        self._files: list[Path] = []
-        self._groups: list[str | Path] = []
-        for each in map(str, dict.fromkeys(map(str, given))):
+        self._suffixes = images.SUFFIXES | (large_images.SUFFIXES if large else frozenset())
+        self._output = Path(os.path.realpath(output))
+        files: dict[Path, None] = {}
+        groups: dict[Path | str, _Group | str] = {}
+        for each in map(stores.local, map(str, given)):
+            path = Path(each)
             if "://" in each:
-                self._groups.append(each)
-            elif Path(each).is_file():
-                self._files.append(Path(each))
-            elif Path(each).is_dir():
-                self._refuse_among(Path(each))
-                self._groups.append(Path(each))
-            elif Path(each).exists():
-                raise no_file(Path(each))
-            elif any(c in each for c in "*?["):
-                self._groups.append(each)
+                stores.refuse_without_fsspec()
+                groups[each] = each
+            elif path.is_file():
+                files[path] = None
+            elif path.is_dir():
+                groups[path.resolve()] = _Group(each, path, recursive)
+            elif path.exists():
+                raise no_file(path)
+            elif glob.has_magic(each):
+                root = Path(stores.fixed(each))
+                groups[each] = _Group(each, root, len(path.parts) > len(root.parts) + 1, pattern=True)
             else:
-                raise InputError(f"{each}: no such file ({_supported()})")
-        self._names = dict(zip(self._files, names(self._files), strict=True))
-        self._real = {os.path.realpath(file): file for file in self._files}
-        folders = [group for group in self._groups if isinstance(group, Path)]
-        self._roots = [os.path.realpath(folder) for folder in folders]
-        several = len(self._groups) + bool(self._files) + (listed is not None) > 1
-        self._below = dict(zip(self._groups, self._group_names() if several else [""] * len(self._groups), strict=True))
+                raise InputError(f"{each}: no such file ({self._supported})")
+        self._groups = list(groups.values())
+        self._names = dict(zip(files, names(list(files)), strict=True))
+        self._real = {os.path.realpath(file): file for file in files}
+        for group in self._local:
+            self._refuse_among(group)
+        roots = list(dict.fromkeys(map(_root, self._groups)))
+        several = len(roots) + bool(files) + (listed is not None) > 1
+        self._below = dict(zip(roots, names(roots, stems=False) if several else [""] * len(roots), strict=True))
 
     @property
     def one(self) -> bool:
         """Whether one file was named, and nothing else."""
-        return len(self._files) == 1 and not self._groups and self._listed is None
+        return len(self._names) == 1 and not self._groups and self._listed is None
 
     def holds(self, file: Path) -> Path | None:
         """The photograph, or the folder of photographs, that writing a file would change; None for other files."""
-        real = os.path.realpath(file)
-        if real in self._real:
-            return self._real[real]
-        for root in self._roots:
-            within = os.path.commonpath((real, root)) == root if self._recursive else Path(real).parent == Path(root)
-            if within and os.path.commonpath((self._output, root)) != root:
-                return Path(root)
+        real = Path(os.path.realpath(file))
+        if str(real) in self._real:
+            return self._real[str(real)]
+        for group in self._local:
+            root = group.root.resolve()
+            within = real.is_relative_to(root) if group.deep else real.parent == root
+            if within and not self._output.is_relative_to(root):
+                return group.root
         return None
 
     @property
@@ -125,110 +120,127 @@ class Sources(Iterable[Source]):
     def __iter__(self) -> Iterator[Source]:
         yield from self.files
         for group in self._groups:
-            found = self._in(group)
-            if (first := next(found, None)) is None:
-                what = "holds no images" if isinstance(group, Path) else "no such file"
-                yield Source(str(group), "", error=f"{group}: {what} ({_supported()})")
-                continue
-            yield first
-            yield from found
+            what = "holds no images" if isinstance(group, _Group) and not group.pattern else "no such file"
+            text = group if isinstance(group, str) else group.text
+            yield from _or_said(self._in(group), Source(text, "", error=f"{text}: {what} ({self._supported})"))
         if self._listed is not None:
-            yield from map(self._of_list, _lines(self._listed))
+            for line in _lines(self._listed):
+                yield from self._of_list(line)
 
     def count(self) -> int | None:
         """How many there are; None where only reading a list or asking an object store could tell."""
-        if self._listed is not None or any("://" in str(group) for group in self._groups):
+        if self._listed is not None or len(list(self._local)) < len(self._groups):
             return None
         return sum(1 for _ in self)
 
-    def _in(self, group: str | Path) -> Iterator[Source]:
-        below = self._below[group]
-        if isinstance(group, str) and "://" in group:
-            yield from _in_store(group, below, self._recursive)
-            return
-        if isinstance(group, Path):
-            root, folders = group, self._walked(group)
-        else:
-            root = Path(_fixed(str(group)))
-            found = (Path(p) for p in glob.iglob(group, recursive=True))  # noqa: PTH207
-            files = (p for p in found if images.named_as_image(p) and p.is_file())
-            folders = ((folder, (p.name for p in inside)) for folder, inside in groupby(files, lambda p: p.parent))
-        for folder, inside in folders:
-            if isinstance(inside, OSError):
-                yield Source(str(folder), "", error=f"{folder} cannot be searched: {inside.strerror}")
-                continue
-            place = PurePosixPath(below, *folder.relative_to(root).parts)
-            for name, called in _named(folder, inside):
-                yield Source(os.path.abspath(folder / name), str(place / called))  # noqa: PTH100
+    @property
+    def _local(self) -> Iterator[_Group]:
+        return (group for group in self._groups if isinstance(group, _Group))
 
-    def _walked(self, folder: Path) -> Iterator[tuple[Path, Iterable[str] | OSError]]:
-        """Each folder with the images in it, or why it cannot be searched."""
+    @property
+    def _supported(self) -> str:
+        return f"supported suffixes: {' '.join(sorted(self._suffixes))}"
+
+    def _is_named_as_image(self, name: str) -> bool:
+        return images.named_as_image(Path(name), self._suffixes)
+
+    def _in(self, group: _Group | str) -> Iterator[Source]:
+        below = PurePosixPath(self._below[_root(group)])
+        if isinstance(group, str):
+            yield from stores.photographs(group, below, self._is_named_as_image, recursive=self._recursive)
+        elif group.pattern:
+            yield from self._matching(group, below)
+        else:
+            yield from self._walked(group.root, below)
+
+    def _walked(self, folder: Path, below: PurePosixPath) -> Iterator[Source]:
+        """The photographs in a folder, and in the folders in it if they are searched too."""
         inner: list[str] = []
         try:
             with os.scandir(folder) as entries:
-                yield folder, _images_of(entries, inner)
+                stream = self._images_of(entries, inner)
+                head = list(islice(stream, MOST_SORTED))
+                for name, called in _named(folder, head, stream):
+                    yield Source(os.path.abspath(folder / name), str(below / called))  # noqa: PTH100
         except OSError as e:
-            yield folder, e
+            yield Source(str(folder), "", error=f"{folder} cannot be searched: {e.strerror}")
         for name in sorted(inner) if self._recursive else ():
-            if os.path.realpath(folder / name) != self._output:
-                yield from self._walked(folder / name)
+            if (folder / name).resolve() != self._output:
+                yield from self._walked(folder / name, below / name)
 
-    def _of_list(self, text: str) -> Source:
-        """A photograph of a list: the outputs keep its folders, and its whole name."""
-        if "://" in text:
-            return next(_in_store(text, "", False))
-        path = Path(os.path.normpath(text))
-        if ".." in path.parts:
-            path = path.absolute().resolve()
-        error = None
-        if os.path.commonpath((os.path.realpath(path), self._output)) == self._output:
-            error = f"{path} lies in the `output` folder: choose another"
-        parts = path.parts[1:] if path.is_absolute() else path.parts
+    def _images_of(self, entries: Iterable[os.DirEntry[str]], inner: list[str]) -> Iterator[str]:
+        """The names of the images among a folder's entries; the names of its folders are added to `inner`."""
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(entry.name)
+            elif self._is_named_as_image(entry.name) and os.path.isfile(entry.path):  # noqa: PTH113
+                yield entry.name
+
+    def _matching(self, group: _Group, below: PurePosixPath) -> Iterator[Source]:
+        """The photographs that a glob matches. They are called as they would be if their whole folder had been named."""
+
+        @lru_cache(maxsize=8)
+        def called(folder: Path) -> dict[str, str]:
+            with os.scandir(folder) as entries:
+                found = list(islice(self._images_of(entries, []), MOST_SORTED))
+            return dict(_named(folder, found, ()))
+
+        for match in glob.iglob(group.text, recursive=True):  # noqa: PTH207
+            path = Path(match)
+            if not self._is_named_as_image(path.name) or not os.path.isfile(path):  # noqa: PTH113
+                continue
+            if not path.resolve().is_relative_to(self._output):
+                place = below.joinpath(*path.parent.relative_to(group.root).parts)
+                name = called(path.parent).get(path.name) or short(path.name, path, ROOM)
+                yield Source(os.path.abspath(path), str(place / name))  # noqa: PTH100
+
+    def _of_list(self, text: str) -> Iterator[Source]:
+        """A line of a list: a photograph, whose outputs keep its folders and its whole name."""
+        try:
+            text = stores.local(text)
+            if "://" in text:
+                place = PurePosixPath(*_root(text).parts[1:-1])
+                found = stores.photographs(text, place, self._is_named_as_image, recursive=self._recursive)
+                yield from _or_said(found, Source(text, "", error=f"{text}: no such file"))
+                return
+            path = Path(os.path.normpath(text))
+            if ".." in path.parts:
+                path = path.absolute().resolve()
+            inside = Path(os.path.realpath(path)).is_relative_to(self._output)
+        except (OSError, ValueError) as e:  # a NUL byte in a list of lines
+            yield Source(text, "", error=f"{text!r} is no path: {e}")
+            return
+        error = f"{path} lies in the `output` folder: choose another" if inside else None
+        parts = (path.drive.rstrip(":"), *path.parts[1:]) if path.is_absolute() else path.parts
         name = PurePosixPath(*parts[:-1], short(path.name, path, ROOM))
-        return Source(os.path.abspath(path), str(name), error=error)  # noqa: PTH100
+        yield Source(os.path.abspath(path), str(name), error=error)  # noqa: PTH100
 
-    def _group_names(self) -> list[str]:
-        """The folder of each group's outputs, below the output folder."""
-        roots = [_fixed(str(group).partition("://")[2] or str(group)) for group in self._groups]
-        return names([Path(root).resolve() for root in roots], stems=False)
-
-    def _refuse_among(self, folder: Path) -> None:
+    def _refuse_among(self, group: _Group) -> None:
         """Refuse an output folder that is searched too, unless it holds nothing but outputs."""
-        root, cure = os.path.realpath(folder), "name another `output` folder"
+        root, cure = group.root.resolve(), "name another `output` folder"
         if self._output == root:
-            raise UsageError(f"the outputs would lie among the photographs in {folder}: {cure}")
-        inside = self._recursive and os.path.commonpath((self._output, root)) == root
-        output = Path(self._output)
-        if inside and output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file():
-            raise UsageError(f"{self._output} lies in {folder} and holds other files than outputs: {cure}")
+            raise UsageError(f"the outputs would lie among the photographs in {group.root}: {cure}")
+        inside, ours = group.deep and self._output.is_relative_to(root), (self._output / JOURNAL).is_file()
+        if inside and self._output.is_dir() and any(self._output.iterdir()) and not ours:
+            raise UsageError(f"{self._output} lies in {group.root} and holds other files than outputs: {cure}")
 
 
-def _supported() -> str:
-    return f"supported suffixes: {' '.join(sorted(images.SUFFIXES))}"
+def _root(group: _Group | str) -> Path:
+    """Where a group's photographs lie; of an address, a path that is its own."""
+    return group.root.resolve() if isinstance(group, _Group) else Path("/", *stores.fixed(group).split("://"))
 
 
-def _fixed(pattern: str) -> str:
-    """The folder that a glob begins with, before its first wildcard; any other path as it is."""
-    wild = [pattern.index(c) for c in "*?[" if c in pattern]
-    return os.path.dirname(pattern[: min(wild)]) if wild else pattern  # noqa: PTH120
+def _or_said(found: Iterator[Source], nothing: Source) -> Iterator[Source]:
+    """What was found; or, if that is nothing, what to say about it."""
+    first = next(found, nothing)
+    yield first
+    yield from found
 
 
-def _images_of(entries: Iterable[os.DirEntry[str]], inner: list[str]) -> Iterator[str]:
-    """The names of the images among a folder's entries; the names of its folders are added to `inner`."""
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            inner.append(entry.name)
-        elif images.named_as_image(Path(entry.name)):
-            with suppress(OSError):  # a link to where nobody may look
-                if entry.is_file():
-                    yield entry.name
-
-
-def _named(folder: Path, inside: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each file of a folder, and what its outputs are called."""
-    stream = iter(inside)
-    head = sorted(islice(stream, MOST_SORTED))
+def _named(folder: Path, head: list[str], stream: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each file of a folder, and what its outputs are called: `head` in order; or all as they come, if it is not all."""
     if len(head) < MOST_SORTED:
+        head = sorted(head)
         yield from zip(head, names([folder / name for name in head]), strict=True)
     else:
         yield from ((name, short(name, folder / name, ROOM)) for name in chain(head, stream))
@@ -247,47 +259,3 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
             if text := os.fsdecode(line if separator == b"\0" else line.rstrip(b"\r")):
                 yield text
         rest += more
-
-
-def _in_store(address: str, below: str, recursive: bool) -> Iterator[Source]:
-    """The photographs at an address that fsspec opens: a file, a folder or a glob."""
-    import fsspec
-
-    try:
-        store, path = fsspec.core.url_to_fs(address)
-        root = _fixed(path).rstrip("/")
-        if root != path.rstrip("/"):
-            found = store.glob(path)
-        elif store.isdir(path):
-            found = store.find(path, maxdepth=None if recursive else 1)
-        else:
-            stem = PurePosixPath(path.partition("?")[0]).stem or "image"
-            yield _stored(store, path, str(PurePosixPath(below, short(stem, Path(path), ROOM))))
-            return
-    except Exception as e:  # each store raises what its library does
-        yield Source(address, "", error=f"{address} cannot be opened: {first_line(e)}")
-        return
-    found = sorted(found, key=lambda p: p.rpartition("/")[::2])
-    for folder, inside in groupby(found, lambda p: p.rpartition("/")[0]):
-        prefix = PurePosixPath(below, folder.removeprefix(root).strip("/"))
-        files = [p.rpartition("/")[2] for p in inside]
-        kept = [name for name in files if images.named_as_image(Path(name))]
-        for name, called in _named(Path("/", folder), kept):
-            yield _stored(store, f"{folder}/{name}", str(prefix / called))
-
-
-def _stored(store: Any, path: str, name: str) -> Source:
-    address = store.unstrip_protocol(path)
-
-    def read() -> bytes:
-        try:
-            size = store.size(path)
-            if size and size > MOST_BYTES:
-                raise InputError(f"{address} has {size >> 20:,} MiB: fetch it, and name the file")
-            return store.cat_file(path)
-        except InputError:
-            raise
-        except Exception as e:
-            raise InputError(f"{address} cannot be fetched: {first_line(e)}") from None
-
-    return Source(address, name, read=read)

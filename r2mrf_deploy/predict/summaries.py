@@ -16,19 +16,19 @@ from r2mrf_deploy.errors import ArtifactError, reading
 from r2mrf_deploy.files import document, write_atomically
 from r2mrf_deploy.predict.journal import records
 from r2mrf_deploy.predict.regions import seamed_ring
-from r2mrf_deploy.predict.scores import Scores
+from r2mrf_deploy.predict.scores import NAMES, Scores
 from r2mrf_deploy.predict.sources import JOURNAL
 
 ScoresFormat = Literal["jsonl", "csv", "parquet"]
-COLUMNS = ("source", *get_type_hints(Scores), "note", "error")
+COLUMNS = ("source", *NAMES, "note", "error")
 """The columns of a table of scores. One that does not apply is empty (null)."""
 ROWS = 10_000
 """Rows of a Parquet file that are in memory at once."""
 
 
-def latest(folder: Path) -> Iterator[dict[str, Any]]:
-    """The journal's records, one for each photograph."""
-    return records(folder / JOURNAL)
+def refuse_without_parquet() -> None:
+    """Raise ModuleNotFoundError if Parquet cannot be written."""
+    import pyarrow  # noqa: F401
 
 
 def write_scores(folder: Path, form: ScoresFormat = "jsonl") -> Path:
@@ -43,7 +43,7 @@ def write_scores(folder: Path, form: ScoresFormat = "jsonl") -> Path:
         "csv": _csv,
         "parquet": _parquet,
     }
-    rows = ({name: record.get(name) for name in COLUMNS} for record in latest(folder))
+    rows = ({name: record.get(name) for name in COLUMNS} for record in records(folder / JOURNAL))
     return write_atomically(folder / f"scores.{form}", lambda path: writers[form](path, rows))
 
 
@@ -105,7 +105,9 @@ def _coco(path: Path, folder: Path) -> None:
 
 def _contoured(folder: Path) -> Iterator[tuple[dict[str, Any], Sequence[dict[str, Any]]]]:
     """Each photograph that has contours, and its annotations."""
-    kept = (record for record in latest(folder) if record["error"] is None and "contour" in record["outputs"])
+    kept = (
+        record for record in records(folder / JOURNAL) if record["error"] is None and "contour" in record["outputs"]
+    )
     for number, record in enumerate(kept, 1):
         image = {"id": number, "file_name": record["source"], "width": record["width"], "height": record["height"]}
         file = folder / record["outputs"]["contour"]

@@ -17,6 +17,7 @@ from r2mrf_deploy.predict.outputs import Outputs
 from r2mrf_deploy.predict.regions import regions
 from r2mrf_deploy.predict.tiles import SIDE, Rows, Sink, refuse_overlap, run
 from r2mrf_deploy.predictor import Focus, Predictor
+from r2mrf_deploy.progress import ProgressCallback, silent
 
 _APPENDED: Mapping[str, Callable[[Rows], np.ndarray]] = {
     "map": lambda rows: images.grey(rows.map),
@@ -45,44 +46,57 @@ def refuse_options(outputs: Outputs, overlap: float) -> None:
 def write(
     predictor: Predictor,
     source: Path | bytes,
+    name: str,
     files: Mapping[str, Path],
     outputs: Outputs,
     within: Path,
     *,
     overlap: float,
     batch: int | None = None,
-) -> tuple[np.ndarray, tuple[int, int]]:
+    progress: ProgressCallback = silent,
+) -> tuple[np.ndarray, tuple[int, int], str]:
     """Compute a map by tiles, and write the files that are made of it.
 
     Args:
         source: the photograph's file, or its content.
+        name: its path or address.
         files: kind -> file, as `Outputs.files` gives them.
         within: the folder that contains them.
-        overlap, batch: as for `tiles.tiled`.
+        overlap, batch, progress: as for `tiles.tiled`.
 
     Returns:
-        The map reduced to at most 2048 pixels, float32 [h, w], and the photograph's (height, width).
+        The map reduced to at most 2048 pixels, float32 [h, w], the photograph's (height, width), and which of the file's
+        pictures it is, as `images.Photograph` has it.
 
     Raises:
         InputError: the photograph is damaged, or of an unsupported kind.
         UsageError, ArtifactError: as `tiles.tiled`; or a file cannot be written.
     """
     streamed_kinds = {kind: file for kind, file in files.items() if kind in _APPENDED}
-    rest = replace(outputs, save=tuple(kind for kind in outputs.save if kind not in _APPENDED))
+    drawn = tuple(kind for kind in outputs.save if kind not in _APPENDED)
+    rest = replace(outputs, save=drawn or ("scores",))
     with ExitStack() as stack:
         if isinstance(source, bytes):
-            source = write_atomically(stack.enter_context(scratch()) / "photograph", source)
+            source = write_atomically(stack.enter_context(scratch()) / f"photograph{Path(name).suffix}", source)
         bands = stack.enter_context(large_images.open_bands(source))
         with ExitStack() as written:
             sinks = [
                 written.enter_context(_sink(kind, file, bands.size, within)) for kind, file in streamed_kinds.items()
             ]
-            small = run(predictor, bands, sinks, overlap=overlap, batch=batch, side=max(SIDE, rest.drawn_side or 0))
+            small = run(
+                predictor,
+                bands,
+                sinks,
+                overlap=overlap,
+                batch=batch,
+                progress=progress,
+                side=max(SIDE, rest.drawn_side or 0),
+            )
         picture = bands.reduced((small.shape[0], small.shape[1])) if rest.drawn_side else _NOTHING
         focus = Focus(bands.size, (small,))
     for kind, content in rest.contents(picture, focus, regions(small, focus.photograph)):
         write_atomically(files[kind], content, within=within)
-    return small, focus.photograph
+    return small, focus.photograph, bands.note
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def test_a_checkpoint_under_any_name_is_the_model_and_a_picture_under_any_name_i
     wanted = None
     for name in (str(small), "my.ckpt", "my.pth.tar", "my.png"):
         given = [] if name == str(small) else ["--set", "steps=2"]
-        assert main(["predict", name, "cat.png", "-o", f"out/{Path(name).name}", "--no-overlays", *given]) == 0
+        assert main(["predict", name, "cat.png", "-o", f"out/{Path(name).name}", "--save", "map", *given]) == 0
         said = capsys.readouterr().err
         assert not given or ("'state_dict.net'; other weights that fit: 'ema' (--weights-key chooses)" in said)
         found = Path(f"out/{Path(name).name}/cat_map.png").read_bytes()
@@ -149,7 +149,7 @@ def test_the_chain_by_commands(
     assert "input: 1x96x128x3\n" in table
     assert main(["predict", "c.onnx", "cat.png", "-o", "maps", "--json"]) == 0
     (done,) = json.loads(capsys.readouterr().out)
-    assert Path(done["map"]).is_file() and Path(done["overlay"]).is_file()
+    assert done["outputs"].keys() == {"map", "overlay"} and all(map(Path.is_file, map(Path, done["outputs"].values())))
     for file, kind in (("c.pth", "checkpoint"), ("c.onnx", "onnx"), ("c.plan", "plan"), ("c.xml", "openvino")):
         assert main(["inspect", file, "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -141,8 +142,12 @@ def test_batches_are_filled_with_photographs_of_one_size(tmp_path: Path, brightn
         predictor = brightness(artifact)
         assert levels(run(predictor, sources, tmp_path / "out", batch=batch)) == [10 * n for n in range(8)]
         assert predictor.runner.batches == expected  # type: ignore[attr-defined]
+    journal = (tmp_path / "out" / "predictions.jsonl").read_text()
     with pytest.raises(UsageError, match=r"`batch` 5: the artifact's is 4; export it again with --batch 5"):
         run(brightness(4), sources, tmp_path / "out", batch=5)
+    nothing = Sources([], output=tmp_path / "out", listed=io.BytesIO())
+    assert list(predict(brightness(), nothing, tmp_path / "out")) == []
+    assert (tmp_path / "out" / "predictions.jsonl").read_text() == journal
 
 
 def test_several_are_computed_at_once_and_come_in_order(
@@ -265,7 +270,9 @@ def test_tiles_make_the_same_kinds_of_files(tmp_path: Path, brightness: Brightne
         one, other = (np.asarray(Image.open(row.outputs[kind]), np.float64) for row in (whole, tiles))
         assert one.shape == other.shape
         if kind in ("map", "map16"):
-            assert np.abs(one - other).max() < one.max() * 0.02
+            assert (
+                np.abs(one - other).max() < one.max() * 0.03
+            )  # the whole was reduced to 640 pixels, and enlarged again
     assert np.load(tiles.outputs["float"]).shape == size[::-1]
     assert whole.scores and tiles.scores and tiles.scores.in_focus == pytest.approx(whole.scores.in_focus, abs=0.01)
 

@@ -52,8 +52,11 @@ def test_a_name_depends_only_on_the_photograph_s_folder(found: Found, tmp_path: 
 
 
 def test_globs_are_expanded_and_files_may_be_called_like_one(found: Found, tmp_path: Path) -> None:
-    assert found("in/*.png") == {"b": "in/b.png"}
+    assert found("in/*.png") == {"b.png": "in/b.png"}  # as if the folder had been named, where there is a b.tif
     assert found("in/**/*.jpg") == {"a": "in/a.jpg", "sub/a": "in/sub/a.jpg"}
+    photograph(tmp_path / "in" / "a.png")
+    assert found("in/*.jpg", "in/*.png") == {"a.jpg": "in/a.jpg", "a.png": "in/a.png", "b.png": "in/b.png"}
+    assert found("in/**") == found("in", recursive=True)
     photograph(tmp_path / "in" / "[x] *.png")
     assert found("in/[x] *.png") == {"[x] *": "in/[x] *.png"}
 
@@ -63,6 +66,7 @@ def test_several_folders_get_folders_of_their_own(found: Found, tmp_path: Path) 
         photograph(tmp_path / place)
     assert found("1/p", "2/p", "q") == {"1_p/a": "1/p/a.png", "2_p/a": "2/p/a.png", "q/a": "q/a.png"}
     assert found("q", "q/a.png") == {"a": "q/a.png", "q/a": "q/a.png"}
+    assert found("q", "./q/", f"file://{tmp_path}/q") == {"a": "q/a.png"}
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
@@ -97,8 +101,11 @@ def test_what_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_outputs_never_lie_among_the_photographs(found: Found, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="would lie among the photographs"):
-        found("in", output="in")
+    for given in ("in", "in/*.png", "in/**/*.png", f"file://{tmp_path}/in"):
+        with pytest.raises(UsageError, match="would lie among the photographs"):
+            found(given, output="in")
+    with pytest.raises(UsageError, match="holds other files than outputs"):
+        found("in/**/*.png", output="in/sub")
     with pytest.raises(UsageError, match="holds other files than outputs"):
         found("in", output="in/sub", recursive=True)
     assert found("in", output="in/new", recursive=True) == found("in", recursive=True)
@@ -151,11 +158,12 @@ def test_object_stores(tmp_path: Path, brightness: Brightness) -> None:
     for given, recursive, expected in (
         ("memory://bucket", False, ["a", "bad"]),
         ("memory://bucket", True, ["a", "bad", "deep/a.jpg", "deep/a.png"]),
-        ("memory://bucket/deep/*.jpg", False, ["a"]),
-        ("memory://bucket/deep/a.jpg", False, ["a"]),
+        ("memory://bucket/deep/*.jpg", False, ["a.jpg"]),
+        ("memory://bucket/deep/a.jpg", False, ["a.jpg"]),
+        ("memory://bucket/**/a.*", False, ["a.png", "deep/a.jpg", "deep/a.png"]),
     ):
         sources = Sources([given], output=tmp_path / "out", recursive=recursive)
-        assert [s.name for s in sources] == expected and sources.count() is None
+        assert sorted(s.name for s in sources) == expected and sources.count() is None
     rows = {
         p.source: p for p in predict(brightness(), Sources(["memory://bucket"], output=tmp_path / "o"), tmp_path / "o")
     }
@@ -165,3 +173,58 @@ def test_object_stores(tmp_path: Path, brightness: Brightness) -> None:
     assert "nowhere://x/a.png cannot be opened" in (gone.error or "")
     (gone,) = predict(brightness(), Sources(["memory://bucket/gone.png"], output=tmp_path / "o"), tmp_path / "o")
     assert "gone.png cannot be fetched" in (gone.error or "")
+
+
+def test_addresses_in_a_list_keep_their_folders_and_do_not_end_it(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    for name in ("/x/IMG_1.jpg", "/y/IMG_1.jpg", "/y/IMG_1.png", "/empty/notes.txt"):
+        store.pipe_file(name, b"")
+    lines = [
+        "memory://x/IMG_1.jpg",
+        "memory://empty",
+        "memory://y/IMG_1.jpg",
+        "memory://y/IMG_1.png",
+        "memory://no/*.jpg",
+        "z.jpg",
+    ]
+    sources = list(Sources([], output=tmp_path / "out", listed=io.BytesIO("\n".join(lines).encode())))
+    names = [
+        "memory/x/IMG_1.jpg/IMG_1.jpg",
+        "",
+        "memory/y/IMG_1.jpg/IMG_1.jpg",
+        "memory/y/IMG_1.png/IMG_1.png",
+        "",
+        "z.jpg",
+    ]
+    assert [s.name for s in sources] == [n.replace("IMG_1.jpg/", "").replace("IMG_1.png/", "") for n in names]
+    assert [bool(s.error) for s in sources] == [False, True, False, False, True, False]
+
+
+def test_a_list_may_hold_what_is_no_path(found: Found) -> None:
+    listed = b"a.jpg\n" * 20_000 + b"b\0.jpg\nc.jpg\n"
+    names = found(listed=listed)
+    assert "is no path" in names[""] and "c.jpg" in names
+
+
+def test_passwords_are_not_written_down(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    for given in ("nowhere://me:pa/ss@word@host/a.png", "https://me:secret@localhost:1/a.png"):
+        (source,) = Sources([given], output=tmp_path / "out")
+        said = source.error or source.address
+        assert "***@" in said and not any(word in said for word in ("secret", "ss@word"))
+
+
+def test_what_a_folder_cannot_be_asked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photograph(tmp_path / "in" / "a.png")
+    photograph(tmp_path / "in" / "closed" / "b.png")
+    scandir = os.scandir
+
+    def refuses(path: str | Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    found = list(Sources([tmp_path / "in"], output=tmp_path / "out", recursive=True))
+    assert [s.name for s in found] == ["a", ""] and "cannot be searched: Permission denied" in (found[1].error or "")
