@@ -272,8 +272,9 @@ def test_bad_images_are_reported_when_they_come_and_counted_at_the_end(
         (tmp_path / name).write_text("x")
     (tmp_path / "cat.png").write_bytes(png(sample_photographs.sample("chelsea")))
     assert main(["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out")]) == 2
-    first, second, last = capsys.readouterr().err.splitlines()
-    assert "bad.png" in first and "worse.png" in second and last.startswith("error: 2 of 3 images failed")
+    first, second, summary, last = capsys.readouterr().err.splitlines()
+    assert "bad.png" in first and "worse.png" in second and summary.startswith("1 done, 2 failed; ")
+    assert last.startswith("error: 2 of 3 images failed")
     assert (tmp_path / "out" / "cat_map.png").is_file()
 
 
