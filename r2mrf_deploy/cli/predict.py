@@ -92,7 +92,7 @@ def predict(
     rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
-    """Predict what is in focus: maps (white), overlays, contours, scores."""
+    """Find what is in focus: maps, overlays, contours, scores."""
     from r2mrf_deploy import runtimes
     from r2mrf_deploy.predict import Outputs, Sources, footage, summaries
     from r2mrf_deploy.predict.rois import Rois
