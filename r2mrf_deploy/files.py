@@ -85,6 +85,16 @@ def refuse_special(path: Path) -> None:
         raise ArtifactError(f"cannot write {path}: it is a named pipe or a device; name a regular file")
 
 
+def refuse_outside(path: Path, within: Path | None) -> None:
+    """Refuse an output path, made of names from outside, that leads out of the folder `within`, if one is given.
+
+    Raises:
+        ArtifactError: it does.
+    """
+    if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
+        raise ArtifactError(f"cannot write {path}: it lies outside the folder {within}")
+
+
 def write_atomically(
     path: Path,
     content: bytes | Callable[[Path], object],
@@ -105,8 +115,7 @@ def write_atomically(
             full. A file at `path` is unchanged.
     """
     refuse_special(path)
-    if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
-        raise ArtifactError(f"cannot write {path}: it lies outside the folder {within}")
+    refuse_outside(path, within)
     with staging(path) if staged is None else _writing(path) as folder:
         temporary = (staged or folder) / f"content-{threading.get_ident()}"
         if isinstance(content, bytes):

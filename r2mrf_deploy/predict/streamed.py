@@ -5,7 +5,6 @@ A file is written beside its place and moved there when its last row is written:
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,8 +14,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from r2mrf_deploy.errors import ArtifactError
-from r2mrf_deploy.files import flush, refuse_special, staging
+from r2mrf_deploy.files import flush, refuse_outside, refuse_special, staging
 
 Kind = Literal["grey8", "grey16", "rgba8"]
 Write = Callable[[np.ndarray], None]
@@ -96,8 +94,7 @@ def npy(path: Path, size: tuple[int, int], *, within: Path | None = None) -> Ite
 def _placed(path: Path, within: Path | None) -> Iterator[BinaryIO]:
     """A file that is moved to `path` if the block ends well, and vanishes if not."""
     refuse_special(path)
-    if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
-        raise ArtifactError(f"cannot write {path}: it lies outside the folder {within}")
+    refuse_outside(path, within)
     with staging(path) as folder:
         temporary = folder / "content"
         with temporary.open("wb") as file:

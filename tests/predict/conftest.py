@@ -22,9 +22,11 @@ class BrightnessRunner(Runner):
 
     runtime, device = "brightness", "numpy"
 
-    def __init__(self, batch: int | str, streams: int) -> None:
+    def __init__(
+        self, batch: int | str = "n", streams: int = 1, size: tuple[int | str, int | str] = ("h", "w")
+    ) -> None:
         self.streams = streams
-        self.inputs = (TensorSpec(name="image", dtype="uint8", shape=[batch, "h", "w", 3], layout="NHWC"),)
+        self.inputs = (TensorSpec(name="image", dtype="uint8", shape=[batch, *size, 3], layout="NHWC"),)
         self.outputs = (TensorSpec(name="map", dtype="float32", shape=[batch, 1, "h", "w"], layout="NCHW"),)
         self.batches: list[int] = []
         self.under_way = self.most_under_way = 0

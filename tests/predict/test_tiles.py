@@ -16,35 +16,20 @@ import pytest
 from r2mrf_deploy import images, weights
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.large_images import Bands, Decoded
-from r2mrf_deploy.manifest import Preprocess, TensorSpec
+from r2mrf_deploy.manifest import Preprocess
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.predict import tiles
 from r2mrf_deploy.predict.tiles import Axis, Context, Rows
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress
-from r2mrf_deploy.runtimes.base import Arrays, Runner
 from r2mrf_deploy.sample_photographs import sample
-
-
-class Brightness(Runner):
-    """A network whose map is the brightness of each pixel."""
-
-    runtime, device = "brightness", "here"
-    outputs = (TensorSpec(name="map", dtype="float32", shape=["n", 1, "h", "w"], layout="NCHW"),)
-
-    def __init__(self, height: int | str = "h", width: int | str = "w") -> None:
-        self.inputs = (TensorSpec(name="image", dtype="uint8", shape=["n", height, width, 3], layout="NHWC"),)
-        self.computed = 0
-
-    def _run(self, arrays: Arrays) -> Arrays:
-        self.computed += len(arrays["image"])
-        return {"map": arrays["image"].mean(3, dtype=np.float32)[:, None] / np.float32(255)}
+from tests.predict.conftest import BrightnessRunner
 
 
 def brightness(tile: int | tuple[int, int] = 64) -> Predictor:
     """Of tiles of a free size up to `tile`, or of a static one."""
     fit = Preprocess(mean=(0, 0, 0), std=(1, 1, 1), longest_side=tile if isinstance(tile, int) else 1, fit="letterbox")
-    return Predictor(Brightness() if isinstance(tile, int) else Brightness(*tile), fit)
+    return Predictor(BrightnessRunner() if isinstance(tile, int) else BrightnessRunner(size=tile), fit)
 
 
 @dataclass
@@ -123,7 +108,7 @@ def test_windows_sum_to_one_in_every_pixel(side: int, overlap: float) -> None:
 def test_a_photograph_as_large_as_a_tile_is_computed_whole() -> None:
     predictor, pixels = brightness(), noise(64, 50)
     assert np.array_equal(map_of(predictor, pixels), predictor(pixels))
-    assert predictor.runner.computed == 2  # type: ignore[attr-defined]
+    assert sum(predictor.runner.batches) == 2  # type: ignore[attr-defined]
 
 
 def test_sinks_get_every_row_once_and_the_photograph_is_read_once() -> None:
@@ -136,7 +121,7 @@ def test_sinks_get_every_row_once_and_the_photograph_is_read_once() -> None:
     assert (bands.next, bands.reductions) == (301, [(64, 43)])
     assert bands.most == 64
     total = len(Axis.of(301, 64, 0.25).starts) * len(Axis.of(203, 64, 0.25).starts)
-    assert predictor.runner.computed == total + 1  # type: ignore[attr-defined]
+    assert sum(predictor.runner.batches) == total + 1  # type: ignore[attr-defined]
     assert [p.done for p in told] == list(range(1, total + 1))
     assert {p.total for p in told} == {total}
 
@@ -148,7 +133,7 @@ def test_what_a_sink_raises_ends_the_work() -> None:
     predictor = brightness(32)
     with pytest.raises(OSError, match="disk full"):
         tiles.run(predictor, Decoded(noise(2000, 64)), [full])
-    assert predictor.runner.computed < 20, "of some 160"  # type: ignore[attr-defined]
+    assert sum(predictor.runner.batches) < 20, "of some 160"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 0.91, 1.0, float("nan")])
