@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from r2mrf_deploy.networks.opaque import exporting
+
 
 class SameConv2d(nn.Conv2d):
     """A convolution of an odd kernel, [N, C, h, w] to [N, C', ceil(h / s), ceil(w / s)].
@@ -20,7 +22,7 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == (1, 1):
             return super().forward(x)
-        if torch.compiler.is_exporting():
+        if exporting():
             return torch.ops.r2mrf.conv_same(x, self.weight, self.bias, list(self.stride), self.groups)
         return conv_same(x, self.weight, self.bias, self.stride, self.groups)
 
@@ -43,7 +45,7 @@ def pads(pixels: int, kernel: int, stride: int) -> tuple[int, int]:
 
 @torch.library.custom_op("r2mrf::conv_same", mutates_args=())  # type: ignore[untyped-decorator]
 def _conv_same(x: Tensor, weight: Tensor, bias: Tensor | None, strides: list[int], groups: int) -> Tensor:
-    return conv_same(x, weight, bias, strides, groups)
+    return conv_same(x, weight, bias, strides, groups).contiguous()
 
 
 @_conv_same.register_fake  # type: ignore[untyped-decorator]

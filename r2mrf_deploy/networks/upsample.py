@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from r2mrf_deploy.networks.opaque import exporting
+
 
 def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear with half-pixel centres (`align_corners=False`): [N, C, h, w] to [N, C, *size].
@@ -13,7 +15,7 @@ def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     Under torch.export it is one opaque operator. If PyTorch's own decomposition were traced, the free sizes of a dynamic
     graph would give expressions that take minutes to simplify (DenseNet-161), for a node that ONNX has anyway.
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         return torch.ops.r2mrf.upsample_bilinear(x, size[0], size[1])
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
@@ -43,7 +45,7 @@ def _interpolation(old: int, new: int, like: Tensor) -> Tensor:
 
 @torch.library.custom_op("r2mrf::upsample_bilinear", mutates_args=())  # type: ignore[untyped-decorator]
 def _upsample_bilinear(x: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False).contiguous()
 
 
 @_upsample_bilinear.register_fake  # type: ignore[untyped-decorator]

@@ -59,7 +59,7 @@ def test_a_variant_computes_the_map(small: Path, name: str, tolerance: float) ->
 
 @pytest.mark.slow
 def test_the_compiled_variant_traces_whole_at_every_kind_of_size(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = torch.compile  # without the code generation, which is the GPU's
+    compile_ = torch.compile  # without the code generation, which takes long
     monkeypatch.setattr(torch, "compile", lambda m, **options: compile_(m, backend="eager", **options))
     checkpoint = Checkpoint.load(small)
     _, eager = make_program(checkpoint, variant("pytorch-cuda-channels-last"), "cpu")
@@ -68,6 +68,21 @@ def test_the_compiled_variant_traces_whole_at_every_kind_of_size(small: Path, mo
         for height, width in ((96, 128), (64, 128), (66, 99), (71, 97)):
             image = torch.from_numpy(IMAGE[:, :height, :width].copy())
             torch.testing.assert_close(compiled(image), eager(image), rtol=0, atol=1e-6)
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_the_compiled_variant_is_compiled_to_the_same_map(small: Path) -> None:
+    """With the code that the compiler generates for a CPU, in channels last, at a first size and at one that differs."""
+    checkpoint = Checkpoint.load(small)
+    _, eager = make_program(checkpoint, variant("pytorch-cuda"), "cpu")
+    _, compiled = make_program(checkpoint, variant("pytorch-cuda-compile"), "cpu")
+    with torch.inference_mode():
+        for height, width in ((96, 128), (71, 97)):
+            image = torch.from_numpy(IMAGE[:, :height, :width].copy())
+            (found,), (wanted,) = compiled(image), eager(image)
+            assert wanted.std() > 0.05
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2)  # FP16, as on a GPU
     torch._dynamo.reset()
 
 
