@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -22,7 +23,28 @@ PROGRAM = Path(__file__).with_name("steps.py")
 """Makes one artifact in a process of its own."""
 
 
-def export(place: Place, config: Config) -> Result:
+def minimal(place: Place) -> Result:
+    """Make, load and run PyTorch's own package of one convolution, without this project: whether a crash is PyTorch's.
+
+    The log says how far it came.
+    """
+    import torch
+
+    found: Result = {}
+    for device in dict.fromkeys(("cpu", place.device)):
+        path, image = place.folder / f"minimal-{device}.pt2", torch.rand(1, 3, 64, 96, device=device)
+        module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU()).to(device).eval()
+        with torch.no_grad():
+            print(f"making {path.name}")
+            torch._inductor.aoti_compile_and_package(torch.export.export(module, (image,)), package_path=str(path))
+            print(f"loading {path.name}")
+            package = torch._inductor.aoti_load_package(str(path))
+            print(f"running {path.name}")
+            found[device] = float((package(image) - module(image)).abs().max())
+    return found
+
+
+def export(place: Place, config: Config, suffixes: Sequence[str]) -> Result:
     """Make artifacts of the traced and the rewritten network in FP32 and FP16, several at once.
 
     Each is made in a process of its own, so that a compiler that crashes loses only its own artifact.
@@ -49,8 +71,9 @@ def export(place: Place, config: Config) -> Result:
                 path = place.artifact(config, form, half, suffix)
                 found[path.name] = said
                 if suffix == ".onnx" and path.exists():  # the others are made from it
-                    further = [(half, ".pt2"), (half, ".plan"), *([] if half else [(True, ".onnx")])]
-                    waiting |= {pool.submit(make, form, h, other) for h, other in reversed(further)}
+                    further = [] if half else [(True, ".onnx")]
+                    further += [(half, other) for other in suffixes if other != ".onnx"]
+                    waiting |= {pool.submit(make, form, h, other) for h, other in further}
     return found
 
 

@@ -8,7 +8,8 @@ limit. On the GPU machine, run:
 
     python part1/install.py && PYTHONPATH=r2mrf-site python part1/kit/first_minutes.py
 
-With `--compute-capability`, ONNX Runtime's wheel keeps only the CUDA code for that GPU, and is compressed harder.
+With `--compute-capability`, ONNX Runtime's wheel keeps only the CUDA code for that GPU, without language models' kernels and
+the library for C++, and is compressed harder.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -37,8 +39,21 @@ import fatbin  # noqa: E402
 
 GLIBC = ("39", "35", "34", "31", "28", "27", "24", "17", "12", "5")
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64", "linux_x86_64"]
-KIT = ("first_minutes.py", "steps.py", "place.py", "device.py", "artifacts.py", "timings.py", "report.py")
+KIT = (
+    "first_minutes.py",
+    "steps.py",
+    "place.py",
+    "device.py",
+    "artifacts.py",
+    "timings.py",
+    "report.py",
+    "native_stack.c",
+)
 LARGE = "libonnxruntime_providers_cuda.so"
+FOR_CPP = "onnxruntime/capi/libonnxruntime.so"
+"""The Python extension contains the same code."""
+UNNEEDED = re.compile("contrib|3llm|flash|cutlass")
+"""In the names of kernels that convolutional networks do not run: attention, mixtures of experts, 4-bit products."""
 
 
 def main() -> None:
@@ -137,8 +152,12 @@ def reduced(wheel: Path, compute_capability: str) -> Path:
             content = source.read(entry)
             if entry.filename.endswith(".dist-info/RECORD"):
                 continue
+            if entry.filename.startswith(FOR_CPP):
+                continue
             if entry.filename.endswith(LARGE):
-                content, held = fatbin.reduce(content, architecture)
+                names = fatbin.kernels(content, architecture)
+                unneeded = [bool(piece) and all(map(UNNEEDED.search, piece)) for piece in names]
+                content, held = fatbin.reduce(content, architecture, unneeded)
                 print(f"ONNX Runtime has code for {', '.join(map(str, sorted(held)))}: only {architecture} is kept")
                 if (why := _does_not_load(content)) is not None:
                     print(f"the reduced {LARGE} does not load ({why}): the bundle includes the whole one")

@@ -14,6 +14,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -71,6 +72,7 @@ def run(step: Any, folder: Path, order: dict[str, Any], limit: float) -> dict[st
     result.unlink(missing_ok=True)
     command = json.dumps(order | {"step": step.name, "result": str(result)})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+    environment["LD_PRELOAD"] = ":".join(filter(None, (native_stack(folder), os.environ.get("LD_PRELOAD"))))
     with (folder / f"{step.name}.log").open("w") as log:
         program = [sys.executable, "-X", "faulthandler", str(HERE / "steps.py"), command]
         process = subprocess.Popen(
@@ -94,12 +96,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def native_stack(folder: Path) -> str | None:
+    """The library that prints the native stack of a crash; None if there is no C compiler to make it."""
+    library, compiler = folder / "native_stack.so", shutil.which("cc") or shutil.which("g++")
+    if not library.exists() and compiler:
+        source = HERE / "native_stack.c"
+        subprocess.run([compiler, "-x", "c", "-shared", "-fPIC", "-o", str(library), str(source)], capture_output=True)
+    return str(library) if library.exists() else None
+
+
 def _why(code: int, log: Path) -> str:
-    """Why a step failed: the last line of its log, or where it crashed."""
+    """Why a step failed: the last line of its log, or where it crashed, in Python and below it."""
     found = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     if code < 0:
         where = next((line for line in found if line.startswith("File ")), "")
-        return f"it crashed with signal {-code} {where}".strip()
+        title = next((n for n, line in enumerate(found) if line.startswith("Native stack")), len(found))
+        ours = ("native_stack.so", "libc.so")  # the handler itself, and how it was called
+        native = next((line for line in found[title + 1 :] if not any(name in line for name in ours)), "")
+        return ", ".join(filter(None, (f"it crashed with signal {-code}", where, native)))
     return found[-1][:500] if found else f"it ended with exit code {code}"
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from artifacts import export, make
+from artifacts import export, make, minimal
 from device import card, parity, smoke
 from place import Config, Place, Result
 from timings import COMPILE, COMPILED, COMPILED_AS, GRAPHS, PYTORCH, as_modules, kernel_times, overlap, pair, timing
@@ -36,12 +36,15 @@ def steps(sizes: Sequence[tuple[int, int]], batches: Sequence[int], families: Se
     """
     first = Config(sizes[0], batches[0])
     found = [Step("card", 60, card), Step("bindings", 60, smoke), Step("parity", 150, parity)]
+    if "aotinductor" in families:
+        found.append(Step("aotinductor-minimal", 200, minimal))
+    suffixes = [COMPILED[family][1] for family in families if family in COMPILED]
     for config in (Config(size, batch) for batch in batches for size in sizes):
         if "pytorch" in families:
             ways = PYTORCH if config == first else GRAPHS
             found.append(Step(f"pytorch-{config}", 120, partial(timing, config=config, ways=ways)))
-        if set(families) - {"pytorch"}:
-            found.append(Step(f"export-{config}", 280, partial(export, config=config)))
+        if suffixes:
+            found.append(Step(f"export-{config}", 280, partial(export, config=config, suffixes=suffixes)))
         for family in families:
             for precision, graph in COMPILED_AS if family in COMPILED else ():  # a step each: a crash ends one
                 name = f"{family}-{config}-{precision}{'-graph' if graph else ''}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,33 @@ class AOTInductorExporter(Exporter):
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
             except Exception as e:  # its exceptions share no base class
                 raise BuildError(f"PyTorch cannot compile the graph: {first_line(e)}; --debug shows the rest") from e
+        if device == "cuda":
+            progress(Progress("loading it in a process of its own"))
+            _refuse_crash(file)
         return contract, f"compiled by PyTorch {torch.__version__} for the {device}"
+
+
+_LOAD = """
+import sys, torch
+torch.zeros(1, device="cuda")
+torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True)
+"""
+
+
+def _refuse_crash(file: Path) -> None:
+    """Load a package in a process of its own first: where PyTorch crashes, the caller's process would be lost.
+
+    PyTorch 2.11 crashed on an H100 and an H200 when it loaded a package, even one of a single convolution (docs/gpu.md).
+
+    Raises:
+        BuildError: the process was ended by a signal. Errors are left to the check that follows, which says more.
+    """
+    ended = subprocess.run([sys.executable, "-c", _LOAD, str(file)], capture_output=True).returncode
+    if ended < 0:
+        raise BuildError(
+            f"PyTorch {torch.__version__} crashes here when it loads the package that it made "
+            f"({signal.Signals(-ended).name}): install another version of PyTorch, or use the ONNX file with onnxruntime-cuda"
+        )
 
 
 @contextlib.contextmanager

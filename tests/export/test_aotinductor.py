@@ -16,7 +16,7 @@ from r2mrf_deploy import environment, formats, runtimes, sample_photographs
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.cli import main
-from r2mrf_deploy.errors import ArtifactError, CheckFailed, InputError, RuntimeUnavailable
+from r2mrf_deploy.errors import ArtifactError, BuildError, CheckFailed, InputError, RuntimeUnavailable
 from r2mrf_deploy.export import aotinductor
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
@@ -227,6 +227,20 @@ def test_a_device_that_is_not_here_is_refused(small: Path, tmp_path: Path) -> No
         with pytest.raises(RuntimeUnavailable, match=r"`device` cuda: .* or use cpu"):
             export_artifact(small, tmp_path / "x.pt2", ExportOptions(format=FormatOptions(device="cuda")))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "crashes"), [("import os; os.abort()", True), ("raise OSError", False), ("", False)]
+)
+def test_a_crash_of_pytorch_is_an_error_and_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, crashes: bool
+) -> None:
+    monkeypatch.setattr(aotinductor, "_LOAD", program)
+    if crashes:
+        with pytest.raises(BuildError, match=r"PyTorch \S+ crashes here .* \(SIGABRT\): install another"):
+            aotinductor._refuse_crash(tmp_path / "x.pt2")
+    else:
+        aotinductor._refuse_crash(tmp_path / "x.pt2")  # its check, which follows, says what is wrong
 
 
 def test_cuda_home_is_set_where_the_compiler_is_found_and_put_back(

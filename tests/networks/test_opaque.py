@@ -1,4 +1,4 @@
-"""The networks' own operators: torch.export sees each as one, torch.compile sees what is inside, and both are told the truth."""
+"""The networks' own operators: torch.export sees each as one, torch.compile what is inside, and both are told the truth."""
 
 from __future__ import annotations
 
