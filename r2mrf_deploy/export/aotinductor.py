@@ -79,7 +79,7 @@ torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True)
 def _refuse_crash(file: Path) -> None:
     """Load a package in a process of its own first: where PyTorch crashes, the caller's process would be lost.
 
-    PyTorch 2.11 crashed on an H100 and an H200 when it loaded a package, even one of a single convolution (docs/gpu.md).
+    PyTorch 2.11 crashed on an H200 when it loaded a package, even one of a single convolution (docs/gpu.md).
 
     Raises:
         BuildError: the process was ended by a signal. Errors are left to the check that follows, which says more.
@@ -88,7 +88,7 @@ def _refuse_crash(file: Path) -> None:
     if ended < 0:
         raise BuildError(
             f"PyTorch {torch.__version__} crashes here when it loads the package that it made "
-            f"({signal.Signals(-ended).name}): install another version of PyTorch, or use the ONNX file with onnxruntime-cuda"
+            f"({signal.Signals(-ended).name}): install another version of it, or use the ONNX file with onnxruntime-cuda"
         )
 
 
