@@ -55,7 +55,8 @@ def entries(library: bytes) -> Iterator[tuple[int, int, int, int]]:
 def kernels(library: bytes, architecture: int) -> list[set[str]]:
     """The names of the kernels in each piece of machine code for one architecture, in the order of `entries`.
 
-    The code is compressed, so NVIDIA's cuobjdump reads it; Triton brings it. Without it, no piece has names.
+    The code is compressed, so NVIDIA's cuobjdump reads it; Triton brings it. Without it, or if it finds another number of
+    pieces, the list is empty.
     """
     program = _cuobjdump()
     if program is None:
@@ -67,7 +68,8 @@ def kernels(library: bytes, architecture: int) -> list[set[str]]:
             [program, "-xelf", "all", "-arch", f"sm_{architecture}", str(path)], cwd=folder, capture_output=True
         )
         numbered = {int(found[1]): f for f in Path(folder).iterdir() if (found := re.search(r"\.(\d+)\.sm_", f.name))}
-        if done.returncode or not numbered:
+        pieces = sum(entry[:2] == (MACHINE_CODE, architecture) for entry in entries(library))
+        if done.returncode or len(numbered) != pieces:
             return []
         return [
             {name.decode() for name in re.findall(rb"\.text\.(\w+)", numbered[number].read_bytes())}

@@ -6,8 +6,10 @@ import contextlib
 import inspect
 import os
 import signal
+import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,10 +65,45 @@ class AOTInductorExporter(Exporter):
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
             except Exception as e:  # its exceptions share no base class
                 raise BuildError(f"PyTorch cannot compile the graph: {first_line(e)}; --debug shows the rest") from e
+        _without_executable_stacks(file)
         if device == "cuda":
             progress(Progress("loading it in a process of its own"))
             _refuse_crash(file)
         return contract, f"compiled by PyTorch {torch.__version__} for the {device}"
+
+
+_PROGRAM_HEADER = struct.Struct("<II")
+_GNU_STACK, _EXECUTABLE = 0x6474E551, 1
+
+
+def _without_executable_stacks(file: Path) -> None:
+    """Take from a package's libraries the request for an executable stack.
+
+    They make it by oversight, because the assembly file with the constants has no `.note.GNU-stack`. From 2.41 on, glibc
+    (Debian 13, Fedora 42) loads no such library; before, it made the stacks of the whole process executable.
+    """
+    copy = file.with_name(f"{file.name}.copy")
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, "w") as target:
+        for member in source.infolist():
+            content = source.read(member)
+            if member.filename.endswith(".so"):
+                content = _without_executable_stack(content)
+            target.writestr(member, content)
+    copy.replace(file)
+
+
+def _without_executable_stack(library: bytes) -> bytes:
+    """An ELF library for 64 bits, little-endian, whose program header PT_GNU_STACK has no flag PF_X."""
+    if library[:6] != b"\x7fELF\x02\x01":
+        return library
+    changed = bytearray(library)
+    (start,) = struct.unpack_from("<Q", library, 32)
+    size, count = struct.unpack_from("<HH", library, 54)
+    for at in range(start, start + size * count, size):
+        kind, flags = _PROGRAM_HEADER.unpack_from(library, at)
+        if kind == _GNU_STACK:
+            _PROGRAM_HEADER.pack_into(changed, at, kind, flags & ~_EXECUTABLE)
+    return bytes(changed)
 
 
 _LOAD = """

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import shutil
+import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -76,6 +81,8 @@ def test_package_and_manifest(small: Path, package: Path) -> None:
     ]
     assert manifest.parity[0]["verdict"] == "pass" and manifest.parity[0]["runtime"] == "aotinductor"
     assert (manifest.target.device, manifest.target.runtime_version) == ("cpu", torch.__version__)
+    with zipfile.ZipFile(package) as archive:
+        assert {stack_flags(archive.read(n)) for n in archive.namelist() if n.endswith(".so")} == {6}
     assert main(["inspect", str(package)]) == 0
     alone = shutil.copy(package, package.with_name("alone.pt2"))  # under another name, and without its manifest
     with runtimes.open(alone, trust=True) as runner:
@@ -227,6 +234,36 @@ def test_a_device_that_is_not_here_is_refused(small: Path, tmp_path: Path) -> No
         with pytest.raises(RuntimeUnavailable, match=r"`device` cuda: .* or use cpu"):
             export_artifact(small, tmp_path / "x.pt2", ExportOptions(format=FormatOptions(device="cuda")))
     assert not list(tmp_path.iterdir())
+
+
+def stack_flags(library: bytes) -> int:
+    """The flags of PT_GNU_STACK: 4 read, 2 write, 1 execute."""
+    (start,), (size, count) = struct.unpack_from("<Q", library, 32), struct.unpack_from("<HH", library, 54)
+    headers = [struct.unpack_from("<II", library, start + n * size) for n in range(count)]
+    (flags,) = [flags for kind, flags in headers if kind == 0x6474E551]
+    return flags
+
+
+def test_no_library_asks_for_an_executable_stack(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None or platform.machine() != "x86_64" or sys.platform != "linux":
+        pytest.skip("needs a C compiler for x86-64 Linux")
+    (tmp_path / "x.c").write_text("int answer(void) { return 42; }")
+    library = tmp_path / "x.so"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-z,execstack", "-o", str(library), str(tmp_path / "x.c")]
+    subprocess.run(command, check=True)
+    assert stack_flags(library.read_bytes()) == 7
+    package = tmp_path / "x.pt2"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.write(library, "model/x.so")
+        archive.writestr("model/x.json", "{}")
+        archive.writestr("model/empty.so", b"")
+    aotinductor._without_executable_stacks(package)
+    with zipfile.ZipFile(package) as archive:
+        assert archive.testzip() is None and archive.read("model/x.json") == b"{}" and len(archive.namelist()) == 3
+        changed = Path(archive.extract("model/x.so", tmp_path / "changed"))
+    assert stack_flags(changed.read_bytes()) == 6 and ctypes.CDLL(str(changed)).answer() == 42
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["changed", "x.c", "x.pt2", "x.so"]
 
 
 @pytest.mark.parametrize(
