@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from r2mrf_deploy import networks
 from r2mrf_deploy.networks.crop import crop
 from r2mrf_deploy.networks.same import SameConv2d
 from r2mrf_deploy.networks.upsample import upsample
@@ -64,3 +65,16 @@ def test_an_operator_is_opaque_to_torch_export_alone(name: str) -> None:
         torch.testing.assert_close(compiled(IMAGE), module(IMAGE))
     torch._dynamo.reset()
     assert len(seen) == 1 and "r2mrf" not in seen[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", networks.presets())
+def test_torch_compile_traces_every_network_whole_at_a_size_and_at_another(name: str) -> None:
+    network = networks.create(*networks.preset(name)).eval()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)  # all but the code generation
+    with torch.inference_mode():
+        for size in ((64, 96), (71, 97)):
+            image = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
+            found, wanted = (o[0] if isinstance(o, tuple) else o for o in (compiled(image), network(image)))
+            assert (found - wanted).abs().max() <= 1e-4 * wanted.std() + 1e-7  # sums in another order
+    torch._dynamo.reset()
