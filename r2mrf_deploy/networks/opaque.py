@@ -6,6 +6,9 @@ import torch
 
 
 def exporting() -> bool:
-    """Whether torch.export is tracing. PyTorch's own `is_exporting` is true under torch.compile as well, which is to see
-    and fuse what is inside an operator."""
+    """Whether torch.export is tracing.
+
+    In PyTorch 2.11, though not in 2.15, `is_exporting` is true under torch.compile as well, which is to see and fuse what is
+    inside an operator.
+    """
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
