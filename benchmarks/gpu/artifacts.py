@@ -31,14 +31,14 @@ def minimal(place: Place) -> Result:
     """
     import torch
 
+    ways: list[tuple[str, dict[str, bool]]] = [("cpu", {})]
     if place.device != "cpu":
-        plain = {"aot_inductor.use_consts_asm_build": False}
-        ways = [("cpu", {}), ("cpu", {}), (place.device, plain), (place.device, {})]
-    else:
-        ways = [("cpu", {})]
+        ways += [("cpu", {}), (place.device, {"aot_inductor.use_consts_asm_build": False}), (place.device, {})]
     found: Result = {}
     for number, (device, settings) in enumerate(ways):
         name = f"minimal-{number}-{device}{'-plain' if settings else ''}"
+        if number:
+            torch.zeros(1, device=place.device)  # CUDA's threads are there
         path, image = place.folder / f"{name}.pt2", torch.rand(1, 3, 64, 96, device=device)
         module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU()).to(device).eval()
         with torch.no_grad():
@@ -49,8 +49,6 @@ def minimal(place: Place) -> Result:
             package = torch._inductor.aoti_load_package(str(path))
             print(f"running {path.name}")
             found[name] = float((package(image) - module(image)).abs().max())
-        if place.device != "cpu":
-            torch.zeros(1, device=place.device)  # from the second package on, CUDA's threads are there
     return found
 
 

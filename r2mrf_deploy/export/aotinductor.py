@@ -80,7 +80,7 @@ def _without_executable_stacks(file: Path) -> None:
     """Take from a package's libraries the request for an executable stack.
 
     They make it by oversight, because the assembly file with the constants has no `.note.GNU-stack`. From 2.41 on, glibc
-    (Debian 13, Fedora 42) loads no such library; before, it made the stacks of the whole process executable.
+    loads no such library; before, it made the stacks of the whole process executable (glibc 2.41, NEWS).
     """
     copy = file.with_name(f"{file.name}.copy")
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, "w") as target:

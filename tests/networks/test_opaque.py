@@ -41,7 +41,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_what_a_tracer_is_told_of_shape_dtype_and_strides_is_true(name: str, layout: str) -> None:
-    """Inductor compiles by these strides: on an H100 it read a channels-last result as contiguous and failed."""
+    """Inductor compiles by these strides: its code fails where a result that it takes for contiguous is channels-last."""
     operator = getattr(torch.ops.r2mrf, name).default
     arguments = (IMAGE.contiguous(memory_format=LAYOUTS[layout]), *OPERATORS[name][1])
     checked = torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
