@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long gpu clean
+.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long serve-env serve-env-if-possible serve-test gpu clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
@@ -15,6 +15,8 @@ help:
 	@echo "make lint      lint and types only"
 	@echo "make cpp       the C++ library, tested (also with sanitizers), into out/cpp"
 	@echo "make cpp-long  its long tests with sanitizers: ten thousand engines, ten thousand damaged files"
+	@echo "make serve-env Triton with its python backend, in an environment of its own: build/serve-env/bin/r2mrf serve"
+	@echo "make serve-test the tests that start a real Triton"
 	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
 	@echo "make clean     remove what was made, the environment too"
 
@@ -40,11 +42,11 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 check: lint
 	$(PYTEST) -m "not slow and not artifact and not gpu"
 
-test: lint cpp
+test: lint cpp serve-env-if-possible
 	$(PYTEST) -m "not slow and not gpu"
 	$(BIN)/python -m pytest -m "not slow and gpu" tests/gpu
 
-test-all: lint cpp
+test-all: lint cpp serve-env-if-possible
 	$(PYTEST) -m "not gpu"
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -77,6 +79,23 @@ cpp: build/cpp/.packages
 
 cpp-long: cpp
 	ctest --test-dir build/cpp-sanitized --output-on-failure -C long -R _long
+
+# Triton's python backend needs numpy below 2, so it has an environment of its own.
+SERVE := build/serve-env
+
+serve-env: $(SERVE)/.ready
+
+serve-env-if-possible:
+	@$(MAKE) --no-print-directory serve-env || echo "there is no environment for Triton here: its tests are skipped"
+
+serve-test: $(READY) serve-env-if-possible
+	$(BIN)/python -m pytest tests/serving/test_real_server.py -rs
+
+$(SERVE)/.ready: pyproject.toml constraints.txt
+	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
+	grep -v '^numpy==' constraints.txt > build/serve-constraints.txt
+	$(SERVE)/bin/python -m pip install --quiet --constraint build/serve-constraints.txt --editable '.[triton]'
+	@touch $@
 
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results

@@ -105,7 +105,7 @@ def test_a_module_of_no_extra_is_an_internal_error(
 def test_the_extras_are_pyprojects() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 has it")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    modules = {"scikit-image": "skimage", "cuda-bindings": "cuda", "pillow-heif": "pillow_heif", "nvidia-pytriton": "pytriton"}
+    modules = {"scikit-image": "skimage", "cuda-bindings": "cuda", "nvidia-pytriton": "pytriton"}
     installs: dict[str, set[str]] = {}
     for extra in extras.keys() - {"dev", "all"}:
         for requirement in extras[extra]:
