@@ -100,7 +100,7 @@ class Artifact:
         """
         if self.manifest is None:
             return f"{self.path.name} has no manifest to record it in"
-        if self.path.parent == weights.folder():
+        if self.path.parent.resolve() == weights.folder().resolve():
             return f"{self.path.name} belongs to the package"
         if not os.access(self.path.parent, os.W_OK):
             return f"{self.path.parent} is read-only"
