@@ -25,7 +25,7 @@ LEVELS = (
     ("parity",),
     ("export",),
     ("bench", "predict"),
-    ("evaluation", "calibration", "budget", "inspection", "doctor", "training"),
+    ("evaluation", "calibration", "budget", "inspection", "doctor", "training", "serving"),
     ("report",),
     ("demo",),
     ("cli",),

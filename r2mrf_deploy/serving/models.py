@@ -135,10 +135,13 @@ class Network(Model):
         self._runner.close()
 
     def _together(self, requests: Sequence[Any]) -> Iterator[list[Any]]:
-        if requests and self._runner.on_gpu:
-            yield list(requests)  # Triton batches what has one shape
-        else:
+        if not self._runner.on_gpu:
             yield from super()._together(requests)
+            return
+        groups: dict[Any, list[Any]] = {}
+        for request in requests:  # the config lets Triton put photographs of several sizes together
+            groups.setdefault(tuple(tuple(tensor.shape()[1:]) for tensor in request.inputs()), []).append(request)
+        yield from groups.values()
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         for name, array in arrays.items():
