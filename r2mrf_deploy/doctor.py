@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from r2mrf_deploy import environment, runtimes
+from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy.serving import server
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ _STEPS = {
     "pictures of over 178 megapixels": (("pyvips",), "large"),
     "object stores": (("fsspec",), "stores"),
     "scores as Parquet": (("pyarrow",), "parquet"),
+    "models on servers": (("tritonclient",), "serve"),
+    "data sets over many machines": (("ray",), "ray"),
 }
 
 
@@ -55,4 +59,13 @@ def examine() -> list[Row]:
         missing = [p for p in packages if environment.version(p) is None]
         note = f'{", ".join(missing)} missing: pip install "r2mrf-deploy[{extra}]"' if missing else ""
         rows.append(Row(name, "needs " + " ".join(packages), not missing, environment.version(packages[0]), note))
-    return rows
+    return [*rows, _server()]
+
+
+def _server() -> Row:
+    """What `r2mrf serve` would start."""
+    try:
+        found = server.find()
+    except RuntimeUnavailable as e:
+        return Row("inference server", "runs repositories", False, None, str(e))
+    return Row("inference server", "runs repositories", True, environment.version("nvidia-pytriton"), found.path.name)
