@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Option
+from typer import Context, Option
 
 from r2mrf_deploy import weights
 from r2mrf_deploy.checkpoint_files import Loading
-from r2mrf_deploy.errors import InputError, UsageError
+from r2mrf_deploy.errors import InputError, UsageError, no_file, reading
+
+if TYPE_CHECKING:
+    from r2mrf_deploy.runtimes.kserve.connection import Connection
 
 White = Literal["sharp", "blurred"]
 
@@ -40,6 +44,26 @@ Buffers = Annotated[
     Literal["cuda-python", "pycuda"] | None, Option(help="Package that allocates and copies on the GPU.")
 ]
 RuntimeCache = Annotated[Path | None, Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")]
+
+Server = Annotated[
+    str | None,
+    Option(metavar="URL", help="A model on an inference server (KServe v2): http://HOST:8000/NAME, grpc://HOST/NAME."),
+]
+Deadline = Annotated[
+    float | None, Option(metavar="SECONDS", help="Within what time a server must answer a request; by default 60.")
+]
+RetryFor = Annotated[
+    float | None,
+    Option(
+        metavar="SECONDS", help="For how long a request is repeated while a server is away; by default 60, in bench 0."
+    ),
+]
+TokenFile = Annotated[
+    Path | None, Option(metavar="FILE", help="File of the server's bearer token; by default R2MRF_TOKEN's value.")
+]
+CA = Annotated[Path | None, Option("--ca", metavar="FILE", help="Certificates of the server's authority, PEM.")]
+Certificate = Annotated[Path | None, Option("--cert", metavar="FILE", help="Our own certificate for the server, PEM.")]
+Key = Annotated[Path | None, Option(metavar="FILE", help="Its key, PEM, unless it is in the same file.")]
 
 Flip = Annotated[
     bool, Option("--flip", help="Average each map with that of the mirrored photograph; it takes twice the time.")
@@ -124,6 +148,61 @@ def loading(
         "weights_key": weights_key,
         "rename": parse_settings(rename, "--rename"),
     }
+
+
+def connections(
+    servers: Sequence[str],
+    *,
+    deadline: float | None,
+    retry_for: float | None,
+    token_file: Path | None,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    patience: float = 60.0,
+) -> list[Connection]:
+    """How a command is told to reach servers.
+
+    Args:
+        patience: the default of `retry_for`.
+
+    Raises:
+        UsageError: an option has a meaning for servers only, and there is none; or an address is wrong.
+    """
+    from r2mrf_deploy.runtimes.kserve.connection import Connection
+
+    given = {
+        "deadline": deadline, "retry_for": retry_for, "token_file": token_file, "ca": ca, "certificate": certificate,
+        "key": key,
+    }  # fmt: skip
+    if not servers and (alone := [name for name, value in given.items() if value is not None]):
+        raise UsageError(f"`{alone[0]}` is for a server: give its address too (`server`)")
+    token = _token(token_file) if servers else None
+    seconds = 60.0 if deadline is None else deadline
+    tries = patience if retry_for is None else retry_for
+    return [
+        Connection(server, seconds, tries, token=token, ca=ca, certificate=certificate, key=key) for server in servers
+    ]
+
+
+def _token(file: Path | None) -> str | None:
+    """The bearer token, which is no argument, since every user of a machine can see those."""
+    if file is None:
+        return os.environ.get("R2MRF_TOKEN", "").strip() or None
+    if not file.is_file():
+        raise no_file(file)
+    with reading(file, InputError, "holds no token"):
+        token = file.read_bytes()[: 1 << 16].decode("ascii").strip()
+        if not token or not token.isprintable():
+            raise ValueError("it must be one line")
+    return token
+
+
+def refuse_given(context: Context, names: Collection[str], why: str) -> None:
+    """Raise UsageError if one of the command's parameters was given on the command line."""
+    for name in names:
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"`{name}` {why}: leave it out")
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from r2mrf_deploy.cli import flags
 from r2mrf_deploy.cli.common import app, err, kept_when_interrupted, line, print_json, shown_progress, table
@@ -25,7 +25,14 @@ def parity(
     checkpoint: Annotated[
         Path, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
     ],
-    artifacts: Annotated[list[Path], Argument(help="Artifacts to compare with it.")],
+    artifacts: Annotated[list[Path] | None, Argument(help="Artifacts to compare with it.")] = None,
+    server: flags.Server = None,
+    deadline: flags.Deadline = None,
+    retry_for: flags.RetryFor = None,
+    token_file: flags.TokenFile = None,
+    ca: flags.CA = None,
+    certificate: flags.Certificate = None,
+    key: flags.Key = None,
     images: flags.Images = None,
     per_step: Annotated[bool, Option("--per-step", help="Compare every step of every branch.")] = False,
     plot: Annotated[Path | None, Option(help="Plot the errors of the steps: .png, .svg, .pdf.")] = None,
@@ -45,6 +52,14 @@ def parity(
     from r2mrf_deploy.parity.artifacts import compare_artifacts
     from r2mrf_deploy.report import plots, tables
 
+    connections = flags.connections(
+        [server] if server else [], deadline=deadline, retry_for=retry_for, token_file=token_file, ca=ca,
+        certificate=certificate, key=key,
+    )  # fmt: skip
+    if not artifacts and not server:
+        raise UsageError(
+            "there is nothing to compare with the checkpoint: name artifacts, or a served model by `server`"
+        )
     if plot is not None:
         plots.refuse(plot)
 
@@ -60,8 +75,9 @@ def parity(
 
     with kept_when_interrupted(show), shown_progress() as progress:
         results = compare_artifacts(
-            checkpoint, artifacts, images, per_step=per_step, bisect=bisect, record=record, runtime=runtime, trust=trust,
-            progress=progress, **flags.loading(network, settings, weights_key, rename),
+            checkpoint, artifacts or [], images, per_step=per_step, bisect=bisect, record=record, runtime=runtime,
+            trust=trust, server=next(iter(connections), None), progress=progress,
+            **flags.loading(network, settings, weights_key, rename),
         )  # fmt: skip
     if plot is not None:
         plots.drift(results, plot)
@@ -172,10 +188,31 @@ def evaluate(
 
 @app.command()
 def bench(
+    context: Context,
     artifacts: Annotated[
-        list[Path],
-        Argument(parser=flags.model_file, metavar="FILE...", help="Artifacts and checkpoints, timed side by side."),
-    ],
+        list[Path] | None,
+        Argument(parser=flags.model_file, metavar="[FILE...]", help="Artifacts and checkpoints, timed side by side."),
+    ] = None,
+    server: Annotated[
+        list[str] | None,
+        Option("--server", metavar="URL", help="Put a served model (http://HOST:8000/NAME) under load; repeatable."),
+    ] = None,
+    concurrency: Annotated[str, Option(metavar="N,N", help="Requests in flight at a server, a row for each.")] = "1",
+    rate: Annotated[
+        str | None, Option(metavar="R,R", help="Requests in a second at a server, at random times, a row for each.")
+    ] = None,
+    images: Annotated[
+        Path | None, Option(help="Folder of photographs to send to a server; by default random values.")
+    ] = None,
+    outputs: Annotated[
+        str, Option(metavar="NAME,...", help="Outputs to ask a server for; of a model that takes files by default png.")
+    ] = "",
+    deadline: flags.Deadline = None,
+    retry_for: flags.RetryFor = None,
+    token_file: flags.TokenFile = None,
+    ca: flags.CA = None,
+    certificate: flags.Certificate = None,
+    key: flags.Key = None,
     runtime: Annotated[list[str] | None, Option(help="Runtime to time each file on; repeat it for several.")] = None,
     size: Annotated[str | None, Option(metavar="HxW", help="Input size where it is free; by default 320x320.")] = None,
     batch: Annotated[str, Option(metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")] = "1",
@@ -222,9 +259,10 @@ def bench(
     rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
-    """Time artifacts side by side by trtexec's protocol."""
+    """Time artifacts side by side as trtexec does, or load a server."""
     from r2mrf_deploy.bench import feeds
     from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
+    from r2mrf_deploy.cli import load
     from r2mrf_deploy.cli.trtexec import parse_shapes
     from r2mrf_deploy.report import bench_files
     from r2mrf_deploy.runtimes import OpenOptions
@@ -233,6 +271,22 @@ def bench(
     batches = flags.parse_numbers("--batch", batch, "1,2,4")
     if any(b < 1 or b % 1 for b in batches):
         raise UsageError(f"--batch {batch}: give whole numbers from 1, such as 1,2,4")
+    free = flags.parse_size(size) if size else None
+    connections = flags.connections(
+        server or [], deadline=deadline, retry_for=retry_for, token_file=token_file, ca=ca, certificate=certificate,
+        key=key, patience=0.0,
+    )  # fmt: skip
+    if connections:
+        load.refuse(context, artifacts or [])
+        load.run(
+            connections, load.loads(concurrency, rate, duration, warm_up), artifacts or [], csv, markdown, as_json,
+            folder=images, outputs=[*filter(None, outputs.split(","))], size=free, batches=[*map(int, batches)],
+            shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs),
+        )  # fmt: skip
+        return
+    flags.refuse_given(context, load.OWN, "is for a server (`server`)")
+    if not artifacts:
+        raise UsageError("there is nothing to time: name artifacts, or a served model by `server`")
     protocol = Protocol(warm_up, duration, iterations, 10 if avg_runs is None else avg_runs, shares, streams, transfers)
     options = OpenOptions.of(
         flags.loading(network, settings, weights_key, rename), threads=threads, cuda_graph=cuda_graph, spin_wait=spin_wait,
@@ -248,7 +302,7 @@ def bench(
 
     with kept_when_interrupted(show), shown_progress() as progress:
         done = bench_artifacts(
-            artifacts, runtime or [], protocol, size=flags.parse_size(size) if size else None, batches=[*map(int, batches)],
+            artifacts, runtime or [], protocol, size=free, batches=[*map(int, batches)],
             shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
             profiles=profile or export_profile is not None, record=record, trust=trust, progress=progress,
         )  # fmt: skip

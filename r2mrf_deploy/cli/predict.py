@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli import clusters, flags, served
 from r2mrf_deploy.cli.common import app, err, line, print_json, shown_progress
 from r2mrf_deploy.errors import InputError, R2mrfError, UsageError
 from r2mrf_deploy.progress import Interrupted, ProgressCallback
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def predict(
+    context: Context,
     inputs: Annotated[
         list[str],
         Argument(
@@ -74,6 +75,22 @@ def predict(
     limit: Annotated[
         float | None, Option(min=0, metavar="SECONDS", help="End a film or a camera after this time.")
     ] = None,
+    ray: Annotated[
+        bool, Option("--ray", help="Spread photographs over the cores of this machine, and write Parquet files.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, Option(metavar="ADDRESS", help="The same over a Ray cluster: HOST:PORT, or auto.")
+    ] = None,
+    actors: Annotated[
+        int | None, Option(min=1, help="Workers of --ray that open the model; by default as many as suit the machines.")
+    ] = None,
+    server: flags.Server = None,
+    deadline: flags.Deadline = None,
+    retry_for: flags.RetryFor = None,
+    token_file: flags.TokenFile = None,
+    ca: flags.CA = None,
+    certificate: flags.Certificate = None,
+    key: flags.Key = None,
     runtime: flags.Runtime = None,
     flip: flags.Flip = False,
     batch: Annotated[
@@ -100,6 +117,12 @@ def predict(
     from r2mrf_deploy.predictor import Predictor
     from r2mrf_deploy.runtimes import OpenOptions
 
+    connections = flags.connections(
+        [server] if server else [], deadline=deadline, retry_for=retry_for, token_file=token_file, ca=ca,
+        certificate=certificate, key=key,
+    )  # fmt: skip
+    if connections:
+        flags.refuse_given(context, served.LOCAL, "has no meaning for a server (`server`)")
     loading = flags.loading(network, settings, weights_key, rename)
     other = runtime is not None and ".onnx" not in runtimes.get(runtime).suffixes
     artifact, given = _artifact_first(inputs, needs_checkpoint=other or any(loading.values()))
@@ -107,6 +130,21 @@ def predict(
         save, map_side=map_side, overlay_side=overlay_side, overlay_format=overlay_format, float_format=float_format
     )
     films = [each for each in given if footage.is_film(each) or footage.is_live(each)]
+    if ray or ray_address:
+        clusters.refuse_without_ray(
+            {"report": report, "xmp": xmp, "roi": roi, "tile": tile, "overlap": overlap, "smooth": smooth, "limit": limit,
+             "scores_format": scores_format != "jsonl"}, [*films, *(each for each in given if each == "-")],
+        )  # fmt: skip
+        if not clusters.is_given(context, "save"):
+            outputs = replace(outputs, save=("map",))
+        clusters.run(
+            artifact, given, output, outputs, as_json, address=ray_address, actors=actors, recursive=recursive,
+            runtime=runtime, trust=trust, flip=flip, batch=batch, resume=resume, model=_identity(artifact, loading),
+            options=OpenOptions.of(loading, threads=threads, streams=streams, buffers=buffers, runtime_cache=runtime_cache),
+        )  # fmt: skip
+        return
+    if actors:
+        raise UsageError("`actors` is for `ray`: leave it out")
     named = [each for each in given if each != "-" and each not in films]
     listed = sys.stdin.buffer if "-" in given else None
     sources = None
@@ -129,7 +167,9 @@ def predict(
     try:
         with (
             shown_progress(rate=True) as progress,
-            Predictor.open(
+            served.opened(connections[0], artifact if len(given) < len(inputs) else None, options, flip=flip)
+            if connections
+            else Predictor.open(
                 artifact, runtime, trust=trust, options=options, flip=flip, many=bool(films) or not one
             ) as predictor,
         ):
@@ -137,7 +177,8 @@ def predict(
                 run.photographs(
                     predictor, sources, progress,
                     rois=Rois(roi) if roi else None, xmp=xmp, batch=batch, resume=resume,
-                    tile=(OVERLAP if overlap is None else overlap) if tile else None, model=_identity(artifact, loading),
+                    tile=(OVERLAP if overlap is None else overlap) if tile else None,
+                    model=getattr(predictor.runner, "identity", "") or _identity(artifact, loading),
                 )  # fmt: skip
             run.films(predictor, films, sources, progress, smooth=smooth, limit=limit)
     except BaseException:  # Ctrl-C too: what is done is said

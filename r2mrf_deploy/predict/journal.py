@@ -74,7 +74,7 @@ class Journal:
             self._stack.close()
             raise
         self._done = np.unique(np.array(digests, np.uint64))
-        if resume:
+        if resume and digests:
             log.info("%s done before", count(len(digests), "photograph"))
 
     def _lock(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from r2mrf_deploy.predict.sources import Sources
 from r2mrf_deploy.predict.stores import Source
 from r2mrf_deploy.predictor import Fitted, Focus, Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.runtimes.kserve.connection import ServerUnavailable
 
 DECODED_SIDE = 2048
 """A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long as its longest side stays at least this
@@ -71,7 +73,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """A photograph on its way. Where something went wrong, `error` says it, and the rest of the way does nothing."""
 
     source: Source
@@ -188,6 +190,53 @@ def _refuse_overwriting(sources: Sources, output: Path, outputs: Outputs) -> Non
                 )
 
 
+def decoded_side(largest: tuple[int, int]) -> int:
+    """The longest side down to which a JPEG file may be decoded, for a network whose input has at most (height, width)."""
+    return max(DECODED_SIDE, 2 * max(largest))
+
+
+def read_photograph(predictor: Predictor, source: Source) -> Work:
+    """A photograph, decoded and fitted into the network's input. It needs nothing of the runner but its `inputs`."""
+    if source.error:
+        return Work(source, error=source.error)
+    try:
+        photograph = images.load(source.content(), decoded_side(predictor.largest), name=source.address)
+        fitted = predictor.fit(photograph.pixels)
+        return Work(source, source.size(), photograph.pixels, photograph.note, photograph.size, fitted)
+    except Exception as e:  # of any library: one photograph must not end a batch of thousands
+        return Work(source, source.size(), error=said(source, e))
+
+
+def infer(predictor: Predictor, works: list[Work]) -> list[Work]:
+    """The maps of photographs whose inputs have one shape."""
+    if works[0].fitted is None:
+        return works
+    try:
+        found = predictor.infer([work.fitted for work in works if work.fitted])
+    except ServerUnavailable:  # every photograph would fail: the run ends, and can be resumed
+        raise
+    except Exception as e:
+        if len(works) > 1:  # one of them may be the cause
+            return [each for work in works for each in infer(predictor, [work])]
+        return [replace(works[0], error=said(works[0].source, e))]
+    return [
+        replace(work, focus=replace(focus, photograph=work.whole), fitted=None)
+        for work, focus in zip(works, found, strict=True)
+    ]
+
+
+def made(work: Work, outputs: Outputs) -> tuple[Iterator[tuple[str, bytes]], np.ndarray, list[Region]]:
+    """What is made of a photograph and its map: the content of each output as it is asked for, the map at the network's
+    own scale, float32 [h, w], and the regions in focus."""
+    assert work.image is not None and work.focus is not None
+    image, focus, needed = work.image, work.focus, outputs.drawn_side
+    if image.shape[:2] != work.whole and (needed is None or needed > max(image.shape)):
+        image = images.load(work.source.content(), name=work.source.address).pixels
+    small = focus.at(focus.shape)
+    found = regions(small, work.whole)
+    return outputs.contents(image, focus, found), small, found
+
+
 Done = Generator[tuple[int | None, Prediction], None, None]
 
 
@@ -210,9 +259,9 @@ class _Maker:
     def each(self, sources: Iterable[Source]) -> Done:
         """The number of bytes of each photograph, and what became of it."""
         threads = min(MOST_THREADS, environment.cores())
-        read = ordered_map(self.read, sources, threads)
+        read = ordered_map(partial(read_photograph, self.predictor), sources, threads)
         found = self.predictor.side_by_side(
-            self.infer, self.predictor.together(read, lambda work: work.shape, self.batch)
+            partial(infer, self.predictor), self.predictor.together(read, lambda work: work.shape, self.batch)
         )
         written = ordered_map(self.write, (work for works in found for work in works), threads)
         with ExitStack() as stack:  # the last first, so that none waits for what nobody takes
@@ -225,46 +274,15 @@ class _Maker:
         for source in sources:
             yield source.size(), self._attempted(source, self._tiled)
 
-    def read(self, source: Source) -> _Work:
-        if source.error:
-            return _Work(source, error=source.error)
-        try:
-            photograph = images.load(
-                source.content(), max(DECODED_SIDE, 2 * max(self.predictor.largest)), name=source.address
-            )
-            fitted = self.predictor.fit(photograph.pixels)
-            return _Work(source, source.size(), photograph.pixels, photograph.note, photograph.size, fitted)
-        except Exception as e:  # of any library: one photograph must not end a batch of thousands
-            return _Work(source, source.size(), error=_said(source, e))
-
-    def infer(self, works: list[_Work]) -> list[_Work]:
-        if works[0].fitted is None:
-            return works
-        try:
-            found = self.predictor.infer([work.fitted for work in works if work.fitted])
-        except Exception as e:
-            if len(works) > 1:  # one of them may be the cause
-                return [each for work in works for each in self.infer([work])]
-            return [replace(works[0], error=_said(works[0].source, e))]
-        return [
-            replace(work, focus=replace(focus, photograph=work.whole), fitted=None)
-            for work, focus in zip(works, found, strict=True)
-        ]
-
-    def write(self, work: _Work) -> tuple[int | None, Prediction]:
+    def write(self, work: Work) -> tuple[int | None, Prediction]:
         if work.error is not None:
             return work.bytes, Prediction(work.source.address, error=work.error)
         return work.bytes, self._attempted(work.source, lambda source: self._written(source, work))
 
-    def _written(self, source: Source, work: _Work) -> Prediction:
-        assert work.image is not None and work.focus is not None
-        image, focus, needed = work.image, work.focus, self.outputs.drawn_side
-        if image.shape[:2] != work.whole and (needed is None or needed > max(image.shape)):
-            image = images.load(source.content(), name=source.address).pixels
-        small = focus.at(focus.shape)
-        found = regions(small, work.whole)
+    def _written(self, source: Source, work: Work) -> Prediction:
         files = self._files(source)
-        for kind, content in self.outputs.contents(image, focus, found):
+        contents, small, found = made(work, self.outputs)
+        for kind, content in contents:
             write_atomically(files[kind], content, within=self.output, staged=self.staged)
         return self._scored(source, files, small, work.whole, work.note, found)
 
@@ -307,11 +325,14 @@ class _Maker:
             return Prediction(source.address, error=source.error)
         try:
             return step(source)
+        except ServerUnavailable:
+            raise
         except Exception as e:  # of any library: one photograph must not end a batch of thousands
-            return Prediction(source.address, error=_said(source, e))
+            return Prediction(source.address, error=said(source, e))
 
 
-def _said(source: Source, e: Exception) -> str:
+def said(source: Source, e: Exception) -> str:
+    """What a photograph's `error` says of an exception."""
     if isinstance(e, ModuleNotFoundError) and e.name in environment.EXTRAS:
         return f"{source.address} needs {e.name}: {environment.installs(e.name)}"
     said = str(e) if isinstance(e, R2mrfError) else f"{type(e).__name__}: {first_line(e)}"

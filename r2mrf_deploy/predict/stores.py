@@ -49,6 +49,20 @@ def refuse_without_fsspec() -> None:
     import fsspec  # noqa: F401
 
 
+def system(address: str) -> Any:
+    """fsspec's file system of an address.
+
+    Raises:
+        InputError: there is none, or it cannot be reached.
+    """
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(address)[0]
+    except Exception as e:  # each store raises what its library does
+        raise InputError(f"{masked(address)} cannot be opened: {masked(first_line(e))}") from None
+
+
 def local(text: str) -> str:
     """The path of a `file:` address; anything else as it is."""
     parts = urlsplit(text) if text.startswith(("file://", "local://")) else None
@@ -104,20 +118,31 @@ def _called(folder: str, files: Iterable[str]) -> Iterator[tuple[str, str]]:
     return zip(found, names([Path("/", folder, name) for name in found]), strict=True)
 
 
-def _source(store: Any, path: str, name: PurePosixPath) -> Source:
-    address = masked(store.unstrip_protocol(path))
+@dataclass(frozen=True)
+class Fetch:
+    """Reads a file of a store."""
 
-    def read() -> bytes:
+    store: Any
+    """fsspec's file system."""
+    path: str
+    """The file, as the store calls it."""
+    address: str
+    """Its address for people, without a password."""
+
+    def __call__(self) -> bytes:
         try:
-            with store.open(path, "rb") as f:
+            with self.store.open(self.path, "rb") as f:
                 content = f.read(MOST_BYTES + 1)
         except Exception as e:
-            raise InputError(f"{address} cannot be fetched: {masked(first_line(e))}") from None
+            raise InputError(f"{self.address} cannot be fetched: {masked(first_line(e))}") from None
         if len(content) > MOST_BYTES:
-            raise InputError(f"{address} has more than {MOST_BYTES >> 20:,} MiB: fetch it, and name the file")
+            raise InputError(f"{self.address} has more than {MOST_BYTES >> 20:,} MiB: fetch it, and name the file")
         return content
 
-    return Source(address, _safe(name), read)
+
+def _source(store: Any, path: str, name: PurePosixPath) -> Source:
+    address = masked(store.unstrip_protocol(path))
+    return Source(address, _safe(name), Fetch(store, path, address))
 
 
 def _safe(name: PurePosixPath) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_type_hints
@@ -60,17 +60,28 @@ def _csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    import pyarrow
     from pyarrow import parquet
 
-    kinds = {int: pyarrow.int64(), float: pyarrow.float64()}
-    hints = get_type_hints(Scores)
-    types = {name: next((kinds[k] for k in kinds if _holds(hints.get(name), k)), pyarrow.string()) for name in COLUMNS}
-    schema = pyarrow.schema(list(types.items()))
-    with parquet.ParquetWriter(path, schema) as table:
+    with parquet.ParquetWriter(path, schema()) as table:
         while some := list(islice(rows, ROWS)):
-            valid = [{k: _encodable(v) for k, v in row.items()} for row in some]
-            table.write_table(pyarrow.Table.from_pylist(valid, schema))
+            table.write_table(arrow(some))
+
+
+def schema(*kinds: str) -> Any:
+    """The Arrow schema of `COLUMNS`, and of a column of bytes for each of `kinds` of outputs."""
+    import pyarrow
+
+    types = {int: pyarrow.int64(), float: pyarrow.float64()}
+    hints = get_type_hints(Scores)
+    scores = {name: next((types[k] for k in types if _holds(hints.get(name), k)), pyarrow.string()) for name in COLUMNS}
+    return pyarrow.schema([*scores.items(), *((kind, pyarrow.binary()) for kind in kinds)])
+
+
+def arrow(rows: Sequence[Mapping[str, Any]], *kinds: str) -> Any:
+    """Rows as an Arrow table of `schema(*kinds)`. What a row does not have is null."""
+    import pyarrow
+
+    return pyarrow.Table.from_pylist([{k: _encodable(v) for k, v in row.items()} for row in rows], schema(*kinds))
 
 
 def _holds(hint: Any, kind: type) -> bool:

@@ -16,7 +16,7 @@ from r2mrf_deploy import images
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.fitting import Fitting, as_input, largest
 from r2mrf_deploy.manifest import NEUTRAL, Contract
-from r2mrf_deploy.predict.photographs import DECODED_SIDE
+from r2mrf_deploy.predict.photographs import decoded_side
 from r2mrf_deploy.predict.regions import regions
 from r2mrf_deploy.predict.scores import Scores, Verdict
 from r2mrf_deploy.predictor import Focus
@@ -56,7 +56,7 @@ def decode(content: bytes, contract: Contract, limits: Limits) -> tuple[np.ndarr
         raise InputError(f"{NAME} has {height * width:,} pixels, and at most {limits.pixels:,} are taken")
     spec, preprocess = contract.inputs[0], contract.preprocess or NEUTRAL
     profile = contract.profile(spec.name)
-    photograph = images.load(content, max(DECODED_SIDE, 2 * max(largest(spec, preprocess, profile))), name=NAME)
+    photograph = images.load(content, decoded_side(largest(spec, preprocess, profile)), name=NAME)
     return as_input(photograph.pixels, spec, preprocess, profile)[:1], photograph.size
 
 
