@@ -1,7 +1,7 @@
 """The models that Triton's python backend runs: the network, and the two ends of its pipeline.
 
-An instance answers several requests at once, by threads, and hands each answer over as soon as it is there. It takes no more
-than its threads have work for; what waits beyond that waits in Triton's queue, where batches form and times are counted.
+The ends run in a process for each core, which answers one request after the other. The network is there once, and answers
+several requests at once.
 
 Parameters of a model's config, each a string:
     contract    the artifact's, as `Contract.embedded` writes it.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -36,13 +36,11 @@ from r2mrf_deploy.serving.pipeline import MOST_BYTES, MOST_PIXELS, Limits, decod
 log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 AHEAD = 1
-"""How many requests are taken beyond those that threads are working on, so that none waits for the next."""
+"""How many requests `Network` takes beyond those that threads are working on, so that none of these waits for the next."""
 
 
 class Model(ABC):
     """One of Triton's models: `initialize`, `execute` and `finalize` are called by its python backend."""
-
-    threads: int
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Called once, with the config as JSON and the place of the model.
@@ -55,37 +53,26 @@ class Model(ABC):
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self.contract = Contract.parse(parameters["contract"], f"the contract in the config of {args['model_name']}")
         self._open(parameters, Path(args["model_repository"]) / args["model_version"])
-        self._pool = ThreadPoolExecutor(self.threads)
-        self._room = BoundedSemaphore(self.threads + AHEAD)
 
-    def execute(self, requests: Sequence[Any]) -> None:
-        """Take some requests. Each is answered through its own sender, which Triton's backend allows since 24.04."""
-        for together in self._together(requests):
-            self._room.acquire()
-            self._pool.submit(self._answer, together)
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """The responses to some requests; None if they come through the requests' senders."""
+        return [response for request in requests for response in self._answers([request])]
 
     def finalize(self) -> None:
-        self._pool.shutdown()
+        """Called once, at the end."""
 
-    def _together(self, requests: Sequence[Any]) -> Iterator[list[Any]]:
-        """The requests that are computed together."""
-        yield from ([request] for request in requests)
-
-    def _answer(self, requests: list[Any]) -> None:
+    def _answers(self, requests: list[Any]) -> list[Any]:
+        """The responses to requests that are computed together; errors if that fails."""
         import triton_python_backend_utils as triton
 
         try:
-            responses = self._responses(requests, triton)
+            return self._responses(requests, triton)
         except Exception as e:  # of any library: Triton must get its answer
             if not isinstance(e, R2mrfError):
                 log.exception("a request failed")
             said = str(e) if isinstance(e, R2mrfError) else f"unexpected {type(e).__name__}: {e}"
             code = triton.TritonError.INVALID_ARG if isinstance(e, InputError) else triton.TritonError.INTERNAL
-            responses = [triton.InferenceResponse(error=triton.TritonError(said, code)) for _ in requests]
-        finally:
-            self._room.release()
-        for request, response in zip(requests, responses, strict=True):
-            request.get_response_sender().send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return [triton.InferenceResponse(error=triton.TritonError(said, code)) for _ in requests]
 
     def _responses(self, requests: list[Any], triton: Any) -> list[Any]:
         given = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
@@ -106,7 +93,7 @@ class Model(ABC):
 
     @abstractmethod
     def _open(self, parameters: Mapping[str, str], folder: Path) -> None:
-        """Open what the model needs, and set `threads`."""
+        """Open what the model needs."""
 
     @abstractmethod
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
@@ -115,7 +102,12 @@ class Model(ABC):
 
 class Network(Model):
     """An artifact, by one of our runtimes. It takes batches of any size: on a GPU they are computed as such; on a CPU one by
-    one, side by side, which is as fast and gives each photograph the bits that it has alone."""
+    one, side by side, which is as fast and gives each photograph the bits that it has alone.
+
+    Each request is answered as soon as it is computed, through its own sender, which Triton's python backend allows since
+    24.04. No more is taken than there are threads for, and `AHEAD`: what waits beyond that waits in Triton's queue, where
+    batches form and times are counted. What Triton counts as computation ends when the last of a batch has begun.
+    """
 
     def _open(self, parameters: Mapping[str, str], folder: Path) -> None:
         cores = int(parameters.get("threads") or environment.cores())
@@ -125,23 +117,39 @@ class Network(Model):
         given = {"threads": cores, "streams": streams}
         options = OpenOptions(**{k: v for k, v in given.items() if k in chosen.supported_options})  # type: ignore[arg-type]
         self._runner = runtimes.open(artifact, chosen.name, options=options)
-        self.threads = self._runner.streams
         own = self._runner.inputs[0].shape[0]
         self._batch = own if isinstance(own, int) else None
         self._most = self.contract.profile(self._runner.inputs[0].name).get("max", [])
+        self._pool = ThreadPoolExecutor(self._runner.streams)
+        self._room = BoundedSemaphore(self._runner.streams + AHEAD)
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for together in self._together(requests):
+            self._room.acquire()
+            self._pool.submit(self._answer, together)
 
     def finalize(self) -> None:
-        super().finalize()
+        self._pool.shutdown()
         self._runner.close()
 
-    def _together(self, requests: Sequence[Any]) -> Iterator[list[Any]]:
+    def _together(self, requests: Sequence[Any]) -> Iterable[list[Any]]:
+        """The requests that are computed together."""
         if not self._runner.on_gpu:
-            yield from super()._together(requests)
-            return
+            return [[request] for request in requests]
         groups: dict[Any, list[Any]] = {}
         for request in requests:  # the config lets Triton put photographs of several sizes together
             groups.setdefault(tuple(tuple(tensor.shape()[1:]) for tensor in request.inputs()), []).append(request)
-        yield from groups.values()
+        return groups.values()
+
+    def _answer(self, requests: list[Any]) -> None:
+        import triton_python_backend_utils as triton
+
+        try:
+            responses = self._answers(requests)
+        finally:
+            self._room.release()
+        for request, response in zip(requests, responses, strict=True):
+            request.get_response_sender().send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         for name, array in arrays.items():
@@ -170,7 +178,6 @@ class Decode(Model):
         self._limits = Limits(
             int(parameters.get("most_bytes") or MOST_BYTES), int(parameters.get("most_pixels") or MOST_PIXELS)
         )
-        self.threads = environment.cores()
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         found = [decode(content, self.contract, self._limits) for content in arrays["file"].reshape(-1)]
@@ -185,7 +192,7 @@ class Draw(Model):
     """The network's maps become the photographs': pictures, floats, scores."""
 
     def _open(self, parameters: Mapping[str, str], folder: Path) -> None:
-        self.threads = environment.cores()
+        """It needs nothing but the contract."""
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         maps, sizes = arrays["network_map"], arrays["size"].reshape(-1, 2)

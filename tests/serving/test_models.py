@@ -140,6 +140,12 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         model.finalize()
 
 
+def only(responses: list[Response] | None) -> Response:
+    assert responses is not None
+    [response] = responses
+    return response
+
+
 def images(count: int, side: int = 40) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
 
@@ -236,22 +242,19 @@ def test_the_two_ends(batched: bool) -> None:
     ]
     files = np.array([png(p) for p in pictures], np.object_)
     given = Request({"file": files[:, None] if batched else files}, ("image", "size"))
-    decoder.execute([given])
-    decoded = given.answer().arrays()
+    decoded = only(decoder.execute([given])).arrays()
     assert decoded["image"].shape == (2, 32, 32, 3)  # of two photographs, or twice the same in a batch that is fixed
     assert decoded["size"].tolist() == ([[50, 70], [51, 70]] if batched else [50, 70])
     request = Request(
         {"network_map": brightness(decoded["image"]), "size": decoded["size"]}, ("png", "map", "scores", "verdict")
     )
-    drawer.execute([request])
-    drawn = request.answer().arrays()
+    drawn = only(drawer.execute([request])).arrays()
     ahead = (2,) if batched else ()
     assert drawn["png"].shape == drawn["scores"].shape == (*ahead, 1)
     assert drawn["map"].shape == (*ahead, 32, 32) and drawn["verdict"].shape == (*ahead, 4)
     assert json.loads(drawn["scores"].reshape(-1)[0])["height"] == 50
     broken = Request({"file": np.array([[b"no picture"]] if batched else [b"no picture"], np.object_)}, ("image",))
-    decoder.execute([broken])
-    failed = broken.answer()
+    failed = only(decoder.execute([broken]))
     assert failed.error is not None and failed.error.code == Error.INVALID_ARG
 
 
@@ -261,8 +264,7 @@ def test_photographs_of_one_request_have_one_size() -> None:
     decoder = started(models.Decode(), contract(["n", "h", "w", 3]))
     files = [[png(np.zeros((height, 40, 3), np.uint8))] for height in (40, 50)]
     request = Request({"file": np.array(files, np.object_)}, ("image", "size"))
-    decoder.execute([request])
-    assert "send them one by one" in str(request.answer().error)
+    assert "send them one by one" in str(only(decoder.execute([request])).error)
 
 
 def test_limits_are_parameters() -> None:
@@ -272,8 +274,7 @@ def test_limits_are_parameters() -> None:
     file = np.array([[png(np.zeros((40, 40, 3), np.uint8))]], np.object_)
     for parameters, said in (({"most_bytes": "20"}, "bytes, and at most 20"), ({"most_pixels": "999"}, "1,600 pixels")):
         request = Request({"file": file}, ("image", "size"))
-        started(models.Decode(), own, True, **parameters).execute([request])
-        assert said in str(request.answer().error)
+        assert said in str(only(started(models.Decode(), own, True, **parameters).execute([request])).error)
 
 
 def test_an_artifact_of_the_repository_is_opened(exported: Path, tmp_path: Path) -> None:
@@ -291,7 +292,6 @@ def test_an_artifact_of_the_repository_is_opened(exported: Path, tmp_path: Path)
     model = models.Network()
     place = {"model_repository": str(tmp_path), "model_version": "1", "model_name": "small"}
     model.initialize({"model_config": json.dumps(config), **place})
-    assert model.threads == 2
     image = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
     request = Request({"image": image}, ("map", "step1_branch1"))
     model.execute([request])

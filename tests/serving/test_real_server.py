@@ -9,10 +9,13 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -77,16 +80,29 @@ class Server:
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in self.descendants())
 
     def kill(self) -> None:
-        """As the kernel does when memory is short: without a word."""
+        """As the kernel does when memory is short: without a word. What nobody could remove then is removed here."""
+        name = self.name()
         for pid in self.descendants():
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        for path in left_of(name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def name(self) -> str:
+        """How its folder and its shared memory are called."""
+        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in self.descendants()]
+        return next(found[1] for line in lines if (found := re.search(r"shm-region-prefix-name=([\w-]+)", line)))
 
     def stop(self) -> tuple[int, float]:
         """The exit code after SIGTERM, and the seconds that it took."""
         before = time.monotonic()
         self.process.terminate()
         return self.process.wait(60), time.monotonic() - before
+
+
+def left_of(name: str) -> list[Path]:
+    """The folder and the shared memory of a server."""
+    return [*Path("/dev/shm").glob(f"{name}*"), *Path(tempfile.gettempdir()).glob(f"{name}*")]
 
 
 def _stat(process: Path) -> Any:
@@ -385,17 +401,15 @@ def test_a_client_survives_a_server_that_is_killed(scheme: str, photographs: Pat
             assert (tmp_path / "out" / f"{number:03}_map.png").read_bytes() == wanted
 
 
-def test_it_stops_cleanly(tmp_path: Path) -> None:
+def test_it_stops_cleanly() -> None:
     """Nothing is left of it: no process, no shared memory, no folder."""
-    before = set(Path("/dev/shm").iterdir()) | set(Path(os.environ.get("TMPDIR", "/tmp")).glob("r2mrf-serve-*"))
     running = started()
-    processes = running.descendants()
-    assert len(processes) >= 5  # the command, the server, three models
+    processes, name = running.descendants(), running.name()
+    assert len(processes) >= 5 and len(left_of(name)) >= 4  # the command, the server, three models and their memory
     code, seconds = running.stop()
     assert code == 0 and seconds < 20
     assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
-    after = set(Path("/dev/shm").iterdir()) | set(Path(os.environ.get("TMPDIR", "/tmp")).glob("r2mrf-serve-*"))
-    assert {path for path in after - before if path.name.startswith("r2mrf-serve")} == set()
+    assert not left_of(name)
 
 
 def test_a_port_in_use_is_an_error_of_one_line(server: Server) -> None:
