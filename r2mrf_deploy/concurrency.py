@@ -17,6 +17,7 @@ def ordered_map(
     threads: int,
     ahead: int = 2,
     pool: ThreadPoolExecutor | None = None,
+    abandon: Callable[[], None] | None = None,
 ) -> Generator[R, None, None]:
     """`map(function, items)` by `threads` threads, as a generator.
 
@@ -26,6 +27,7 @@ def ordered_map(
 
     Args:
         pool: threads that outlast the call; by default new ones.
+        abandon: called if it ends before its end, so that what runs already does not have to be waited for in full.
 
     Raises:
         Exception: what `function` raises, in its item's place. Nothing further is started then, nor after the generator is
@@ -40,6 +42,10 @@ def ordered_map(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+    except BaseException:
+        if abandon is not None:
+            abandon()
+        raise
     finally:
         if pool is None:
             own.shutdown(wait=True, cancel_futures=True)

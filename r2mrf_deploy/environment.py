@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import shutil
@@ -17,6 +18,9 @@ TOOLS = (
     *("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
     *("openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow", "scikit-image"),
 )
+
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of processors that a container may use in a period, and the period; or `max`. From Linux's control groups."""
 
 CXX = "install g++ (or name another with CXX)"
 """How to get a C++ compiler."""
@@ -84,8 +88,13 @@ def _cpuinfo(field: str) -> list[str]:
 
 
 def cores() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of processors that this process may use: those that it may run on, and no more than a container's share."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_SHARE.read_text().split()
+    except (OSError, ValueError):  # another system, or control groups of the first version
+        return own
+    return own if quota == "max" else max(1, min(own, math.ceil(int(quota) / int(period))))
 
 
 def cxx() -> str | None:

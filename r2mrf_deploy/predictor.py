@@ -155,7 +155,7 @@ class Predictor:
 
     def side_by_side(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
         """`ordered_map` by as many threads as there are streams. They stay, since on a GPU each has memory of its own."""
-        return ordered_map(function, items, self.streams, pool=self._threads)
+        return ordered_map(function, items, self.streams, pool=self._threads, abandon=self.runner.abandon)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -198,9 +198,11 @@ class Predictor:
 
     def refuse_batch(self, batch: int | None) -> None:
         """Raise UsageError if the artifact cannot have a batch."""
-        own = self.runner.inputs[0].shape[0]
+        own, most = self.runner.inputs[0].shape[0], self.runner.most_batch
         if batch is not None and (batch < 1 or (isinstance(own, int) and batch > own)):
             raise UsageError(f"`batch` {batch}: the artifact's is {own}; export it again with --batch {batch}")
+        if batch is not None and most is not None and batch > most:
+            raise UsageError(f"`batch` {batch}: the server takes {most} at most")
 
     def infer(self, fitted: Sequence[Fitted]) -> list[Focus]:
         """The maps of inputs of one size, no more of them than the artifact's batch.

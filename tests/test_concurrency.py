@@ -65,3 +65,20 @@ def test_closed_early_nothing_goes_on() -> None:
     count = len(done)
     time.sleep(0.01)
     assert len(done) == count
+
+
+def test_what_runs_is_abandoned_if_nobody_waits_for_it() -> None:
+    """Whoever closes the stream, or is interrupted, does not wait for it in full."""
+    given_up, begun = threading.Event(), threading.Event()
+
+    def work(n: int) -> int:
+        if n:
+            begun.set()
+            assert given_up.wait(30)
+        return n
+
+    stages = ordered_map(work, range(9), 2, abandon=given_up.set)
+    assert next(stages) == 0 and begun.wait(30) and not given_up.is_set()
+    stages.close()
+    assert given_up.is_set()
+    assert list(ordered_map(lambda n: n, range(3), 2, abandon=pytest.fail)) == [0, 1, 2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,11 +136,15 @@ def bench_servers(
     shapes, inputs = shapes or {}, inputs or {}
     if folder is not None and (given := [n for n, v in (("size", size), ("shapes", shapes), ("inputs", inputs)) if v]):
         raise UsageError(f"`{given[0]}` and photographs (`images`) exclude each other")
-    for connection in connections:
-        progress(Progress(f"connecting to {connection.where}"))
-        with connect(connection, contract=contract) as runner:
+    with ExitStack() as stack:
+        runners = []
+        for connection in connections:
+            progress(Progress(f"connecting to {connection.where}"))
+            runners.append(connect(connection, contract=contract))
+            stack.callback(runners[-1].close)
+        for runner in runners:
             if not runner.inputs:
-                raise InputError(f"{runner.model} at {connection.where} has no inputs")
+                raise InputError(f"{runner.model} at {runner.client.address} has no inputs")
             feeds.refuse_unknown([s.name for s in runner.inputs], shapes, inputs)
             asked = outputs or ([PICTURE] if takes_files(runner) and _has(runner, PICTURE) else None)
             for batch, arrays in _feeds(runner, folder, size, batches, shapes, inputs):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Backend = Annotated[
     Literal["tensorrt", "onnxruntime", "openvino", "python"] | None,
-    Option(help="Triton's backend; by default that of the file. python is this package's runtimes."),
+    Option(
+        help="Triton's backend: python is this package's runtimes. serve-repo's default is the file's, serve's python."
+    ),
 ]
 Runtime = Annotated[str | None, Option(help="Runtime in the backend python: onnxruntime, openvino, tensorrt, ...")]
 TargetMs = Annotated[
@@ -96,7 +98,7 @@ def serve(
     http_port: Annotated[int, Option(min=1, max=65535, help="Port of HTTP.")] = 8000,
     grpc_port: Annotated[int, Option(min=1, max=65535, help="Port of gRPC.")] = 8001,
     metrics_port: Annotated[int, Option(min=1, max=65535, help="Port of Triton's metrics.")] = 8002,
-    log: Annotated[Path | None, Option(help="File for what the server says.")] = None,
+    log: Annotated[Path | None, Option(help="File for what the server says; - is standard error.")] = None,
     backend: Backend = None,
     runtime: Runtime = None,
     target_ms: TargetMs = None,
@@ -118,22 +120,22 @@ def serve(
         "threads": threads, "max_batch": max_batch, "gpu": gpu or None, "no_jpeg": no_jpeg or None,
     }  # fmt: skip
     repository = _repository_of(paths, given)
-    if log is not None:
+    if log is not None and log != Path("-"):
         refuse_unwritable(log)
     with _sigterm_is_ctrl_c(), scratch() if repository is None else nullcontext(repository) as folder:
         if repository is None:
             folder = _made(paths, folder / "models", servers.find(server).kind, given)
-        with servers.serve(
-            folder, program=server, host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
-            log=log,
-        ) as running:  # fmt: skip
-            try:
+        try:
+            with servers.serve(
+                folder, program=server, host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
+                log=log,
+            ) as running:  # fmt: skip
                 _show(running, as_json)
                 code = running.wait()
-            except KeyboardInterrupt:
-                return
+        except KeyboardInterrupt:
+            return
     raise RuntimeUnavailable(
-        f"the server ended by itself, with code {code}" + (f"; {log} says why" if log else "; give `log` to see why")
+        f"the server ended by itself, with code {code}" + ("; give `log` to see why" if log is None else "")
     )
 
 

@@ -157,6 +157,8 @@ class Runner(AbstractContextManager["Runner"]):
     on_gpu: bool = False
     streams: int = 1
     """How many threads may call `run` at once to some advantage."""
+    most_batch: int | None = None
+    """The most images of one inference, where the batch is free; None: no limit is known."""
     in_flight: int = 1
     """How many inferences a thread may have in flight: 2 if the device works while the host prepares the next."""
     inputs: tuple[TensorSpec, ...]
@@ -195,6 +197,9 @@ class Runner(AbstractContextManager["Runner"]):
             UsageError: the runner was not opened with `profile`.
         """
         return self._profile(self._checked(arrays), runs)
+
+    def abandon(self) -> None:
+        """Give up the inferences that are under way, where that is possible: nobody wants their outputs any longer."""
 
     def close(self) -> None:
         """Release what the runner holds; it cannot be used afterwards."""

@@ -60,11 +60,13 @@ class ServedRunner(Runner):
         contract: Contract | None,
         steps: tuple[str, ...] = (),
         streams: int = IN_FLIGHT,
+        most_batch: int | None = None,
     ) -> None:
         self.client, self.model, self.version, self.versions = client, model, version, versions
         self.device, self.inputs, self.outputs, self.streams = device, inputs, outputs, streams
         self.contract = contract
         """What the server knows of the artifact; or the contract that the caller gave."""
+        self.most_batch = most_batch
         self.steps = steps
         """The models that an ensemble consists of."""
 
@@ -72,7 +74,7 @@ class ServedRunner(Runner):
     def identity(self) -> str:
         """What tells the model from others."""
         checkpoint = self.contract.checkpoint_sha256 if self.contract else None
-        return " ".join(filter(None, (self.client.address, self.model, self.versions, checkpoint)))
+        return " ".join(filter(None, (checkpoint or self.client.address, self.model, self.versions)))
 
     def prepare(self, arrays: Mapping[str, np.ndarray], outputs: Collection[str] | None = None) -> Prepared:
         """An inference, for `infer`.
@@ -121,6 +123,9 @@ class ServedRunner(Runner):
             with reading(self.client.address, ArtifactError, f"has statistics of {model} that are damaged"):
                 counted.append(ServerStatistics.of(model, found))
         return counted
+
+    def abandon(self) -> None:
+        self.client.abandon()
 
     def close(self) -> None:
         self.client.close()
@@ -188,6 +193,7 @@ async def _found(client: Client, contract: Contract | None, streams: int) -> Ser
     with reading(client.address, ArtifactError, f"has a model {model} whose description is damaged"):
         contract = _contract(found, config, f"the contract of {model} at {client.address}") or contract
         steps = [step["model_name"] for step in (config.get("ensemble_scheduling") or {}).get("step", ())]
+        most = int(config.get("max_batch_size") or 0)
         versions = ",".join(str(v)[:20] for v in found.get("versions") or ())
         try:
             inputs = tensors.specs(found.get("inputs"), contract)
@@ -199,7 +205,7 @@ async def _found(client: Client, contract: Contract | None, streams: int) -> Ser
             raise ArtifactError(f"{model} at {client.address}: {e}") from None
     return ServedRunner(
         client, model, where.version, f"{device} at {client.address}", where.version or versions, inputs, outputs,
-        contract, tuple(dict.fromkeys(map(str, steps[:MOST_MODELS]))), streams,
+        contract, tuple(dict.fromkeys(map(str, steps[:MOST_MODELS]))), streams, most if most > 0 else None,
     )  # fmt: skip
 
 

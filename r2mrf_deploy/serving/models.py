@@ -9,7 +9,7 @@ Parameters of a model's config, each a string:
     runtime     `Network`: what runs it; empty: its default.
     threads     `Network`: CPU threads, of all inferences together; empty: all cores.
     streams     `Network`: inferences side by side; empty: as many as threads, up to `MOST_STREAMS`.
-    most_bytes, most_pixels     `Decode`: `Limits`.
+    most_bytes, most_pixels     `Decode` and `Draw`: `Limits`.
 """
 
 from __future__ import annotations
@@ -149,12 +149,17 @@ class Network(Model):
         finally:
             self._room.release()
         for request, response in zip(requests, responses, strict=True):
-            request.get_response_sender().send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            try:
+                request.get_response_sender().send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            except Exception:  # a client that has left must not take the answers of others with it
+                log.exception("an answer could not be sent")
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         for name, array in arrays.items():
             if any(side > most for side, most in zip(array.shape[1:], self._most[1:], strict=False)):
                 raise InputError(f"{name} is {list(array.shape[1:])}, and at most {self._most[1:]} is taken")
+            if not array.size:
+                raise InputError(f"{name} is {list(array.shape[1:])}, which is empty")
         count = len(next(iter(arrays.values())))
         size = self._batch or (count if self._runner.on_gpu else 1)
         found = [
@@ -175,9 +180,7 @@ class Decode(Model):
     """Files' bytes become the network's input, and the photographs' sizes."""
 
     def _open(self, parameters: Mapping[str, str], folder: Path) -> None:
-        self._limits = Limits(
-            int(parameters.get("most_bytes") or MOST_BYTES), int(parameters.get("most_pixels") or MOST_PIXELS)
-        )
+        self._limits = _limits(parameters)
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         found = [decode(content, self.contract, self._limits) for content in arrays["file"].reshape(-1)]
@@ -192,15 +195,19 @@ class Draw(Model):
     """The network's maps become the photographs': pictures, floats, scores."""
 
     def _open(self, parameters: Mapping[str, str], folder: Path) -> None:
-        """It needs nothing but the contract."""
+        self._limits = _limits(parameters)
 
     def _compute(self, arrays: Arrays, wanted: set[str]) -> Arrays:
         maps, sizes = arrays["network_map"], arrays["size"].reshape(-1, 2)
         found = [
-            draw(focus[0], (int(height), int(width)), self.contract, wanted)
+            draw(focus[0], (int(height), int(width)), self.contract, wanted, self._limits)
             for focus, (height, width) in zip(maps[: len(sizes)], sizes, strict=True)
         ]
         return {name: _stacked([each[name] for each in found], self.batched) for name in found[0]}
+
+
+def _limits(parameters: Mapping[str, str]) -> Limits:
+    return Limits(int(parameters.get("most_bytes") or MOST_BYTES), int(parameters.get("most_pixels") or MOST_PIXELS))
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from r2mrf_deploy.errors import UsageError
 
 Server = Literal["triton", "ovms"]
+MOST = 1_000_000
+"""Of each number: milliseconds, instances, threads, images."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("target_ms", "instances", "workers", "threads", "max_batch"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"`{name}` must be above 0, not {value:g}")
+            if value is not None and not 0 < value <= MOST:
+                raise UsageError(f"`{name}` must be above 0, and {MOST:,} at most, not {value:g}")
 
     def refuse(self, *names: str, why: str) -> None:
         """Raise UsageError if one of these options was given."""

@@ -61,7 +61,11 @@ def decode(content: bytes, contract: Contract, limits: Limits) -> tuple[np.ndarr
 
 
 def draw(
-    network_map: np.ndarray, size: tuple[int, int], contract: Contract, wanted: Collection[str]
+    network_map: np.ndarray,
+    size: tuple[int, int],
+    contract: Contract,
+    wanted: Collection[str],
+    limits: Limits,
 ) -> dict[str, np.ndarray | bytes]:
     """What a client gets of a photograph.
 
@@ -73,8 +77,11 @@ def draw(
             for one of `VERDICTS`.
 
     Raises:
+        InputError: there is no such size, or it is over the limits.
         ArtifactError: the map is not finite.
     """
+    if min(size) < 1 or size[0] * size[1] > limits.pixels or not network_map.size:
+        raise InputError(f"a map of {size[0]}x{size[1]} cannot be drawn: at most {limits.pixels:,} pixels are")
     if not np.isfinite(network_map).all():
         raise ArtifactError("the map is not finite: the artifact's weights or its normalisation are damaged")
     spec = contract.inputs[0]

@@ -81,6 +81,10 @@ def write_repository(
                 ovms.write_list(new, kept + ovms.config(called, found, options))
             else:
                 fresh = {each.name for each in new.iterdir()}
+            if clash := sorted(name for name in fresh if name in olds and olds[name] not in called):
+                raise UsageError(
+                    f"{output} has a model {clash[0]} of another artifact: rename the file, or name a new folder"
+                )
             _replace(output, new, aside, fresh | {old for old, owner in olds.items() if owner in called})
     return entries
 
@@ -174,7 +178,7 @@ def _replace(output: Path, new: Path, aside: Path, olds: set[str]) -> None:
                 each.replace(output / each.name)
             else:
                 moved.append((each, each.rename(output / each.name)))
-    except OSError:
+    except BaseException:  # Ctrl-C too
         for origin, place in reversed(moved):
             place.rename(origin)
         raise

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
-import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -29,6 +29,7 @@ from urllib.error import URLError
 
 from r2mrf_deploy import environment
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.serving import ovms
 from r2mrf_deploy.serving.pipeline import MOST_BYTES
 from r2mrf_deploy.wording import plain
 
@@ -60,24 +61,35 @@ class Running:
     """`http`, `grpc`, and of Triton `metrics` -> address."""
     models: Sequence[str]
     process: subprocess.Popen[bytes]
+    parts: frozenset[int] = frozenset()
+    """The processes that it had started when it was ready: Triton's python models."""
 
     def wait(self) -> int:
-        """Wait until the server ends by itself, and return its exit code."""
-        return self.process.wait()
+        """Wait until the server ends by itself, and return its exit code.
+
+        Raises:
+            RuntimeUnavailable: one of its parts has died. Triton goes on then, says that it is ready, and answers every
+                request for that model with an error.
+        """
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(1)
+            if self.parts - _children(self.process.pid) and self.process.poll() is None:
+                raise RuntimeUnavailable("a python model of the server has died; was there too little memory?")
 
 
 def find(program: Path | None = None) -> Program:
     """The server to start.
 
     Args:
-        program: tritonserver or ovms; by default what is found.
+        program: tritonserver or ovms: a path, or a name on the PATH; by default what is found.
 
     Raises:
         UsageError: there is no such program.
         RuntimeUnavailable: no server is installed.
     """
     if program is not None:
-        path = shutil.which(program)
+        path = shutil.which(program.absolute() if program.is_file() else program)
         if path is None:
             raise UsageError(f"`server` {program} is not a program: name tritonserver or ovms")
         return Program("ovms" if "ovms" in Path(path).name else "triton", Path(path))
@@ -135,7 +147,7 @@ def serve(
         program: as for `find`.
         host: the address that it listens on. Anyone who reaches it may send photographs; 0.0.0.0 is every network.
         within: seconds in which it must be ready.
-        log: a file for what the server says; by default that is only kept until the end.
+        log: a file for what the server says, or `-` for standard error; by default that is only kept until the end.
 
     Raises:
         UsageError: it is no repository, or a port is in use.
@@ -149,15 +161,16 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="r2mrf-serve-") as folder:
         own = Path(folder)
         command = (_triton if found.kind == "triton" else _ovms)(found, repository, host, ports, own)
-        with (log or own / "log").open("wb") as output:
+        place = None if log == Path("-") else log or own / "log"
+        with open(2, "wb", closefd=False) if place is None else place.open("wb") as output:
             process = _started(command, found, output)
             try:
-                _await(process, host, http_port, within, Path(output.name))
-                shown = "127.0.0.1" if host == "0.0.0.0" else host
+                shown = _reached(host)
+                _await(process, f"http://{shown}:{http_port}/v2/health/ready", within, place)
                 scheme = {"http": "http://", "grpc": "grpc://", "metrics": "http://"}
                 ends = {"metrics": "/metrics"}
                 addresses = {name: f"{scheme[name]}{shown}:{port}{ends.get(name, '')}" for name, port in ports.items()}
-                yield Running(addresses, models, process)
+                yield Running(addresses, models, process, _children(process.pid))
             finally:
                 _stop(process)
                 for left in Path("/dev/shm").glob(f"{own.name}*"):  # if the server was killed
@@ -167,9 +180,8 @@ def serve(
 def _models(repository: Path, kind: str) -> list[str]:
     """The names of the models in a repository."""
     if kind == "ovms":
-        config = repository / "config.json"
-        if config.is_file():
-            return [each["config"]["name"] for each in json.loads(config.read_text())["model_config_list"]]
+        if (repository / ovms.CONFIG).is_file():
+            return [each["config"]["name"] for each in ovms.read(repository)]
     elif found := sorted(each.parent.name for each in repository.glob("*/config.pbtxt")):
         return found
     raise UsageError(
@@ -179,13 +191,17 @@ def _models(repository: Path, kind: str) -> list[str]:
 
 
 def _triton(program: Program, repository: Path, host: str, ports: Mapping[str, int], own: Path) -> list[str]:
+    """Triton's command line.
+
+    Raises:
+        RuntimeUnavailable: it does not know an option that closes it to others.
+    """
     key = f"{CLOSED}:r2mrf={secrets.token_hex(16)}"
-    wanted = {
+    further = {"http-max-input-size": MOST_BYTES + (1 << 20), "exit-timeout-secs": LEAVING}
+    wanted: dict[str, object] = {
         "model-control-mode": "none",
         "http-restricted-api": key,
         "grpc-restricted-protocol": key,
-        "http-max-input-size": MOST_BYTES + (1 << 20),
-        "exit-timeout-secs": LEAVING,
         "backend-config": f"python,shm-region-prefix-name={own.name}",
     } | {f"{name}-{part}": value for name, port in ports.items() for part, value in (("address", host), ("port", port))}
     if program.backends:
@@ -197,11 +213,14 @@ def _triton(program: Program, repository: Path, host: str, ports: Mapping[str, i
     done = subprocess.run(
         [program.path, "--help"], env=_environment(program), capture_output=True, text=True, check=False
     )
-    known = {name: value for name, value in wanted.items() if f"--{name}" in done.stdout + done.stderr}
+    known = re.findall(r"--([\w-]+)", done.stdout + done.stderr)
+    if lacking := [name for name in wanted if name not in known]:
+        raise RuntimeUnavailable(f"{program.path} does not know --{lacking[0]}: Triton 24.04 or later is needed")
+    wanted |= {name: value for name, value in further.items() if name in known}
     return [
         str(program.path),
         f"--model-repository={repository}",
-        *(f"--{name}={value}" for name, value in known.items()),
+        *(f"--{name}={value}" for name, value in wanted.items()),
     ]
 
 
@@ -240,7 +259,11 @@ def _started(command: Sequence[str], program: Program, output: IO[bytes]) -> sub
 
 def _refuse_taken(host: str, port: int, name: str) -> None:
     """Refuse a port on which something listens: it would pass for our server."""
-    with socket.socket() as s:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as e:
+        raise UsageError(f"`host` {host} is no address: {e.strerror}") from None
+    with socket.socket(family) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             s.bind((host, port))
@@ -250,12 +273,34 @@ def _refuse_taken(host: str, port: int, name: str) -> None:
             ) from None
 
 
-def _await(process: subprocess.Popen[bytes], host: str, port: int, within: float, log: Path) -> None:
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v2/health/ready"
+def _reached(host: str) -> str:
+    """What an address for this machine has for a host on which a server listens."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _children(parent: int) -> frozenset[int]:
+    """The processes that a process has started and that still run; none where the system does not tell."""
+    found: set[int] = set()
+    for file in Path(f"/proc/{parent}/task").glob("*/children"):
+        with suppress(OSError):
+            found |= {int(child) for child in file.read_text().split()}
+    return frozenset(child for child in found if not _ended(child))
+
+
+def _ended(process: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def _await(process: subprocess.Popen[bytes], address: str, within: float, log: Path | None) -> None:
     opener, deadline = urllib.request.build_opener(urllib.request.ProxyHandler({})), time.monotonic() + within
     while process.poll() is None:
         with suppress(URLError, OSError), opener.open(address, timeout=5) as answer:
-            if answer.status == 200:
+            if answer.status == 200 and process.poll() is None:
                 return
         if time.monotonic() > deadline:
             raise RuntimeUnavailable(f"the server is not ready after {within:g} s; it said: {_said(log)}")
@@ -263,8 +308,10 @@ def _await(process: subprocess.Popen[bytes], host: str, port: int, within: float
     raise RuntimeUnavailable(f"the server ended with code {process.returncode}: {_said(log)}")
 
 
-def _said(log: Path) -> str:
+def _said(log: Path | None) -> str:
     """What matters of a server's log, in one line: why models are unavailable, else its last words."""
+    if log is None:
+        return "see above"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     failed = [line.strip("| ").partition("UNAVAILABLE:")[2].strip() for line in lines if "UNAVAILABLE:" in line]
     return plain("; ".join(dict.fromkeys(failed)) or next(iter(lines[-1:]), "nothing"))[:2000]

@@ -116,7 +116,7 @@ def draw(service: Service) -> Config:
         "input": [focus | {"name": "network_map"}, _tensor("size", "TYPE_INT32", 2)],
         "output": _results(),
     }
-    found["parameters"] |= _parameters({"contract": service.contract.embedded()})
+    found["parameters"] |= _parameters({"most_pixels": str(MOST_PIXELS), "contract": service.contract.embedded()})
     return found
 
 

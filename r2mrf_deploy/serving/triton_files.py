@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import runtimes
+from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.artifact import Artifact, publish
 from r2mrf_deploy.errors import UsageError, did_you_mean
 from r2mrf_deploy.files import flush
@@ -48,8 +47,10 @@ def service(name: str, artifact: Artifact, options: Options) -> Service:
     contract, backend = contract_of(artifact), _backend(artifact, options)
     _refuse_without_map(artifact, contract, options)
     runtime = _runtime(artifact, backend, options)
-    gpu = options.gpu or artifact.path.suffix == ".plan" or any(word in runtime for word in ("cuda", "tensorrt"))
-    if gpu and artifact.path.suffix == ".xml":
+    gpu = (
+        options.gpu or artifact.path.suffix.lower() == ".plan" or any(word in runtime for word in ("cuda", "tensorrt"))
+    )
+    if gpu and artifact.path.suffix.lower() == ".xml":
         raise UsageError(f"`gpu`: {artifact.path.name} runs on a CPU; serve an .onnx or a .plan")
     if gpu:
         options.refuse("threads", why="it is for a CPU; leave it out")
@@ -63,7 +64,7 @@ def service(name: str, artifact: Artifact, options: Options) -> Service:
         max_batch=batch,
         delay_us=triton.delay_us(options.target_ms, compute),
         instances=options.instances or 1,
-        workers=options.workers or min(os.cpu_count() or 1, MOST_WORKERS),
+        workers=options.workers or min(environment.cores(), MOST_WORKERS),
         threads=options.threads,
         runtime=runtime,
         gpu=gpu,

@@ -67,7 +67,7 @@ def test_openvino_model_server(net: str, capsys: pytest.CaptureFixture[str]) -> 
         ("none.onnx -o repo", "none.onnx: no such file"),
         ("net.onnx -o repo --max-batch 2", "--max-batch: the batch of net.onnx is fixed at 1"),
         ("net.onnx -o repo --backend tensorrt", "--backend tensorrt does not open net.onnx: choose onnxruntime or"),
-        ("net.onnx -o repo --target-ms -1", "--target-ms must be above 0, not -1"),
+        ("net.onnx -o repo --target-ms -1", "--target-ms must be above 0, and 1,000,000 at most, not -1"),
         ("net.onnx -o net.onnx", "cannot write net.onnx: it is not a folder"),
         ("net.onnx -o repo --server ovms --gpu", "--gpu: it is for Triton"),
         ("r2mrf-edge -o repo", "is a checkpoint: export it first"),

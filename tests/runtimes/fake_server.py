@@ -51,6 +51,7 @@ class Fake:
     busy_status: int = 503
     cut: int = 0
     unloaded: int = 0
+    max_batch: int = 0
     refused: str = ""
     """What it says to every inference instead of an answer."""
     broken: str = ""
@@ -101,7 +102,10 @@ class Fake:
         inputs, outputs = self.models[model]
         if what == "config":
             steps = [{"model_name": "focus"}] if model.endswith("_jpeg") else []
-            given = {"parameters": {"contract": {"string_value": self.contract}}} if self.contract else {}
+            given: dict[str, Any] = (
+                {"parameters": {"contract": {"string_value": self.contract}}} if self.contract else {}
+            )
+            given["max_batch_size"] = self.max_batch
             return given | {"name": model} | ({"ensemble_scheduling": {"step": steps}} if steps else {})
         if what == "stats":
             if not self.statistics:

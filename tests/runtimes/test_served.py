@@ -110,6 +110,54 @@ def test_what_http_calls_busy(status: int, monkeypatch: pytest.MonkeyPatch) -> N
         assert np.array_equal(run(runner), BRIGHTNESS)
 
 
+def test_a_model_whose_process_has_died_is_away(server: FakeServer, opened: Connect) -> None:
+    """Triton says so of a python model by an ordinary failure, until somebody restarts it."""
+    server.fake.broken = "Failed to process the request(s) for model 'x', message: Stub process 'x_0_0' is not healthy."
+    again = threading.Timer(0.3, lambda: setattr(server.fake, "broken", ""))
+    again.start()
+    assert run(opened()).shape[1] == 1 and server.fake.asked["infer"] > 1
+    again.join()
+
+
+def test_requests_that_nobody_wants_any_longer(server: FakeServer, opened: Connect) -> None:
+    """Ctrl-C does not wait for an answer that may come in a minute."""
+    server.fake.delay = 4
+    runner, failed = opened(), []
+
+    def wait() -> None:
+        with pytest.raises(ServerUnavailable, match="given up"):
+            run(runner)
+        failed.append(True)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not server.fake.under_way:
+        time.sleep(0.01)
+    before = time.monotonic()
+    runner.abandon()
+    waiting.join(20)
+    assert failed and time.monotonic() - before < 2
+    server.fake.delay = 0
+    assert run(runner).shape[1] == 1  # the next is answered
+
+
+def test_the_largest_batch_of_a_server(server: FakeServer, opened: Connect) -> None:
+    server.fake.max_batch = 8
+    predictor = Predictor.of(opened())
+    predictor.refuse_batch(8)
+    with pytest.raises(UsageError, match="`batch` 9: the server takes 8 at most"):
+        predictor.refuse_batch(9)
+
+
+@pytest.mark.parametrize(("address", "warned"), [("http://192.0.2.1:1", True), ("http://127.0.0.1:1", False)])
+def test_a_token_in_clear_is_warned_of(address: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    own = client.Client(Connection(address, token="secret"))
+    assert ("without encryption" in caplog.text) == warned and "secret" not in caplog.text
+    long = f"{'x' * 390} secret"  # what is cut off must not show a part of it
+    assert "secre" not in own.said(Exception(long))
+    own.close()
+
+
 def test_a_server_that_stays_busy(server: FakeServer, opened: Connect) -> None:
     runner, server.fake.busy = opened(retry_for=0.3), 10**6
     began = time.monotonic()
@@ -349,7 +397,7 @@ def test_models_and_versions_that_are_not_there(opened: Connect) -> None:
 def test_the_contract_of_a_server(server: FakeServer, opened: Connect) -> None:
     server.fake.contract = contract().embedded()
     runner = opened()
-    assert runner.contract == contract() and runner.identity.endswith(" focus 1 c0ffee")
+    assert runner.contract == contract() and runner.identity == "c0ffee focus 1"
     assert Predictor.of(runner, runner.contract).largest == (24, 24)
     other = contract(checkpoint_sha256="other")
     given = Connection(server.address + "/focus")

@@ -71,7 +71,7 @@ def test_a_file_becomes_what_predict_writes(exported: Path, tmp_path: Path) -> N
         for prediction, (name, content) in zip(wanted, files.items(), strict=True):
             image, size = decode(content, own, Limits())
             focus = predictor.runner.run({"image": image})["map"][0, 0]
-            found = draw(focus, size, own, EVERYTHING)
+            found = draw(focus, size, own, EVERYTHING, Limits())
             assert prediction.map is not None and prediction.scores is not None
             assert found["png"] == prediction.map.read_bytes(), name
             assert json.loads(found["scores"]) == prediction.scores.to_dict(), name
@@ -103,13 +103,20 @@ def test_only_what_is_wanted_is_drawn() -> None:
     ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
     own = contract(32, 32)
     for kind in EVERYTHING:
-        assert set(draw(ramp, (64, 48), own, {kind})) == {kind}
-    assert draw(ramp, (64, 48), own, ()) == {}
+        assert set(draw(ramp, (64, 48), own, {kind}, Limits())) == {kind}
+    assert draw(ramp, (64, 48), own, (), Limits()) == {}
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-5, 7), (1, 2_000_000_000), (11_000, 11_000)])
+def test_no_more_is_drawn_than_is_decoded(size: tuple[int, int]) -> None:
+    """Whoever asks the drawing model itself names a size."""
+    with pytest.raises(InputError, match="cannot be drawn: at most 100,000,000 pixels"):
+        draw(np.zeros((32, 32), np.float32), size, contract(32, 32), EVERYTHING, Limits())
 
 
 def test_a_map_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(ArtifactError, match="not finite"):
-        draw(np.full((32, 32), np.nan, np.float32), (64, 48), contract(32, 32), EVERYTHING)
+        draw(np.full((32, 32), np.nan, np.float32), (64, 48), contract(32, 32), EVERYTHING, Limits())
 
 
 def test_the_map_is_that_of_the_photograph_and_not_of_the_mirrored_edges() -> None:
@@ -117,7 +124,7 @@ def test_the_map_is_that_of_the_photograph_and_not_of_the_mirrored_edges() -> No
     own = contract(32, 32, fit="letterbox")
     focus = np.zeros((32, 32), np.float32)
     focus[8:24] = 1  # the content of a photograph twice as wide as high
-    found = draw(focus, (100, 200), own, {"png", "map"})
+    found = draw(focus, (100, 200), own, {"png", "map"}, Limits())
     assert isinstance(found["map"], np.ndarray) and found["map"].shape == (16, 32) and found["map"].min() == 1
     assert isinstance(found["png"], bytes)
     pixels = np.asarray(Image.open(io.BytesIO(found["png"])))

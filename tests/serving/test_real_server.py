@@ -9,7 +9,6 @@ import io
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -81,17 +80,21 @@ class Server:
 
     def kill(self) -> None:
         """As the kernel does when memory is short: without a word. What nobody could remove then is removed here."""
-        name = self.name()
+        left = [*left_of(self.name()), Path(self.option("model-repository")).parent]
         for pid in self.descendants():
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        for path in left_of(name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def name(self) -> str:
         """How its folder and its shared memory are called."""
-        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in self.descendants()]
-        return next(found[1] for line in lines if (found := re.search(r"shm-region-prefix-name=([\w-]+)", line)))
+        return self.option("backend-config").rpartition("=")[2]
+
+    def option(self, name: str) -> str:
+        """What Triton was started with."""
+        words = [w for pid in self.descendants() for w in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+        return next(word.partition("=")[2] for word in words if word.startswith(f"--{name}="))
 
     def stop(self) -> tuple[int, float]:
         """The exit code after SIGTERM, and the seconds that it took."""
@@ -399,6 +402,20 @@ def test_a_client_survives_a_server_that_is_killed(scheme: str, photographs: Pat
         for number in (0, 60, 119):
             wanted = images.png(images.grey(predictor(images.read(many / f"{number:03}.jpg"))))
             assert (tmp_path / "out" / f"{number:03}_map.png").read_bytes() == wanted
+
+
+def test_a_model_that_dies_ends_the_server() -> None:
+    """Triton would say that it is ready, and answer with errors. Whoever watches the command starts it anew."""
+    first = started()
+    try:
+        stubs = [pid for pid, name in first.descendants().items() if name.startswith("triton_python")]
+        os.kill(stubs[0], signal.SIGKILL)
+        assert first.process.wait(30) == 2
+        assert (
+            first.process.stderr is not None and "a python model of the server has died" in first.process.stderr.read()
+        )
+    finally:
+        first.stop()
 
 
 def test_it_stops_cleanly() -> None:

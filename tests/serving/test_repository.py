@@ -272,3 +272,13 @@ def test_if_a_move_fails_everything_is_moved_back(net: Path, tmp_path: Path, mon
     with pytest.raises(ArtifactError, match=r"cannot write .*repo: Permission denied"):
         write_repository([net], repository, backend="python")
     assert {p: (repository / p).read_bytes() for p in files(repository)} == before
+
+
+def test_a_model_of_another_artifact_is_never_replaced(tiny_onnx: TinyOnnx, tmp_path: Path) -> None:
+    """The ensemble of `lite` would have the name of an artifact that is there."""
+    first, second = tiny_onnx(name="lite_jpeg"), tiny_onnx(name="lite")
+    write_repository([first], tmp_path / "repository", backend="python")
+    before = sorted(p.name for p in (tmp_path / "repository").iterdir())
+    with pytest.raises(UsageError, match="has a model lite_jpeg of another artifact"):
+        write_repository([second], tmp_path / "repository", backend="python")
+    assert sorted(p.name for p in (tmp_path / "repository").iterdir()) == before

@@ -31,7 +31,19 @@ class Ready(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer((options["http-address"], int(options["http-port"])), Ready).serve_forever()
 """
-FLAGS = "--model-control-mode --http-address --http-port --grpc-address --grpc-port --http-restricted-api"
+FLAGS = " ".join(
+    f"--{name}"
+    for name in (
+        *(
+            "model-control-mode",
+            "http-restricted-api",
+            "grpc-restricted-protocol",
+            "backend-config",
+            "backend-directory",
+        ),
+        *(f"{way}-{part}" for way in ("http", "grpc", "metrics") for part in ("address", "port")),
+    )
+)
 
 
 def free_port() -> int:
@@ -60,9 +72,9 @@ Program = Callable[..., Path]
 def program(tmp_path: Path) -> Program:
     """`program(first="", status=200)`: a tritonserver that runs some Python first, and then says whether it is ready."""
 
-    def make(first: str = "", status: int = 200, name: str = "tritonserver") -> Path:
+    def make(first: str = "", status: int = 200, name: str = "tritonserver", help: str = FLAGS) -> Path:
         path = tmp_path / name
-        path.write_text(STAND_IN.format(python=sys.executable, help=FLAGS, first=first, status=status))
+        path.write_text(STAND_IN.format(python=sys.executable, help=help, first=first, status=status))
         path.chmod(0o755)
         return path
 
@@ -82,8 +94,40 @@ def test_it_is_ready_and_ends(repository: Path, program: Program, ports: dict[st
         and "--grpc-address=127.0.0.1" in said
     )
     assert "--http-restricted-api=shared-memory,logging,trace:" in said
-    assert "--metrics-port" not in said  # its help does not know it
+    assert "--exit-timeout-secs" not in said  # its help does not know it
     assert any(Path(path).name == "site-packages" for path in said.split(" and ")[-1].strip().split(os.pathsep))
+
+
+@pytest.mark.parametrize("lacking", ["http-address", "grpc-restricted-protocol", "model-control-mode"])
+def test_one_that_cannot_be_closed_is_not_started(
+    lacking: str, repository: Path, program: Program, ports: dict[str, int], tmp_path: Path
+) -> None:
+    old = program(first=f"open({str(tmp_path / 'started')!r}, 'w')", help=FLAGS.replace(f"--{lacking}", ""))
+    with (
+        pytest.raises(RuntimeUnavailable, match=f"does not know --{lacking}: Triton 24.04 or later"),
+        server.serve(repository, program=old, **ports),
+    ):
+        pass
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the children of a process")
+def test_a_model_that_dies_ends_it(repository: Path, program: Program, ports: dict[str, int]) -> None:
+    """Triton would answer every further request with an error, and say that it is ready."""
+    child = "import subprocess; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    with server.serve(repository, program=program(child), **ports) as running:
+        [part] = running.parts
+        os.kill(part, signal.SIGKILL)
+        with pytest.raises(RuntimeUnavailable, match="a python model of the server has died"):
+            running.wait()
+
+
+def test_its_log_can_go_to_standard_error(
+    repository: Path, program: Program, ports: dict[str, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with server.serve(repository, program=program(), log=Path("-"), **ports):
+        pass
+    assert "started with" in capfd.readouterr().err
 
 
 def test_one_that_ends_says_why(repository: Path, program: Program, ports: dict[str, int]) -> None:
@@ -126,6 +170,14 @@ def test_a_port_in_use_is_refused(repository: Path, program: Program, ports: dic
             pass
 
 
+def test_a_host_that_is_none_is_refused(repository: Path, program: Program, ports: dict[str, int]) -> None:
+    with (
+        pytest.raises(UsageError, match="`host` not a host is no address"),
+        server.serve(repository, program=program(), host="not a host", **ports),
+    ):
+        pass
+
+
 def test_what_is_no_repository_is_refused(tmp_path: Path, program: Program, ports: dict[str, int]) -> None:
     for name, said in (("tritonserver", "for triton: write one"), ("ovms", "for ovms: write one.*--server ovms")):
         with pytest.raises(UsageError, match=said), server.serve(tmp_path, program=program(name=name), **ports):
@@ -141,6 +193,8 @@ def test_the_server_is_found(program: Program, tmp_path: Path, monkeypatch: pyte
         server.find(Path("nothing"))
     ovms = program(name="ovms")
     assert server.find(ovms) == server.Program("ovms", ovms)
+    monkeypatch.chdir(tmp_path)
+    assert server.find(Path("./ovms")).path.samefile(ovms)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert server.find() == server.Program("ovms", ovms)
     triton = program()

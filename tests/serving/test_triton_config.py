@@ -247,8 +247,10 @@ def test_the_warm_up_has_a_size_that_the_artifact_takes() -> None:
         ({"backend": "python", "runtime": "tensorrt"}, r"`runtime` tensorrt does not open \.onnx files"),
         ({"gpu": True, "threads": 2}, "`threads`: it is for a CPU"),
         ({"max_batch": 2}, "`max_batch`: the batch of tiny.onnx is fixed at 1: export it with --dynamic"),
-        ({"target_ms": 0}, "`target_ms` must be above 0, not 0"),
-        ({"target_ms": float("nan")}, "`target_ms` must be above 0, not nan"),
+        ({"target_ms": 0}, "`target_ms` must be above 0, and 1,000,000 at most, not 0"),
+        ({"target_ms": float("nan")}, "`target_ms` must be above 0, .* not nan"),
+        ({"target_ms": float("inf")}, "`target_ms` must be above 0, .* not inf"),
+        ({"instances": 10**10}, "`instances` must be above 0, and 1,000,000 at most"),
     ],
 )
 def test_options_without_a_use_are_refused(options: dict[str, Any], message: str, tiny_onnx: TinyOnnx) -> None:

@@ -12,6 +12,7 @@ import os
 import random
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
 from functools import cache
 from typing import Any, TypeVar
 
@@ -44,7 +45,10 @@ class Client:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.address = str(connection.where)
+        if connection.token and not (connection.where.secure or connection.where.loopback):
+            log.warning("the token goes to %s without encryption: use https:// or grpcs://", self.address)
         self._loop = _running_loop(os.getpid())
+        self._waiting: set[Future[Any]] = set()
         self._wire: Wire = self.call(self._opened())
 
     async def _opened(self) -> Wire:
@@ -59,11 +63,21 @@ class Client:
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop, and wait for it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._waiting.add(future)
         try:
             return future.result()
+        except CancelledError:
+            raise ServerUnavailable(f"{self.address}: the request was given up") from None
         except BaseException:  # Ctrl-C: nobody waits for it any longer
             future.cancel()
             raise
+        finally:
+            self._waiting.discard(future)
+
+    def abandon(self) -> None:
+        """Give up what is under way: whoever waits for it gets a ServerUnavailable."""
+        for future in list(self._waiting):
+            future.cancel()
 
     async def ask(self, what: Question, model: str = "", version: str = "") -> dict[str, Any] | None:
         """A question's answer; None where the server does not know the question or the model, or keeps the answer to itself.
@@ -129,8 +143,10 @@ class Client:
 
     def said(self, error: Exception) -> str:
         """What a server or a library said, as a part of one line, without our secrets."""
-        text = plain(masked(first_line(error)))[:400]
-        return text.replace(self.connection.token, "***") if self.connection.token else text
+        text = first_line(error)
+        if self.connection.token:
+            text = text.replace(self.connection.token, "***")
+        return plain(masked(text))[:400]
 
     def _error(self, refused: Refused) -> Exception:
         said = f"{self.address}: {self.said(refused)}"

@@ -90,6 +90,11 @@ class Address:
         return self.scheme in ("https", "grpcs")
 
     @property
+    def loopback(self) -> bool:
+        """Whether it is this machine."""
+        return self.host in ("localhost", "[::1]") or self.host.startswith("127.")
+
+    @property
     def proxied(self) -> bool:
         """Whether the environment's proxy, if there is one, is for this server too (see `no_proxy`)."""
         return not urllib.request.proxy_bypass(self.host)

@@ -10,7 +10,7 @@ from r2mrf_deploy import environment
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable
 from r2mrf_deploy.runtimes.kserve.connection import Connection
 from r2mrf_deploy.runtimes.kserve.tensors import DTYPES, LARGEST, MOST, Tensor, dimensions
-from r2mrf_deploy.runtimes.kserve.wire import Broken, Question, Refused, Wire
+from r2mrf_deploy.runtimes.kserve.wire import UNHEALTHY, Broken, Question, Refused, Wire
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST),
@@ -90,7 +90,7 @@ class GrpcWire(Wire):
             raise Broken(str(e)) from None
 
     def _refusal(self, code: Any, details: str) -> Exception:
-        codes, said = self._grpc.StatusCode, f"{code.name}: {details.rpartition('; last error: ')[2][:1000]}"
+        codes, said = self._grpc.StatusCode, f"{code.name}: {details.rpartition('; last error: ')[2]}"
         if "Failed parsing HTTP/2" in details:
             return Refused("denied", f"{said}: is this an HTTP address?")
         if "CERTIFICATE_VERIFY_FAILED" in details:
@@ -101,6 +101,8 @@ class GrpcWire(Wire):
             return Refused("late", f"no answer within {self._deadline:g} s")
         if "protocol is restricted" in details:  # Triton's words; their code is UNAVAILABLE
             return Refused("denied", said)
+        if UNHEALTHY in details:
+            return Broken(said)
         # the last two are how a broken connection shows in the middle of an answer
         if code in (codes.UNAVAILABLE, codes.CANCELLED) or "RST_STREAM" in details or "Stream removed" in details:
             return Broken(said)

@@ -16,7 +16,7 @@ from r2mrf_deploy import environment
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, first_line, reading
 from r2mrf_deploy.runtimes.kserve.connection import Connection
 from r2mrf_deploy.runtimes.kserve.tensors import DTYPES, LARGEST, MOST, Tensor, dimensions
-from r2mrf_deploy.runtimes.kserve.wire import Broken, Question, Refused, Wire
+from r2mrf_deploy.runtimes.kserve.wire import UNHEALTHY, Broken, Question, Refused, Wire
 
 CONNECTIONS = 512
 """The most at once: a process may open about 1024 files."""
@@ -140,8 +140,8 @@ def _refusal(status: int, content: bytes, location: str | None) -> Exception:
     said = content.decode(errors="replace").strip()
     with suppress(Exception):  # anything may be in there
         said = str(json.loads(content)["error"])
-    text = f"HTTP {status}" + (f": {said[:1000]}" if said else "")
-    if status in _BUSY:
+    text = f"HTTP {status}" + (f": {said}" if said else "")
+    if status in _BUSY or UNHEALTHY in said:
         return Broken(text)
     if status in (401, 403):
         return Refused("denied", f"{text}: give a token that it accepts (`token_file`)")

@@ -46,7 +46,7 @@ def encode(name: str, array: np.ndarray) -> Tensor:
     if datatype == "BYTES":
         raw = b"".join(struct.pack("<I", len(item)) + item for item in array.ravel())
     else:
-        raw = np.ascontiguousarray(array).tobytes()
+        raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return Tensor(name, datatype, array.shape, raw)
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from r2mrf_deploy.runtimes.kserve.tensors import Tensor
 
 Question = Literal["server", "model", "config", "stats", "ready", "index"]
+UNHEALTHY = "is not healthy"
+"""What Triton says of a python model whose process has died: only a restart of the server brings it back."""
 
 
 class Broken(Exception):
