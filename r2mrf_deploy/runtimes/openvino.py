@@ -51,6 +51,8 @@ class OpenVINORunner(Runner):
             self.streams = options.streams
         if options.profile:
             settings["PERF_COUNT"] = True
+        with _FIRST:
+            _touch(openvino)
         core = openvino.Core()
         self.emulates = _emulated(artifact, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
@@ -93,6 +95,19 @@ class OpenVINORunner(Runner):
                     name = merged.get(layer.node_name, layer.node_name)
                     times.setdefault(name, []).append(layer.real_time.total_seconds() * 1e3)
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
+
+
+_FIRST = threading.Lock()
+
+
+def _touch(openvino: Any) -> None:
+    """Make a tensor and read it, in one thread.
+
+    OpenVINO makes its tables of numpy's types at their first use. Two threads that do so at once may wait for each other for
+    ever, one with the table's lock and one with the interpreter's: that was seen in 3 of 180 runs of `predict`.
+    """
+    values = openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True).data
+    assert not values.any()
 
 
 def _emulated(artifact: Artifact, capabilities: Collection[str]) -> str:
