@@ -35,7 +35,7 @@ from r2mrf_deploy.predict import Outputs, Source, Sources
 from r2mrf_deploy.predict.cluster import predict_on_ray
 from r2mrf_deploy.predict.parts import SIZE, Parts
 from r2mrf_deploy.predict.photographs import Work, infer, read_photograph
-from r2mrf_deploy.predict.workers import Job, Opened, _row
+from r2mrf_deploy.predict.workers import Job, Opened, row
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.runtimes import OpenOptions
 
@@ -132,16 +132,16 @@ def steps(model: Path, folder: Path, size: str, turns: int) -> dict[str, Any]:
             works = [replace(work, image=None) for work in works]
             found = timed("network", lambda given: [each for work in given for each in infer(predictor, [work])], works)
             timed("hand over, twice", hand_over, works, found)
-            rows = timed("scores, map as PNG", lambda given: [_row(work, job) for work in given], found)
+            rows = timed("scores, map as PNG", lambda given: [row(work, job) for work in given], found)
             less = replace(job, outputs=Outputs(("map",), map_side=MAP_SIDE))
             timed(
                 f"scores, map of {MAP_SIDE} pixels as PNG",
-                lambda given, job: [_row(work, job) for work in given],
+                lambda given, job: [row(work, job) for work in given],
                 found,
                 less,
             )
             less = replace(job, outputs=Outputs(("scores",)))
-            timed("scores alone", lambda given, job: [_row(work, job) for work in given], found, less)
+            timed("scores alone", lambda given, job: [row(work, job) for work in given], found, less)
             timed("write Parquet", job.parts.write, 0, iter(rows), ("map",))
         sizes |= {name: len(pickle.dumps(each)) / len(files) for name, each in (("input", works), ("map", found))}
         sizes["row"] = job.parts.file(0).stat().st_size / len(files)

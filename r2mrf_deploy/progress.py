@@ -7,11 +7,12 @@ import contextlib
 import functools
 import io
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,32 @@ def no_stdout() -> Iterator[None]:
     """Drop what libraries print. Threads take turns."""
     with _SILENCED, contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def without_threads(prefix: str) -> Iterator[None]:
+    """Drop what threads whose names begin so print; others print as before, and need not take turns."""
+    with _SILENCED:  # not while another stream is in its place
+        before = sys.stdout
+        sys.stdout = cast(TextIO, _Without(before, prefix))
+    try:
+        yield
+    finally:
+        with _SILENCED:
+            sys.stdout = before
+
+
+class _Without:
+    """A stream that some threads cannot write to."""
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream, self._prefix = stream, prefix
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.current_thread().name.startswith(self._prefix) else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from r2mrf_deploy.progress import quiet, unwarned
+from r2mrf_deploy.progress import no_stdout, quiet, unwarned, without_threads
 
 
 def test_quiet_silences_libraries_and_not_the_program_around_them(
@@ -74,3 +74,16 @@ def test_threads_drop_warnings_together_and_give_them_back() -> None:
         thread.join()
         warnings.warn("nobody sees this", stacklevel=1)
     assert list(warnings.filters) == before
+
+
+def test_what_some_threads_print_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    """While the others print as before, also where a library is silenced in between."""
+    with without_threads("loud"):
+        for name in ("loud one", "ours"):
+            thread = threading.Thread(target=print, args=(name,), name=name)
+            thread.start()
+            thread.join()
+        with no_stdout():
+            print("library")
+    print("after")
+    assert capsys.readouterr().out == "ours\nafter\n"

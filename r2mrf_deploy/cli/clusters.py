@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Context
 
+from r2mrf_deploy.cli import flags
 from r2mrf_deploy.cli.common import err, line, print_json, shown_progress
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.wording import count, masked
@@ -18,16 +19,13 @@ if TYPE_CHECKING:
     from r2mrf_deploy.predict import Outputs
 
 
-def is_given(context: Context, option: str) -> bool:
-    """Whether an option has another value than its default because somebody said so."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name != "DEFAULT"
+UNUSED = ("report", "xmp", "roi", "tile", "overlap", "smooth", "limit", "scores_format")
+"""Options of which a cluster makes nothing."""
 
 
-def refuse_without_ray(unused: dict[str, Any], inputs: Sequence[str]) -> None:
+def refuse_with_ray(context: Context, inputs: Sequence[str]) -> None:
     """Refuse options and inputs of which a cluster makes nothing."""
-    if given := [name for name, value in unused.items() if value not in (None, False, 0.0)]:
-        raise UsageError(f"`{given[0]}` does not go with `ray`: leave one of them out")
+    flags.refuse_given(context, UNUSED, "does not go with `ray`")
     for each in inputs:
         what = "the list on standard input" if each == "-" else f"the film {masked(each)}"
         raise UsageError(

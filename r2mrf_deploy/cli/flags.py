@@ -198,10 +198,16 @@ def _token(file: Path | None) -> str | None:
     return token
 
 
+def is_given(context: Context, name: str) -> bool:
+    """Whether one of the command's parameters was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_given(context: Context, names: Collection[str], why: str) -> None:
     """Raise UsageError if one of the command's parameters was given on the command line."""
     for name in names:
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE":
+        if is_given(context, name):
             raise UsageError(f"`{name}` {why}: leave it out")
 
 

@@ -130,12 +130,9 @@ def predict(
         save, map_side=map_side, overlay_side=overlay_side, overlay_format=overlay_format, float_format=float_format
     )
     films = [each for each in given if footage.is_film(each) or footage.is_live(each)]
-    if ray or ray_address:
-        clusters.refuse_without_ray(
-            {"report": report, "xmp": xmp, "roi": roi, "tile": tile, "overlap": overlap, "smooth": smooth, "limit": limit,
-             "scores_format": scores_format != "jsonl"}, [*films, *(each for each in given if each == "-")],
-        )  # fmt: skip
-        if not clusters.is_given(context, "save"):
+    if ray or ray_address is not None:
+        clusters.refuse_with_ray(context, [*films, *(each for each in given if each == "-")])
+        if not flags.is_given(context, "save"):
             outputs = replace(outputs, save=("map",))
         clusters.run(
             artifact, given, output, outputs, as_json, address=ray_address, actors=actors, recursive=recursive,

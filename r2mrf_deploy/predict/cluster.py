@@ -6,42 +6,36 @@ has room for. A part's Parquet file is its checkpoint: see `parts` for why no ro
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
 import re
-import secrets
-import socket
-import sys
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy import environment
-from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable, UsageError, first_line
-from r2mrf_deploy.files import refuse_unwritable, staging
-from r2mrf_deploy.predict import stores, summaries, workers
+from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.files import refuse_unwritable
+from r2mrf_deploy.predict import ray_cluster, stores, summaries, workers
 from r2mrf_deploy.predict.journal import Journal
 from r2mrf_deploy.predict.outputs import Outputs
 from r2mrf_deploy.predict.parts import MOST_DEATHS, SIZE, Part, Parts
-from r2mrf_deploy.predict.sources import JOURNAL, Sources
-from r2mrf_deploy.progress import Progress, ProgressCallback, no_stdout, silent
+from r2mrf_deploy.predict.sources import JOURNAL, LISTING, Sources
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.wording import count, masked
 
 ROUND = 4096
 """Parts of one execution of Ray Data. Its driver has memory for every part; between two executions actors start anew."""
-_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""Variables of Ray's. What goes wrong is raised as an exception too."""
-_LOCAL = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: Ray then listens on the loopback address alone
-    "RAY_AUTH_MODE": "token",  # other users of this machine must not run code in our workers
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # which Ray reads once in a process
-}
+OPENING = 1800
+"""Seconds within which a worker must have opened the artifact: the cluster may be busy, or the runtime builds an engine."""
+SEEN = 90
+"""Seconds within which a network file system shows here what another machine has written."""
+MOST_NAMED = 8
+"""Files and addresses that the journal keeps as they were given; of more it keeps a digest."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +94,28 @@ def predict_on_ray(
         R2mrfError: what `Sources` raises, and what `Predictor.open` raises on a worker.
         ModuleNotFoundError: without ray.
     """
+    address = ray_cluster.address_of(address)
     outputs, options, parts = outputs or Outputs(("map",)), options or OpenOptions(), Parts(output.absolute())
     summaries.refuse_without_parquet()
     _refuse(output, parts, outputs, address, resume)
     sources = Sources(given, output=output, recursive=recursive)
     systems = _stores(given)
     threads = options.threads or 1
-    with _ray(address, (actors or max(1, environment.cores() // (2 * threads))) * threads + 1), _errors():
-        import ray
-
+    cpus = (actors or max(1, environment.cores() // (2 * threads))) * threads + 1
+    with ray_cluster.connected(address, cpus), ray_cluster.errors():
         progress(Progress("opening the model on a worker", 0))
         opening = workers.Opening(workers.Model.of(artifact), runtime, trust, options, flip, batch)
-        gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
-        opened = ray.get(ray.remote(num_cpus=threads, num_gpus=gpus)(workers.opened).remote(opening))
+        opened = _opened(opening, threads)
         pool = _Pool.of(opened, actors, threads)
         settings = {
-            "ray": SIZE, "given": [_place(each) for each in given], "recursive": recursive, "model": model,
+            "ray": SIZE, "given": _places(given), "recursive": recursive, "model": model,
             "runtime": opened.runtime, **asdict(outputs), "save": sorted(outputs.save), "flip": flip,
         }  # fmt: skip
         with Journal(output, settings, resume=resume) as journal:
             parts.forget_attempts()
             if not parts.listing.exists():
                 parts.write_list(sources, systems, progress)
+            parts = parts.opened()
             summary = _run(workers.Job(parts, outputs, systems, opened), opening, pool, progress)
             journal.finish()
             return summary
@@ -136,24 +130,62 @@ def _refuse(output: Path, parts: Parts, outputs: Outputs, address: str | None, r
         raise UsageError(f"`output` {folder} is a file: name a folder")
     if "coco" in outputs.save:
         raise UsageError("`save` coco is one file about all photographs: save contour, which is a column")
-    if (address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+    if address and address.startswith("ray://"):
         raise UsageError(f"`ray_address` {address}: run this on a machine of the cluster, with its HOST:PORT or auto")
     refuse_unwritable(parts.listing)
+    refuse_unwritable(parts.file(0))
+    if not parts.listing.exists() and parts.there():
+        raise UsageError(f"{folder} holds parts of a run whose {LISTING} is gone: name another `output`")
     if parts.listing.exists() and not resume:
         raise UsageError(f"{folder} holds a run of before: `resume` goes on with it; or name another `output`")
+    if parts.listing.exists() and not parts.opened().run:
+        raise UsageError(f"{parts.listing} is not the list of a run: name another `output`")
     if parts.listing.exists() and not (folder / JOURNAL).exists():
         raise UsageError(f"{folder} holds parts of a run whose {JOURNAL} is gone: name another `output`")
 
 
-def _place(given: str | Path) -> str:
+def _places(given: Sequence[str | Path]) -> list[str] | str:
     """What was given, as it is told from others when the run is resumed."""
-    return masked(str(given)) if "://" in str(given) else os.path.abspath(given)  # noqa: PTH100
+    places = [masked(str(each)) if "://" in str(each) else os.path.abspath(each) for each in given]  # noqa: PTH100
+    if len(places) <= MOST_NAMED:
+        return places
+    digest = hashlib.sha256("\0".join(places).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{count(len(places), 'name')} (SHA-256 {digest[:16]})"
 
 
 def _stores(given: Sequence[str | Path]) -> tuple[Any, ...]:
-    """The file systems of the addresses among what was given."""
-    addresses = [each for each in map(stores.local, map(str, given)) if "://" in each]
-    return tuple(stores.system(address) for address in addresses)
+    """The file systems of the addresses among what was given; None for one that cannot be opened, as its row will say."""
+    found: list[Any] = []
+    for address in (each for each in map(stores.local, map(str, given)) if "://" in each):
+        stores.refuse_passwords(address)
+        try:
+            found.append(stores.system(address))
+        except InputError:
+            found.append(None)
+    return tuple(found)
+
+
+def _opened(opening: workers.Opening, threads: int) -> workers.Opened:
+    """Open the artifact on a worker, as the actors will.
+
+    Raises:
+        UsageError: no machine has so many CPUs: Ray would wait for one that does.
+        RuntimeUnavailable: it takes too long.
+    """
+    import ray
+
+    gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus]
+    most = max((int(machine.get("CPU", 0)) for machine in machines), default=0)
+    if threads > most:
+        which = "machine with a GPU" if gpus else "machine"
+        raise UsageError(f"`threads` {threads}: no {which} of the cluster has more than {count(most, 'CPU')}")
+    task = ray.remote(num_cpus=threads, num_gpus=gpus)(workers.opened)
+    try:
+        return ray.get(task.remote(opening), timeout=OPENING)
+    except ray.exceptions.GetTimeoutError:
+        why = f"no worker opened the model within {OPENING // 60} minutes: is the cluster busy?"
+        raise RuntimeUnavailable(why) from None
 
 
 @dataclass(frozen=True)
@@ -197,7 +229,12 @@ def _run(job: workers.Job, opening: workers.Opening, pool: _Pool, progress: Prog
             number = int(row["number"])
             done, failed, error = done + counts[number], failed + int(row["failed"]), error or str(row["error"])
             progress(Progress(job.parts.file(number).name, total - left + done, total))
-    job.parts.tidy()
+    job.parts.forget_attempts()
+    end = time.monotonic() + SEEN
+    while (lost := len(counts.keys() - job.parts.there())) and time.monotonic() < end:
+        time.sleep(1)
+    if lost:
+        raise RuntimeUnavailable(f"{count(lost, 'file')} of {job.parts.file(0).parent} went missing; `resume` goes on")
     return Summary(job.parts.file(0).parent, total, done, failed, error)
 
 
@@ -207,114 +244,21 @@ def _round(
     """Make some parts. Yields what `workers.write` says of each as soon as its file is there."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
+    context = ray.data.DataContext.get_current().copy()  # whoever calls this may have data of their own
     context.enable_progress_bars = context.print_on_execution_start = False
     context.max_consecutive_actor_init_deaths = MOST_DEATHS
+    context.raise_original_map_exception = True
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(pool.threads))
     rows = [{"number": part.number, "start": part.start, "length": part.length} for part in some]
-    with _without_stderr():  # which says on how many threads it does this
+    # Ray says on standard error on how many threads it does this; each step keeps the context in which it is made
+    with ray_cluster.without_stderr(), ray.data.DataContext.current(context):
         made = ray.data.from_items(rows, override_num_blocks=len(rows))
-    made = made.map_batches(workers.read, batch_size=1, batch_format="numpy", fn_args=(job,))
-    made = made.map_batches(
-        workers.Network, batch_size=1, batch_format="numpy", fn_constructor_args=(job, opening),
-        compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(rows))), num_cpus=pool.threads, num_gpus=pool.gpus,
-        runtime_env={"env_vars": threads},  # of its own too, so that Ray does not make one step of this and the one before
-    )  # fmt: skip
-    made = made.map_batches(workers.write, batch_size=1, batch_format="numpy", fn_args=(job,))
+        made = made.map_batches(workers.read, batch_size=1, batch_format="numpy", fn_args=(job,))
+        made = made.map_batches(
+            workers.Network, batch_size=1, batch_format="numpy", fn_constructor_args=(job, opening),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(rows))), num_cpus=pool.threads, num_gpus=pool.gpus,
+            runtime_env={"env_vars": threads},  # of its own too, or Ray makes one step of this and the one before
+        )  # fmt: skip
+        made = made.map_batches(workers.write, batch_size=1, batch_format="numpy", fn_args=(job,))
     for batch in made.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):  # not one behind
         yield from (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
-
-
-@contextmanager
-def _ray(address: str | None, cpus: int) -> Iterator[None]:
-    """Connect to a cluster; or start one on this machine for `cpus` CPUs or all its cores, and end it and its files."""
-    local = address is None and "RAY_ADDRESS" not in os.environ
-    with ExitStack() as stack:
-        stack.enter_context(_environment(_QUIET | (_LOCAL if local else {})))
-        import ray
-        import ray.data
-
-        stack.enter_context(no_stdout())  # it says there what happens to workers
-        for name in ("ray", "ray.data"):
-            stack.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        how: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if local:
-            user = os.getuid() if hasattr(os, "getuid") else ""
-            files = staging(Path(tempfile.gettempdir(), f"ray-{user}"))
-            folder = files.__enter__()
-            stack.callback(files.__exit__, None, None, None)  # whatever is raised has nothing to do with these files
-            how |= {"address": "local", "num_cpus": max(cpus, environment.cores()), "include_dashboard": False,
-                    "_temp_dir": str(folder)}  # fmt: skip
-        else:
-            _refuse_unreachable(address or os.environ["RAY_ADDRESS"])
-        try:
-            with _without_stderr():  # its C++ library says there how it logs
-                ray.init(**({"address": address} | how))
-        except (OSError, RuntimeError, ValueError) as e:
-            raise RuntimeUnavailable(f"Ray cannot be started here, or reached: {first_line(e)}") from None
-        stack.callback(ray.shutdown)
-        yield
-
-
-def _refuse_unreachable(address: str) -> None:
-    """Raise RuntimeUnavailable where nothing listens at HOST:PORT: Ray would try for many minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as e:
-            raise RuntimeUnavailable(f"no Ray cluster can be reached at {address}: {e.strerror or e}") from None
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment for a while; those that are set already stay as they are."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Drop what libraries write on the file descriptor of standard error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn what Ray raises into one of our errors: that of the worker, if it raised one."""
-    import ray
-
-    try:
-        yield
-    except (R2mrfError, ModuleNotFoundError) as e:
-        raise _cause(e) from None
-    except ray.exceptions.RayError as e:
-        raise _cause(e) from e
-
-
-def _cause(e: Exception) -> Exception:
-    """The error of ours that an exception of Ray's contains, or one that says what is wrong with the cluster."""
-    inner: Any = e
-    while inner is not None:
-        if type(inner).__module__ == R2mrfError.__module__:
-            return inner
-        e, inner = inner, getattr(inner, "cause", None) or inner.__cause__
-    if isinstance(e, ModuleNotFoundError) and e.name == "r2mrf_deploy":
-        return RuntimeUnavailable("the cluster's machines have no r2mrf-deploy: install the same version on each")
-    if isinstance(e, ModuleNotFoundError):
-        return e
-    return RuntimeUnavailable(f"Ray's workers failed: {first_line(e)}; what is done stays, `resume` goes on")

@@ -19,7 +19,7 @@ import numpy as np
 
 from r2mrf_deploy.errors import ArtifactError, UsageError
 from r2mrf_deploy.files import locked, refuse_unwritable, write_atomically
-from r2mrf_deploy.predict.sources import JOURNAL
+from r2mrf_deploy.predict.sources import JOURNAL, LISTING
 from r2mrf_deploy.predict.stores import Source
 from r2mrf_deploy.wording import count
 
@@ -37,7 +37,8 @@ class Journal:
         resume: keep what is done; otherwise begin again, and keep the journal of a run before under another name.
 
     Raises:
-        UsageError: another process writes it, or `resume` would go on with other settings.
+        UsageError: another process writes it, `resume` would go on with other settings, or the folder holds a run over a
+            cluster that these do not go on with.
         ArtifactError: the folder cannot be written.
     """
 
@@ -49,6 +50,10 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock(folder)
+            if run_of(folder) and not (resume and "ray" in settings):  # whose header this would replace
+                raise UsageError(
+                    f"{folder} holds a run of `ray`: `resume` with `ray` goes on with it; or name another `output`"
+                )
             kept: list[Record] | Iterator[Record] = []
             if self.path.exists():
                 if resume:
@@ -129,6 +134,16 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def run_of(folder: Path) -> str:
+    """What identifies the run over a cluster whose list of photographs lies in a folder; an empty text if none does."""
+    try:
+        with (folder / LISTING).open("rb") as f:
+            header = json.loads(f.readline(1 << 10))
+        return header["run"] if header["r2mrf"] == "photographs" else ""
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def records(path: Path) -> Iterator[Record]:

@@ -1,8 +1,8 @@
 """What a run over a cluster keeps on disk: a list of the photographs, cut into numbered parts, and a Parquet file of each.
 
 The list is written first and never changed. So a part holds the same photographs whoever works on it and however often, its
-file appears whole under its number or not at all, and a part whose file is there is done. Killing anything at any time
-therefore loses no row and doubles none: at worst a part is made again, and replaces its equal.
+file appears whole under its number or not at all, and says itself of which run it is and whether something in it failed.
+Killing anything at any time therefore loses no row and doubles none: at worst a part is made again, and replaces its equal.
 
 (Ray Data's own checkpoints do not promise that. Its Parquet files have random names, and are written where they are read: a
 worker that outlives its driver can write one after the run that followed has tidied up and begun to make the same rows.)
@@ -12,25 +12,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from r2mrf_deploy.concurrency import ordered_map
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.predict import summaries
+from r2mrf_deploy.predict.journal import run_of
+from r2mrf_deploy.predict.sources import LISTING
 from r2mrf_deploy.predict.stores import Fetch, Source
 from r2mrf_deploy.progress import Progress, ProgressCallback
 
 SIZE = 64
 """Photographs of a part: what is read, computed and written together, and what is done again after something was killed."""
+READERS = 16
+"""Files of parts whose metadata are read at once."""
 ROW_GROUP = 64 << 20
 """Bytes of outputs after which a Parquet file begins a new row group: so many are in memory."""
 MOST_DEATHS = 3
 """How many workers may die of a photograph, or of a step, before it is given up."""
+_NAME = re.compile(r"part-(\d{7,})\.parquet")
+_RUN, _FAILED = b"r2mrf.run", b"r2mrf.failed"
+"""Names of the metadata of a part's file: its run, and how many of its rows have an error."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +61,28 @@ class Parts:
     """The list and the files of a run in an output folder."""
 
     folder: Path
+    run: str = ""
+    """What identifies the run of the list; see `opened`."""
 
     @property
     def listing(self) -> Path:
-        return self.folder / "photographs.jsonl"
+        return self.folder / LISTING
+
+    def opened(self) -> Parts:
+        """The same, as those of the run whose list is there: files of another run are not taken for theirs."""
+        return replace(self, run=run_of(self.folder))
 
     def file(self, number: int) -> Path:
         return self.folder / "parts" / f"part-{number:07}.parquet"
 
     def write_list(self, sources: Iterable[Source], stores: Sequence[Any], progress: ProgressCallback) -> None:
-        """Write the list: one line of JSON for each photograph. Passwords are not in it.
+        """Write the list: a line with an identifier of the run, and one line of JSON for each photograph.
+
+        Passwords are in it only if a file system takes them for part of a file's name (see `stores.refuse_passwords`).
 
         Args:
-            stores: fsspec's file systems, by which the list knows where to fetch what is no local file.
+            stores: fsspec's file systems, by which the list knows where to fetch what is no local file; None where one could
+                not be opened.
 
         Raises:
             ArtifactError: it cannot be written.
@@ -71,6 +90,7 @@ class Parts:
 
         def write(path: Path) -> None:
             with path.open("w", encoding="utf-8") as f:
+                f.write(json.dumps({"r2mrf": "photographs", "run": secrets.token_hex(8)}) + "\n")
                 for number, source in enumerate(sources, 1):
                     f.write(json.dumps(_line(source, stores)) + "\n")
                     if number % 1000 == 0:
@@ -80,8 +100,9 @@ class Parts:
 
     def __iter__(self) -> Iterator[Part]:
         """Every part, in order. The list is read as a stream."""
-        number = start = length = count = 0
+        number = length = count = 0
         with self.listing.open("rb") as f:
+            start = len(f.readline())
             for line in f:
                 length, count = length + len(line), count + 1
                 if count == SIZE:
@@ -96,13 +117,29 @@ class Parts:
             f.seek(start)
             return [_source(json.loads(line), stores) for line in f.read(length).splitlines()]
 
+    def there(self) -> set[int]:
+        """The numbers of the parts whose files are there."""
+        try:
+            with os.scandir(self.file(0).parent) as entries:
+                found = [(_NAME.fullmatch(entry.name), entry) for entry in entries]
+                return {int(name[1]) for name, entry in found if name and entry.is_file() and entry.stat().st_size}
+        except FileNotFoundError:
+            return set()
+
     def done(self) -> set[int]:
-        """The numbers of the parts that are there and in which nothing failed."""
-        there, failed = (
-            {int(file.stem.removeprefix("part-")) for file in folder.glob("part-*")}
-            for folder in (self.file(0).parent, self._failed(0).parent)
-        )
-        return there - failed
+        """The numbers of the parts whose files are there, whole and of this run, and in which nothing failed."""
+        from pyarrow import ArrowException, parquet
+
+        def is_done(number: int) -> bool:
+            try:
+                said = parquet.read_metadata(self.file(number)).metadata or {}
+            except (ArrowException, OSError):  # it is cut off
+                return False
+            return said.get(_RUN) == self.run.encode() and said.get(_FAILED) == b"0"
+
+        there = sorted(self.there())
+        answers = ordered_map(is_done, there, READERS)
+        return {number for number, yes in zip(there, answers, strict=True) if yes}
 
     def write(self, number: int, rows: Iterator[Mapping[str, Any]], kinds: Sequence[str]) -> tuple[int, str]:
         """Write a part's file, which has `summaries.schema(*kinds)`.
@@ -111,7 +148,7 @@ class Parts:
             How many rows have an error, and the first of these errors.
 
         Raises:
-            ArtifactError: it cannot be written.
+            ArtifactError: it cannot be written, or the folder holds another run by now.
         """
         errors: list[str] = []
 
@@ -125,24 +162,13 @@ class Parts:
                 for some in _groups(rows, kinds):
                     errors.extend(row["error"] for row in some if row["error"] is not None)
                     table.write_table(summaries.arrow(some, *kinds))
-            if errors:  # before its file appears, so that it is never taken for done
-                self._failed(number).parent.mkdir(exist_ok=True)
-                self._failed(number).touch()
+                # in the file itself, so that whichever of two workers is the last, its file and this agree
+                table.add_key_value_metadata({_RUN.decode(): self.run, _FAILED.decode(): str(len(errors))})
+            if run_of(self.folder) != self.run:  # this worker has outlived its driver
+                raise ArtifactError(f"{self.folder} holds another run by now, or its {LISTING} is gone")
 
         write_atomically(self.file(number), write)
-        if not errors:
-            self._failed(number).unlink(missing_ok=True)
         return len(errors), errors[0] if errors else ""
-
-    def _failed(self, number: int) -> Path:
-        """A file that says that photographs of a part failed, and are to be tried again."""
-        return self.folder / ".failed" / f"part-{number:07}"
-
-    def tidy(self) -> None:
-        """Remove what says nothing once every part is there."""
-        self.forget_attempts()
-        with suppress(OSError):  # something failed, or nothing ever has
-            self._failed(0).parent.rmdir()
 
     def attempts(self, number: int) -> Attempts:
         return Attempts(self.folder / ".attempts" / f"part-{number:07}")
@@ -211,8 +237,11 @@ def _line(source: Source, stores: Sequence[Any]) -> dict[str, Any]:
 
 def _source(line: Mapping[str, Any], stores: Sequence[Any]) -> Source:
     address = line["source"]
-    read = Fetch(stores[line["store"]], line["path"], address) if "store" in line else None
-    return Source(address, "", read, line.get("error"))
+    if "store" not in line:
+        return Source(address, "", error=line.get("error"))
+    if (store := stores[line["store"]]) is None:
+        return Source(address, "", error=f"{address}: its store cannot be opened any more")
+    return Source(address, "", Fetch(store, line["path"], address), line.get("error"))
 
 
 def _groups(rows: Iterator[Mapping[str, Any]], kinds: Sequence[str]) -> Iterator[list[Mapping[str, Any]]]:

@@ -21,9 +21,12 @@ from r2mrf_deploy.files import short
 from r2mrf_deploy.predict import stores
 from r2mrf_deploy.predict.names import ROOM, names
 from r2mrf_deploy.predict.stores import Source
+from r2mrf_deploy.wording import masked
 
 JOURNAL = "predictions.jsonl"
 """The file among the outputs that says what has been done; see `journal`."""
+LISTING = "photographs.jsonl"
+"""The file among the outputs of a run over a cluster that lists its photographs; see `parts`."""
 MOST_SORTED = 100_000
 """The most photographs of one folder that are sorted: more come in the folder's own order, each with its whole name."""
 
@@ -121,7 +124,7 @@ class Sources(Iterable[Source]):
         yield from self.files
         for group in self._groups:
             what = "holds no images" if isinstance(group, _Group) and not group.pattern else "no such file"
-            text = group if isinstance(group, str) else group.text
+            text = masked(group if isinstance(group, str) else group.text)
             yield from _or_said(self._in(group), Source(text, "", error=f"{text}: {what} ({self._supported})"))
         if self._listed is not None:
             for line in _lines(self._listed):
@@ -201,14 +204,14 @@ class Sources(Iterable[Source]):
             if "://" in text:
                 place = PurePosixPath(*_root(text).parts[1:-1])
                 found = stores.photographs(text, place, self._is_named_as_image, recursive=self._recursive)
-                yield from _or_said(found, Source(text, "", error=f"{text}: no such file"))
+                yield from _or_said(found, Source(masked(text), "", error=f"{masked(text)}: no such file"))
                 return
             path = Path(os.path.normpath(text))
             if ".." in path.parts:
                 path = path.absolute().resolve()
             inside = Path(os.path.realpath(path)).is_relative_to(self._output)
         except (OSError, ValueError) as e:  # a NUL byte in a list of lines
-            yield Source(text, "", error=f"{text!r} is no path: {e}")
+            yield Source(masked(text), "", error=f"{masked(text)!r} is no path: {masked(str(e))}")
             return
         error = f"{path} lies in the `output` folder: choose another" if inside else None
         parts = (path.drive.rstrip(":"), *path.parts[1:]) if path.is_absolute() else path.parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from r2mrf_deploy.errors import InputError, first_line
+from r2mrf_deploy.errors import InputError, UsageError, first_line
 from r2mrf_deploy.files import short
 from r2mrf_deploy.predict.names import ROOM, names
 from r2mrf_deploy.wording import masked
@@ -61,6 +62,19 @@ def system(address: str) -> Any:
         return fsspec.core.url_to_fs(address)[0]
     except Exception as e:  # each store raises what its library does
         raise InputError(f"{masked(address)} cannot be opened: {masked(first_line(e))}") from None
+
+
+def refuse_passwords(address: str) -> None:
+    """Refuse an address whose password would be part of each file's name: fsspec calls those of web servers so.
+
+    Raises:
+        UsageError: it has a user's name or a password.
+    """
+    if re.search(r"https?://[^/?#\s]*@", address):
+        raise UsageError(
+            f"{masked(address)}: with `ray`, whose list has the names of all files, a web address has no user and password: "
+            "leave them out, and give the header Authorization by `client_kwargs` in fsspec's configuration of http"
+        )
 
 
 def local(text: str) -> str:

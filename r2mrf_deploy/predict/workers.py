@@ -198,12 +198,12 @@ def write(batch: Batch, job: Job) -> Batch:
     number, works = _unpacked(batch)
     attempts = job.parts.attempts(number)
     with attempts.step("writing"):
-        failed, error = job.parts.write(number, (_row(work, job) for work in works), tuple(job.outputs.endings))
+        failed, error = job.parts.write(number, (row(work, job) for work in works), tuple(job.outputs.endings))
     attempts.forget()
     return {name: np.array([value]) for name, value in (("number", number), ("failed", failed), ("error", error))}
 
 
-def _row(work: Work, job: Job) -> dict[str, Any]:
+def row(work: Work, job: Job) -> dict[str, Any]:
     """A photograph's scores and outputs."""
     source, contents = work.source, {}
     prediction = Prediction(source.address, error=work.error)

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import cli, images, sample_photographs
-from r2mrf_deploy.errors import ArtifactError, UsageError
-from r2mrf_deploy.predict import Outputs, Source, Sources, parts, predict, stores, workers
+from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.predict import Outputs, Source, Sources, cluster, parts, predict, ray_cluster, stores, workers
+from r2mrf_deploy.predict.journal import Journal
 from r2mrf_deploy.predict.parts import MOST_DEATHS, Parts
 from r2mrf_deploy.predict.summaries import COLUMNS
 from r2mrf_deploy.predictor import Predictor
@@ -35,6 +37,8 @@ from r2mrf_deploy.cli import main
 sys.exit(main())
 """
 """The command line, with parts so small that a test has many of them."""
+PATIENCE = 600
+"""Seconds that a test waits for what takes some on a machine with nothing else to do."""
 Row = dict[str, Any]
 
 
@@ -44,7 +48,11 @@ def command(*arguments: object, size: int = parts.SIZE) -> list[str]:
 
 def done(*arguments: object, size: int = parts.SIZE, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments, size=size), capture_output=True, text=True, timeout=600, env=os.environ | environment
+        command(*arguments, size=size),
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE,
+        env=os.environ | environment,
     )
 
 
@@ -111,7 +119,8 @@ def workers_of(driver: int, called: str) -> Iterator[int]:
 
 def until(what: Callable[[], Any], run: subprocess.Popen[str]) -> Any:
     """Wait for something while a run goes on."""
-    for _ in range(12_000):
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         if found := what():
             return found
         assert run.poll() is None, run.communicate()
@@ -155,14 +164,15 @@ def test_killed_and_resumed_every_row_is_there_once_and_as_predict_makes_it(
     assert (resumed.returncode, len(resumed.stderr.splitlines())) == (2, 1) and "2 of" in resumed.stderr, resumed.stderr
     summary = json.loads(resumed.stdout)
     failed = {file for file in before if any(row["error"] for row in rows_of(file))}
-    assert all(file.stat().st_mtime_ns == then for file, then in before.items() if file not in failed)
+    remade = [file for file, then in before.items() if file.stat().st_mtime_ns != then and file not in failed]
+    assert len(remade) <= 2, "but for parts of which workers that outlived the driver had been told, nothing is made again"
 
     expected = predicted(exported, [folder], tmp_path / "plain")
     found = rows(output)
     assert len(found) == len(expected) == count + 7 == summary["photographs"]
     assert sorted(found, key=by_source) == sorted(expected, key=by_source)
     assert sum(row["error"] is not None for row in found) == 2 and len({row["map"] for row in found}) > count / 2
-    assert sorted(p.name for p in output.iterdir()) == [".failed", "parts", "photographs.jsonl", "predictions.jsonl"]
+    assert sorted(p.name for p in output.iterdir()) == ["parts", "photographs.jsonl", "predictions.jsonl"]
 
 
 def by_source(row: Row) -> str:
@@ -216,6 +226,9 @@ def test_a_photograph_that_kills_its_worker_becomes_a_row_and_a_store_is_read_by
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--overlap", "0"], "--overlap does not go with --ray"),
+        (["--ray-address", "", "--smooth", "0"], "--smooth does not go with --ray"),
+        (["https://me:secret@host/a.jpg"], "https://me:***@host/a.jpg: with --ray, whose list"),
         (["--tile"], "--tile does not go with --ray"),
         (["--roi", "boxes.csv"], "--roi does not go with --ray"),
         (["--report", "a.html"], "--report does not go with --ray"),
@@ -236,7 +249,8 @@ def test_what_a_cluster_cannot_do_is_refused_before_anything_is_written(
     photograph(Path("photographs/a.png"))
     before = sorted(tmp_path.rglob("*"))
     assert cli.main(["predict", "r2mrf-edge", "photographs", "--ray", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert said in printed and "secret" not in printed
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -260,6 +274,9 @@ def test_the_list_is_cut_into_parts_and_holds_no_password(tmp_path: Path) -> Non
     assert [(part.number, part.count) for part in found] == [(0, parts.SIZE), (1, parts.SIZE), (2, 2)]
     back = [source for part in found for source in found.sources(part.start, part.length, [None, store])]
     assert back == given and "secret" not in found.listing.read_text()
+    last = list(found)[-1]
+    (gone, _) = found.sources(last.start, last.length, [None, None])
+    assert gone.error == "sftp://me:***@host/b.jpg: its store cannot be opened any more"
 
 
 def test_a_part_is_done_when_its_file_is_there_and_nothing_in_it_failed(tmp_path: Path) -> None:
@@ -276,6 +293,190 @@ def test_a_part_is_done_when_its_file_is_there_and_nothing_in_it_failed(tmp_path
         found.write(2, broken(), ())
     assert found.done() == {0} and not found.file(2).exists()
     assert found.write(1, iter([row]), ()) == (0, "") and found.done() == {0, 1}
+    found.file(2).touch()  # what a power failure may leave
+    for name in ("part-0000003.parquet.bak", "part-3.parquet", "notes"):
+        found.file(2).with_name(name).write_text("no part")
+    assert found.there() == found.done() == {0, 1}
+    found.file(2).write_bytes(found.file(1).read_bytes()[:-9])
+    assert found.there() == {0, 1, 2} and found.done() == {0, 1}
+
+
+def test_of_two_workers_at_one_part_the_last_says_whether_it_failed(tmp_path: Path) -> None:
+    """Whatever was written, and noted, in between."""
+    found = Parts(tmp_path)
+    row = dict.fromkeys(COLUMNS) | {"source": "a", "error": None}
+
+    def overtaken(error: str | None, by: str | None) -> Iterator[Row]:
+        yield row | {"error": error}
+        found.write(0, iter([row | {"error": by}]), ())
+
+    found.write(0, overtaken("why", None), ())
+    assert found.done() == set()
+    found.write(0, overtaken(None, "why"), ())
+    assert found.done() == {0}
+
+
+def test_a_worker_that_outlives_its_run_writes_nothing_into_the_next(tmp_path: Path) -> None:
+    """Nor is what it wrote before taken for a part of it."""
+    row = dict.fromkeys(COLUMNS) | {"source": "a", "error": None}
+    runs = []
+    for _ in range(2):
+        Parts(tmp_path).write_list([Source("a", "")], (), lambda _: None)
+        runs.append(Parts(tmp_path).opened())
+        if len(runs) == 1:
+            runs[0].write(0, iter([row]), ())
+            assert runs[0].done() == {0}
+    assert runs[1].done() == set()
+    with pytest.raises(ArtifactError, match="holds another run by now"):
+        runs[0].write(1, iter([row]), ())
+    assert runs[1].there() == {0}
+    runs[1].listing.unlink()
+    with pytest.raises(ArtifactError, match=r"or its photographs\.jsonl is gone"):
+        runs[1].write(0, iter([row]), ())
+
+
+def test_the_folder_of_a_run_is_not_taken_by_another(tmp_path: Path, brightness: Brightness) -> None:
+    """Of either kind; and it is looked at under the lock, in case that two began at once."""
+    output = tmp_path / "out"
+    image = photograph(tmp_path / "a.png")
+    found = Parts(output)
+    found.write_list([Source(str(image), "")], (), lambda _: None)
+    (output / "predictions.jsonl").write_text("as it was")
+    for how in (False, True):
+        with pytest.raises(UsageError, match="holds a run of `ray`"):
+            list(predict(brightness(), [image], output, resume=how))
+    with pytest.raises(UsageError, match="holds a run of `ray`"):
+        Journal(output, {"ray": parts.SIZE})
+    assert (output / "predictions.jsonl").read_text() == "as it was"
+    assert sorted(p.name for p in output.iterdir()) == ["photographs.jsonl", "predictions.jsonl"]
+    found.listing.write_text('{"source": "a.jpg"}\n')
+    with pytest.raises(UsageError, match=r"photographs\.jsonl is not the list of a run"):
+        cluster.predict_on_ray(Path("none.onnx"), [image], output, resume=True)
+    found.listing.unlink()
+    found.write(0, iter([dict.fromkeys(COLUMNS)]), ())
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"whose photographs\.jsonl is gone"):
+            cluster.predict_on_ray(Path("none.onnx"), [image], output, resume=resume)
+
+
+def test_a_run_whose_files_went_missing_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Parts(tmp_path)
+    found.write_list([Source("a", ""), Source("b", "")], (), lambda _: None)
+    monkeypatch.setattr(cluster, "SEEN", 0)
+    monkeypatch.setattr(cluster, "_round", lambda *_: iter([{"number": 0, "failed": 0, "error": ""}]))
+    job: Any = SimpleNamespace(parts=found.opened())
+    nothing: Any = None
+    with pytest.raises(RuntimeUnavailable, match=r"1 file of .*parts went missing; `resume` goes on"):
+        cluster._run(job, nothing, nothing, lambda _: None)
+
+
+def test_what_was_given_is_compared_and_stays_short() -> None:
+    few, many, others = (
+        cluster._places([f"{n}.jpg" for n in range(start, end)]) for start, end in ((0, 3), (0, 999), (1, 1000))
+    )
+    assert few == [str(Path.cwd() / f"{n}.jpg") for n in range(3)] and many != others and len(many) < 80
+    assert "secret" not in cluster._places(["sftp://me:secret@host/a"])[0]
+
+
+def test_an_address_that_cannot_be_opened_keeps_its_place() -> None:
+    pytest.importorskip("fsspec")
+    first, second = cluster._stores(["a.jpg", "nowhere://a/b.png", "memory://a"])
+    assert first is None and second is not None
+
+
+def test_a_local_run_is_known_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        assert ray_cluster.address_of(None) is ray_cluster.address_of("") is ray_cluster.address_of("local") is None
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert ray_cluster.address_of(None) == "auto" and ray_cluster.address_of("local") is None
+
+
+def test_what_a_worker_raised_is_said_in_one_line() -> None:
+    import ray
+
+    def raised(cause: Exception) -> str:
+        cause.args = (f"{cause}\nFailed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change",)
+        return str(ray_cluster._cause(ray.exceptions.RayTaskError("write", "Traceback\nlong", cause)))
+
+    assert raised(ArtifactError("it is a folder")) == "it is a folder"
+    assert (
+        raised(ValueError("no such thing"))
+        == "Ray's workers failed: no such thing; what is done stays, `resume` goes on"
+    )
+
+
+def test_more_threads_than_a_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for such a machine."""
+    import ray
+
+    nodes = [
+        {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}}
+        for alive, cpus, gpus in ((1, 4, 1), (1, 8, 0), (0, 64, 1))
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    nothing: Any = None
+    for total, said in (
+        ({"CPU": 12}, "no machine of the cluster has more than 8 CPUs"),
+        ({"CPU": 12, "GPU": 1}, "no machine with a GPU of the cluster has more than 4 CPUs"),
+    ):
+        monkeypatch.setattr(ray, "cluster_resources", lambda total=total: total)
+        with pytest.raises(UsageError, match=f"`threads` 16: {said}"):
+            cluster._opened(nothing, 16)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such locks")
+def test_rays_folder_has_a_short_path_and_those_of_killed_runs_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
+    with ray_cluster._folder() as folder:
+        assert len(str(folder)) < 40
+    assert not folder.exists()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(ray_cluster, "_LONGEST_FOLDER", 1000)
+    left, fresh = (tmp_path / f"r2-{os.getuid()}-{name}" for name in ("left", "fresh"))
+    for each in (left, fresh):
+        each.mkdir()
+    os.utime(left, (0, 0))
+    with ray_cluster._folder() as first:
+        os.utime(first, (0, 0))
+        with ray_cluster._folder() as second:
+            assert first.exists() and second.exists() and fresh.exists() and not left.exists()
+
+
+IMPORTED_BEFORE = """
+import sys, ray
+from pathlib import Path
+from r2mrf_deploy.errors import R2mrfError
+from r2mrf_deploy.predict import parts
+from r2mrf_deploy.predict.cluster import predict_on_ray
+parts.SIZE = 1
+model, photographs, output = map(Path, sys.argv[1:])
+(output / "parts" / "part-0000001.parquet").mkdir(parents=True)
+try:
+    predict_on_ray(model, [photographs], output, progress=lambda progress: print("progress"))
+except R2mrfError as e:
+    print(type(e).__name__, e)
+"""
+
+
+@pytest.mark.artifact
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such paths")
+def test_ray_may_be_imported_before_and_an_error_of_a_worker_is_one_line(tmp_path: Path, exported: Path) -> None:
+    """In a temporary folder whose path is too long for sockets; what the caller prints meanwhile is printed."""
+    output, long = tmp_path / "out", tmp_path / ("long" * 20)
+    for name in ("a.png", "b.png"):
+        photograph(tmp_path / "in" / name, 100, (30, 40))
+    long.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORTED_BEFORE, exported, tmp_path / "in", output],
+        capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"TMPDIR": str(long)},
+    )  # fmt: skip
+    *printed, last = run.stdout.splitlines()  # without what Ray adds
+    assert last == f"ArtifactError cannot write {output}/parts/part-0000001.parquet: it is a folder", run
+    assert printed and set(printed) == {"progress"}, run
+    assert run.stderr == ""
 
 
 def test_pictures_of_a_part_are_not_in_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +517,7 @@ def test_photographs_of_one_shape_are_computed_together(tmp_path: Path, brightne
     sources.insert(2, Source("gone.jpg", "", error="gone"))
     found = Parts(tmp_path)
     found.write_list(sources, (), lambda _: None)
+    found = found.opened()
     opened = workers.Opened(
         predictor.runner.inputs, predictor.preprocess, predictor.profile, False, "brightness", False
     )

@@ -213,6 +213,10 @@ def test_passwords_are_not_written_down(tmp_path: Path) -> None:
         (source,) = Sources([given], output=tmp_path / "out")
         said = source.error or source.address
         assert "***@" in said and not any(word in said for word in ("secret", "ss@word"))
+    nothing = "memory://me:secret@here/*.png"
+    found = [*Sources([nothing], output=tmp_path), *Sources([], output=tmp_path, listed=io.BytesIO(nothing.encode()))]
+    assert len(found) == 2 and all("no such file" in str(source.error) for source in found)
+    assert "secret" not in repr(found)
 
 
 def test_what_a_folder_cannot_be_asked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
