@@ -165,7 +165,9 @@ def test_killed_and_resumed_every_row_is_there_once_and_as_predict_makes_it(
     summary = json.loads(resumed.stdout)
     failed = {file for file in before if any(row["error"] for row in rows_of(file))}
     remade = [file for file, then in before.items() if file.stat().st_mtime_ns != then and file not in failed]
-    assert len(remade) <= 2, "but for parts of which workers that outlived the driver had been told, nothing is made again"
+    assert len(remade) <= 2, (
+        "but for parts of which workers that outlived the driver had been told, nothing is made again"
+    )
 
     expected = predicted(exported, [folder], tmp_path / "plain")
     found = rows(output)
