@@ -89,6 +89,8 @@ class LoadResult:
     """Milliseconds, of those that were answered; None if none was."""
     server: tuple[ServerStatistics, ...]
     """What the server counted meanwhile: of the model, then of the steps of an ensemble. Others' requests are among it."""
+    early: tuple[str, ...] = ()
+    """Those of them whose computation is counted in part only."""
 
     @property
     def throughput(self) -> float:
@@ -216,7 +218,7 @@ def _measured(
         runner.client.address, runner.model, runner.device, load, batch, shapes, len(took), len(errors),
         errors[0] if errors else "", max(ends for _, ends, _ in took) - min(due for due, _, _ in took),
         Statistics.of([1e3 * seconds for seconds in done], PERCENTILES) if done else None,
-        tuple(s.since(counted[s.model]) if s.model in counted else s for s in after),
+        tuple(s.since(counted[s.model]) if s.model in counted else s for s in after), runner.early,
     )  # fmt: skip
 
 

@@ -33,8 +33,9 @@ def load_table(results: Sequence[LoadResult]) -> Sheet:
 
 def server_table(results: Sequence[LoadResult]) -> Sheet:
     """What the servers counted meanwhile; those that keep no statistics are left out."""
-    figures = ("requests", "executions", "mean batch", "queue ms", "compute ms")
-    table = Sheet("model", "load", numbers=figures, spare=("executions",), title="by the server's own statistics:")
+    figures = ("requests", "executions", "batch", "queue", "compute")
+    title = "by the server's own statistics: the mean batch, and milliseconds of a request:"
+    table = Sheet("model", "load", numbers=figures, spare=("executions",), title=title)
     for r in results:
         for s in r.server:
             times = (NONE if value is None else figure(value) for value in (s.batch, s.queue_ms, s.compute_ms))
@@ -44,7 +45,10 @@ def server_table(results: Sequence[LoadResult]) -> Sheet:
 
 def load_lines(results: Sequence[LoadResult]) -> list[str]:
     """What the tables do not say."""
-    lines = []
+    early = dict.fromkeys(name for r in results for name in r.early)
+    lines = [
+        f"{name}: its computation is counted until the last of a batch has begun; it takes longer" for name in early
+    ]
     for r in results:
         if r.errors:
             lines.append(f"{r.title}: {count(r.errors, 'request')} failed, the first with: {r.first_error}")

@@ -27,6 +27,8 @@ IN_FLIGHT = 8
 """Requests under way at once unless more are asked for: what a server puts together in a batch, and a network's delay."""
 CONTRACT = "contract"
 """The parameter of Triton's model configuration that holds the contract."""
+ARTIFACT = "artifact"
+"""The parameter that names the file of a network in Triton's python backend."""
 MOST_MODELS = 64
 """The most models of a server that are asked what they take."""
 
@@ -61,12 +63,15 @@ class ServedRunner(Runner):
         steps: tuple[str, ...] = (),
         streams: int = IN_FLIGHT,
         most_batch: int | None = None,
+        early: tuple[str, ...] = (),
     ) -> None:
         self.client, self.model, self.version, self.versions = client, model, version, versions
         self.device, self.inputs, self.outputs, self.streams = device, inputs, outputs, streams
         self.contract = contract
         """What the server knows of the artifact; or the contract that the caller gave."""
         self.most_batch = most_batch
+        self.early = early
+        """Those of the model and its steps of whose computation the server counts a part only (see `serving.models`)."""
         self.steps = steps
         """The models that an ensemble consists of."""
 
@@ -194,6 +199,8 @@ async def _found(client: Client, contract: Contract | None, streams: int) -> Ser
         contract = _contract(found, config, f"the contract of {model} at {client.address}") or contract
         steps = [step["model_name"] for step in (config.get("ensemble_scheduling") or {}).get("step", ())]
         most = int(config.get("max_batch_size") or 0)
+        configs = {model: config} | {step: await client.ask("config", step) or {} for step in steps[:MOST_MODELS]}
+        early = tuple(name for name, each in configs.items() if ARTIFACT in (each.get("parameters") or {}))
         versions = ",".join(str(v)[:20] for v in found.get("versions") or ())
         try:
             inputs = tensors.specs(found.get("inputs"), contract)
@@ -205,7 +212,7 @@ async def _found(client: Client, contract: Contract | None, streams: int) -> Ser
             raise ArtifactError(f"{model} at {client.address}: {e}") from None
     return ServedRunner(
         client, model, where.version, f"{device} at {client.address}", where.version or versions, inputs, outputs,
-        contract, tuple(dict.fromkeys(map(str, steps[:MOST_MODELS]))), streams, most if most > 0 else None,
+        contract, tuple(dict.fromkeys(map(str, steps[:MOST_MODELS]))), streams, most if most > 0 else None, early,
     )  # fmt: skip
 
 

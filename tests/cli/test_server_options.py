@@ -39,7 +39,7 @@ def test_bench(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture
         == 0
     )
     said = capsys.readouterr().out
-    assert f"fake 1.0 at {server.address}" in said and "2 in flight" in said and "compute ms" in said
+    assert f"fake 1.0 at {server.address}" in said and "2 in flight" in said and "compute" in said
     assert [row["in_flight"] for row in csv.DictReader(table.open())] == ["1", "2"] and "p99.9" in page.read_text()
     assert main(["bench", "--server", address, "--server", address, "--rate", "50", *QUICK, "--json"]) == 0
     loads = json.loads(capsys.readouterr().out)["loads"]

@@ -52,6 +52,8 @@ class Fake:
     cut: int = 0
     unloaded: int = 0
     max_batch: int = 0
+    artifact: str = ""
+    """The file of a network in Triton's python backend."""
     refused: str = ""
     """What it says to every inference instead of an answer."""
     broken: str = ""
@@ -106,6 +108,8 @@ class Fake:
                 {"parameters": {"contract": {"string_value": self.contract}}} if self.contract else {}
             )
             given["max_batch_size"] = self.max_batch
+            if self.artifact and not model.endswith("_jpeg"):
+                given.setdefault("parameters", {})["artifact"] = {"string_value": self.artifact}
             return given | {"name": model} | ({"ensemble_scheduling": {"step": steps}} if steps else {})
         if what == "stats":
             if not self.statistics:
