@@ -27,10 +27,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from predict import made
 
-from r2mrf_deploy import budget, environment, images, sample_photographs, weights
-from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy import budget, environment, weights
 from r2mrf_deploy.predict import Outputs, Source, Sources
 from r2mrf_deploy.predict.cluster import predict_on_ray
 from r2mrf_deploy.predict.parts import SIZE, Parts
@@ -75,25 +74,6 @@ def main() -> None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def made(folder: Path, size: tuple[int, int]) -> list[Path]:
-    """JPEG files of a size, each with another part of a photograph."""
-    rng = np.random.default_rng(0)
-    sources = sample_photographs.sharp()
-    files = []
-    for number in range(DISTINCT):
-        source = sources[number % len(sources)]
-        share = rng.uniform(0.7, 1)
-        height, width = (int(share * side) for side in source.shape[:2])
-        top, left = (
-            int(rng.integers(0, side - part + 1)) for side, part in zip(source.shape, (height, width), strict=False)
-        )
-        photograph = images.resize(source[top : top + height, left : left + width], size)
-        noise = rng.normal(0, NOISE, size).astype(np.float32)[:, :, None]
-        content = images.jpeg((photograph + noise).clip(0, 255).astype(np.uint8))
-        files.append(write_atomically(folder / f"{number:04}.jpg", content))
-    return files
-
-
 def listing(folder: Path) -> dict[str, float]:
     """Microseconds for each file of folders of a thousand that is found and written to the list, and bytes of its line."""
     for number in range(LISTED):
@@ -110,7 +90,7 @@ def listing(folder: Path) -> dict[str, float]:
 
 def steps(model: Path, folder: Path, size: str, turns: int) -> dict[str, Any]:
     """Median milliseconds of the processor that a photograph takes in each step, and bytes that go from one to the next."""
-    files = made(folder / "photographs", SIZES[size])
+    files = list(made(folder / "photographs", DISTINCT, SIZES[size]))
     sources = [Source(str(file), "") for file in files]
     with Predictor.open(model, options=OpenOptions(threads=1)) as predictor:
         runner = predictor.runner

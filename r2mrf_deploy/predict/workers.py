@@ -127,7 +127,7 @@ class _Inputs(Runner):
         self.inputs = inputs
 
     def _run(self, arrays: Arrays) -> Arrays:
-        raise NotImplementedError
+        raise AssertionError("this predictor only fits photographs")
 
 
 @dataclass(frozen=True)
