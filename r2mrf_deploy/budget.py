@@ -1,18 +1,19 @@
-"""A latency budget that travels: the roofline of a graph on a class of GPUs, before one is at hand.
+"""A latency budget that travels: the roofline of a graph on a class of devices, before one is at hand.
 
 A kernel takes at least as long as its multiply-adds at the device's peak and as its bytes at the memory's bandwidth; the
 longer of the two is its roof (Williams, Waterman and Patterson, Communications of the ACM 52(4), 2009). No kernel reaches
 its roof, so the prediction is the sum of the roofs divided by a stated efficiency, plus a launch for each kernel and the
-copies to and from the device. `calibrate` measures the local machine's peak and bandwidth, to show how good predictions are.
+copies to and from the device, of which a CPU has neither. `calibrate` measures the local machine's peak and bandwidth, to
+show how good predictions are.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,15 @@ from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
 from r2mrf_deploy.checkpoint_files import Loading, is_checkpoint
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.files import scratch
-from r2mrf_deploy.gpus import GPU
+from r2mrf_deploy.gpus import CPU, GPU, Device
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.cost import Shapes, infer
 from r2mrf_deploy.graph.kernels import Kernel, Precision, kernels
 from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
-from r2mrf_deploy.runtimes import Runner, Runtime
+from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeCUDA
+from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,6 +45,8 @@ EFFICIENCY = 0.5
 Shi et al.'s images) is 0.60 of the roof for the graph as traced, if the images were 640×427."""
 LAUNCH_MS = 0.005
 """Milliseconds to launch one kernel."""
+JETSON_LAUNCH_MS = 0.01
+"""The same on a Jetson. An assumption: its cores run at about half the clock of a PC's."""
 TRANSFER = 12.0
 """GB/s between host and device: PCIe 3.0 with 16 lanes, as measured with pinned memory on cards of the 1080 Ti's time."""
 BUDGET_MS = 100.0
@@ -64,15 +68,26 @@ class Roof:
     """GB/s to and from the device; None where nothing has to be copied."""
 
     @classmethod
-    def of(cls, gpu: GPU, *, tf32: bool = True) -> Roof:
-        """The roof of a GPU class.
+    def of(cls, device: Device, *, tf32: bool = True, threads: int | None = None) -> Roof:
+        """The roof of a class of devices.
 
         Args:
             tf32: FP32 convolutions run as TF32 if that is faster. TensorRT does this unless a plan is built with
                 `no_tf32`; PyTorch, AOTInductor and ONNX Runtime CUDA do not use it here, except for `pytorch-cuda-tf32`.
+            threads: the cores of a CPU that compute, by default all. One alone has all of the memory's bandwidth.
         """
-        fp32 = max(gpu.tflops["fp32"], gpu.tflops.get("tf32", 0.0)) if tf32 else gpu.tflops["fp32"]
-        return cls(gpu.name, gpu.title, {**gpu.tflops, "fp32": fp32}, gpu.bandwidth)
+        tflops = dict(device.tflops)
+        if tf32:
+            tflops["fp32"] = max(tflops["fp32"], tflops.get("tf32", 0.0))
+        if isinstance(device, CPU):
+            used = min(threads or device.cores, device.cores)
+            tflops = {precision: rate * used / device.cores for precision, rate in tflops.items()}
+            cores = f"{used} of {count(device.cores, 'core')}"
+            return cls(device.name, f"{device.title}, {cores}", tflops, device.bandwidth, 0.0, None)
+        roof = cls(device.name, device.title, tflops, device.bandwidth)
+        if isinstance(device, GPU) and device.jetpacks:  # a copy reads and writes the memory that host and GPU share
+            return replace(roof, launch_ms=JETSON_LAUNCH_MS, transfer=device.bandwidth / 2)
+        return roof
 
     def limit(self, kernel: Kernel) -> tuple[float, str]:
         """The least time that a kernel can take, in milliseconds, and what bounds it: "compute" or "memory".
@@ -188,30 +203,32 @@ def scaled(limit: float, there: Prediction, here: Prediction, slack: float) -> f
     return limit * here.roof / there.roof / slack + here.launches + here.transfers
 
 
-def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[GPU], list[str]]:
-    """The GPU classes that compute in the graphs' precisions at a useful rate, and why the others are refused. Raises
+def able(names: Iterable[str], graphs: Sequence[Graph]) -> tuple[list[Device], list[str]]:
+    """The devices that compute in the graphs' precisions at a useful rate, and why the others are refused. Raises
     UsageError if there is no such class."""
     found, refusals = [], []
     for name in names:
-        gpu = gpus.get(name)
-        why = [r for g in graphs for p in g.precisions if (r := gpus.precision_refusal(gpu, p))]
-        found += [] if why else [gpu]
+        device = gpus.find(name)
+        why = [r for g in graphs for p in g.precisions if (r := gpus.precision_refusal(device, p))]
+        found += [] if why else [device]
         refusals += why[:1]
     return found, refusals
 
 
-def calibrate(runtime: Runtime) -> Roof:
+def calibrate(runtime: Runtime, threads: int | None = None) -> Roof:
     """Measure the roof of the local device: the best rates of large convolutions and of a large copy.
 
     Args:
         runtime: one that opens `.onnx`; FP16 is measured too if it runs on a GPU.
+        threads: CPU threads; by default those that the runtime chooses.
     """
-    ms, runner = _best(runtime, _convolution(256, 96, np.float32))
+    options = OpenOptions(threads=threads)
+    ms, runner = _best(runtime, _convolution(256, 96, np.float32), options)
     tflops = {"fp32": 2 * 9 * 256**2 * 96**2 / ms / 1e9}
     if runner.on_gpu:
-        ms, _ = _best(runtime, _convolution(512, 256, np.float16))
+        ms, _ = _best(runtime, _convolution(512, 256, np.float16), options)
         tflops["fp16"] = 2 * 9 * 512**2 * 256**2 / ms / 1e9
-    ms, _ = _best(runtime, _one_node(f"float[{COPIED}]", "Relu(x)"))
+    ms, _ = _best(runtime, _one_node(f"float[{COPIED}]", "Relu(x)"), options)
     title = runner.device if runner.on_gpu else environment.cpu()
     costs = (LAUNCH_MS, TRANSFER) if runner.on_gpu else (0.0, None)
     return Roof("here", title, tflops, 2 * COPIED * 4 / ms / 1e6, *costs)
@@ -221,12 +238,12 @@ COPIED = 1 << 25
 """Elements of the copy that measures the bandwidth: 128 MiB, larger than every cache."""
 
 
-def _best(runtime: Runtime, model: onnx.ModelProto, seconds: float = 0.5) -> tuple[float, Runner]:
+def _best(runtime: Runtime, model: onnx.ModelProto, options: OpenOptions, seconds: float = 0.5) -> tuple[float, Runner]:
     """The shortest compute time of a model, in milliseconds, and the runner, closed, that says where it ran."""
     with scratch() as folder:
         file = folder / "calibrate.onnx"
         onnx.save(model, file)
-        with runtime.open(Artifact(file)) as runner:
+        with runtime.open(Artifact(file), options) as runner:
             feed = feeds.random(runner.inputs)
             end, best = time.perf_counter() + seconds, math.inf
             while best == math.inf or time.perf_counter() < end:
@@ -268,8 +285,10 @@ class Budget:
     budget_ms: float
     predictions: tuple[Prediction, ...]
     refused: tuple[str, ...]
-    """Why GPU classes are missing from `predictions`."""
+    """Why devices are missing from `predictions`."""
     here: Here | None
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """How a network gets onto the devices that were asked for, by their names."""
 
     @property
     def over(self) -> list[Prediction]:
@@ -288,17 +307,19 @@ def draw_up(
     budget_ms: float = BUDGET_MS,
     size: tuple[int, int] | None = None,
     efficiency: float = EFFICIENCY,
+    threads: int | None = None,
     check: bool = True,
     progress: ProgressCallback = silent,
     **loading: Unpack[Loading],
 ) -> Budget:
-    """Predict a graph's latency on GPU classes, and compare predictions with measurements on the local machine.
+    """Predict a graph's latency on GPUs and small devices, and compare predictions with measurements on the local machine.
 
     Args:
         source: an ONNX file; or a checkpoint or a preset's name, which is traced and shown as traced and as rewritten.
-        gpu_names: by default every class that computes in the graph's precision.
+        gpu_names: of `gpus.GPUS` and `gpus.CPUS`; by default every class that computes in the graph's precision.
         budget_ms: the budget for one image.
         size: height and width; by default those of the file, else 320×320.
+        threads: the cores of a CPU that compute, there and on this machine; by default all.
         check: also run the graphs on this machine.
         loading: for a checkpoint, as for `Checkpoint.load`; a preset takes `settings`.
 
@@ -308,10 +329,13 @@ def draw_up(
     models = _models(source, size, loading, progress)
     progress(Progress("counting"))
     graphs = [Graph.of(name, model, shapes) for name, model, shapes in models]
-    found, refused = able(gpu_names or gpus.GPUS, graphs[-1:])
-    predictions = tuple(predict(g, Roof.of(gpu), efficiency) for g in graphs for gpu in found)
-    here = _here(models, graphs, efficiency, progress) if check else None
-    return Budget(budget_ms, predictions, tuple(refused) if gpu_names else (), here)
+    found, refused = able(gpu_names or (*gpus.GPUS, *gpus.CPUS), graphs[-1:])
+    roofs = [Roof.of(device, threads=threads) for device in found]
+    predictions = tuple(predict(g, roof, efficiency) for g in graphs for roof in roofs)
+    here = _here(models, graphs, efficiency, threads, progress) if check else None
+    if not gpu_names:
+        return Budget(budget_ms, predictions, (), here)
+    return Budget(budget_ms, predictions, tuple(refused), here, {d.name: d.advice for d in found if d.advice})
 
 
 Model = tuple[str, onnx.ModelProto, Shapes | None]
@@ -354,13 +378,13 @@ def _models(source: str, size: tuple[int, int] | None, loading: Loading, progres
 
 
 def _here(
-    models: Sequence[Model], graphs: Sequence[Graph], efficiency: float, progress: ProgressCallback
+    models: Sequence[Model], graphs: Sequence[Graph], efficiency: float, threads: int | None, progress: ProgressCallback
 ) -> Here | None:
     """Measure the device and the graphs; None where the device cannot be calibrated in the graphs' precision."""
     cuda = OnnxRuntimeCUDA()
     runtime = cuda if cuda.availability().ok else OnnxRuntimeCPU()
     progress(Progress("calibrating"))
-    roof = calibrate(runtime)
+    roof = calibrate(runtime, threads)
     if any(p not in roof.tflops for g in graphs for p in g.precisions):
         return None
     with scratch() as folder, ExitStack() as stack:
@@ -369,7 +393,7 @@ def _here(
             progress(Progress(f"timing {name}", number, len(models)))
             file = folder / f"{number}.onnx"
             onnx.save(model, file)
-            runner = stack.enter_context(runtime.open(Artifact(file)))
+            runner = stack.enter_context(runtime.open(Artifact(file), OpenOptions(threads=threads)))
             candidates.append(Candidate(name, runner, feeds.random(runner.inputs, shapes=shapes)))
         measured = measure(candidates, Protocol(duration=1.0, iterations=3, avg_runs=3))
     predictions = tuple(predict(g, roof, efficiency) for g in graphs)

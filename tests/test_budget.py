@@ -128,6 +128,23 @@ def test_tf32_is_a_choice_of_the_runtime() -> None:
     assert Roof.of(pascal) == Roof.of(pascal, tf32=False)
 
 
+def test_a_jetson_copies_within_its_memory_and_launches_more_slowly() -> None:
+    roof = Roof.of(gpus.get("orinnano"))
+    assert roof.transfer == 68 / 2, "each byte is read and written"
+    assert roof.launch_ms > Roof.of(gpus.get("rtx3060")).launch_ms
+
+
+def test_a_cpu_neither_launches_nor_copies_and_computes_with_the_cores_that_it_is_given() -> None:
+    graph = Graph.of("g", model([conv("x", "y")], {"w": W}))
+    pi = gpus.find("pi5")
+    every, one, more = (predict(graph, Roof.of(pi, threads=n), 1.0) for n in (None, 1, 99))
+    assert every.launches == every.transfers == 0 and every.ms == every.roof
+    assert every.roof == more.roof == pytest.approx(2 * MACS / (0.154e12) * 1e3)
+    assert one.roof == pytest.approx(4 * every.roof), "this convolution is bound by compute"
+    assert Roof.of(pi, threads=1).bandwidth == pi.bandwidth
+    assert "1 of 4 cores" in one.title
+
+
 def test_a_limit_is_scaled_by_the_roofs_and_keeps_the_launches() -> None:
     graph = Graph.of("g", model([conv("x", "y")], {"w": W}))
     faster = replace(ROOF, tflops={"fp32": 4.0}, bandwidth=400.0)
@@ -178,12 +195,28 @@ def test_the_command(exported: Path, tiny_onnx: Callable[..., Path], capsys: pyt
     assert "over the budget of 0.01 ms: gtx1080ti" in capsys.readouterr().err
     assert main(["budget", str(exported), "--no-measure", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {p["device"] for p in found["predictions"]} == set(gpus.GPUS)
+    assert {p["device"] for p in found["predictions"]} == {*gpus.GPUS, *gpus.CPUS} and found["advice"] == {}
     half, free = tiny_onnx("half", precision="fp16"), tiny_onnx("free", dynamic=True)
     assert main(["budget", str(half), "--gpu", "gtx1080ti", "--no-measure"]) == 2
     assert "1/64" in capsys.readouterr().err
     assert main(["budget", str(free), "--size", "64x96", "--no-measure"]) == 0
     assert capsys.readouterr().out.startswith("free.onnx at 1x64x96x3: ")
+
+
+def test_small_devices_stand_below_the_cards_and_say_how_a_network_gets_there(
+    exported: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["budget", str(exported), "--no-measure"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [cells[0] for line in lines if (cells := line.split()) and cells[0] in {*gpus.GPUS, *gpus.CPUS}]
+    small = [gpus.find(name).is_small for name in names]
+    assert sorted(small) == small and {True, False} == set(small)
+    assert all(len(line) <= 80 for line in lines if line.split()[:1] and line.split()[0] in names)
+    assert main(["budget", str(exported), "--no-measure", "--gpu", "nano", "--gpu", "pi5", "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "nano: build on the Jetson with trtexec of JetPack 4.6" in said and "pi5: write .onnx, .xml or .pte" in said
+    assert "Raspberry Pi 5, 1 of 4 cores: nothing is launched or copied" in said and "on a Jetson" in said
 
 
 @pytest.mark.parametrize(
@@ -219,6 +252,8 @@ def test_wrong_use(
         ("Tesla V100-SXM2-32GB", "7.0", "v100"),
         ("NVIDIA A100-SXM4-80GB", "8.0", "a100"),
         ("Orin", "8.7", "orin"),
+        ("Xavier", "7.2", "xavier"),
+        ("NVIDIA Tegra X1", "5.3", None),
         ("NVIDIA GeForce RTX 3080", "8.6", None),
     ],
 )

@@ -339,11 +339,15 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
 def budget(
     source: Annotated[str, Argument(help="An ONNX file, a checkpoint or a preset's name.")],
     gpus: Annotated[
-        list[str] | None, Option("--gpu", help="GPU class; by default all. Exits with 1 if over budget.")
+        list[str] | None,
+        Option("--gpu", help="GPU class, Jetson or pi5; by default all. Exits with 1 if over budget."),
     ] = None,
     ms: Annotated[float, Option(min=0.001, help="The budget for one image.")] = 100,
     size: Annotated[str | None, Option(metavar="HxW", help="Input size; by default the file's, or 320x320.")] = None,
     efficiency: Annotated[float, Option(help="Share of the roofline that kernels reach.")] = 0.5,
+    threads: Annotated[
+        int | None, Option(min=1, help="CPU cores that compute, on a pi5 and here; by default all.")
+    ] = None,
     network: flags.Network = None,
     settings: flags.Set = None,
     weights_key: flags.WeightsKey = None,
@@ -353,14 +357,14 @@ def budget(
     ] = True,
     as_json: flags.Json = False,
 ) -> None:
-    """Check a latency budget on a class of GPUs by the roofline."""
+    """Check a latency budget on a GPU or a small device by the roofline."""
     from r2mrf_deploy.budget import draw_up
     from r2mrf_deploy.report import tables
 
     with shown_progress() as progress:
         done = draw_up(
             source, gpus or (), budget_ms=ms, size=flags.parse_size(size) if size else None, efficiency=efficiency,
-            check=measure, progress=progress, **flags.loading(network, settings, weights_key, rename),
+            threads=threads, check=measure, progress=progress, **flags.loading(network, settings, weights_key, rename),
         )  # fmt: skip
     if as_json:
         print_json(done.to_dict())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from r2mrf_deploy import gpus
 from r2mrf_deploy.datasets import KNOWN
 from r2mrf_deploy.fitting import stretched_in_words
 from r2mrf_deploy.report.screen import Sheet
@@ -161,7 +162,7 @@ def profile_tables(result: Profile) -> list[Sheet]:
 
 
 def budget_tables(budget: Budget) -> list[Sheet]:
-    """One table per graph: each GPU class."""
+    """One table per graph: each GPU class, and below a rule the small devices."""
     tables = []
     for graph in dict.fromkeys(p.graph for p in budget.predictions):
         predictions = [p for p in budget.predictions if p.graph == graph]
@@ -169,8 +170,11 @@ def budget_tables(budget: Budget) -> list[Sheet]:
         work = (
             f"{p.multiply_adds / 1e9:.2f} G multiply-adds, {p.bytes / 1e6:.0f} MB moved, {count(p.kernels, 'kernel')}"
         )
-        table = Sheet("GPU", numbers=("roof ms", "predicted ms", "headroom"), title=f"{graph}: {work}")
-        for p in predictions:
+        table = Sheet("device", numbers=("roof ms", "predicted ms", "headroom"), title=f"{graph}: {work}")
+        cards = [p for p in predictions if not gpus.find(p.device).is_small]
+        for number, p in enumerate([*cards, *(p for p in predictions if p not in cards)]):
+            if cards and number == len(cards):
+                table.rule()
             left = p.headroom(budget.budget_ms)
             headroom = Text(f"{100 * left:.0f} %", "green" if left >= 0 else "bold red")
             table.add(p.device, figure(p.roof), figure(p.ms), headroom)
@@ -189,21 +193,40 @@ def costliest_table(prediction: Prediction) -> Sheet:
 
 
 def budget_lines(budget: Budget) -> list[str]:
-    """How the predictions were made, and how they compare with measurements on this machine."""
-    lines = list(budget.refused)
-    if budget.predictions:
-        p = budget.predictions[0]
-        lines.append(
-            f"predicted: roof / {p.efficiency:g}, {p.launches / p.kernels * 1e3:.0f} µs per kernel, "
-            f"and the copies to and from the GPU ({p.transfers:.2f} ms); headroom in {budget.budget_ms:g} ms"
-        )
-        lines.append("FP32 runs as TF32 where a card is faster with it, as in TensorRT; other runtimes do not use it")
+    """How the predictions were made, how networks get onto those devices, and how predictions compare with measurements on
+    this machine."""
+    lines = [*budget.refused, *_assumptions(budget)]
+    lines += [f"{device}: {advice}" for device, advice in budget.advice.items()]
     if (here := budget.here) is not None:
         rates = ", ".join(f"{name.upper()} {rate:.3g} TFLOP/s" for name, rate in here.roof.tflops.items())
         lines.append(f"here: {here.roof.title}, measured {rates}, {here.roof.bandwidth:.0f} GB/s; {here.runtime}:")
         for p, ms in zip(here.predictions, here.measured, strict=True):
             found = f"roof {figure(p.roof)} ms, predicted {figure(p.ms)} ms, measured {figure(ms)} ms"
             lines.append(f"  {p.graph}: {found}: {100 * p.roof / ms:.0f} % of the roof was reached")
+    return lines
+
+
+def _assumptions(budget: Budget) -> list[str]:
+    """What was added to the roofs on each kind of device, and what the roof of FP32 is."""
+    devices = {p.device: gpus.find(p.device) for p in budget.predictions}
+    lines, seen = [], set()
+    for p in budget.predictions:
+        device = devices[p.device]
+        if (kind := (type(device), device.is_small)) in seen:
+            continue
+        seen.add(kind)
+        launches = f"{p.launches / p.kernels * 1e3:.0f} µs per kernel"
+        if isinstance(device, gpus.CPU):
+            said = f"roof / {p.efficiency:g} on a {p.title}: nothing is launched or copied"
+        elif device.is_small:
+            said = f"roof / {p.efficiency:g}, {launches} and copies within the shared memory on a Jetson"
+        else:
+            said = f"roof / {p.efficiency:g}, {launches}, and the copies to and from the GPU ({p.transfers:.2f} ms)"
+        lines.append(f"predicted: {said}")
+    if lines:
+        lines[-1] += f"; headroom in {budget.budget_ms:g} ms"
+    if any("tf32" in device.tflops for device in devices.values()):
+        lines.append("FP32 runs as TF32 where a GPU is faster with it, as in TensorRT; other runtimes do not use it")
     return lines
 
 

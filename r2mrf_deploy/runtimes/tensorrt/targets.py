@@ -62,9 +62,10 @@ class Targets:
             return
         title, device = self.library.title, self.device
         if device is None:
+            cure = 'TensorRT-RTX builds without a GPU: pip install "r2mrf-deploy[tensorrt-rtx]"'
+            advised = next((gpu.advice for gpu in self.named if gpu.advice), cure)
             raise RuntimeUnavailable(
-                f"{title} builds only for the GPU at hand, and there is none ({self.why_no_device}); "
-                'TensorRT-RTX builds without a GPU: pip install "r2mrf-deploy[tensorrt-rtx]"'
+                f"{title} builds only for the GPU at hand, and there is none ({self.why_no_device}); {advised}"
             )
         for gpu in self.named:
             if gpu.compute_capability != device.compute_capability:
