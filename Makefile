@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long serve-env serve-env-if-possible serve-test gpu clean
+.PHONY: help demo weights weights-given check test test-all lint cpp cpp-long serve-env serve-env-if-possible serve-test
+.PHONY: web web-parts web-if-possible web-browser gpu clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
@@ -17,6 +18,7 @@ help:
 	@echo "make cpp-long  its long tests with sanitizers: ten thousand engines, ten thousand damaged files"
 	@echo "make serve-env Triton with its python backend, in an environment of its own: build/serve-env/bin/r2mrf serve"
 	@echo "make serve-test the tests that start a real Triton"
+	@echo "make web       the web page of r2mrf-lite, into out/web"
 	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
 	@echo "make clean     remove what was made, the environment too"
 
@@ -42,11 +44,11 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 check: lint
 	$(PYTEST) -m "not slow and not artifact and not gpu"
 
-test: lint cpp serve-env-if-possible
+test: lint cpp serve-env-if-possible web-if-possible
 	$(PYTEST) -m "not slow and not gpu"
 	$(BIN)/python -m pytest -m "not slow and gpu" tests/gpu
 
-test-all: lint cpp serve-env-if-possible
+test-all: lint cpp serve-env-if-possible web-if-possible
 	$(PYTEST) -m "not gpu"
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -97,6 +99,32 @@ $(SERVE)/.ready: pyproject.toml constraints.txt
 	$(SERVE)/bin/python -m pip install --quiet --constraint build/serve-constraints.txt --editable '.[triton]'
 	@touch $@
 
+# ONNX Runtime Web comes from npm, at the pinned version. Chromium compares the page with the graph before it is written;
+# where there is none, the page is written all the same, and its manifest says so.
+WEB := r2mrf_deploy/web
+APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
+INSTALL = $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq --no-install-recommends
+
+web: web-parts
+	$(BIN)/r2mrf build r2mrf_deploy/weights/r2mrf-lite.onnx -o out/web
+	@echo "out/web holds the page, for any static host; to see it here: $(BIN)/r2mrf serve out/web"
+
+web-parts: $(READY) $(WEB)/node_modules/.ready web-browser
+
+web-if-possible:
+	@$(MAKE) --no-print-directory web-parts || echo "ONNX Runtime Web cannot be had from npm here: the tests of web pages are skipped"
+
+web-browser: $(READY)
+	@find='from r2mrf_deploy.runtimes.web.browser import program; raise SystemExit(program() is None)'; \
+	$(BIN)/python -c "$$find" || { test -n "$(APT)" && $(INSTALL) chromium; } || \
+	echo "there is no Chromium here, so pages are written without being compared (Debian's package: chromium)"
+
+$(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json
+	@command -v npm >/dev/null || { test -n "$(APT)" && $(INSTALL) npm; } || \
+	{ echo "make web finds no npm: install Node.js (Debian's packages: nodejs npm)"; exit 2; }
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix $(WEB)
+	@touch $@
+
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results
 
@@ -123,4 +151,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out build $(WEB)/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

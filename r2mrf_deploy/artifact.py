@@ -4,19 +4,21 @@
 evidence. A manifest is bound to its file by SHA-256, so a file is replaced in three steps: the new manifest is put beside
 the old one as `x.onnx.json.next`, the new file is renamed over the old one, the new manifest is renamed over the old one. A
 kill may come at any moment, since one of the two manifests always matches the file. If an artifact has further files, the
-model file is removed before they are replaced.
+model file is removed before they are replaced. Those of the old artifact that the new one does not have are removed with it,
+if they are as it left them; whatever else is in the folder stays.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2mrf_deploy import formats, weights
+from r2mrf_deploy import formats, web, weights
 from r2mrf_deploy.errors import ArtifactError, no_file
 from r2mrf_deploy.files import flush, locked, refuse_special, sha256, staging
 from r2mrf_deploy.manifest import Contract, Manifest
@@ -62,7 +64,7 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path | str | Artifact) -> Artifact:
-        """Verify a model file: its SHA-256 against its manifest, and its header.
+        """Verify a model file: its SHA-256 against its manifest, and its header. The folder of a page stands for the page.
 
         Raises:
             InputError: no such file.
@@ -70,7 +72,7 @@ class Artifact:
         """
         if isinstance(path, Artifact):
             return path
-        path = Path(path)
+        path = web.file_of(Path(path))
         while True:
             if not path.is_file():
                 raise no_file(path)
@@ -131,16 +133,18 @@ def publish(path: Path, write: Callable[[Path], Contract], check: Callable[[Arti
 
     Raises:
         ArtifactError: the folder cannot be written, the disk is full, or one of the files would replace something that is
-            no regular file. Whatever was at `path` is unchanged.
+            no regular file, or a page would replace a file that belongs to none. Whatever was at `path` is unchanged.
     """
     for target in (path, Manifest.path_for(path)):
         refuse_special(target)
+    _refuse_foreign(path, path)
     with staging(path) as folder:
         file = folder / path.name
         contract = write(file)
         companions = sorted(f for f in folder.iterdir() if f != file)
         for companion in companions:
             refuse_special(path.with_name(companion.name))
+            _refuse_foreign(path, companion)
         for written in (file, *companions):
             flush(written)
         manifest = Manifest.bind(contract, file, companions)
@@ -156,13 +160,49 @@ def _move(file: Path, companions: Sequence[Path], manifest: Manifest, path: Path
     """Replace an artifact as the module's docstring says. The folder is locked."""
     pending = file.with_name(_next(path).name)
     manifest.write(pending)
+    old = _claimed(path)
     pending.replace(_next(path))
     if companions:
         path.unlink(missing_ok=True)
+        _remove(path, [(name, digest) for name, digest in old if name not in manifest.companions])
         for companion in companions:
             companion.replace(path.with_name(companion.name))
     file.replace(path)
     _next(path).replace(Manifest.path_for(path))
+
+
+def _claimed(path: Path) -> list[tuple[str, str]]:
+    """The names and SHA-256 of the companions that the manifests beside a file name: its own, and one left by a kill."""
+    found: list[tuple[str, str]] = []
+    for document in filter(Path.exists, (Manifest.path_for(path), _next(path))):
+        with suppress(ArtifactError):
+            companions = Manifest.read(document).companions
+            found += [(name, digest) for name, digest in companions.items() if _beside(name)]
+    return found
+
+
+def _remove(path: Path, companions: Sequence[tuple[str, str]]) -> None:
+    """Remove companions of an old artifact, where they are still the files that it was published with."""
+    for name, digest in companions:
+        file = path.with_name(name)
+        with suppress(OSError):
+            if stat.S_ISREG(file.lstat().st_mode) and sha256(file) == digest:
+                file.unlink()
+
+
+def _refuse_foreign(path: Path, new: Path) -> None:
+    """Refuse that a file of a page takes the place of one that belongs to no page: a folder may hold another web site.
+
+    Raises:
+        ArtifactError: it would.
+    """
+    target = path.with_name(new.name)
+    if path.suffix != web.SUFFIX or not target.exists() or web.is_page(target):
+        return
+    if new == path or (target.name not in dict(_claimed(path)) and sha256(target) != sha256(new)):
+        raise ArtifactError(
+            f"cannot write {target}: it is there already, and belongs to no page of r2mrf; name another folder"
+        )
 
 
 def _next(path: Path) -> Path:
@@ -183,8 +223,8 @@ def _state(path: Path) -> dict[Path, tuple[int, int]]:
     found = {}
     for file in (path, path.with_suffix(".bin"), Manifest.path_for(path), _next(path)):
         with suppress(OSError):
-            stat = file.stat()
-            found[file] = (stat.st_ino, stat.st_mtime_ns)
+            status = file.stat()
+            found[file] = (status.st_ino, status.st_mtime_ns)
     return found
 
 
@@ -213,7 +253,7 @@ def _verified(document: Path, path: Path) -> Manifest:
     if manifest.kind == "openvino" and values not in manifest.companions:
         raise ArtifactError(f"{document} is not a manifest: its companions leave out {values}; make the artifact again")
     for name in manifest.companions:
-        if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
+        if not _beside(name):
             raise ArtifactError(f"{document} is not a manifest: companion {name!r} is not beside it")
     for name, digest in (manifest.companions | {path.name: manifest.sha256}).items():
         file = path.with_name(name)
@@ -229,6 +269,11 @@ def _verified(document: Path, path: Path) -> Manifest:
                 "make the artifact again"
             )
     return manifest
+
+
+def _beside(name: str) -> bool:
+    """Whether a companion's name is that of a file in the same folder."""
+    return name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
 
 
 def _merged(old: Sequence[Evidence], new: Sequence[Evidence], same: Sequence[str]) -> list[Evidence]:

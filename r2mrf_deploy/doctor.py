@@ -8,6 +8,7 @@ from typing import Any
 from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.serving import server
+from r2mrf_deploy.web import library
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,14 @@ def examine() -> list[Row]:
         missing = [p for p in packages if environment.version(p) is None]
         note = f'{", ".join(missing)} missing: pip install "r2mrf-deploy[{extra}]"' if missing else ""
         rows.append(Row(name, "needs " + " ".join(packages), not missing, environment.version(packages[0]), note))
-    return [*rows, _server()]
+    return [*rows, _pages(), _server()]
+
+
+def _pages() -> Row:
+    """What web pages are made with: no package of Python's."""
+    missing = library.missing()
+    note = f"{missing}; {library.cure()}" if missing else ""
+    return Row("web pages", f"needs {library.NAME}", not missing, None if missing else library.version(), note)
 
 
 def _server() -> Row:

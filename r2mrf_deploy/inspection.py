@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2mrf_deploy import formats
+from r2mrf_deploy import formats, web
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint_files import SUFFIXES, Loading, is_checkpoint
 from r2mrf_deploy.errors import GraphError, InputError, UsageError, no_file, reading
@@ -30,7 +30,7 @@ def inspect(path: Path | str, **loading: Unpack[Loading]) -> dict[str, Any]:
         InputError: no such file, or an unknown kind of file.
         CheckpointError, GraphError, ArtifactError: the file is damaged, or does not match its manifest.
     """
-    path = Path(path)
+    path = web.file_of(Path(path))
     if not path.is_file():
         raise no_file(path)
     suffix = path.suffix.lower()
@@ -113,6 +113,13 @@ def _header(artifact: Artifact) -> dict[str, Any]:
     return asdict(artifact.header)
 
 
+def _web(artifact: Artifact) -> dict[str, Any]:
+    site: web.Site = artifact.header
+    files = {file.name: file.stat().st_size for name in site.companions if (file := artifact.path.with_name(name)).exists()}
+    about = {"title": site.title, "runtime": site.runtime, "version": site.version, "model": site.files.model.name}
+    return about | {"files": files | {artifact.path.name: artifact.path.stat().st_size}}
+
+
 def _openvino(artifact: Artifact) -> dict[str, Any]:
     root = openvino.root(artifact.path)
     return {"ir_version": root.get("version"), "layers": len(root.findall("layers/layer"))}
@@ -122,5 +129,7 @@ _DETAILS: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     ".onnx": _onnx,
     ".plan": _header,
     ".pt2": _header,
+    ".pte": _header,
+    ".html": _web,
     ".xml": _openvino,
 }

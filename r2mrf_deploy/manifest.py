@@ -118,7 +118,7 @@ class Contract(_Model):
 
     format: Literal["r2mrf-artifact/1"] = "r2mrf-artifact/1"
     kind: str
-    """The format: onnx, openvino, plan, pt2."""
+    """The format: onnx, openvino, plan, pt2, executorch, web."""
     network: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     export: dict[str, Any] = Field(default_factory=dict)

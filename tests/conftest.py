@@ -27,6 +27,12 @@ def manifest_of(path: Path) -> Manifest | None:
     return Artifact.open(path).manifest
 
 
+def copied(path: Path, folder: Path) -> Path:
+    """An artifact with its manifest, called `x`, to change."""
+    shutil.copy(Manifest.path_for(path), folder / f"x{path.suffix}.json")
+    return Path(shutil.copy(path, folder / f"x{path.suffix}"))
+
+
 def forge(manifest: Manifest, model: Path) -> None:
     """Write a manifest beside a file, whether it is the file's or not."""
     manifest.write(Manifest.path_for(model))
@@ -36,7 +42,7 @@ def forge(manifest: Manifest, model: Path) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What uses an exported file has the marker `artifact`, whether it says so or not."""
     for item in items:
-        if {"exported", "export", "traced", "converted"} & set(getattr(item, "fixturenames", ())):
+        if {"exported", "export", "traced", "converted", "programs"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("artifact")
 
 
@@ -158,6 +164,23 @@ def converted(exported: Path, album: Path, once: Once) -> Callable[[str], Path]:
             return convert_artifact(exported, folder / "c.onnx", options, allow_failed_parity=True)
 
         return once(precision, fill) / "c.onnx"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def programs(exported: Path, converted: Callable[[str], Path], once: Once) -> Callable[[str], Path]:
+    """`programs(precision)`: `exported`, or what `converted` makes of it, as an ExecuTorch program."""
+    pytest.importorskip("executorch.extension.pybindings._C", reason="needs ExecuTorch")
+    from r2mrf_deploy.export.build import build_artifact
+
+    def make(precision: str = "fp32") -> Path:
+        source = exported if precision == "fp32" else converted(precision)
+
+        def fill(folder: Path) -> object:
+            return build_artifact(source, folder / "small.pte", allow_failed_parity=True)
+
+        return once(f"program-{precision}", fill) / "small.pte"
 
     return make
 

@@ -19,6 +19,7 @@ LEVELS = (
     ("checkpoint_files", "safe_objects", "safetensors_file", "torch_file", "weight_checks", "state_dicts"),
     ("weights", "checkpoint"),
     ("graph",),
+    ("web",),
     ("formats", "artifact"),
     ("runtimes",),
     ("predictor",),

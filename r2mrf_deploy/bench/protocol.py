@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from r2mrf_deploy import environment, formats, runtimes
+from r2mrf_deploy import environment, formats, runtimes, web
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.profiling import Profile, profile
@@ -214,6 +214,7 @@ def bench_artifacts(
         InputError, ArtifactError, CheckpointError, UsageError: an argument is wrong.
     """
     protocol, options, shapes, inputs = protocol or Protocol(), options or OpenOptions(), shapes or {}, inputs or {}
+    artifacts = [web.file_of(a) for a in artifacts]
     pairs = _pairs(artifacts, runtime_names)
     called = [a.name for a in artifacts]
     names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
@@ -303,7 +304,9 @@ _MADE_BY = {
     ".plan": "`r2mrf build FILE.onnx`",
     ".xml": "`r2mrf build FILE.onnx -o FILE.xml`",
     ".pt2": "`r2mrf export CHECKPOINT -o FILE.pt2`",
+    ".pte": "`r2mrf export CHECKPOINT -o FILE.pte`",
     ".onnx": "`r2mrf export CHECKPOINT`",
+    ".html": "`r2mrf export CHECKPOINT -o FOLDER`",
     ".pth": "`r2mrf train` or `r2mrf init`",
 }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Context, Option
 
-from r2mrf_deploy import weights
+from r2mrf_deploy import web, weights
 from r2mrf_deploy.checkpoint_files import Loading
 from r2mrf_deploy.errors import InputError, UsageError, no_file, reading
 
@@ -37,7 +37,7 @@ Rename = Annotated[
 ]
 Images = Annotated[Path | None, Option(help="Folder of photographs; by default those of scikit-image.")]
 Record = Annotated[bool, Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")]
-Trust = Annotated[bool, Option("--trust", help="Open a plan or a .pt2 package that has no manifest.")]
+Trust = Annotated[bool, Option("--trust", help="Open a plan, a package or a page that has no manifest.")]
 Threads = Annotated[int | None, Option(min=1, help="CPU threads of the inferences.")]
 Runtime = Annotated[str | None, Option(help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")]
 Buffers = Annotated[
@@ -99,7 +99,7 @@ def model_file(text: str) -> Path:
         InputError: there is neither, but something nearby has a similar name.
         UsageError: it is a network without shipped weights.
     """
-    path = Path(text)
+    path = web.file_of(Path(text))
     if path.is_file() or any(c in text for c in "*?["):
         return path
     if (shipped := weights.find(text)) or path.exists():
@@ -119,6 +119,13 @@ def model_file(text: str) -> Path:
         what = "no such file" if path.suffix else "no such file, and no shipped weights"
         raise InputError(f"{text}: {what}; did you mean {near[0]!r}?")
     return path
+
+
+def output_file(text: str) -> Path:
+    """The file that `-o` names: for a folder, the page in it."""
+    from r2mrf_deploy.export import destination
+
+    return destination(text)
 
 
 def graph_file(text: str) -> Path:

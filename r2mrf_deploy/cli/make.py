@@ -99,8 +99,9 @@ def export(
         Option(
             "-o",
             "--output",
+            parser=flags.output_file,
             metavar="FILE",
-            help="A file to write; its suffix is the format. "
+            help="A file to write; its suffix is the format, and a folder (site/) becomes a web page. "
             "Repeat it for several. By default an .onnx beside the checkpoint.",
         ),
     ] = None,
@@ -247,7 +248,10 @@ def build(
         Option(
             "-o",
             "--output",
-            help=".plan for TensorRT (default, beside the model), .xml for OpenVINO, .pt2 for AOTInductor.",
+            parser=flags.output_file,
+            metavar="FILE",
+            help=".plan for TensorRT (default, beside the model), .xml for OpenVINO, .pt2 for AOTInductor, .pte for "
+            "ExecuTorch, a folder for a web page.",
         ),
     ] = None,
     gpus: flags.Gpus = None,
@@ -303,7 +307,7 @@ def build(
     allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Build a plan, OpenVINO model or .pt2 from an ONNX file."""
+    """Build a plan, .xml, .pt2, .pte or web page from an ONNX file."""
     from r2mrf_deploy.cli.trtexec import one_precision, parse_pool_sizes, parse_shapes
     from r2mrf_deploy.export.build import build_artifact
     from r2mrf_deploy.export.options import PrecisionOptions

@@ -379,9 +379,11 @@ def _no_model(text: str) -> bool:
 
 def _is_model(path: Path) -> bool:
     """Whether a file is a model. Its name decides only if its content is neither a checkpoint's nor a picture's."""
-    from r2mrf_deploy import checkpoint_files, images, runtimes
+    from r2mrf_deploy import checkpoint_files, images, runtimes, web
 
     if checkpoint_files.kind(path) is not None:
         return True
+    if path.suffix.lower() == web.SUFFIX and not web.is_page(path):
+        return False  # any other page that lies among photographs
     named = path.suffix.lower() in images.SUFFIXES or not runtimes.suitable(path)
     return not named and not (path.is_file() and images.is_picture(path))

@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from r2mrf_deploy import weights
+from r2mrf_deploy import web, weights
 from r2mrf_deploy.cli import flags
 from r2mrf_deploy.cli.common import app, line, print_json, table
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
@@ -45,7 +45,7 @@ def artifact_file(text: str) -> Path:
     """The file that an argument names: its path, or the shipped artifact of that name."""
     if text in weights.ARTIFACTS and not Path(text).exists():
         return weights.artifact(text)
-    return Path(text) if Path(text).is_dir() else flags.model_file(text)
+    return page if web.is_page(page := web.file_of(Path(text))) or page.is_dir() else flags.model_file(text)
 
 
 @app.command("serve-repo")
@@ -83,12 +83,13 @@ def serve_repo(
 
 @app.command()
 def serve(
+    context: Context,
     served: Annotated[
         list[Path] | None,
         Argument(
             parser=artifact_file,
-            metavar="[REPOSITORY|ARTIFACT...]",
-            help=f"A repository of serve-repo, or artifacts to make one of; by default {weights.DEFAULT}.",
+            metavar="[REPOSITORY|ARTIFACT...|PAGE]",
+            help=f"A repository of serve-repo, artifacts to make one of, by default {weights.DEFAULT}, or a web page.",
         ),
     ] = None,
     server: Annotated[
@@ -110,11 +111,17 @@ def serve(
     no_jpeg: NoJpeg = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Start an inference server that is installed here."""
+    """Start an inference server, or show a web page."""
     from r2mrf_deploy.files import refuse_unwritable, scratch
     from r2mrf_deploy.serving import server as servers
 
     paths = served or [weights.artifact(weights.DEFAULT)]
+    if pages := [path for path in paths if web.is_page(path)]:
+        if len(paths) > 1:
+            raise UsageError(f"{pages[0]} is a web page: serve it alone")
+        flags.refuse_given(context, _FOR_MODELS, "has no meaning for a web page")
+        _show_page(pages[0], host, http_port, as_json)
+        return
     given = {
         "backend": backend, "runtime": runtime, "target_ms": target_ms, "instances": instances, "workers": workers,
         "threads": threads, "max_batch": max_batch, "gpu": gpu or None, "no_jpeg": no_jpeg or None,
@@ -137,6 +144,31 @@ def serve(
     raise RuntimeUnavailable(
         f"the server ended by itself, with code {code}" + ("; give `log` to see why" if log is None else "")
     )
+
+
+_FOR_MODELS = (
+    "server", "grpc_port", "metrics_port", "log", "backend", "runtime", "target_ms", "instances", "workers", "threads",
+    "max_batch", "gpu", "no_jpeg",
+)  # fmt: skip
+"""The options of `serve` that are for models on an inference server."""
+
+
+def _show_page(page: Path, host: str, port: int, as_json: bool) -> None:
+    """Serve a web page until Ctrl-C."""
+    from r2mrf_deploy.artifact import Artifact
+    from r2mrf_deploy.runtimes.web.site import Server
+
+    with _sigterm_is_ctrl_c(), Server(Artifact.open(page), host=host, port=port) as running:
+        try:
+            if as_json:
+                print_json({"addresses": {"http": running.address}, "page": str(page)})
+                sys.stdout.flush()
+            else:
+                line(f"http: {running.address}", exact=True)
+                line("Ctrl-C stops it")
+            running.wait()
+        except KeyboardInterrupt:
+            return
 
 
 def _repository_of(paths: Sequence[Path], given: Mapping[str, Any]) -> Path | None:

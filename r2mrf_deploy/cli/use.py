@@ -36,7 +36,7 @@ def inspect(
         Argument(
             parser=flags.model_file,
             metavar="FILE",
-            help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 package or a manifest.",
+            help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 or .pte file or a manifest.",
         ),
     ],
     network: flags.Network = None,

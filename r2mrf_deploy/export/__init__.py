@@ -7,16 +7,20 @@ checkpoint to files of any format), `build` (from a graph to a file of any forma
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.export.base import Exporter
+from r2mrf_deploy.web import INDEX, SUFFIX
 
 REGISTRY = {
     ".onnx": "r2mrf_deploy.export.onnx:OnnxExporter",
     ".xml": "r2mrf_deploy.export.openvino:OpenVINOExporter",
     ".plan": "r2mrf_deploy.export.tensorrt:TensorRTExporter",
     ".pt2": "r2mrf_deploy.export.aotinductor:AOTInductorExporter",
+    ".pte": "r2mrf_deploy.export.executorch:ExecuTorchExporter",
+    ".html": "r2mrf_deploy.export.web:WebExporter",
 }
 """Suffix -> module:class."""
 
@@ -31,6 +35,20 @@ def exporter(path: Path) -> Exporter:
         raise UsageError(f"{path}: no exporter writes {path.suffix or 'such'} files; known are {' '.join(REGISTRY)}")
     module, _, attribute = REGISTRY[path.suffix].partition(":")
     return getattr(importlib.import_module(module), attribute)()
+
+
+def destination(output: Path | str) -> Path:
+    """The file that an output names: `FOLDER/index.html` for a folder, which is what has no suffix, or is there already.
+
+    Raises:
+        UsageError: it is a page of another name: a page has a folder to itself.
+    """
+    path = Path(output)
+    if not path.suffix or path.is_dir() or str(output).endswith(("/", os.sep)):
+        return path / INDEX
+    if path.suffix == SUFFIX and path.name != INDEX:
+        raise UsageError(f"{path}: a page is a folder of files: name the folder, for example {path.with_suffix('')}")
+    return path
 
 
 def exporters() -> list[Exporter]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import signal
 import struct
@@ -21,9 +20,9 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import BuildError, RuntimeUnavailable, first_line
 from r2mrf_deploy.export.base import Exporter, Written, derived
 from r2mrf_deploy.export.options import FormatOptions
+from r2mrf_deploy.export.traced import contract_of, traced
 from r2mrf_deploy.graph import files
 from r2mrf_deploy.graph.torch_module import to_module
-from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.progress import Progress, ProgressCallback, quiet
 from r2mrf_deploy.runtimes.aotinductor import AOTInductor, target_here
 from r2mrf_deploy.runtimes.base import Availability
@@ -44,15 +43,13 @@ class AOTInductorExporter(Exporter):
         return state if environment.cxx() else Availability(False, state.version, "no C++ compiler", environment.CXX)
 
     def write(self, source: Artifact, file: Path, options: FormatOptions, progress: ProgressCallback) -> Written:
-        said = source.contract
-        if said is None or len(said.inputs) != 1:
-            raise BuildError(f"{source.path.name} has no contract of one input: export it with `r2mrf export`")
+        said = contract_of(source)
         gpu = triton_availability()
         if options.device == "cuda" and not gpu.ok:
             raise RuntimeUnavailable(f"`device` cuda: {gpu.reason}; {gpu.cure}, or use cpu")
         device = options.device or ("cuda" if gpu.ok else "cpu")
         progress(Progress("turning the graph into a PyTorch module"))
-        program = _trace(to_module(files.read(source.path)).to(device), said, device)
+        program = traced(to_module(files.read(source.path)).to(device), said, device)
         tools = environment.tool_versions("r2mrf-deploy", "torch")
         contract = derived(source, said, tools, kind="pt2", target=target_here(device, said.precision))
         progress(Progress("compiling"))
@@ -140,35 +137,3 @@ def _cuda_home(device: str) -> Iterator[None]:
     finally:
         if compiler:
             del os.environ["CUDA_HOME"]
-
-
-def _trace(module: torch.nn.Module, contract: Contract, device: str) -> Any:
-    """The module as PyTorch's own operators, an ExportedProgram."""
-    (spec,) = contract.inputs
-    further: dict[str, Any] = {}
-    shape = [d if isinstance(d, int) else 1 for d in spec.shape]
-    if not spec.static:
-        if "prefer_deferred_runtime_asserts_over_guards" not in inspect.signature(torch.export.export).parameters:
-            raise RuntimeUnavailable("this PyTorch cannot export free sizes: pip install -U torch, or fix the `size`")
-        profile = contract.profiles[spec.name]
-        free = [axis for axis, d in enumerate(spec.shape) if not isinstance(d, int)]
-        dims = {a: torch.export.Dim(str(spec.shape[a]), min=profile["min"][a], max=profile["max"][a]) for a in free}
-        further = {"dynamic_shapes": ((dims,),), "prefer_deferred_runtime_asserts_over_guards": True}
-        shape = _example(spec, profile)
-    with quiet(), torch.no_grad():
-        try:
-            example = torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
-            return torch.export.export(module.eval(), (example,), strict=False, **further)
-        except Exception as e:  # its exceptions share no base class
-            raise BuildError(f"PyTorch cannot trace the graph: {first_line(e)}") from None
-
-
-def _example(spec: TensorSpec, profile: dict[str, list[int]]) -> list[int]:
-    """A shape whose free sizes are odd and differ from each other and from 1, so that PyTorch assumes nothing of them."""
-    shape, (y, x) = list(profile["opt"]), spec.spatial_axes
-    shape[0] = 2
-    for axis in (y, x):
-        shape[axis] = min(shape[axis] | 1, profile["max"][axis] - 1)
-    if shape[x] == shape[y]:
-        shape[x] += 2 if shape[x] + 2 <= profile["max"][x] else -2
-    return shape

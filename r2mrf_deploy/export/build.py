@@ -11,7 +11,7 @@ from typing import Literal
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import UsageError, no_file
-from r2mrf_deploy.export import exporter
+from r2mrf_deploy.export import destination, exporter
 from r2mrf_deploy.export.base import Exported, refuse_unsupported
 from r2mrf_deploy.export.chain import export_graph, made_from
 from r2mrf_deploy.export.check import Check
@@ -38,7 +38,8 @@ def build_artifact(
 
     Args:
         model: the ONNX file. A manifest beside it must match it. The new file inherits the contract.
-        output: `.plan` for TensorRT (by default beside the model), `.xml` for OpenVINO, `.pt2` for AOTInductor.
+        output: `.plan` for TensorRT (by default beside the model), `.xml` for OpenVINO, `.pt2` for AOTInductor, `.pte`
+            for ExecuTorch, a folder for a web page.
         gpus: GPU classes to build a plan for; see `export.tensorrt.TensorRTExporter`.
         options: trtexec's build options, for a plan.
         device: what to compile a `.pt2` for.
@@ -59,7 +60,7 @@ def build_artifact(
     wanted, model = FormatOptions(tuple(gpus), device, options or BuildOptions()), Path(model)
     if not model.is_file():
         raise no_file(model)
-    path = Path(output) if output else model.with_suffix(".plan")
+    path = destination(output) if output else model.with_suffix(".plan")
     if model.suffix.lower() != ".onnx":
         raise UsageError(f"{model} is not an .onnx file: make one with `r2mrf export`")
     if path.suffix == ".onnx":

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2mrf_deploy import checkpoint_files, environment
+from r2mrf_deploy import checkpoint_files, environment, web
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import no_file
-from r2mrf_deploy.export import exporter, onnx
+from r2mrf_deploy.export import destination, exporter, onnx
 from r2mrf_deploy.export.base import Exported, Exporter, refuse_unsupported
 from r2mrf_deploy.export.check import Check
 from r2mrf_deploy.export.convert import convert_artifact
@@ -59,7 +59,7 @@ def export_artifacts(
 
     Args:
         checkpoint: a checkpoint or a plain state dict.
-        outputs: by default one `.onnx` beside the checkpoint.
+        outputs: by default one `.onnx` beside the checkpoint. A folder becomes a web page.
         loading: as for `Checkpoint.load`.
 
     Returns:
@@ -77,7 +77,7 @@ def export_artifacts(
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
         raise no_file(checkpoint)
-    paths = [Path(o) for o in outputs] or [checkpoint.with_name(f"{checkpoint_files.stem(checkpoint)}.onnx")]
+    paths = [destination(o) for o in outputs] or [checkpoint.with_name(f"{checkpoint_files.stem(checkpoint)}.onnx")]
     writers = [exporter(path) for path in paths]
     refuse_unsupported(writers, options.precision.precision, options.format)
     options.precision.refuse_uncalibrated()
@@ -93,7 +93,8 @@ def export_artifacts(
     )  # fmt: skip
     done: dict[Path, Exported] = {}
     try:
-        for path, made in _export(loaded, dict(zip(paths, writers, strict=True)), options, check):
+        stem = checkpoint_files.stem(checkpoint)
+        for path, made in _export(loaded, stem, dict(zip(paths, writers, strict=True)), options, check):
             done[path] = made
     except KeyboardInterrupt:
         raise Interrupted([done[path] for path in paths if path in done]) from None
@@ -101,13 +102,13 @@ def export_artifacts(
 
 
 def _export(
-    loaded: Checkpoint, writers: Mapping[Path, Exporter], options: ExportOptions, check: Check
+    loaded: Checkpoint, stem: str, writers: Mapping[Path, Exporter], options: ExportOptions, check: Check
 ) -> Iterator[tuple[Path, Exported]]:
     """Each file as soon as it is written, the ONNX file that others are made from first."""
     paths = list(writers)
     with scratch() as folder:
         plain = options.precision.precision == "fp32"
-        name = paths[0].with_suffix(".onnx").name
+        name = f"{stem if paths[0].name == web.INDEX else paths[0].stem}.onnx"  # a page shows it
         # the first ONNX file is written where it belongs, and the others are made from it
         place = next((p for p in paths if p.suffix == ".onnx"), folder / name)
         graph = _export_onnx(loaded, place if plain else folder / "fp32" / name, options, check)

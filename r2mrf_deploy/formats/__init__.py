@@ -21,14 +21,15 @@ class Content:
     contract: Contract | None = None
     """The contract stored inside the file."""
     header: Any = None
-    """What else the format's own header says: `plan.PlanHeader`, `pt2.Package`."""
+    """What else the format's own header says: `plan.PlanHeader`, `pt2.Package`, `executorch.Program`."""
 
 
-KINDS = {".onnx": "onnx", ".xml": "openvino", ".plan": "plan", ".pt2": "pt2"}
+KINDS = {".onnx": "onnx", ".xml": "openvino", ".plan": "plan", ".pt2": "pt2", ".pte": "executorch", ".html": "web"}
 """Suffix -> what a manifest calls the format; the module that reads it has the same name."""
 
-EXECUTABLE = frozenset({".plan", ".pt2"})
-"""Files that hold code, which runs when they are opened."""
+EXECUTABLE = frozenset({".html", ".plan", ".pt2", ".pte"})
+"""Files that hold code, which runs when they are opened. ExecuTorch trusts a `.pte` as if it were code: it ends the process
+about some damage."""
 
 KEY = "r2mrf"
 """The key of the contract in a file's own metadata."""

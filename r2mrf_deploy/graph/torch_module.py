@@ -1,14 +1,16 @@
 """An ONNX graph as a PyTorch module, for exporters that start from PyTorch: they get the exact rewrites too.
 
-The table holds the operators of the networks' graphs, traced or rewritten, in every precision except INT8. Arithmetic on
-shapes is done in Python numbers, which stay symbolic while `torch.export` traces, so that free sizes stay free.
+The table holds the operators of the networks' graphs, traced or rewritten, in every precision except INT8, for which
+`torch_dynamic` has another. Arithmetic on shapes is done in Python numbers, which stay symbolic while `torch.export` traces,
+so that free sizes stay free.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
+from itertools import accumulate
 from operator import add, mul, sub
 from typing import Any
 
@@ -22,16 +24,19 @@ from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.networks import same
 
 Value = Any
-"""A tensor; in arithmetic on shapes, a number or a list of numbers."""
+"""A tensor; in arithmetic on shapes, and for a constant without dimensions, a number or a list of numbers."""
+Operators = Mapping[str, Callable[..., Value]]
+"""ONNX operator -> the function from its inputs, and its attributes by name, to its output or a tuple of them."""
 Ints = Sequence[int]
 """Of pads: (top, left, bottom, right)."""
 
 
-def to_module(model: onnx.ModelProto) -> nn.Module:
+def to_module(model: onnx.ModelProto, operators: Operators | None = None) -> nn.Module:
     """Turn a graph into a module.
 
     Args:
         model: with its weights loaded.
+        operators: by default `OPERATORS`.
 
     Returns:
         `forward`: the graph's inputs, in order, to a tuple of its outputs, in order. Its buffers are the graph's weights.
@@ -39,24 +44,25 @@ def to_module(model: onnx.ModelProto) -> nn.Module:
     Raises:
         GraphError: an operator, or one of its attributes or inputs, is not supported.
     """
-    return _Graph(model.graph).eval()
+    return _Graph(model.graph, OPERATORS if operators is None else operators).eval()
 
 
 class _Graph(nn.Module):
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, operators: Operators) -> None:
         super().__init__()
         self._numbers: dict[str, Value] = {"": None}
         self._tensors: dict[str, str] = {}
         for count, weight in enumerate(graph.initializer):
             array = onnx.numpy_helper.to_array(weight)
-            if array.dtype == np.int64 and array.ndim < 2:
+            # a limit of Clip, for instance: as tensors, exporters would compute with them
+            if array.ndim == 0 or (array.dtype == np.int64 and array.ndim == 1):
                 self._numbers[weight.name] = array.tolist()
             else:
                 self._tensors[weight.name] = f"weight{count}"
                 self.register_buffer(f"weight{count}", _tensor(array))
         self._inputs = [v.name for v in graph.input if v.name not in self._numbers | self._tensors]
         self._outputs = [v.name for v in graph.output]
-        self._calls = [(_call(node), list(node.input), list(node.output)) for node in graph.node]
+        self._calls = [(_call(node, operators), list(node.input), list(node.output)) for node in graph.node]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values = self._numbers | {name: getattr(self, buffer) for name, buffer in self._tensors.items()}
@@ -74,12 +80,12 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _call(node: onnx.NodeProto) -> Callable[..., Value]:
+def _call(node: onnx.NodeProto, operators: Operators) -> Callable[..., Value]:
     """The function that computes a node's outputs from its inputs."""
     name = f"{node.name or node.output[0]}: the operator {node.op_type}"
-    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-        raise GraphError(f"{name} cannot be turned into PyTorch; supported are {', '.join(sorted(OPERATORS))}")
-    function = OPERATORS[node.op_type]
+    if node.domain not in ("", "ai.onnx") or node.op_type not in operators:
+        raise GraphError(f"{name} cannot be turned into PyTorch; supported are {', '.join(sorted(operators))}")
+    function = operators[node.op_type]
     signature, attributes = inspect.signature(function), {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
@@ -93,7 +99,7 @@ def _call(node: onnx.NodeProto) -> Callable[..., Value]:
         signature.bind(*node.input, **attributes)
     except TypeError as e:
         raise GraphError(f"{name} cannot be turned into PyTorch: {e}") from None
-    return lambda *inputs: function(*inputs, **attributes)
+    return partial(function, **attributes)
 
 
 def _conv(
@@ -185,6 +191,19 @@ def _slice(x: Value, starts: Ints, ends: Ints, axes: Ints | None = None) -> Valu
     return x
 
 
+def _split(x: Tensor, sizes: list[int], *, axis: int = 0) -> tuple[Tensor, ...]:
+    """As slices, which XNNPACK has, other than a split."""
+    starts = accumulate(sizes, initial=0)
+    return tuple(x.narrow(axis, start, size) for start, size in zip(starts, sizes, strict=False))
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """By one matrix as one product: `matmul` would repeat the matrix for each of the others."""
+    if a.ndim < 3 or b.ndim != 2:
+        return torch.matmul(a, b)
+    return torch.mm(a.reshape(-1, a.shape[-1]), b).reshape([*a.shape[:-1], b.shape[-1]])
+
+
 def _reshape(x: Value, shape: list[int]) -> Value:
     if not isinstance(x, Tensor):  # to one dimension
         return x if isinstance(x, list) else [x]
@@ -246,7 +265,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "HardSigmoid": lambda x, *, alpha=0.2, beta=0.5: torch.clamp(alpha * x + beta, 0, 1),
     "HardSwish": lambda x: F.hardswish(x),
     "Identity": lambda x: x,
-    "MatMul": lambda a, b: torch.matmul(a, b),
+    "MatMul": _matmul,
     "MaxPool": _max_pool,
     "Mul": _arithmetic(mul),
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
@@ -258,7 +277,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Shape": lambda x, *, start=0, end=None: list(x.shape)[start:end],
     "Sigmoid": lambda x: torch.sigmoid(x),
     "Slice": _slice,
-    "Split": lambda x, sizes, *, axis=0: torch.split(x, sizes, axis),
+    "Split": _split,
     "Squeeze": _squeeze,
     "Sub": _arithmetic(sub),
     "Transpose": lambda x, *, perm: x.permute(perm),

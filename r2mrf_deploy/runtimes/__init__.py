@@ -13,6 +13,7 @@ from r2mrf_deploy import checkpoint_files
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError, did_you_mean
 from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
+from r2mrf_deploy.web import file_of
 
 __all__ = [
     "Availability",
@@ -43,6 +44,9 @@ _REGISTRY = {
     "onnxruntime-tensorrt": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeTensorRT",
     "openvino": "r2mrf_deploy.runtimes.openvino:OpenVINO",
     "tensorrt": "r2mrf_deploy.runtimes.tensorrt.runner:TensorRT",
+    "executorch": "r2mrf_deploy.runtimes.executorch:ExecuTorch",
+    "web": "r2mrf_deploy.runtimes.web.runner:Web",
+    "web-webgpu": "r2mrf_deploy.runtimes.web.runner:WebGPU",
 }
 
 
@@ -60,6 +64,7 @@ def get(name: str) -> Runtime:
 
 def suitable(path: Path) -> list[Runtime]:
     """Every runtime that opens such files, whether it is available or not. A checkpoint is known by its content too."""
+    path = file_of(path)
     suffix = checkpoint_files.SUFFIXES[0] if checkpoint_files.is_checkpoint(path) else path.suffix.lower()
     return [r for r in map(get, _REGISTRY) if suffix in r.suffixes]
 
@@ -91,7 +96,7 @@ def open(
 
     Args:
         artifact: must match its manifest, if there is one beside the file.
-        trust: open a plan or a package without a manifest. Both are executable code.
+        trust: open a plan, a package or a page without a manifest. They are executable code.
 
     Raises:
         InputError: no such file.

@@ -57,6 +57,7 @@ CASES: list[tuple[str, dict[str, Any], list[np.ndarray | None]]] = [
     ("HardSwish", {}, []),
     ("Identity", {}, []),
     ("MatMul", {}, [np.float32(RNG.standard_normal((14, 5)))]),
+    ("MatMul", {}, [np.float32(RNG.standard_normal((2, 4, 14, 5)))]),
     ("MaxPool", SIDES, []),
     ("MaxPool", POOL | {"ceil_mode": 1, "storage_order": 0}, []),
     ("MaxPool", {"kernel_shape": [4, 4], "strides": [4, 4], "ceil_mode": 1}, []),
@@ -188,6 +189,27 @@ def test_padding_by_auto_pad_stays_free_through_torch_export(kernel: int) -> Non
         x = np.float32(RNG.standard_normal((1, 2, height, width)))
         (wanted,) = session.run(None, {"x": x})
         np.testing.assert_allclose(module(torch.from_numpy(x))[0].numpy(), wanted, rtol=0, atol=1e-5)
+
+
+def test_what_xnnpack_does_not_have_is_written_as_what_it_has() -> None:
+    """Limits as tensors, splits and products by a repeated matrix would each cut a network in two (see `executorch`)."""
+    nodes = [
+        helper.make_node("Clip", ["x", "zero", "six"], ["clipped"]),
+        helper.make_node("MatMul", ["clipped", "matrix"], ["product"]),
+        helper.make_node("Split", ["product", "sizes"], ["y", "z"], axis=1),
+    ]
+    matrix = np.float32(RNG.standard_normal((5, 3)))
+    constants = {"zero": np.float32(0), "six": np.float32(6), "matrix": matrix, "sizes": ints(1, 3)}
+    graph = model(nodes, constants, ["y", "z"], x=(FLOAT, [2, 4, 6, 5]))
+    program = torch.export.export(to_module(graph), (torch.zeros(2, 4, 6, 5),), strict=False).run_decompositions()
+    targets = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+    assert {"aten.clamp.default", "aten.mm.default", "aten.slice.Tensor"} <= targets
+    assert not targets & {
+        "aten.clamp.Tensor",
+        "aten.bmm.default",
+        "aten.expand.default",
+        "aten.split_with_sizes.default",
+    }
 
 
 def test_what_is_not_in_the_table_is_refused_by_name() -> None:
