@@ -7,7 +7,7 @@ First, the cold start: a browser with an empty profile opens the page, which loa
 decodes a photograph of 320x320 and computes its map. The clock is the browser's, from the start of the navigation; the page
 comes from this machine, so that no network is in it. Then, in turns, so that other load on the machine affects all alike:
 
-- the page with one and with two threads (WebAssembly), and with WebGPU if the browser has it;
+- the page with one and with two threads (WebAssembly), and with WebGPU if the browser has a GPU for it;
 - Python's ONNX Runtime with the same model and one and two threads.
 
 Ratios are taken within a turn. The models are the shipped weights, and the same as INT8.
@@ -77,7 +77,7 @@ def main() -> None:
             row |= cold_starts(made.artifact, images.png(photograph), given.cold)
             row |= repeats(made.artifact, photograph, given.turns, given.runs)
             rows.append(row)
-            print(json.dumps({k: v for k, v in row.items() if k not in ("turns", "cold")}, indent=2))
+            print(json.dumps({k: v for k, v in row.items() if k not in ("turns", "cold")}, indent=2), flush=True)
     found = {
         "machine": environment.describe(),
         "tools": environment.tool_versions("onnxruntime-gpu", "onnxruntime", "playwright")
@@ -122,7 +122,8 @@ def repeats(page: Artifact, photograph: np.ndarray, turns: int, runs: int) -> di
     with ExitStack() as stack:
         ways: dict[str, Callable[[], float]] = {}
         for name, (runtime, threads) in WAYS.items():
-            if runtimes.get(runtime).availability().ok:
+            state = runtimes.get(runtime).availability()
+            if state.ok and "in software" not in state.details.get("adapter", ""):
                 model = page.path.with_name(page.header.files.model.name) if runtime == "onnxruntime" else page
                 runner = stack.enter_context(runtimes.open(model, runtime, options=OpenOptions(threads=threads)))
                 ways[name] = partial(timed, runner, {spec.name: array}, runs)

@@ -197,11 +197,12 @@ def _refuse_foreign(path: Path, new: Path) -> None:
         ArtifactError: it would.
     """
     target = path.with_name(new.name)
-    if path.suffix != web.SUFFIX or not target.exists() or web.is_page(target):
-        return
-    if new == path or (target.name not in dict(_claimed(path)) and sha256(target) != sha256(new)):
+    if path.suffix != web.SUFFIX or new.name not in web.FIXED or not target.exists() or web.is_page(target):
+        return  # the names of all other files hold a hash: nobody else has them
+    if new == path or (sha256(target) != sha256(new) and (target.name, sha256(target)) not in _claimed(path)):
         raise ArtifactError(
-            f"cannot write {target}: it is there already, and belongs to no page of r2mrf; name another folder"
+            f"cannot write {target}: it is there already, and is no page of r2mrf, or was changed since; move it away, or "
+            "name another folder"
         )
 
 

@@ -115,7 +115,9 @@ def _header(artifact: Artifact) -> dict[str, Any]:
 
 def _web(artifact: Artifact) -> dict[str, Any]:
     site: web.Site = artifact.header
-    files = {file.name: file.stat().st_size for name in site.companions if (file := artifact.path.with_name(name)).exists()}
+    files = {
+        file.name: file.stat().st_size for name in site.companions if (file := artifact.path.with_name(name)).exists()
+    }
     about = {"title": site.title, "runtime": site.runtime, "version": site.version, "model": site.files.model.name}
     return about | {"files": files | {artifact.path.name: artifact.path.stat().st_size}}
 

@@ -357,7 +357,7 @@ def budget(
     ] = True,
     as_json: flags.Json = False,
 ) -> None:
-    """Check a latency budget on a GPU or a small device by the roofline."""
+    """Check a latency budget on a GPU or small device: a roofline."""
     from r2mrf_deploy.budget import draw_up
     from r2mrf_deploy.report import tables
 

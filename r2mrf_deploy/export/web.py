@@ -66,7 +66,7 @@ class WebExporter(Exporter):
         halved = _halve(source, said, model)
         progress(Progress("writing the page"))
         tools = environment.tool_versions("r2mrf-deploy", "onnx") | {library.NAME: package.version}
-        contract = derived(source, said, tools, kind="web", export=said.export | (HALF if halved else {}))
+        contract = derived(source, said, tools, kind=web.KIND, export=said.export | (HALF if halved else {}))
         write_site(contract, source.path.stem, model, file, package)
         return contract, "; ".join(_notes(package.version, halved, lacking))
 

@@ -179,6 +179,19 @@ def _padded(x: Tensor, pads: Ints, value: float) -> tuple[Tensor, list[int]]:
     return F.pad(x, (left, right, top, bottom), value=value), [0, 0]
 
 
+def _batch_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5, momentum: float = 0.9
+) -> Tensor:
+    """As one product and one sum.
+
+    ExecuTorch 1.5 merges PyTorch's own operator with the convolution before it, and the result is wrong if another layer has
+    the same parameters, as all layers of an untrained network do.
+    """
+    factor = scale.float() * torch.rsqrt(var.float() + epsilon)
+    offset = bias.float() - mean.float() * factor
+    return x * factor.to(x.dtype)[:, None, None] + offset.to(x.dtype)[:, None, None]
+
+
 def _resize(x: Tensor, roi: None, scales: None, sizes: list[int]) -> Tensor:
     return F.interpolate(x, size=tuple(sizes[2:]), mode="bilinear", align_corners=False)
 
@@ -253,9 +266,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Abs": abs,
     "Add": _arithmetic(add),
     "AveragePool": _average_pool,
-    "BatchNormalization": lambda x, scale, bias, mean, var, *, epsilon=1e-5, momentum=0.9: F.batch_norm(
-        x, mean, var, scale, bias, eps=epsilon
-    ),
+    "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": lambda x, low=None, high=None: torch.clamp(x, low, high),
     "Concat": lambda *parts, axis: torch.cat(parts, axis) if isinstance(parts[0], Tensor) else reduce(add, parts),

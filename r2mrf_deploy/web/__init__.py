@@ -9,12 +9,16 @@ This package knows the files; `export/web.py` writes them, `formats/web.py` read
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from r2mrf_deploy.manifest import Contract
+from r2mrf_deploy.errors import ArtifactError
+from r2mrf_deploy.manifest import Contract, Manifest
 
+KIND = "web"
+"""What a manifest calls a page."""
 SUFFIX = ".html"
 INDEX = "index.html"
 WORKER = "sw.js"
@@ -134,16 +138,15 @@ _HEAD = 16 << 10
 
 
 def is_page(file: Path) -> bool:
-    """Whether a file is a page of this package, by its manifest or its first kilobytes; other pages are none of ours."""
+    """Whether a file is a page of this package, by its first kilobytes or its manifest; other pages are none of ours."""
     if file.suffix.lower() != SUFFIX or not file.is_file():
         return False
-    if file.with_name(f"{file.name}.json").is_file():
-        return True
-    try:
-        with file.open("rb") as content:
-            return START in content.read(_HEAD)
-    except OSError:
-        return False
+    with suppress(OSError), file.open("rb") as content:
+        if START in content.read(_HEAD):
+            return True
+    with suppress(ArtifactError):
+        return Manifest.read(Manifest.path_for(file)).kind == KIND
+    return False
 
 
 def file_of(path: Path) -> Path:

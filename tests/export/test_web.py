@@ -132,9 +132,31 @@ def test_a_file_of_another_web_site_is_not_replaced(
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / name).write_text("<p>another site</p>")
-    with pytest.raises(ArtifactError, match=r"belongs to no page of r2mrf; name another folder"):
+    with pytest.raises(ArtifactError, match=r"is no page of r2mrf, .* or name another folder"):
         unchecked(tiny_onnx(), tmp_path / "site")
     assert names(tmp_path / "site") == {name}
+
+
+def test_another_web_site_s_data_make_it_no_page(
+    tiny_onnx: TinyOnnx, small_package: library.Library, tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text("<p>another site</p>")
+    (tmp_path / "index.html.json").write_text('{"its": "data"}')
+    with pytest.raises(ArtifactError, match="is no page of r2mrf"):
+        unchecked(tiny_onnx(), tmp_path)
+    assert (tmp_path / "index.html").read_text() == "<p>another site</p>"
+
+
+def test_what_a_user_changed_in_a_page_is_not_lost(
+    page: Artifact, tiny_onnx: TinyOnnx, small_package: library.Library, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(page.path.parent, folder)
+    (folder / "_headers").write_text("/*\n  X-Mine: yes\n")
+    with pytest.raises(ArtifactError, match=r"_headers: .* was changed since; move it away"):
+        unchecked(tiny_onnx("new", precision="fp16"), folder)
+    (folder / "_headers").unlink()
+    assert Artifact.open(unchecked(tiny_onnx("new", precision="fp16"), folder)).manifest is not None
 
 
 def test_stopped_at_any_change_of_the_file_system(

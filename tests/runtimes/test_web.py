@@ -246,7 +246,8 @@ def opened(export: Callable[..., Path], page: Page) -> Iterator[tuple[Any, dict[
 @pytest.mark.artifact
 def test_a_browser_leaves_nothing_behind(export: Callable[..., Path], page: Page, monkeypatch: Any) -> None:
     made = page(export())
-    monkeypatch.setenv("TMPDIR", str(made.path.parent.parent))
+    own = tempfile.TemporaryDirectory(prefix="w")  # Chromium's sockets need a short path
+    monkeypatch.setenv("TMPDIR", own.name)
     monkeypatch.setattr(tempfile, "tempdir", None)
     before = living()
     with runtimes.open(made, "web"):
@@ -255,6 +256,7 @@ def test_a_browser_leaves_nothing_behind(export: Callable[..., Path], page: Page
     while (living() - before or profiles()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not living() - before and not profiles()
+    own.cleanup()
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
@@ -352,11 +354,13 @@ def served(tiny_onnx: TinyOnnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         yield made, server
 
 
-def ask(server: Server, address: str, method: str = "GET", body: bytes | None = None) -> tuple[int, dict, bytes]:
+def ask(
+    server: Server, address: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, dict, bytes]:
     """Send exactly this address, which clients that tidy addresses up would not."""
     host, _, port = server.address.removeprefix("http://").rstrip("/").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=10)
-    connection.request(method, address, body)
+    connection.request(method, address, body, headers)
     answer = connection.getresponse()
     found = answer.status, dict(answer.headers), answer.read()
     connection.close()
@@ -393,6 +397,16 @@ def test_nothing_else_is_served(address: str, served: tuple[Artifact, Server]) -
     status, _, body = ask(server, address)
     assert status == 404 and b"secret" not in body
     assert ask(server, address, "POST", b"x")[0] == 404
+
+
+def test_another_site_whose_name_leads_here_reads_nothing(served: tuple[Artifact, Server]) -> None:
+    _, server = served
+    port = server.address.rsplit(":", 1)[1].rstrip("/")
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert ask(server, "/", Host=host)[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[", ""):
+        assert ask(server, "/", Host=host)[0] == 421, host
+    assert ask(server, "http://[", Host=f"127.0.0.1:{port}")[0] == 400
 
 
 def test_a_file_that_was_changed_is_not_sent(served: tuple[Artifact, Server]) -> None:

@@ -258,6 +258,24 @@ def test_an_orientation_in_xmp_is_applied_where_exif_has_none(page: Any) -> None
     assert decoded(page, content).shape == (60, 40, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [None, 1, 3])
+def test_xmp_of_png_and_webp_is_read_as_python_reads_it(page: Any, kind: str, exif: int | None) -> None:
+    """An orientation in EXIF comes first."""
+    from PIL import PngImagePlugin
+
+    xmp = '<x:xmpmeta tiff:Orientation="6"/>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    options: dict[str, Any] = {"pnginfo": info} if kind == "PNG" else {"lossless": True, "xmp": xmp.encode()}
+    if exif:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = exif
+    content = file(photograph("coffee", 40, 60), kind, **options)
+    assert difference(page, content) == (0, 0)
+    assert decoded(page, content).shape == ((40, 60, 3) if exif else (60, 40, 3))
+
+
 # From the file to the map
 
 

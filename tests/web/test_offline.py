@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from r2mrf_deploy.web import DIGITS
-from tests.web.conftest import Open, plain_host
+from tests.web.conftest import Open, PlainHost, plain_host
 from tests.web.driving import file, give, photograph, settled, until
 
 pytestmark = pytest.mark.artifact
@@ -104,6 +104,113 @@ def test_a_damaged_or_missing_file_is_said(opened: Open, site: Path, tmp_path: P
         settled(page)
         assert "in focus" in page.inner_text("#verdict")
         page.said[:] = [said for said in page.said if "404" not in said]  # what Chromium logs of the file
+
+
+def test_a_file_that_is_damaged_where_it_is_kept_is_loaded_again(opened: Open, site: Path) -> None:
+    with plain_host(site) as address:
+        page = opened(address=address)
+        kept(page)
+        first = page.evaluate("""async () => {
+          const cache = await caches.open((await caches.keys())[0]);
+          const { url } = (await cache.keys()).find(({ url }) => url.includes("/model-"));
+          const bytes = new Uint8Array(await (await cache.match(url)).arrayBuffer());
+          bytes[bytes.length >> 1] ^= 1;
+          await cache.put(url, new Response(bytes));
+          return bytes[bytes.length >> 1];
+        }""")
+        page.reload()
+        until(page, READY)
+        analyse(page)
+        for _ in range(100):
+            now = page.evaluate("""async () => {
+              const cache = await caches.open((await caches.keys())[0]);
+              const { url } = (await cache.keys()).find(({ url }) => url.includes("/model-"));
+              const bytes = new Uint8Array(await (await cache.match(url)).arrayBuffer());
+              return bytes[bytes.length >> 1];
+            }""")
+            if now != first:
+                break
+            page.wait_for_timeout(50)
+        assert now == first ^ 1
+
+
+def test_nothing_damaged_is_kept(opened: Open, site: Path, tmp_path: Path) -> None:
+    """The page works, and is neither offline nor isolated until the host has the right file."""
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    (sample,) = folder.glob("sample-*")
+    sample.write_bytes(sample.read_bytes() + b"more")
+    with plain_host(folder) as address:
+        page = opened(address=address)
+        until(page, READY)
+        for _ in range(600):
+            if page.evaluate("navigator.serviceWorker.getRegistration().then((found) => !found)"):
+                break
+            page.wait_for_timeout(50)
+        assert page.evaluate("caches.keys()") == []
+        page.reload()
+        until(page, READY)
+        assert not page.evaluate("crossOriginIsolated")
+
+
+def test_pages_below_and_after_the_page_are_left_alone(opened: Open, site: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    (folder / "below").mkdir()
+    other = "<!doctype html><title>Another</title><link rel=icon href=data:,>"
+    for name in ("other.html", "below/index.html"):
+        (folder / name).write_text(other)
+    with plain_host(folder) as address:
+        page = opened(address=address)
+        kept(page)
+        page.reload()
+        until(page, "crossOriginIsolated")
+        for name in ("other.html", "below/"):
+            page.goto(address + name)
+            assert page.title() == "Another"
+            assert not page.evaluate("crossOriginIsolated")
+        (folder / "index.html").write_text(other)
+        page.goto(address)
+        assert page.title() == "Another"
+        assert not page.evaluate("crossOriginIsolated")
+        assert page.evaluate("caches.keys()") == []
+        assert page.evaluate("navigator.serviceWorker.getRegistration().then((found) => !found)")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_page_that_is_gone_is_not_shown_from_the_cache(
+    opened: Open, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """And one whose host fails is."""
+    with plain_host(site) as address:
+        page = opened(address=address)
+        kept(page)
+        monkeypatch.setattr(PlainHost, "do_GET", lambda host: host.send_error(410 if gone else 503))
+        assert page.reload().status == (410 if gone else 200)
+        if not gone:
+            until(page, READY)
+        assert page.evaluate("caches.keys().then((names) => names.length)") == (0 if gone else 1)
+        page.wait_for_timeout(500)  # Chromium logs it for the page and for the service worker, a little later
+        page.said[:] = [said for said in page.said if "410" not in said and "503" not in said]
+
+
+def test_an_open_tab_keeps_its_files_when_a_newer_version_comes(opened: Open, site: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    index = folder / "index.html"
+    with plain_host(folder) as address:
+        page = opened(address=address)
+        kept(page)
+        old = page.evaluate("JSON.parse(document.querySelector('#artifact').textContent).version")
+        index.write_text(index.read_text().replace(f'"version":"{old}"', f'"version":"{"f" * DIGITS}"'))
+        second = page.context.new_page()
+        second.goto(address)
+        for _ in range(600):
+            if second.evaluate("navigator.serviceWorker.getRegistration().then((found) => Boolean(found?.waiting))"):
+                break
+            second.wait_for_timeout(50)
+        names = page.evaluate("caches.keys()")
+        assert sorted(name.rpartition(" ")[2] for name in names) == sorted([old, "f" * DIGITS])
 
 
 def test_a_page_from_a_file_says_that_it_needs_a_server(browser: Any, site: Path) -> None:

@@ -363,3 +363,133 @@ def test_nothing_moves_when_the_result_comes(opened: Open) -> None:
     settled(page)
     page.wait_for_timeout(300)
     assert page.evaluate("shifts.reduce((sum, value) => sum + value, 0)") < 0.1  # what is called good (web.dev, CLS)
+
+
+# What goes wrong
+
+
+def reopened(page: Any, query: str = "") -> None:
+    """Load a page that was opened with `?ui=0` as a person does, after the test has prepared it."""
+    page.goto(page.url.removesuffix("?ui=0") + query)
+
+
+def test_a_worker_that_does_not_start_is_said_and_tried_again(opened: Open) -> None:
+    page = opened("?ui=0")
+    page.route("**/worker-*.js", lambda route: route.abort())
+    reopened(page)
+    until(page, "!document.querySelector('#again').hidden")
+    assert page.inner_text("#state").startswith("The worker of this page cannot be started. Load the page again")
+    assert page.locator("#loading").is_hidden()
+    give(page, ("cat.png", cat()))
+    assert "waiting for the network" in page.inner_text("#pending")
+    page.unroute("**/worker-*.js")
+    page.click("#again")
+    settled(page)
+    assert page.inner_text("#verdict") == "A part of it is in focus"
+    assert " is ready: " in page.inner_text("#state")
+    page.said[:] = [said for said in page.said if "ERR_FAILED" not in said]  # what Chromium logs of the file
+
+
+def test_the_progress_of_loading_is_not_read_out(opened: Open) -> None:
+    """What screen readers read is that it begins and that it is ready."""
+    page = opened("?ui=0")
+    page.add_init_script("""addEventListener('DOMContentLoaded', () => {
+      window.heard = [];
+      new MutationObserver(() => heard.push(document.querySelector('#state').textContent))
+        .observe(document.querySelector('#state'), { childList: true, characterData: true, subtree: true });
+    })""")
+    reopened(page)
+    until(page, READY)
+    assert len(page.evaluate("[...new Set(heard)]")) <= 2
+    assert page.locator("#loaded").is_hidden()
+
+
+@pytest.mark.parametrize("threads", ["-1", "0", "1.5", "many", "Infinity"])
+def test_threads_that_are_no_number_of_them_are_the_default(opened: Open, threads: str) -> None:
+    page = opened(f"?ui=0&threads={threads}")
+    assert page.evaluate("r2mrf.threads === (crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1)")
+
+
+def choose(page: Any, provider: str) -> None:
+    """Choose what runs the network, also where the page shows no choice for want of WebGPU."""
+    page.evaluate("""(provider) => {
+      const select = document.querySelector('#provider');
+      select.value = provider;
+      select.dispatchEvent(new Event('change'));
+    }""", provider)  # fmt: skip
+
+
+def test_webgpu_that_does_not_start_takes_no_result_away(opened: Open) -> None:
+    page = opened("?ui=0")
+    page.route("**/ort.webgpu*", lambda route: route.abort())  # if there is a graphics card, its program is missing
+    reopened(page)
+    give(page, ("cat.png", cat()))
+    settled(page)
+    choose(page, "webgpu")
+    until(page, "!document.querySelector('#again').hidden")
+    assert page.locator("#frame").is_visible()
+    assert page.inner_text("#verdict") == "A part of it is in focus"
+    choose(page, "wasm")
+    until(page, READY)
+    settled(page)
+    assert page.inner_text("#verdict") == "A part of it is in focus"
+    page.said[:] = [said for said in page.said if "ERR_FAILED" not in said]
+
+
+def test_whoever_asked_for_webgpu_can_leave_it(opened: Open) -> None:
+    page = opened("?ui=0")
+    page.add_init_script("Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined })")
+    page.route("**/ort.webgpu*", lambda route: route.abort())
+    reopened(page, "?provider=webgpu")
+    until(page, "!document.querySelector('#again').hidden")
+    page.select_option("#provider", "wasm")
+    until(page, READY)
+    page.said[:] = [said for said in page.said if "ERR_FAILED" not in said]
+
+
+def test_a_result_that_is_drawn_again_outlives_another_network(opened: Open) -> None:
+    """The network is changed while a photograph that was dropped from memory is drawn: it is drawn once more."""
+    page = opened()
+    give(page, *((f"{n}.png", file(photograph("chelsea", 40 + n, 60), "PNG")) for n in range(7)))
+    settled(page)
+    page.evaluate("""() => {
+      const { draw } = r2mrf;
+      window.drawn = 0;
+      r2mrf.draw = (...given) => {
+        drawn += 1;
+        if (drawn === 1) setTimeout(() => r2mrf.use('wasm'));
+        return draw.apply(r2mrf, given);
+      };
+    }""")
+    page.locator(".thumb").nth(3).click()
+    settled(page)
+    assert page.locator(".thumb.done").count() == 7
+    assert np.array_equal(shown(page, "#before"), np.asarray(photograph("chelsea", 43, 60)))
+
+
+def test_a_camera_that_comes_late_is_stopped(opened: Open) -> None:
+    """Its dialog was closed and opened again before the first answer came."""
+    page = opened()
+    until(page, "!document.querySelector('#use-camera').hidden")
+    page.evaluate("""() => {
+      window.streams = [];
+      window.answers = [];
+      const { mediaDevices } = navigator;
+      const ask = mediaDevices.getUserMedia.bind(mediaDevices);
+      mediaDevices.getUserMedia = async (given) => {
+        await new Promise((resolve) => answers.push(resolve));
+        streams.push(await ask(given));
+        return streams.at(-1);
+      };
+    }""")
+    page.click("#use-camera")
+    page.keyboard.press("Escape")
+    page.click("#use-camera")
+    until(page, "answers.length === 2")
+    page.evaluate("answers.forEach((answer) => answer())")
+    running = "streams.filter((stream) => stream.getTracks().some(({ readyState }) => readyState === 'live')).length"
+    until(page, f"streams.length === 2 && {running} === 1")
+    until(page, "!document.querySelector('#take').disabled")
+    page.click("#camera-close")
+    until(page, f"{running} === 0")
+    assert page.locator("#take").is_disabled()

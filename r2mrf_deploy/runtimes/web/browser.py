@@ -1,8 +1,8 @@
 """Chromium without a window, driven by Playwright from a thread of its own.
 
 Playwright belongs to the thread that started it, while runners are called from many. So it runs in an event loop in its own
-thread, where a call can also be given up. If this process ends in any way, Playwright's driver ends the browser and removes
-its profile.
+thread, where a call can also be given up. If this process ends in any way, Playwright's driver ends the browser. The profile
+is removed with it, unless the process was killed: then a folder `playwright_...` stays among the temporary files.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -76,6 +77,14 @@ class Server(AbstractContextManager["Server"]):
             self._content[name] = content
         return name, self._content[name]
 
+    def named(self, host: str) -> bool:
+        """Whether a request may call this server so. On this machine alone, its own names are all there are: a web site
+        that has its name lead here (DNS rebinding) could read the page otherwise."""
+        with suppress(ValueError):
+            own = str(self._http.server_address[0])
+            return not ip_address(own).is_loopback or urlsplit(f"//{host}").hostname in (own, "localhost")
+        return False
+
     def exchange(self, inputs: bytes) -> str:
         """Offer inputs to the page at an address that nobody can guess, at which it then leaves the outputs."""
         self.exchanged[address := f"/{_EXCHANGE}/{secrets.token_hex(16)}"] = inputs
@@ -112,10 +121,14 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         timeout = IDLE
 
         def do_GET(self) -> None:
+            if not server.named(self.headers.get("Host", "")):
+                return self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             if (inputs := server.exchanged.get(self.path)) is not None:
                 return self._send(_EXCHANGE, inputs)
             try:
                 found = server.file(self.path)
+            except ValueError:  # the address is none
+                return self.send_error(HTTPStatus.BAD_REQUEST)
             except (ArtifactError, OSError) as e:
                 return self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=str(e))
             return self._send(*found) if found else self.send_error(HTTPStatus.NOT_FOUND)

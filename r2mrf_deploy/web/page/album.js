@@ -22,6 +22,7 @@ export class Album extends EventTarget {
   #detector;
   #detail;
   #busy = false;
+  #drawing = false;
   #pictures = new Map(); // entry -> {overlay, picture}, the last used last
 
   /** @param detail a function that gives the longest side at which photographs are analysed, or undefined. */
@@ -44,7 +45,7 @@ export class Album extends EventTarget {
   select(entry) {
     this.selected = entry;
     this.#tell("select");
-    if (entry?.state === "done" && !this.#pictures.has(entry)) this.#draw(entry);
+    this.#draw();
   }
 
   clear() {
@@ -68,6 +69,7 @@ export class Album extends EventTarget {
 
   /** Analyse what is waiting, the selected entry first. If the network cannot be loaded, everything goes on waiting. */
   async work() {
+    this.#draw();
     if (this.#busy) return;
     this.#busy = true;
     try {
@@ -89,30 +91,59 @@ export class Album extends EventTarget {
   async #analyse(entry) {
     this.#set(entry, "working");
     const { ready } = this.#detector;
+    const { generation } = this.#detector;
     try {
       const found = await this.#detector.map(entry.file, { detail: this.#detail() });
       const { overlay, picture, ...result } = found;
-      if (!this.entries.includes(entry)) return [overlay, picture].forEach((bitmap) => bitmap.close());
-      entry.result = { ...result, ran: await ready };
+      const ran = await ready;
+      if (!this.entries.includes(entry)) return [overlay, picture, result.thumbnail].forEach((bitmap) => bitmap.close());
+      entry.result?.thumbnail.close();
+      entry.result = { ...result, ran };
+      entry.retried = false;
       this.#keep(entry, { overlay, picture });
       this.#set(entry, "done");
     } catch (error) {
-      if (ready !== this.#detector.ready && error.name === "PageError" && !entry.retried) {
+      if (!this.entries.includes(entry)) return;
+      if (generation !== this.#detector.generation && error.name === "PageError" && !entry.retried) {
         entry.retried = true; // what runs the network was changed, or it crashed over another photograph
         this.#set(entry, "waiting");
       } else this.#set(entry, "failed", error.message);
     }
   }
 
-  async #draw(entry) {
-    const { map: values, height, width } = entry.result;
+  /** Draw the selected entry if it is not drawn any more, one at a time: who goes through the row quickly waits for the last. */
+  async #draw() {
+    if (this.#drawing) return;
+    this.#drawing = true;
+    try {
+      while (this.#undrawn() && (await this.#loaded())) await this.#redraw(this.#undrawn());
+    } finally {
+      this.#drawing = false;
+    }
+  }
+
+  #undrawn() {
+    const entry = this.selected;
+    return entry?.state === "done" && !this.#pictures.has(entry) ? entry : null;
+  }
+
+  async #redraw(entry) {
+    if (!entry) return;
+    const { result } = entry;
+    const { map: values, height, width } = result;
+    const { generation } = this.#detector;
+    const gone = () => !this.entries.includes(entry) || entry.result !== result;
     try {
       const { overlay, picture, thumbnail } = await this.#detector.draw(entry.file, { values, height, width });
       thumbnail.close();
+      if (gone()) return [overlay, picture].forEach((bitmap) => bitmap.close());
+      entry.redrawn = false;
       this.#keep(entry, { overlay, picture });
       this.#tell("change", entry);
     } catch (error) {
-      this.#set(entry, "failed", error.message);
+      if (gone() || entry.state !== "done") return;
+      if (generation !== this.#detector.generation && !entry.redrawn) entry.redrawn = true; // not its fault: once more
+      else this.#set(entry, "failed", error.message);
     }
   }
 

@@ -5,11 +5,14 @@ import { PageError } from "./errors.js";
 const MOST_THREADS = 4; // small networks gain little from more
 const CRASHED = "The network stopped working, probably for want of memory, and was started again. "
   + "Close other pages, or choose a smaller picture or less detail.";
+const NO_MEMORY = "The network cannot be started, probably for want of memory. Close other pages, then try again.";
+const NO_WORKER = "The worker of this page cannot be started. Load the page again; if that does not help, this browser is too old "
+  + "for it.";
 
-/** An error that the worker answered with, under its own name. */
-function asError({ name, message, fatal }) {
+/** An error that the worker answered with to a verb, under its own name. */
+function asError({ name, message, fatal }, verb) {
   const own = name === "PictureError" || name === "PageError";
-  const error = new Error(own || !fatal ? message : `${CRASHED} (${message})`);
+  const error = new Error(own || !fatal ? message : `${verb === "open" ? NO_MEMORY : CRASHED} (${message})`);
   error.name = name;
   return error;
 }
@@ -20,31 +23,38 @@ const defaultThreads = () => (globalThis.crossOriginIsolated ? Math.min(navigato
 /**
  * A network in a worker. It is loaded when `ready` is first asked for, or a verb first used.
  *
- * Events: `progress` (detail {loaded, total}), `restart` (the worker crashed, and there is a new one).
+ * Events: `progress` (detail {loaded, total}), `open` (the network is ready), `restart` (the worker crashed, and there is a new
+ * one).
  */
 export class Detector extends EventTarget {
   #artifact;
   #worker = null;
   #ready = null;
+  #generation = 0;
   #waiting = new Map(); // id -> {resolve, reject}
   #next = 0;
 
   /**
    * @param artifact what the page was made with: the block of JSON in index.html.
    * @param provider "wasm" or "webgpu".
-   * @param threads of WebAssembly; 0 for the default.
+   * @param threads of WebAssembly: a positive integer; anything else is the default.
    */
   constructor(artifact, { provider = "wasm", threads = 0 } = {}) {
     super();
     this.#artifact = artifact;
     this.provider = provider;
-    this.threads = threads || defaultThreads();
+    this.threads = Number.isInteger(threads) && threads > 0 ? threads : defaultThreads();
   }
 
   /** A promise of {provider, software, threads, isolated, runtime, loadMs, createMs, inputs, outputs}; it is rejected with what is missing. */
   get ready() {
     this.#ready ??= this.#open();
     return this.#ready;
+  }
+
+  /** How many times it was loaded: whether it is still the same network as before. Asking loads nothing. */
+  get generation() {
+    return this.#generation;
   }
 
   /** Run it by another provider from now on. What is being computed is given up. */
@@ -86,12 +96,16 @@ export class Detector extends EventTarget {
 
   /** End the worker. What was asked for is rejected. The next verb starts a new one. */
   close(error = new PageError("The network was closed.")) {
-    this.#worker?.terminate();
-    this.#worker = null;
+    this.#end();
     this.#ready = null;
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
     for (const { reject } of waiting) reject(error);
+  }
+
+  #end() {
+    this.#worker?.terminate();
+    this.#worker = null;
   }
 
   async #ask(verb, message, transfer = []) {
@@ -100,16 +114,24 @@ export class Detector extends EventTarget {
   }
 
   #open() {
-    const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    this.#generation += 1;
+    let worker;
+    try {
+      worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    } catch {
+      return Promise.reject(new PageError(NO_WORKER));
+    }
     this.#worker = worker;
-    worker.addEventListener("message", ({ data }) => this.#receive(data));
+    worker.addEventListener("message", ({ data }) => worker === this.#worker && this.#receive(data));
     worker.addEventListener("error", (event) => {
       event.preventDefault();
       if (worker === this.#worker) this.#crashed(event.message);
     });
     const { href: base } = new URL(".", document.baseURI);
     const message = { artifact: this.#artifact, base, provider: this.provider, threads: this.threads };
-    return this.#send("open", message, []);
+    const ready = this.#send("open", message, []);
+    ready.then(() => this.dispatchEvent(new Event("open")), () => {}); // whoever asks for `ready` is told of a failure
+    return ready;
   }
 
   #send(verb, message, transfer) {
@@ -127,8 +149,8 @@ export class Detector extends EventTarget {
     this.#waiting.delete(id);
     if (!error) waiting.resolve(result);
     else {
-      waiting.reject(asError(error));
-      if (waiting.verb === "open") this.#worker.terminate(); // which may be loading the other files still
+      waiting.reject(asError(error, waiting.verb));
+      if (waiting.verb === "open") this.#end(); // which may be loading the other files still
       else if (error.fatal) this.#restart();
     }
   }
@@ -136,11 +158,10 @@ export class Detector extends EventTarget {
   /** The worker ended by an error that nothing in it caught, or it could not be started. */
   #crashed(said) {
     const opening = [...this.#waiting.values()].some(({ verb }) => verb === "open");
-    const message = opening
-      ? "The worker of this page cannot be started. Load the page again; if that does not help, this browser is too old for it."
-      : `${CRASHED}${said ? ` (${said})` : ""}`;
-    if (opening) this.close(new PageError(message));
-    else this.#restart(new Error(message));
+    if (!opening) return this.#restart(new Error(`${CRASHED}${said ? ` (${said})` : ""}`));
+    const kept = this.#ready;
+    this.close(new PageError(NO_WORKER));
+    this.#ready = kept; // rejected by now: whoever asks is told, and only `use` tries again
   }
 
   #restart(error = new PageError(CRASHED)) {

@@ -64,8 +64,9 @@ export async function verified(file, base, count) {
   for (const cache of ["default", "reload"]) {
     let arrived = 0;
     const bytes = await once(address, cache, (more) => {
-      arrived += more;
-      count(more);
+      const counted = Math.min(more, file.bytes - arrived); // an unpacked file is larger than it is said to be
+      arrived += counted;
+      count(counted);
     });
     if (isUnpacked(bytes, file) || (await matches(bytes, file))) return bytes;
     count(-arrived);

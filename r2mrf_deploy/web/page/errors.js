@@ -10,10 +10,10 @@ export class PageError extends Error {
   name = "PageError";
 }
 
-const MEMORY = /memory|alloc|abort|unreachable|out of bounds|detached/i;
+const FATAL = /memory|alloc|abort|unreachable|out of bounds|detached|lost|destroyed/i; // the last two: WebGPU's device
 
-/** Whether an error leaves ONNX Runtime's memory in an unknown state, so that a new worker has to be started. */
+/** Whether an error leaves ONNX Runtime's memory in an unknown state, or without its graphics card, so that a new worker has to be started. */
 export function isFatal(error) {
   if (error instanceof PictureError || error instanceof PageError) return false;
-  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError || MEMORY.test(String(error?.message ?? error));
+  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError || FATAL.test(String(error?.message ?? error));
 }

@@ -43,6 +43,11 @@ export function orientationInXmp(bytes, begin, end) {
   return value >= 1 && value <= 8 ? value : 1;
 }
 
+/** The orientation in a chunk of text of a PNG file; null if that is not its XMP data, or compressed, which writers avoid. */
+export function orientationInText(bytes, begin, end) {
+  return text(bytes, begin, 18) === "XML:com.adobe.xmp\0" ? orientationInXmp(bytes, begin + 18, end) : null;
+}
+
 /** Bytes as text, one character for each. */
 export function text(bytes, at, count) {
   let found = "";

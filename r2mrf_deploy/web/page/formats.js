@@ -5,7 +5,7 @@
 // file that ends too soon is refused here, as `predict` refuses it.
 
 import { PictureError } from "./errors.js";
-import { orientationIn, orientationInXmp, text } from "./exif.js";
+import { orientationIn, orientationInText, orientationInXmp, text } from "./exif.js";
 import { crc32 } from "./png.js";
 
 const CUT_OFF = "This file is cut off: it ends before its picture does. Copy or download it again.";
@@ -98,13 +98,15 @@ function jpeg(bytes, view) {
 
 function png(bytes, view) {
   const found = { width: view.getUint32(16), height: view.getUint32(20), alpha: bytes[25] >= 4, note: "", patches: [] };
+  let xmp = 1;
   for (let at = 8; ; ) {
     const [length, kind] = [view.getUint32(at), text(bytes, at + 4, 4)];
     const begin = at + 8;
     at = begin + length + 4;
     if (at > bytes.length) throw new PictureError(CUT_OFF);
-    if (kind === "IEND") return found;
+    if (kind === "IEND") return { ...found, orientation: found.orientation ?? xmp };
     if (kind === "tRNS") found.alpha = true;
+    if (kind === "iTXt" || kind === "tEXt") xmp = orientationInText(bytes, begin, at - 4) ?? xmp;
     if (kind === "acTL") found.note = frames(view.getUint32(begin));
     const exif = kind === "eXIf" && orientationIn(bytes, begin, begin + length);
     if (exif) {
@@ -146,7 +148,7 @@ function webp(bytes, view) {
   const end = 8 + view.getUint32(4, true);
   if (end > bytes.length) throw new PictureError(CUT_OFF);
   const found = { width: null, height: null, alpha: false, note: "", patches: [] };
-  let count = 0;
+  let [count, xmp] = [0, null];
   for (let at = 12; at + 8 <= end; ) {
     const [kind, length] = [text(bytes, at, 4), view.getUint32(at + 4, true)];
     const begin = at + 8;
@@ -165,10 +167,11 @@ function webp(bytes, view) {
     } else if (kind === "EXIF") {
       const exif = orientationIn(bytes, begin, begin + length);
       if (exif) Object.assign(found, { orientation: exif.value, patches: [exif.patch] });
-    } else if (kind === "ANMF") count++;
+    } else if (kind === "XMP ") xmp ??= orientationInXmp(bytes, begin, begin + length);
+    else if (kind === "ANMF") count++;
     at = begin + length + (length & 1);
   }
-  return { ...found, alpha: Boolean(found.alpha), note: frames(count) };
+  return { ...found, orientation: found.orientation ?? xmp ?? 1, alpha: Boolean(found.alpha), note: frames(count) };
 }
 
 function bmp(view) {

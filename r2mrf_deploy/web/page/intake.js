@@ -45,9 +45,10 @@ function dropping(taken) {
     shown(-Infinity);
     const { files, folders } = content(event.dataTransfer);
     const inside = await Promise.all(folders.map(pictures));
-    const all = [...files, ...inside.flat()];
+    const all = [...files, ...inside.flatMap((found) => found ?? [])];
     taken(all);
-    if (!all.length) notice(folders.length ? "This folder holds no pictures." : "This is no file. Save the picture first, or copy and paste it.");
+    if (inside.includes(null)) notice("A folder cannot be read. Choose the photographs in it instead.");
+    else if (!all.length) notice(folders.length ? "This folder holds no pictures." : "This is no file. Save the picture first, or copy and paste it.");
   });
 }
 
@@ -64,7 +65,7 @@ function content(transfer) {
   return found;
 }
 
-/** The pictures in a folder, by their names, without its subfolders: as `predict` takes one. */
+/** The pictures in a folder, by their names, without its subfolders: as `predict` takes one. null if it cannot be read. */
 async function pictures(folder) {
   const reader = folder.createReader();
   const found = [];
@@ -77,6 +78,6 @@ async function pictures(folder) {
     found.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
     return await Promise.all(found.map((entry) => new Promise((resolve, reject) => entry.file(resolve, reject))));
   } catch {
-    return [];
+    return null;
   }
 }

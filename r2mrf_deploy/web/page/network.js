@@ -6,30 +6,44 @@ import { megabytes, runner } from "./words.js";
 
 const SIDES = [480, 640, 960, 1280, 1600, 2048];
 
-/** The state of the network. */
+let forbidden = false; // the service worker, without which the next visit has no more threads than this one
+
+/** No service worker can be had: nothing is promised of the next visit. */
+export function unkept() {
+  forbidden = true;
+  at("hint")?.remove();
+}
+
+/**
+ * The state of the network. Its progress is shown beside it, where screen readers do not read each step.
+ * @returns a function that follows the loading that is under way: a promise of whether the network is ready in the end.
+ */
 export function state(detector, artifact) {
   const shown = at("state");
   detector.addEventListener("progress", ({ detail: { loaded, total } }) => {
     at("loading").value = loaded / total;
-    shown.textContent = loaded < total
-      ? `The network is being loaded: ${megabytes(loaded)} of ${megabytes(total)} MB.`
-      : "The network is being prepared.";
+    at("loaded").textContent = loaded < total ? `${megabytes(loaded)} of ${megabytes(total)} MB` : "It is being prepared.";
   });
   const follow = async () => {
     const { ready } = detector;
-    at("loading").hidden = false;
+    const { generation } = detector;
+    const busy = (is) => { at("loading").hidden = at("loaded").hidden = !is; };
+    busy(true);
     at("again").hidden = true;
-    shown.className = "";
-    try {
-      const facts = await ready;
-      shown.textContent = `The network ${artifact.title} is ready: ${runner(facts)}.${hint(facts)}`;
-    } catch (error) {
-      if (ready !== detector.ready) return; // another one is being loaded
+    shown.className = at("loaded").textContent = "";
+    shown.textContent = "The network is being loaded.";
+    const { facts, error } = await ready.then((facts) => ({ facts }), (error) => ({ error }));
+    if (generation !== detector.generation) return false; // another one is being loaded
+    busy(false);
+    if (facts) {
+      shown.textContent = `The network ${artifact.title} is ready: ${runner(facts)}.`;
+      if (hinted(facts)) shown.append(make("span", { id: "hint", textContent: " Load this page again to have it use more processors." }));
+    } else {
       shown.className = "failed";
       shown.textContent = error.message;
       at("again").hidden = false;
     }
-    at("loading").hidden = true;
+    return Boolean(facts);
   };
   detector.addEventListener("restart", () => {
     say("The network stopped working and was started again.");
@@ -39,9 +53,9 @@ export function state(detector, artifact) {
 }
 
 /** One thread in a browser that could have more: the service worker makes it so from the next visit on. */
-function hint({ provider, threads, isolated }) {
-  const could = "serviceWorker" in navigator && navigator.hardwareConcurrency > 1;
-  return provider === "wasm" && threads === 1 && !isolated && could ? " Load this page again to have it use more processors." : "";
+function hinted({ provider, threads, isolated }) {
+  const could = "serviceWorker" in navigator && !forbidden && navigator.hardwareConcurrency > 1;
+  return provider === "wasm" && threads === 1 && !isolated && could;
 }
 
 /**
@@ -58,6 +72,7 @@ export function choices(artifact, provider) {
     make("option", { value: String(side), textContent: n ? `${side.toLocaleString("en")} pixels` : `${side} pixels, the network's own` })));
   at("detail-group").hidden = !isFree(contract) || sides.length < 2;
   at("provider").value = provider;
-  at("provider-group").hidden = !(navigator.gpu && artifact.files.webgpu);
+  const choice = provider === "webgpu" || (navigator.gpu && artifact.files.webgpu); // whoever asked for WebGPU can leave it
+  at("provider-group").hidden = !choice;
   return () => (at("detail-group").hidden ? undefined : Number(at("detail").value));
 }

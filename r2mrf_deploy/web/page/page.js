@@ -1,6 +1,6 @@
 // The page: puts its parts together. `window.r2mrf` is the network, for programs that drive the page.
 //
-// Query parameters: `provider` is wasm (also by `auto`) or webgpu; `threads` is a number; with `ui=0` nothing is loaded until
+// Query parameters: `provider` is wasm (also by `auto`) or webgpu; `threads` is a positive integer; with `ui=0` nothing is loaded until
 // `r2mrf` is asked, and no service worker is registered.
 
 import { Album } from "./album.js";
@@ -8,7 +8,7 @@ import { camera } from "./camera.js";
 import { Detector } from "./detector.js";
 import { at, notice, save, say } from "./dom.js";
 import { intake } from "./intake.js";
-import { choices, state } from "./network.js";
+import { choices, state, unkept } from "./network.js";
 import { Strip } from "./strip.js";
 import { missing } from "./support.js";
 import { Viewer } from "./viewer.js";
@@ -18,7 +18,7 @@ at("unstarted").remove();
 const artifact = JSON.parse(at("artifact").textContent);
 const query = new URLSearchParams(location.search);
 const provider = query.get("provider") === "webgpu" ? "webgpu" : "wasm";
-const detector = new Detector(artifact, { provider, threads: Number(query.get("threads")) || 0 });
+const detector = new Detector(artifact, { provider, threads: Number(query.get("threads")) });
 window.r2mrf = detector;
 at("made").textContent = `${artifact.title} · ${artifact.runtime} · version ${artifact.version}`;
 at("licences").href = artifact.licences;
@@ -39,6 +39,7 @@ function start() {
   new Viewer(album);
   intake((files) => album.add(files));
   camera(detector, (file) => album.add([file]));
+  detector.addEventListener("open", () => idle(album).then(offline), { once: true });
   follow();
 
   at("again").addEventListener("click", () => change(at("provider").value));
@@ -46,7 +47,7 @@ function start() {
   at("detail").addEventListener("change", () => album.again(album.selected));
   async function change(wanted) {
     detector.use(wanted).catch(() => {});
-    await follow();
+    if (!(await follow())) return; // what is shown stays
     album.again(album.selected);
     album.work();
   }
@@ -61,12 +62,11 @@ function start() {
   });
   album.addEventListener("change", ({ detail: entry }) => {
     const { scores } = entry.result ?? {};
-    if (entry.state === "done") say(`${entry.name}: ${VERDICTS[scores.verdict]}; ${share(scores.in_focus)} of the picture.`);
+    if (entry.state === "done") say(`${entry.name}: ${VERDICTS[scores.verdict]}; ${share(scores.in_focus)} of the picture is in focus.`);
     if (entry.state === "failed") say(`${entry.name} could not be used. ${entry.message}`);
   });
   saving(album);
   sample(album);
-  detector.ready.then(() => idle(album)).then(offline, () => {});
 }
 
 /** Until the first photograph is done, or for some seconds if none comes: what is stored for later must not delay it. */
@@ -91,9 +91,14 @@ function saving(album) {
   at("save-overlay").addEventListener("click", async () => {
     const pictures = album.pictures(album.selected);
     if (!pictures) return;
-    const canvas = new OffscreenCanvas(pictures.overlay.width, pictures.overlay.height);
-    canvas.getContext("2d").drawImage(pictures.overlay, 0, 0);
-    save(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 }), `${stem()}_overlay.jpg`);
+    const name = `${stem()}_overlay.jpg`; // now: another may be selected by the time it is encoded
+    try {
+      const canvas = new OffscreenCanvas(pictures.overlay.width, pictures.overlay.height);
+      canvas.getContext("2d").drawImage(pictures.overlay, 0, 0);
+      save(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 }), name);
+    } catch (error) {
+      notice(`The overlay could not be saved: ${error.message}`);
+    }
   });
 }
 
@@ -112,8 +117,8 @@ function sample(album) {
 
 /** Have the page work offline, and from its next visit on with all processors: see sw.js. It is loaded and ready by now. */
 async function offline() {
-  if (!navigator.serviceWorker) return;
+  if (!navigator.serviceWorker) return; // as outside a secure context
   const address = new URL("./sw.js", document.baseURI);
   address.searchParams.set("version", artifact.version);
-  await navigator.serviceWorker.register(address).catch(() => {}); // a host may not have it, or the browser may forbid it
+  await navigator.serviceWorker.register(address).catch(unkept); // a host may not have it, or the browser may forbid it
 }

@@ -1,6 +1,6 @@
 // Decodes a picture as `predict` does: upright, its stored values without colour management, the first frame alone.
 
-import { PictureError } from "./errors.js";
+import { PageError, PictureError } from "./errors.js";
 import { describe } from "./formats.js";
 import { opaque, refuseAltered, upright } from "./pixels.js";
 
@@ -8,7 +8,7 @@ const MOST_PIXELS = 178_956_970; // what Pillow reads
 const MOST_ON_PHONES = 64_000_000; // decoded, they take 256 MB
 const MOST_BYTES = 1 << 29;
 
-const OPTIONS = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+const OPTIONS = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 const OTHERS = new Set(["HEIC", "TIFF", "JPEG 2000"]); // formats that few browsers open
 
 /** The most pixels that a picture may have on this device. */
@@ -26,14 +26,14 @@ function refuseLarge(width, height) {
 /**
  * Decode a picture.
  * @param {Blob | ImageBitmap} source a file, or a frame of a camera.
- * @returns {height, width, rows, note, close}: a source for `resized`; `note` says what else there is to know. `close` frees it.
+ * @returns {height, width, rows, note, close}: a source for `resized`; `note` says what else it is ("It is ..."). `close` frees it.
  * @throws {PictureError} it is no picture, is damaged, or is too large. {PageError} as `refuseAltered`.
  */
 export async function decode(source) {
   refuseAltered();
   if (source instanceof ImageBitmap) return { ...upright(source, 1), note: "", close: () => source.close() };
   const { bitmap, orientation, notes } = await bitmapOf(source);
-  return { ...upright(bitmap, orientation), note: notes.filter(Boolean).join("; "), close: () => bitmap.close() };
+  return { ...upright(bitmap, orientation), note: notes.filter(Boolean).join(" and "), close: () => bitmap.close() };
 }
 
 async function bitmapOf(blob) {
@@ -49,7 +49,7 @@ async function bitmapOf(blob) {
   refuseLarge(decoded.width, decoded.height);
   if (!found.alpha) return { bitmap: decoded, orientation: found.orientation, notes: [found.note] };
   const { bitmap, exact } = await opaque(decoded);
-  const note = exact ? "" : "the colours of its transparent parts may differ from the file's";
+  const note = exact ? "" : "a picture whose transparent parts may have other colours here than in the file";
   return { bitmap, orientation: found.orientation, notes: [found.note, note] };
 }
 
@@ -64,7 +64,10 @@ async function contentOf(blob) {
 async function bitmapFrom(blob, { format, width, height }) {
   try {
     return await createImageBitmap(blob, OPTIONS);
-  } catch {
+  } catch (error) {
+    if (error instanceof TypeError) { // about the options, and not about the picture
+      throw new PageError(`This browser is too old to decode pictures as this page needs it: update it. (${error.message})`);
+    }
     if (format === "HEIC") {
       const how = "an iPhone takes JPEG by Settings, Camera, Formats, Most Compatible";
       throw new PictureError(`This browser cannot open HEIC photographs. Save it as JPEG first (${how}).`);

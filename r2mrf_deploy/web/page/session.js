@@ -39,7 +39,7 @@ export class Session {
   }
 
   constructor(ort, artifact, provider, threads, software) {
-    Object.assign(this, { ort, artifact, provider, software, threads: provider === "webgpu" ? 1 : threads });
+    Object.assign(this, { ort, artifact, provider, software, threads: provider === "webgpu" ? 1 : possible(threads) });
   }
 
   async #create(model, binary, loader) {
@@ -55,6 +55,7 @@ export class Session {
       if (this.provider === "wasm") throw error;
       throw new PageError(`The graphics card cannot run this network. Choose WebAssembly. (${error.message})`);
     }
+    this.threads = env.wasm.numThreads; // it may have found that it cannot have as many
     env.wasm.wasmBinary = undefined; // 14 MB that nobody needs any more
   }
 
@@ -95,6 +96,12 @@ export class Session {
     const end = performance.now();
     return { outputs, start, end };
   }
+}
+
+/** How many threads there can be of those that were asked for. */
+function possible(threads) {
+  if (!globalThis.crossOriginIsolated) return 1;
+  return Math.min(Math.max(1, Math.trunc(threads) || 1), navigator.hardwareConcurrency || 1);
 }
 
 const ARRAYS = { uint8: Uint8Array, int8: Int8Array, float32: Float32Array, float16: Uint16Array, int32: Int32Array };

@@ -54,7 +54,7 @@ export class Strip {
     for (const [entry, button] of this.#buttons) {
       const current = entry === this.#album.selected;
       button.tabIndex = current ? 0 : -1;
-      button.ariaCurrent = String(current);
+      button.setAttribute("aria-current", String(current));
       if (current) this.#reveal(button.parentElement);
     }
   }

@@ -3,12 +3,15 @@
 //
 // It holds the files of one version. Their names have hashes of their content, so what it finds by a name is right, whatever
 // version asks. index.html, whose name is fixed, comes from the network while there is one: an old page never stays.
+// Whatever else there is below its address, now or later, it leaves alone, and it removes itself once the page is gone.
 
 const VERSION = new URL(location.href).searchParams.get("version");
 const SCOPE = new URL(registration.scope);
 const PREFIX = `r2mrf ${SCOPE.pathname} `; // hosts put several pages on one origin, whose caches are one another's
 const CACHE = PREFIX + VERSION;
 const INDEX = new URL("index.html", SCOPE).href;
+const HASHED = /-([0-9a-f]{12})\.[^/]*$/;
+const OWN = new Set(["licences.txt"]); // the files of fixed names
 const ISOLATED = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
@@ -16,7 +19,7 @@ const ISOLATED = {
 };
 
 addEventListener("install", (event) => {
-  event.waitUntil(install().then(() => skipWaiting()));
+  event.waitUntil(install().then(replace));
 });
 
 addEventListener("activate", (event) => {
@@ -26,11 +29,18 @@ addEventListener("activate", (event) => {
 addEventListener("fetch", (event) => {
   const { request } = event;
   const address = new URL(request.url);
-  if (request.method !== "GET" || address.origin !== SCOPE.origin || !address.pathname.startsWith(SCOPE.pathname)) return;
   address.search = address.hash = "";
-  if (address.href === SCOPE.href || address.href === INDEX) event.respondWith(page(request));
-  else if (!address.pathname.endsWith("/sw.js")) event.respondWith(file(request, address.href));
+  if (request.method !== "GET") return;
+  if (isIndex(address.href)) event.respondWith(page(request));
+  else if (isOwn(address.href)) event.respondWith(file(event, address.href));
 });
+
+const isIndex = (address) => address === SCOPE.href || address === INDEX;
+
+function isOwn(address) {
+  const name = address.startsWith(SCOPE.href) ? address.slice(SCOPE.href.length) : "";
+  return !name.includes("/") && (HASHED.test(name) || OWN.has(name));
+}
 
 /** The page's own description: the block of JSON in index.html. */
 function artifactIn(text) {
@@ -48,16 +58,42 @@ async function install() {
   const shared = new Set([artifact.files.wasm.script, artifact.files.wasm.loader, artifact.files.wasm.binary.name]);
   const names = artifact.companions.filter((name) => shared.has(name) || !later.has(name));
   const cache = await caches.open(CACHE);
-  await cache.put(INDEX, index);
-  await Promise.all(names.map((name) => keep(cache, new URL(name, SCOPE).href)));
+  try {
+    await cache.put(INDEX, index);
+    await Promise.all(names.map((name) => keep(cache, new URL(name, SCOPE).href)));
+  } catch (error) {
+    if (registration.active?.scriptURL !== location.href) await caches.delete(CACHE); // unless that one uses it
+    throw error;
+  }
 }
 
-/** Names of fixed files may be in the browser's cache from an older version; those with hashes cannot be. */
+/** Names of fixed files may be in the browser's cache from an older version; those with hashes are only there if damaged. */
 async function keep(cache, address) {
-  const hashed = /-[0-9a-f]{12}\./.test(address);
-  const response = await fetch(address, { cache: hashed ? "force-cache" : "no-cache" });
-  if (!response.ok) throw new Error(`${address} is missing`);
-  await cache.put(address, response);
+  for (const mode of HASHED.test(address) ? ["force-cache", "reload"] : ["no-cache"]) {
+    const response = await fetch(address, { cache: mode });
+    if (!response.ok) throw new Error(`${address} is missing`);
+    if (await isRight(response.clone(), address)) return cache.put(address, response);
+  }
+  throw new Error(`${address} is damaged`);
+}
+
+/** Whether a body is the one that its name's hash is of. One that the server unpacked on the way cannot be compared. */
+async function isRight(response, address) {
+  const [, digits] = HASHED.exec(address) ?? [];
+  if (!digits || !globalThis.crypto?.subtle) return true;
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  if (address.endsWith(".gz") && bytes[0] === 0 && bytes.length > 1) return true;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest.subarray(0, 6), (byte) => byte.toString(16).padStart(2, "0")).join("") === digits;
+}
+
+/** Take the place of the worker of an older version, unless that has another tab open, which needs its files. */
+async function replace() {
+  const tabs = (await clients.matchAll({ type: "window", includeUncontrolled: true })).filter(({ url }) => {
+    const { origin, pathname } = new URL(url);
+    return isIndex(origin + pathname);
+  });
+  if (tabs.length < 2) await skipWaiting();
 }
 
 /** Remove the files of other versions of this page. */
@@ -67,29 +103,56 @@ async function tidy() {
   }
 }
 
-/** index.html: from the network, and without one as it was kept. */
-async function page(request) {
-  const kept = async () => (await caches.open(CACHE)).match(INDEX);
-  try {
-    const response = await fetch(request);
-    if (response.type === "opaqueredirect") return response;
-    if (response.ok) return isolated(response);
-    return isolated((await kept()) ?? response);
-  } catch (error) {
-    const response = await kept();
-    if (!response) throw error;
-    return isolated(response);
+/** The page is gone from here: leave its place to what there is now. */
+async function leave() {
+  await registration.unregister();
+  for (const name of await caches.keys()) {
+    if (name.startsWith(PREFIX)) await caches.delete(name);
   }
 }
 
-/** Any other file: as it was kept, otherwise from the network. WebGPU's files are kept from then on. */
-async function file(request, address) {
+/** index.html: from the network, and as it was kept where that fails. Any other answer is the host's, and passes unchanged. */
+async function page(request) {
+  const kept = async () => (await caches.open(CACHE)).match(INDEX);
+  const { url, headers, redirect } = request; // of a navigation, some browsers make no other request
+  let response;
+  try {
+    response = await fetch(url, { headers, redirect, cache: "no-cache", credentials: "same-origin" });
+  } catch (error) {
+    response = await kept();
+    if (!response) throw error;
+    return isolated(response);
+  }
+  if (response.status >= 500) return isolated((await kept()) ?? response);
+  const gone = response.status === 404 || response.status === 410;
+  if (gone || (response.ok && !(await response.clone().text()).includes('id="artifact"'))) {
+    await leave();
+    return response;
+  }
+  return response.ok ? isolated(response) : response;
+}
+
+/** Any other file: as it was kept, otherwise from the network; so too if the page asks for it again, as what it got is damaged. */
+async function file(event, address) {
+  const { request } = event;
   const cache = await caches.open(CACHE);
   const kept = await cache.match(address);
-  if (kept) return isolated(kept);
-  const response = await fetch(request);
-  if (response.ok && response.type === "basic" && /\/ort[-.][^/]*-[0-9a-f]{12}\./.test(address)) await cache.put(address, response.clone());
+  if (kept && request.cache !== "reload" && request.cache !== "no-cache") return isolated(kept);
+  let response;
+  try {
+    response = await fetch(request);
+  } catch (error) {
+    if (!kept) throw error;
+    return isolated(kept);
+  }
+  if (!response.ok) return isolated(kept ?? response);
+  const later = /\/ort[-.][^/]*$/.test(address); // WebGPU's files are kept from their first use on
+  if (response.type === "basic" && (kept || later)) event.waitUntil(store(cache, address, response.clone()).catch(() => {}));
   return isolated(response);
+}
+
+async function store(cache, address, response) {
+  if (await isRight(response.clone(), address)) await cache.put(address, response);
 }
 
 function isolated(response) {

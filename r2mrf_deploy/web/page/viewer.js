@@ -76,8 +76,8 @@ export class Viewer {
     at("frame").querySelector(".right").textContent = tag;
     at("key").textContent = key;
     at("after").hidden = look === "photograph";
-    at("after").ariaLabel = label;
-    at("split").ariaLabel = `Divider between the photograph and the ${tag.toLowerCase()}`;
+    at("after").setAttribute("aria-label", label);
+    at("split").setAttribute("aria-label", `Divider between the photograph and the ${tag.toLowerCase()}`);
     const pictures = this.#album.pictures(this.#album.selected);
     if (!pictures || look === "photograph") return;
     paint(at("after"), look === "map" ? this.#map : pictures.overlay);
