@@ -8,10 +8,8 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,10 @@ from PIL import Image
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.predict import scores
 from r2mrf_deploy.report import contact_sheet
+from r2mrf_deploy.runtimes.web import browser as chromium
+from tests.web.driving import luminance
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = chromium.program()
 HOSTILE = "\"'></script><script>alert(2)</script>&amp;<img src=x onerror=alert(1)><!--\u2028\u2029"
 VERDICTS = ("partial", "all sharp", "all blurred")
 
@@ -160,7 +160,7 @@ Open = Callable[..., Any]
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium on the PATH")
+        pytest.skip("there is no Chromium")
     with playwright.sync_playwright() as started:
         running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield running
@@ -457,13 +457,6 @@ def test_copies_the_paths_that_are_shown(opened: Open, permitted: bool) -> None:
         page.locator("#names").get_by_text("Close").click()
     assert copied.splitlines() == ["/pictures/1.jpg", "/pictures/10.jpg", "/pictures/11.jpg"]
     assert not page.locator("#names").is_visible()
-
-
-def luminance(colour: str) -> float:
-    """Of `rgb(r, g, b)`, relative (WCAG 2.2)."""
-    parts = [int(part) / 255 for part in islice(re.findall(r"\d+", colour), 3)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

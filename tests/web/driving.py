@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,10 @@ def settled(page: Any) -> None:
         "!document.querySelector('.thumb.waiting, .thumb.working') && (!document.querySelector('#frame').hidden"
         " || document.querySelector('#pending.failed'))",
     )
+
+
+def luminance(colour: str) -> float:
+    """Of `rgb(r, g, b)`, relative (WCAG 2.2)."""
+    parts = [int(part) / 255 for part in islice(re.findall(r"\d+", colour), 3)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import re
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.web.conftest import Open
-from tests.web.driving import array, call, encoded, file, give, photograph, settled, until
+from tests.web.driving import array, call, encoded, file, give, luminance, photograph, settled, until
 
 pytestmark = pytest.mark.artifact
 READY = "document.querySelector('#state').innerText.includes('is ready')"
@@ -310,13 +309,6 @@ def test_no_width_scrolls_sideways(opened: Open, width: int) -> None:
           .filter((element) => element.offsetParent && element.getBoundingClientRect().height < 44)
           .map((element) => element.id || element.className || element.tagName)""")
         assert small == []
-
-
-def luminance(colour: str) -> float:
-    """Of `rgb(r, g, b)`, relative (WCAG 2.2)."""
-    parts = [int(part) / 255 for part in islice(re.findall(r"\d+", colour), 3)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

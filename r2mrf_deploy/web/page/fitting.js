@@ -108,7 +108,7 @@ function normalised(pixels, plane, { mean, std }, dtype) {
 const WORD = new DataView(new ArrayBuffer(4));
 
 /** A number as the bits of a half precision number, rounded to the nearest, and of two to the even one. */
-export function halfBits(value) {
+function halfBits(value) {
   const size = Math.abs(value);
   WORD.setFloat32(0, value);
   const sign = (WORD.getUint32(0) >>> 16) & 0x8000;
