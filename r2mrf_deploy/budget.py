@@ -29,7 +29,7 @@ from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.files import scratch
 from r2mrf_deploy.gpus import CPU, GPU, Device
 from r2mrf_deploy.graph import files
-from r2mrf_deploy.graph.cost import Shapes, infer
+from r2mrf_deploy.graph.inference import Shapes, infer
 from r2mrf_deploy.graph.kernels import Kernel, Precision, kernels
 from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent

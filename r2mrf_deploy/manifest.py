@@ -135,6 +135,8 @@ class Contract(_Model):
     """Nodes that stay in higher precision, in addition to those that always do."""
     calibration: dict[str, Any] = Field(default_factory=dict)
     """How ranges were found: the method, the number of photographs, and the result of a search for nodes to keep."""
+    compression: dict[str, Any] = Field(default_factory=dict)
+    """How a compressed network may differ from the full one: the bound, what was measured, and what was changed."""
     opset: int | None = None
     rewrites: list[RewriteRecord] = Field(default_factory=list)
     parameters: int | None = None

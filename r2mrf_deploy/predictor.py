@@ -11,19 +11,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from r2mrf_deploy import environment, images, runtimes
+from r2mrf_deploy import images, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.concurrency import ordered_map
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError
 from r2mrf_deploy.fitting import Fitting, as_input, largest, size_in_words
 from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, side_outputs
+from r2mrf_deploy.model_cache import ModelCache
 from r2mrf_deploy.pixels import as_pixels
-from r2mrf_deploy.runtimes import OpenOptions, Runner
+from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST_STREAMS = 8
-"""The most inferences that are computed side by side on a CPU unless more are asked for: each takes memory of its own."""
+MOST_STREAMS = runtimes.MOST_STREAMS
+"""The most inferences that are computed side by side on a CPU unless more are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,16 @@ class Predictor:
         options: OpenOptions | None = None,
         flip: bool = False,
         many: bool = False,
+        cache: bool = False,
     ) -> Predictor:
         """Open an artifact for photographs.
 
         Args:
-            many: open it for many photographs: on a CPU, several are computed side by side, up to `MOST_STREAMS`, if the
-                runtime can. One alone then takes longer. `options.streams` says how many, too.
+            many: open it for many photographs: on a CPU, several are computed side by side, as many as pay and up to
+                `MOST_STREAMS`, if the runtime can. One alone then takes longer. `options.streams` and `options.threads` say
+                how many, too.
+            cache: keep what the runtime compiles in a folder of the user, and look for it there (`ModelCache.of_user`), if
+                the runtime can. Opening it again then takes less time.
 
         Raises:
             InputError: it takes no image.
@@ -65,10 +70,9 @@ class Predictor:
         """
         artifact = Artifact.open(artifact)
         options = options or OpenOptions()
-        if many and options.streams is None:
+        if many or cache:
             chosen = runtimes.get(runtime) if runtime else runtimes.default(artifact)
-            if "streams" in chosen.supported_options:
-                options = replace(options, streams=min(MOST_STREAMS, options.threads or environment.cores()))
+            options = replace(options, **_suited(chosen, options, many=many, cache=cache))
         runner = runtimes.open(artifact, runtime, trust=trust, options=options)
         if len(runner.inputs) != 1 or runner.inputs[0].layout is None:
             runner.close()
@@ -241,6 +245,19 @@ class Predictor:
         full = [*views, *[views[-1]] * (own - len(views))]
         outputs = self.runner.run({spec.name: full[0] if own == 1 else np.concatenate(full)})
         return {name: output[: len(views), 0].astype(np.float32) for name, output in outputs.items()}
+
+
+def _suited(runtime: Runtime, options: OpenOptions, *, many: bool, cache: bool) -> dict[str, Any]:
+    """The options for what a predictor is opened for, among those that a runtime supports."""
+    known, found = runtime.supported_options, dict[str, Any]()
+    if cache and "cache" in known and options.cache is None:
+        found["cache"] = ModelCache.of_user()
+    if many and options.streams is None:
+        if options.threads is not None and "streams" in known:
+            found["streams"] = min(MOST_STREAMS, options.threads)
+        elif "throughput" in known:
+            found["throughput"] = True
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,9 +91,15 @@ def _float32(path: Path, name: str, value: Tensor) -> Tensor:
     if wrong:
         raise CheckpointError(f"{path}: {name} {wrong}")
     value = value.detach().to(torch.int64 if counts else torch.float32)
-    if bad := int((~value.isfinite()).sum()):
+    if not (counts or _is_finite(value)):
+        bad = int((~value.isfinite()).sum())
         raise CheckpointError(f"{path}: {name} has {count(bad, 'value')} not finite; the training diverged")
     return value
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all values are, by the smallest and the largest: NaN becomes both, and no tensor of that size is made."""
+    return value.numel() == 0 or all(bound.isfinite() for bound in value.aminmax())
 
 
 def describe(state: Mapping[str, Tensor]) -> str:

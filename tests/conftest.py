@@ -46,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("artifact")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands keep what runtimes compile here, not in the home of whoever runs the tests."""
+    os.environ["R2MRF_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 TinyOnnx = Callable[..., Path]
 Once = Callable[[str, Callable[[Path], object]], Path]
 

@@ -19,18 +19,29 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from r2mrf_deploy import environment, formats, runtimes, web
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.bench import feeds
+from r2mrf_deploy.bench import feeds, power
+from r2mrf_deploy.bench.candidates import MARKS, MODES, Candidate, Measurement, Mode, Protocol
 from r2mrf_deploy.bench.profiling import Profile, profile
-from r2mrf_deploy.bench.summary import Statistics, Summary
-from r2mrf_deploy.errors import ArtifactError, R2mrfError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.bench.summary import Summary
+from r2mrf_deploy.errors import ArtifactError, R2mrfError, RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.base import Pending, changed
+
+__all__ = [
+    "PAUSE",
+    "Bench",
+    "Candidate",
+    "Measurement",
+    "Protocol",
+    "Timing",
+    "bench_artifacts",
+    "measure",
+    "median_interval",
+]
 
 PAUSE = 0.05
 """Seconds between turns."""
@@ -38,116 +49,6 @@ TURN = 0.5
 """Seconds after which a turn ends early."""
 CONFIDENCE = 0.95
 """Confidence level of the interval that decides whether a ratio differs from 1."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """trtexec's options, with trtexec's defaults."""
-
-    warm_up: float = 200.0
-    """Milliseconds."""
-    duration: float = 3.0
-    """Seconds."""
-    iterations: int = 10
-    avg_runs: int = 10
-    percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
-    streams: int = 1
-    """Concurrent inference streams, one thread each."""
-    transfers: bool = True
-    """Time the copies to and from the device too; trtexec 11 omits them unless asked."""
-
-    def __post_init__(self) -> None:
-        if self.warm_up < 0 or self.duration < 0 or self.iterations < 1 or self.avg_runs < 1:
-            raise UsageError("`warm_up` and `duration` must not be negative, `iterations` and `avg_runs` at least 1")
-        if not all(0 < p < 100 for p in self.percentiles):
-            raise UsageError("`percentiles` must be between 0 and 100")
-        if self.streams < 1:
-            raise UsageError("`streams` must be at least 1")
-
-
-@dataclass
-class Candidate:
-    """A runner to be timed, and its timings."""
-
-    name: str
-    runner: Runner
-    feed: dict[str, np.ndarray]
-    batch: int = 1
-    flags: tuple[str, ...] = ()
-    """Names of the options it was opened with."""
-    turns: list[list[Timing]] = field(default_factory=list)
-    failure: Exception | None = None
-    """What ended its run early."""
-
-    @property
-    def reason(self) -> str:
-        """`failure` in one line, with its type if it is not one of this package's."""
-        text = next((line.strip() for line in str(self.failure).splitlines() if line.strip()), "")
-        return text if isinstance(self.failure, R2mrfError) else f"{type(self.failure).__name__}: {text}"
-
-    @property
-    def title(self) -> str:
-        return _title(self.name, self.runner.runtime, self.batch)
-
-    @property
-    def inferences(self) -> int:
-        return sum(map(len, self.turns))
-
-
-def _title(name: str, runtime: str, batch: int) -> str:
-    return f"{name} on {runtime}" + (f", batch {batch}" if batch > 1 else "")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The measurement of one candidate."""
-
-    name: str
-    runtime: str
-    device: str
-    on_gpu: bool
-    batch: int
-    flags: tuple[str, ...]
-    summary: Summary
-    speed_up: float
-    """Latency of the baseline divided by this one's, median over the turns; above 1 is faster."""
-    speed_up_range: tuple[float, float]
-    """The quartiles of those ratios."""
-    differs: bool | None
-    """Whether the 95 % confidence interval of the speed-up excludes 1; None for the baseline or with too few turns."""
-    turns: tuple[tuple[Timing, ...], ...]
-    shape: list[int]
-    """Of the first input."""
-
-    @property
-    def title(self) -> str:
-        return _title(self.name, self.runtime, self.batch)
-
-    @property
-    def input(self) -> str:
-        """The shape of the first input: `1x320x320x3`."""
-        return "x".join(map(str, self.shape))
-
-    @property
-    def latency(self) -> Statistics:
-        return self.summary.latency
-
-    @property
-    def images_per_second(self) -> float:
-        return self.summary.throughput * self.batch
-
-    def evidence(self, protocol: Protocol, machine: Mapping[str, str | int]) -> dict[str, Any]:
-        """The summary that a manifest keeps."""
-        return {
-            "runtime": self.runtime, "device": self.device, "batch": self.batch, "shape": self.shape,
-            "options": list(self.flags), "protocol": asdict(protocol), "machine": dict(machine),
-            "latency": asdict(self.latency), "images_per_second": self.images_per_second, "date": environment.now(),
-        }  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything except the individual inferences."""
-        found = {k: v for k, v in asdict(replace(self, turns=())).items() if k not in ("summary", "turns")}
-        return found | {"images_per_second": self.images_per_second} | asdict(self.summary)
 
 
 @dataclass(frozen=True)
@@ -187,6 +88,7 @@ def bench_artifacts(
     shapes: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, Path] | None = None,
     options: OpenOptions | None = None,
+    mode: str = "latency",
     profiles: bool = False,
     record: bool = False,
     trust: bool = False,
@@ -202,6 +104,8 @@ def bench_artifacts(
         shapes: input name -> shape; overrides `size` and `batches`.
         inputs: input name -> file with its values, see `feeds.load`; by default the values are random.
         options: each runtime gets the options that it supports.
+        mode: "latency"; "throughput": as many inferences in flight as pay, by the runtime's own choice, and what counts is
+            images per second; or "both", beside one another.
         profiles: after the timing, also profile each artifact whose runtime can.
         record: keep the results in the artifacts' manifests.
 
@@ -219,34 +123,44 @@ def bench_artifacts(
     called = [a.name for a in artifacts]
     names = {a: a.name if called.count(a.name) == 1 else str(a) for a in artifacts}
     _refuse_unsupported(options, [runtime for _, runtime in pairs])
-    opened: list[tuple[Runner, Path, Runtime, OpenOptions]] = []
+    if mode not in MODES:
+        raise UsageError(f"`mode` {mode!r}: {did_you_mean(mode, MODES)}")
+    opened: list[tuple[Runner, Path, Runtime, OpenOptions, Mode, int | None]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
     unopened: R2mrfError | None = None
     with ExitStack() as stack:
-        for artifact, runtime in pairs:
+        for artifact, runtime, kind in ((a, r, kind) for a, r in pairs for kind in MODES[mode]):
             progress(Progress(f"opening {artifact.name}"))
             supported = {f: getattr(options, f) for f in changed(options) if f in runtime.supported_options}
-            chosen = OpenOptions(**supported)
+            chosen = OpenOptions(**supported | _for_mode(kind, runtime, protocol))
             try:
                 runner = stack.enter_context(runtimes.open(artifact, runtime.name, trust=trust, options=chosen))
             except (RuntimeUnavailable, ArtifactError) as e:
                 unopened = unopened or e
                 skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
                 continue
-            opened.append((runner, artifact, runtime, chosen))
+            requests = _requests(kind, mode, runner, runtime, protocol)
+            if kind == "throughput" and requests is None:
+                why = f"{runtime.title} computes one inference after the other: there is no throughput mode"
+                skipped.append((f"{artifact.name} on {runtime.name}{MARKS[kind]}", why))
+                continue
+            opened.append((runner, artifact, runtime, chosen, kind, requests))
         free = size or feeds.fixed_size([spec for runner, *_ in opened for spec in runner.inputs]) or DEFAULT_SIZE
-        for runner, artifact, runtime, chosen in opened:
+        for runner, artifact, runtime, chosen, kind, requests in opened:
             if size:
                 feeds.refuse_size(artifact.name, runner.inputs, size, shapes)
             fed = feeds.sweep(runner.inputs, batches, free, shapes, inputs)
             candidates += [
-                Candidate(names[artifact], runner, feed, batch, tuple(changed(chosen))) for batch, feed in fed
+                Candidate(names[artifact], runner, feed, batch, _flags(chosen, kind), kind, requests)
+                for batch, feed in fed
             ]
             for batch in set(batches) - {b for b, _ in fed} if len(batches) > 1 else ():
                 skipped.append((f"{artifact.name} on {runtime.name}, batch {batch}", f"its batch is {fed[0][0]}"))
         if not candidates and unopened:
             raise unopened
+        if not candidates:
+            raise RuntimeUnavailable(f"{skipped[0][0]} was not run: {skipped[0][1]}; leave out `mode`")
         if not protocol.transfers and not any(c.runner.on_gpu for c in candidates):
             raise UsageError("`transfers` cannot be omitted on a CPU, where nothing is copied")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes, inputs)
@@ -258,14 +172,16 @@ def bench_artifacts(
         skipped += [(c.title, c.reason) for c in candidates if c.failure]
         candidates = [c for c in candidates if not c.failure]
         tables = []
-        for runner, artifact, runtime, chosen in opened if profiles and not interrupted else ():
+        for runner, artifact, runtime, chosen, kind, _ in opened if profiles and not interrupted else ():
+            if kind == "throughput" and mode == "both":
+                continue  # the layers are those of the other
             feed = next((c.feed for c in candidates if c.runner is runner), None)
             if "profile" not in runtime.supported_options:
                 what = f"the profile of {artifact.name} on {runtime.name}"
                 skipped.append((what, f"{runtime.title} cannot profile"))
             elif feed is not None:
                 progress(Progress(f"profiling {artifact.name} on {runtime.name}"))
-                profiling = replace(chosen, profile=True, cuda_graph=None)
+                profiling = replace(chosen, profile=True, cuda_graph=None, throughput=False, streams=None)
                 with runtimes.open(artifact, runtime.name, trust=trust, options=profiling) as profiled:
                     tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
     machine = environment.describe()
@@ -279,6 +195,36 @@ def bench_artifacts(
     if interrupted:
         raise Interrupted(done)
     return done
+
+
+def _for_mode(mode: Mode, runtime: Runtime, protocol: Protocol) -> dict[str, Any]:
+    """The options that a mode opens an artifact with, among those that a runtime supports."""
+    if mode == "latency":
+        return {}
+    if protocol.streams > 1 and "streams" in runtime.supported_options:
+        return {"streams": protocol.streams}
+    return {"throughput": True} if "throughput" in runtime.supported_options else {}
+
+
+def _requests(kind: Mode, mode: str, runner: Runner, runtime: Runtime, protocol: Protocol) -> int | None:
+    """How many threads run a candidate's inferences side by side; None leaves it to the protocol.
+
+    In throughput mode it is what the protocol says, or else what pays; None if that is not known, since the runtime computes
+    one after the other.
+    """
+    if kind == "latency":
+        return 1 if mode == "both" else None
+    if protocol.streams > 1:
+        return protocol.streams
+    # with one core, the runtime's own choice is one inference, which is the most that it can
+    able = runner.streams > 1 or runner.in_flight > 1 or "throughput" in runtime.supported_options
+    return runner.streams if able else None
+
+
+def _flags(options: OpenOptions, mode: Mode) -> tuple[str, ...]:
+    """The options of a candidate, which tell its measurement from that in another mode, in a manifest too."""
+    found = changed(options)
+    return tuple(found if mode == "latency" or "throughput" in found else [*found, "throughput"])
 
 
 def _pairs(artifacts: Sequence[Path], names: Sequence[str]) -> list[tuple[Path, Runtime]]:
@@ -347,9 +293,11 @@ def measure(
         Interrupted: Ctrl-C, with the measurements so far.
     """
     protocol = protocol or Protocol()
+    meters = {True: power.of_gpu(), False: power.of_cpu()}
+    most = max([protocol.streams, *(c.requests or 1 for c in candidates)])
     spent, shares = [0.0] * len(candidates), [0.0] * len(candidates)
     try:
-        with ThreadPoolExecutor(protocol.streams) as streams:
+        with ThreadPoolExecutor(most) as streams:
             for candidate in candidates:
                 _attempt(candidate, _warm_up, protocol, streams)
             while any(c.failure is None and share < 1 for c, share in zip(candidates, shares, strict=True)):
@@ -359,12 +307,16 @@ def measure(
                         continue
                     if len(candidates) > 1:
                         time.sleep(PAUSE)
-                    start = time.perf_counter()
+                    meter = meters[candidate.runner.on_gpu]
+                    start, before = time.perf_counter(), meter.now() if meter else None
                     turn = _attempt(candidate, _turn, protocol, streams)
                     if turn is None:
                         continue
                     candidate.turns.append(turn)
-                    spent[number] += time.perf_counter() - start
+                    seconds = time.perf_counter() - start
+                    joules = meter.between(before, meter.now()) if meter else None
+                    candidate.watts.append(None if joules is None else joules / seconds)
+                    spent[number] += seconds
                     share = min(
                         candidate.inferences / protocol.iterations, spent[number] / max(protocol.duration, 1e-9), 1
                     )
@@ -388,7 +340,8 @@ Part = Callable[["Candidate", Protocol], list[Timing]]
 
 def _attempt(candidate: Candidate, part: Part, protocol: Protocol, streams: ThreadPoolExecutor) -> list[Timing] | None:
     """Have every stream do its part, in a thread of its own; None where the candidate failed."""
-    together = threading.Barrier(protocol.streams)
+    requests = candidate.requests or protocol.streams
+    together = threading.Barrier(requests)
 
     def stream() -> list[Timing]:
         try:
@@ -399,7 +352,7 @@ def _attempt(candidate: Candidate, part: Part, protocol: Protocol, streams: Thre
             raise
         return part(candidate, protocol)
 
-    jobs = [streams.submit(stream) for _ in range(protocol.streams)]
+    jobs = [streams.submit(stream) for _ in range(requests)]
     failed = [e for job in jobs if (e := job.exception()) is not None]
     # the cause comes before the errors of those that waited for it
     for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
@@ -436,9 +389,8 @@ def _turn(candidate: Candidate, protocol: Protocol) -> list[Timing]:
 
 def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) -> Measurement:
     # per image, so that different batch sizes can be compared
-    theirs, ours = (
-        [statistics.median(t.latency for t in turn) / c.batch for turn in c.turns] for c in (baseline, candidate)
-    )
+    pace = _turn_pace if "throughput" in (candidate.mode, baseline.mode) else _median_latency
+    theirs, ours = ([pace(turn) / c.batch for turn in c.turns] for c in (baseline, candidate))
     ratios = sorted(b / c for b, c in zip(theirs, ours, strict=True))
     quarter = len(ratios) // 4
     interval = median_interval(ratios)
@@ -456,7 +408,19 @@ def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) ->
         differs=None if candidate is baseline or interval is None else not interval[0] <= 1 <= interval[1],
         turns=tuple(map(tuple, candidate.turns)),
         shape=list(next(iter(candidate.feed.values())).shape),
+        mode=candidate.mode,
+        requests=candidate.requests or protocol.streams,
+        watts=statistics.fmean(told) if (told := [w for w in candidate.watts if w is not None]) else None,
     )
+
+
+def _median_latency(turn: Sequence[Timing]) -> float:
+    return statistics.median(t.latency for t in turn)
+
+
+def _turn_pace(turn: Sequence[Timing]) -> float:
+    """Milliseconds of a turn for each of its inferences, however many are in flight."""
+    return (max(t.end_d2h for t in turn) - min(t.start_enqueue for t in turn)) / len(turn)
 
 
 def median_interval(ordered: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:

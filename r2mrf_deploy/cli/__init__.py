@@ -9,12 +9,20 @@ from itertools import pairwise
 from typing import Any
 
 from r2mrf_deploy import environment
-from r2mrf_deploy.cli import make, measure, predict, serve, train, use  # the order of their commands in --help
+from r2mrf_deploy.cli import (  # the order of their commands in --help
+    make,
+    make_cheaper,
+    measure,
+    predict,
+    serve,
+    train,
+    use,
+)
 from r2mrf_deploy.cli.common import ANSWERED, RUNNING, app, command, err, libraries_shown, line, print_json, shown_notes
 from r2mrf_deploy.errors import INTERRUPTED, R2mrfError, UsageError
 from r2mrf_deploy.wording import plain
 
-__all__ = ["main", "make", "measure", "predict", "serve", "train", "use"]
+__all__ = ["main", "make", "make_cheaper", "measure", "predict", "serve", "train", "use"]
 
 
 def main(argv: list[str] | None = None) -> int:

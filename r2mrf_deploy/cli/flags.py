@@ -37,6 +37,9 @@ Rename = Annotated[
 ]
 Images = Annotated[Path | None, Option(help="Folder of photographs; by default those of scikit-image.")]
 Record = Annotated[bool, Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")]
+Cache = Annotated[
+    bool, Option("--cache/--no-cache", help="Keep what the runtime compiled in a folder of yours, to start sooner.")
+]
 Trust = Annotated[bool, Option("--trust", help="Open a plan, a package or a page that has no manifest.")]
 Threads = Annotated[int | None, Option(min=1, help="CPU threads of the inferences.")]
 Runtime = Annotated[str | None, Option(help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")]

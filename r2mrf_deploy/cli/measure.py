@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Context, Option
 
@@ -214,6 +214,10 @@ def bench(
     certificate: flags.Certificate = None,
     key: flags.Key = None,
     runtime: Annotated[list[str] | None, Option(help="Runtime to time each file on; repeat it for several.")] = None,
+    mode: Annotated[
+        Literal["latency", "throughput", "both"],
+        Option(help="Time one inference after the other, as many side by side as pay, or both."),
+    ] = "latency",
     size: Annotated[str | None, Option(metavar="HxW", help="Input size where it is free; by default 320x320.")] = None,
     batch: Annotated[str, Option(metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")] = "1",
     shapes: Annotated[str, Option(metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.")] = "",
@@ -303,7 +307,7 @@ def bench(
     with kept_when_interrupted(show), shown_progress() as progress:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=free, batches=[*map(int, batches)],
-            shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options,
+            shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options, mode=mode,
             profiles=profile or export_profile is not None, record=record, trust=trust, progress=progress,
         )  # fmt: skip
     show(done)
@@ -320,10 +324,11 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
     line(tables.where(done.machine, done.tools))
     if len(done.measurements) > 1:
         table(tables.bench_table(done.measurements))
-        line(f"speed-up: over {done.baseline}, median and middle half of the turns")
+        line(tables.speed_up_line(done.measurements))
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
-            line(f"=== Performance summary: {m.title}, {m.input}, {m.device} ===")
+            flying = f", {m.requests} in flight" if m.mode == "throughput" else ""
+            line(f"=== Performance summary: {m.title}, {m.input}, {m.device}{flying} ===")
             line(*(trace_averages(m.turns, averages, m.on_gpu) if averages else ()), *m.summary.lines(m.on_gpu))
     for p in done.profiles if profiles else []:
         line(

@@ -21,6 +21,7 @@ from r2mrf_deploy.progress import Interrupted, ProgressCallback
 from r2mrf_deploy.wording import count, masked
 
 if TYPE_CHECKING:
+    from r2mrf_deploy.artifact import Artifact
     from r2mrf_deploy.predict import Outputs, Sources
     from r2mrf_deploy.predict.film import Film
     from r2mrf_deploy.predictor import Predictor
@@ -97,11 +98,12 @@ def predict(
         int | None, Option(min=1, help="Photographs of one inference; by default the artifact's own batch.")
     ] = None,
     streams: Annotated[
-        int | None, Option(min=1, help="Inferences side by side; by default one for each core, up to 8.")
+        int | None, Option(min=1, help="Inferences side by side; by default as many as pay, up to 8.")
     ] = None,
     buffers: flags.Buffers = None,
     runtime_cache: flags.RuntimeCache = None,
     threads: flags.Threads = None,
+    cache: flags.Cache = True,
     trust: flags.Trust = False,
     network: flags.Network = None,
     settings: flags.Set = None,
@@ -111,6 +113,7 @@ def predict(
 ) -> None:
     """Find what is in focus: maps, overlays, contours, scores."""
     from r2mrf_deploy import runtimes
+    from r2mrf_deploy.artifact import Artifact
     from r2mrf_deploy.predict import Outputs, Sources, footage, summaries
     from r2mrf_deploy.predict.rois import Rois
     from r2mrf_deploy.predict.tiles import OVERLAP
@@ -122,7 +125,7 @@ def predict(
         certificate=certificate, key=key,
     )  # fmt: skip
     if connections:
-        flags.refuse_given(context, served.LOCAL, "has no meaning for a server (`server`)")
+        flags.refuse_given(context, (*served.LOCAL, "cache"), "has no meaning for a server (`server`)")
     loading = flags.loading(network, settings, weights_key, rename)
     other = runtime is not None and ".onnx" not in runtimes.get(runtime).suffixes
     artifact, given = _artifact_first(inputs, needs_checkpoint=other or any(loading.values()))
@@ -136,7 +139,8 @@ def predict(
             outputs = replace(outputs, save=("map",))
         clusters.run(
             artifact, given, output, outputs, as_json, address=ray_address, actors=actors, recursive=recursive,
-            runtime=runtime, trust=trust, flip=flip, batch=batch, resume=resume, model=_identity(artifact, loading),
+            runtime=runtime, trust=trust, flip=flip, batch=batch, resume=resume,
+            model=_identity(Artifact.open(artifact), loading),
             options=OpenOptions.of(loading, threads=threads, streams=streams, buffers=buffers, runtime_cache=runtime_cache),
         )  # fmt: skip
         return
@@ -167,15 +171,16 @@ def predict(
             served.opened(connections[0], artifact if len(given) < len(inputs) else None, options, flip=flip)
             if connections
             else Predictor.open(
-                artifact, runtime, trust=trust, options=options, flip=flip, many=bool(films) or not one
+                opened := Artifact.open(artifact), runtime, trust=trust, options=options, flip=flip,
+                many=bool(films) or not one, cache=cache,
             ) as predictor,
-        ):
+        ):  # fmt: skip
             if sources:
                 run.photographs(
                     predictor, sources, progress,
                     rois=Rois(roi) if roi else None, xmp=xmp, batch=batch, resume=resume,
                     tile=(OVERLAP if overlap is None else overlap) if tile else None,
-                    model=getattr(predictor.runner, "identity", "") or _identity(artifact, loading),
+                    model=getattr(predictor.runner, "identity", "") or _identity(opened, loading),
                 )  # fmt: skip
             run.films(predictor, films, sources, progress, smooth=smooth, limit=limit)
     except BaseException:  # Ctrl-C too: what is done is said
@@ -203,13 +208,18 @@ def _refuse_report(report: Path, sources: Sources | None, others: Sequence[str |
     refuse_unwritable(report)
 
 
-def _identity(artifact: Path, loading: Mapping[str, Any]) -> str:
+def _identity(artifact: Artifact, loading: Mapping[str, Any]) -> str:
     """What tells a network from others: the bytes of its file, and how they are read."""
     from r2mrf_deploy.files import sha256
 
-    values = artifact.with_suffix(".bin") if artifact.suffix == ".xml" else artifact
+    file, manifest = artifact.path, artifact.manifest
+    # what was compared with the manifest is not read once more
+    found = [manifest.sha256 if manifest else sha256(file)]
+    if file.suffix == ".xml":
+        values = file.with_suffix(".bin")
+        found.append(manifest.companions[values.name] if manifest else sha256(values))
     how = {name: value for name, value in loading.items() if value}
-    return " ".join([sha256(artifact), *([sha256(values)] if values != artifact else []), *([str(how)] if how else [])])
+    return " ".join([*found, *([str(how)] if how else [])])
 
 
 @dataclass
@@ -258,6 +268,8 @@ class _Run:
         progress: ProgressCallback,
         **how: Any,
     ) -> None:
+        if not films:
+            return
         from r2mrf_deploy.predict import film, footage
         from r2mrf_deploy.predict.names import names
 
@@ -364,8 +376,7 @@ def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, 
         return first, given[1:]
     known_names = images.SUFFIXES | large_images.SUFFIXES
     if first and first.is_file() and first.suffix.lower() not in known_names and not images.is_picture(first):
-        known = " ".join(dict.fromkeys(s for name in runtimes.names() for s in runtimes.get(name).suffixes))
-        raise InputError(f"{first} is neither a picture nor a model ({known})")
+        raise InputError(f"{first} is neither a picture nor a model ({' '.join(runtimes.known_suffixes())})")
     # the artifact starts in a fraction of PyTorch's time
     return (weights.checkpoint if needs_checkpoint else weights.artifact)(weights.DEFAULT), given
 

@@ -14,6 +14,7 @@ from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.export.base import Exporter, Written
 from r2mrf_deploy.export.options import FormatOptions
 from r2mrf_deploy.graph import cost, files
+from r2mrf_deploy.graph.inference import Shapes
 from r2mrf_deploy.manifest import Contract, TensorSpec
 from r2mrf_deploy.progress import ProgressCallback
 from r2mrf_deploy.runtimes.base import Availability
@@ -64,7 +65,7 @@ def parameters(model: onnx.ModelProto) -> int | None:
         return None
 
 
-def multiply_adds(model: onnx.ModelProto, shapes: cost.Shapes | None = None) -> int | None:
+def multiply_adds(model: onnx.ModelProto, shapes: Shapes | None = None) -> int | None:
     """`cost.multiply_adds_per_image`; None where it depends on a free size."""
     try:
         return cost.multiply_adds_per_image(model, shapes)

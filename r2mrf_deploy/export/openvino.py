@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from r2mrf_deploy.progress import Progress, ProgressCallback
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Availability
 from r2mrf_deploy.runtimes.openvino import OpenVINO, spec
+
+WINOGRAD_CHANNELS = 256
+"""The fewest channels, in and out, of a convolution that becomes Winograd's minimal filtering. Measured with
+benchmarks/winograd.py: the filtering of 64 channels takes as long as the convolution."""
 
 
 class OpenVINOExporter(Exporter):
@@ -30,7 +35,7 @@ class OpenVINOExporter(Exporter):
         progress(Progress("converting to OpenVINO"))
         try:
             # not convert_model, which rewrites quantised graphs and changes their maps
-            model = openvino.Core().read_model(source.path)
+            model = openvino.Core().read_model(_filtered(source) or source.path)
         except Exception as e:  # RuntimeError, or one of OpenVINO's own, with a message of many lines
             raise GraphError(f"OpenVINO cannot read {source.path.name}: {last_line(e)}") from None
         layouts, said = specs.layouts(source), source.contract
@@ -50,3 +55,20 @@ class OpenVINOExporter(Exporter):
         # Precision is the graph's: the default would store the weights in FP16.
         openvino.save_model(model, file, compress_to_fp16=False)
         return contract, f"converted by OpenVINO {environment.version('openvino')}"
+
+
+def _filtered(source: Artifact) -> bytes | None:
+    """The FP32 model with Winograd's minimal filtering in its wide convolutions, which OpenVINO multiplies directly.
+
+    None if it has no such convolutions or is not known to be in FP32: in a type of fewer digits the filtering's sums are
+    too inexact.
+    """
+    from r2mrf_deploy.graph import files
+    from r2mrf_deploy.graph.rewrites.pipeline import rewrite_once
+    from r2mrf_deploy.graph.rewrites.winograd import minimal_filtering
+
+    if source.contract is None or source.contract.precision != "fp32":
+        return None
+    read = files.read(source.path)
+    filtered = rewrite_once(read, partial(minimal_filtering, channels=WINOGRAD_CHANNELS))
+    return None if filtered is read else files.serialized(filtered)

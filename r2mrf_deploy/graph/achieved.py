@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import Shapes, Types, infer, node_multiply_adds
+from r2mrf_deploy.graph.cost import node_multiply_adds
+from r2mrf_deploy.graph.inference import Shapes, Types, infer
 from r2mrf_deploy.graph.rewrites.pipeline import nominal_shapes
 
 _TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}

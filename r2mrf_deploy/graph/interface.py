@@ -9,16 +9,14 @@ be of any size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
 from r2mrf_deploy.errors import first_line
-
-_SMALL = 4096
-"""The most bytes of an initialiser that takes part in the inference, which needs the values of sizes and axes."""
+from r2mrf_deploy.graph import apart
 
 _ATTEMPTS = ((True, True), (True, False), (False, False))
 """Whether the inference is strict, and whether it includes what outputs are declared to be: files in use may declare wrong
@@ -50,7 +48,7 @@ def fault(model: onnx.ModelProto) -> str:
             value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(light)
-        for tensor in filter(_heavy, model.graph.initializer):
+        for tensor in filter(apart.is_large, model.graph.initializer):
             onnx.checker.check_tensor(tensor)
     except onnx.checker.ValidationError as e:
         return " ".join(str(e).split())
@@ -123,31 +121,7 @@ def _name_free_dimensions(graph: onnx.GraphProto, stated: Iterable[onnx.ValueInf
 
 def _light(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without what the file states of inner tensors, and with inputs in place of large initialisers."""
-    light = onnx.ModelProto()
-    _copy(model, light, without={"graph"})
-    _copy(model.graph, light.graph, without={"initializer", "value_info"})
-    inputs = {value.name for value in model.graph.input}
-    for tensor in model.graph.initializer:
-        if not _heavy(tensor):
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
-            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return light
-
-
-def _heavy(tensor: onnx.TensorProto) -> bool:
-    return tensor.ByteSize() > _SMALL
-
-
-def _copy(source: Any, target: Any, without: Collection[str]) -> None:
-    """Copy the fields of a protobuf message."""
-    for field, value in source.ListFields():
-        if field.name in without:
-            continue
-        if hasattr(value, "MergeFrom"):  # a message, or repeated
-            getattr(target, field.name).MergeFrom(value)
-        else:
-            setattr(target, field.name, value)
+    return apart.inputs(model, without={"value_info"})
 
 
 def _replace(field: Any, values: Any) -> None:

@@ -13,7 +13,9 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import FREE, MULTIPLYING, Shapes, Types, infer, node_multiply_adds, operator
+from r2mrf_deploy.graph.cost import FREE, MULTIPLYING, node_multiply_adds
+from r2mrf_deploy.graph.inference import Shapes, Types, infer
+from r2mrf_deploy.graph.nodes import operator
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import (
 )
 
 from r2mrf_deploy.errors import GraphError
-from r2mrf_deploy.graph.cost import load
+from r2mrf_deploy.graph.nodes import load
 from r2mrf_deploy.wording import count
 
 _INITIALISERS_ALONE = 4

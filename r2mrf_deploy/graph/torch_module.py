@@ -47,6 +47,12 @@ def to_module(model: onnx.ModelProto, operators: Operators | None = None) -> nn.
     return _Graph(model.graph, OPERATORS if operators is None else operators).eval()
 
 
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a module that `to_module` made, by the names of the graph's initialisers."""
+    assert isinstance(module, _Graph)
+    return {name: getattr(module, buffer) for name, buffer in module._tensors.items()}
+
+
 class _Graph(nn.Module):
     def __init__(self, graph: onnx.GraphProto, operators: Operators) -> None:
         super().__init__()

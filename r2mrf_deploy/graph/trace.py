@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from r2mrf_deploy.errors import GraphError, UsageError, first_line
-from r2mrf_deploy.graph import naming
+from r2mrf_deploy.graph import apart, naming
 from r2mrf_deploy.graph import opset as opsets
+from r2mrf_deploy.graph.tidy import foldable, tidy
 from r2mrf_deploy.manifest import side_outputs
 from r2mrf_deploy.progress import quiet
 
@@ -61,18 +62,24 @@ def trace(
             custom_translation_table=translations(),
             external_data=False,
             verbose=False,
+            optimize=False,
         )
+        tidy(program.model)
+        weights = apart.Weights()
+        weights.take_back(program.model, without=foldable(program.model.graph))
         model = program.model_proto
-        if model.ByteSize() > MAX_BYTES:
-            raise GraphError(f"the graph is {model.ByteSize() / 1e9:.1f} GB: a single ONNX file holds at most 2.1 GB")
+        if (size_of_all := weights.nbytes + model.ByteSize()) > MAX_BYTES:
+            raise GraphError(f"the graph is {size_of_all / 1e9:.1f} GB: a single ONNX file holds at most 2.1 GB")
         naming.name_nodes(model, deployed.network.scope)
         _drop_notes(model)
-        model, _ = onnxsim.simplify(model)
+        light, _ = onnxsim.simplify(apart.inputs(model, large=apart.is_placeholder))
     if opset < opsets.LOWEST_TRACED:
-        model = opsets.lower(model, opset)
+        light = opsets.lower(light, opset)
     if dynamic:
-        _name_free_dimensions(model)
-    return checked(model)
+        _name_free_dimensions(light)
+    model = apart.initializers(checked(light), model, large=apart.is_placeholder)
+    weights.put(model)
+    return model
 
 
 def checked(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,11 +89,15 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
         GraphError: the check or strict shape inference fails.
     """
     try:
-        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model, full_check=True)
+        light = onnx.shape_inference.infer_shapes(
+            apart.inputs(model), check_type=True, strict_mode=True, data_prop=True
+        )
+        onnx.checker.check_model(light, full_check=True)
+        for tensor in filter(apart.is_large, model.graph.initializer):
+            onnx.checker.check_tensor(tensor)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
         raise GraphError(f"the graph is not valid ONNX: {first_line(e)}") from None
-    return model
+    return apart.initializers(light, model)
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

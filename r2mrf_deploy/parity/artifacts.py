@@ -15,7 +15,15 @@ from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import side_outputs
-from r2mrf_deploy.parity.compare import Parity, compare, judge, not_run, photographs_for, sample_inputs
+from r2mrf_deploy.parity.compare import (
+    Parity,
+    compare,
+    compressed_tolerance,
+    judge,
+    not_run,
+    photographs_for,
+    sample_inputs,
+)
 from r2mrf_deploy.parity.whole_path import whole_path
 from r2mrf_deploy.predictor import Predictor
 from r2mrf_deploy.progress import Progress, ProgressCallback, item_by_item, silent
@@ -109,11 +117,12 @@ def _compared(
     from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
     contract = artifact.contract
+    steps = contract.config.get("steps") if contract else None
     pytorch = partial(
         PyTorchRunner,
         loaded,
         io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
-        steps=contract.config.get("steps") if contract else None,
+        steps=contract.compression.get("full_steps", steps) if contract else None,
         all_steps=bool(side_outputs(s.name for s in runner.outputs)),
     )
     reference = pytorch()
@@ -121,7 +130,10 @@ def _compared(
     preprocess = (contract.preprocess if contract else None) or loaded.preprocess
     inputs = sample_inputs(runner.inputs[0], preprocess, photographs, profile)
     progress(Progress(f"comparing {artifact.path.name} on {runner.runtime}"))
-    found = compare(artifact, runner, reference, inputs, per_step=per_step, exact=partial(pytorch, double=True))
+    found = compare(
+        artifact, runner, reference, inputs, per_step=per_step, exact=partial(pytorch, double=True),
+        tolerance=compressed_tolerance(contract),
+    )  # fmt: skip
     if math.isfinite(found.map.largest):
         found.whole_path = whole_path(Predictor(runner, preprocess, profile), Predictor.of(reference), photographs)
     return found

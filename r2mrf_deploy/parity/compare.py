@@ -19,7 +19,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.environment import now
 from r2mrf_deploy.errors import GraphError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.fitting import as_input
-from r2mrf_deploy.manifest import NEUTRAL, Preprocess, TensorSpec, side_outputs
+from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, TensorSpec, side_outputs
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.parity.whole_path import WholePath
@@ -58,6 +58,25 @@ TOLERANCES = {
     "bf16": Tolerance(map=0.25, logits=0.5, mean=0.005, f=0.02),
     "int8": Tolerance(map=1.0, logits=2.0, mean=0.03, f=0.06),
 }
+
+ELSEWHERE, SINGLE = 2.0, 8.0
+"""How many times what was measured on its own photographs a compressed network may lose on others: on average, and of F on
+the worst of them."""
+
+
+def compressed_tolerance(contract: Contract | None) -> Tolerance | None:
+    """How far a compressed network may be from the full one by its contract; None for a network that is not compressed.
+
+    A file in a lower precision than the compression itself chose may differ by that precision's tolerance in addition.
+    """
+    stated = contract.compression if contract else {}
+    if contract is None or not stated:
+        return None
+    reduced = contract.precision not in ("fp32", stated["precision"])
+    further = TOLERANCES[contract.precision] if reduced else Tolerance(0, 0, 0, 0)
+    mae, f = (max(stated["max_drop"], stated["map"][name]) for name in ("mae", "f"))
+    return Tolerance(1.0, np.inf, ELSEWHERE * mae + further.mean, SINGLE * max(mae, f) + further.f)
+
 
 OWN = 3.0
 """In FP32, an artifact may be this many times as far from FP64 as the reference itself is: both are off by roundings of the
@@ -110,6 +129,8 @@ class Parity:
     """The nodes whose precision explains a failure, if they were searched for."""
     rounding: str = "fp32"
     """What selects the tolerance: see `Artifact.rounding`."""
+    stated: Tolerance | None = None
+    """The tolerance instead, if the artifact is compressed and the reference is not."""
     whole_path: WholePath | None = None
     """How far the map of a photograph, at its size, is from the checkpoint's own."""
     drift: str | None = None
@@ -126,7 +147,7 @@ class Parity:
 
     def evidence(self) -> dict[str, Any]:
         """The summary that a manifest keeps."""
-        left_out = ("artifact", "bisect", "not_recorded", "shapes")
+        left_out = ("artifact", "bisect", "not_recorded", "shapes", "stated")
         return {k: v for k, v in asdict(self).items() if k not in left_out} | {"date": now()}
 
 
@@ -138,6 +159,7 @@ def compare(
     *,
     per_step: bool = False,
     exact: Callable[[], Runner] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> Parity:
     """Compare an artifact with a reference on the same inputs. The artifact's `rounding` selects the tolerance.
 
@@ -148,6 +170,7 @@ def compare(
         per_step: also compare every side output.
         exact: opens the reference in FP64. It is called if an FP32 artifact exceeds the tolerance; then both are compared
             with it, and the artifact passes if it is about as near to it as the reference is.
+        tolerance: instead of that of the artifact's precision, see `compressed_tolerance`.
 
     Raises:
         UsageError: there are no inputs, or `per_step` is set and the artifact has no side outputs.
@@ -162,11 +185,12 @@ def compare(
     about = (artifact.path.name, candidate.runtime, candidate.device, artifact.precision)
     shapes = [list(shape) for shape in dict.fromkeys(array.shape for array in inputs)]
     result = Parity(*about, "pass", "", len(inputs), shapes, emulates=candidate.emulates, rounding=artifact.rounding)
+    result.stated = tolerance
     result.reason = _structure(reference, candidate) or _measure(result, reference, candidate, inputs, per_step)
     if result.reason:
         return replace(result, verdict="fail")
     _judge(result, *_failures(result))
-    if result.verdict == "fail" and result.rounding == "fp32" and exact is not None:
+    if result.verdict == "fail" and result.rounding == "fp32" and tolerance is None and exact is not None:
         try:
             opened = exact()
         except (GraphError, RuntimeUnavailable) as e:
@@ -253,7 +277,7 @@ def _failures(found: Parity, own: Parity | None = None) -> tuple[list[str], str 
     Args:
         own: how far the reference is from what the artifact was compared with, unless that was the reference.
     """
-    tolerance = TOLERANCES[found.rounding]
+    tolerance = found.stated or TOLERANCES[found.rounding]
     own = own or replace(found, map=Difference(), steps={})
 
     def bound(of_reference: Difference) -> float:
@@ -267,7 +291,7 @@ def _failures(found: Parity, own: Parity | None = None) -> tuple[list[str], str 
         (1 - f, tolerance.f, f"F against the reference is {f:.4f} (allowed: {1 - tolerance.f:g})"),
     ]
     flat = found.reference_spread < FLAT  # differences relative to the spread mean nothing then
-    if not flat and found.rounding == "fp32":
+    if not flat and found.rounding == "fp32" and found.stated is None:
         share = f"{logits:.1e} of their spread (allowed: {bound(own.map):.0e})"
         bounds.append((logits, bound(own.map), f"the logits differ by up to {share}"))
     failures = [words for figure, limit, words in bounds if not figure <= limit]  # NaN fails too

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -25,8 +28,9 @@ from r2mrf_deploy.files import document, refuse_unwritable, scratch, write_atomi
 from r2mrf_deploy.graph import naming, precision
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
+from r2mrf_deploy.parity.pieces import BOUND, Pieces
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
-from r2mrf_deploy.runtimes.base import Arrays, Runtime
+from r2mrf_deploy.runtimes.base import Arrays, Runner, Runtime
 from r2mrf_deploy.wording import count
 
 
@@ -81,21 +85,38 @@ def trials(
     contract: Contract,
     feeds: Sequence[Arrays],
     lower: Callable[[frozenset[str]], onnx.ModelProto],
+    bound: int = BOUND,
 ) -> Evaluate:
-    """Evaluate nodes by the maps of `lower(nodes)`, of the contract's precision, against those of the FP32 original."""
-    wanted = _maps(original, contract.model_copy(update={"precision": "fp32"}), feeds)
-    return lambda kept: drop(_maps(lower(kept), contract, feeds), wanted)
+    """Evaluate nodes by the maps of `lower(nodes)`, of the contract's precision, against those of the FP32 original.
+
+    Trials share what they have in common (see `pieces`). What is open is closed once nobody holds the result any longer.
+
+    Args:
+        feeds: inputs, one photograph each.
+        lower: makes the graph in which these nodes keep their precision. Other nodes and tensors keep their names.
+        bound: how many bytes of activations trials may share; 0: none. In FP16 they share none: ONNX Runtime emulates it
+            on a CPU without rounding everywhere, so that a piece by itself computes something else.
+    """
+    fp32 = contract.model_copy(update={"precision": "fp32"})
+    with closing(Pieces(original, feeds, partial(_opened, fp32), bound=0)) as whole:
+        wanted = whole.maps(original)
+    emulated = contract.precision == "bf16"
+    bound = 0 if contract.precision == "fp16" else bound
+    shared = Pieces(original, feeds, partial(_opened, fp32 if emulated else contract), bound=bound)
+
+    def evaluate(kept: frozenset[str]) -> Drop:
+        graph = lower(kept)
+        return drop(shared.maps(precision.rounded(graph) if emulated else graph), wanted)
+
+    weakref.finalize(evaluate, shared.close)
+    return evaluate
 
 
-def _maps(graph: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -> list[np.ndarray]:
-    runtime = evaluator(contract.precision)
-    if contract.precision == "bf16":
-        graph, contract = precision.rounded(graph), contract.model_copy(update={"precision": "fp32"})
+def _opened(contract: Contract, graph: onnx.ModelProto) -> Runner:
     with scratch() as folder:
         file = folder / "trial.onnx"
         onnx.save(graph, file)
-        with runtime.open(Artifact(file, contract=contract)) as runner:
-            return [runner.run(feed)["map"] for feed in feeds]
+        return evaluator(contract.precision).open(Artifact(file, contract=contract))
 
 
 def drop(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Drop:

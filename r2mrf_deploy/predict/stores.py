@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from r2mrf_deploy.errors import InputError, UsageError, first_line
 from r2mrf_deploy.files import short
@@ -79,8 +78,11 @@ def refuse_passwords(address: str) -> None:
 
 def local(text: str) -> str:
     """The path of a `file:` address; anything else as it is."""
-    parts = urlsplit(text) if text.startswith(("file://", "local://")) else None
-    return url2pathname(parts.path) if parts else text
+    if not text.startswith(("file://", "local://")):
+        return text
+    from urllib.request import url2pathname  # whose import takes the time of reading a photograph
+
+    return url2pathname(urlsplit(text).path)
 
 
 def fixed(pattern: str) -> str:

@@ -18,6 +18,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 if TYPE_CHECKING:
     from r2mrf_deploy.bench.protocol import Measurement
+    from r2mrf_deploy.compression.curve import Curve, Point
     from r2mrf_deploy.evaluation import Evaluation
     from r2mrf_deploy.parity.compare import Parity
 
@@ -82,6 +83,35 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
     axis.set(xlabel="step.branch, as computed", ylabel="largest error / standard deviation")
     axis.set_title("dashed: the tolerance of the precision", fontsize=9)
     return _finish(figure, path, -0.25)
+
+
+def pareto(curve: Curve, path: Path) -> Path:
+    """Plot what the points of a compression lose against what they cost.
+
+    Raises:
+        RuntimeUnavailable: matplotlib is not installed, or cannot write such files.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(8, 5))
+    front = [curve.points[i] for i in curve.front()]
+    for precision in dict.fromkeys(p.precision for p in curve.points):
+        points = [p for p in curve.points if p.precision == precision]
+        axis.plot([_cost(p, curve) for p in points], [max(p.mae, p.f) for p in points], ".", label=precision.upper())
+    axis.plot([_cost(p, curve) for p in front], [max(p.mae, p.f) for p in front], "-", lw=1, label="no point is better")
+    if curve.chosen is not None:
+        chosen = curve.points[curve.chosen]
+        axis.plot(
+            _cost(chosen, curve), max(chosen.mae, chosen.f), "o", ms=10, mfc="none", label=f"point {curve.chosen + 1}"
+        )
+    axis.axhline(curve.max_drop, ls="--", lw=1, color="gray", label=f"bound, {curve.max_drop:g}")
+    axis.set_yscale("symlog", linthresh=1e-3)
+    axis.set(xlabel=f"cost, percent of the full network ({curve.costs})", ylabel="larger loss of MAE and F")
+    axis.set(title=f"{curve.source} against {curve.judged}", xlim=(0, None))
+    return _finish(figure, path, -0.12)
+
+
+def _cost(point: Point, curve: Curve) -> float:
+    return 100 * point.cost / curve.full.cost
 
 
 def _finish(figure: Any, path: Path, legend: float) -> Path:

@@ -1,6 +1,6 @@
 """Runtimes: everything that can run an artifact, behind one protocol and one registry.
 
-The registry is a table of module paths, so that asking for one runtime imports no other.
+The registry is a table of module paths and suffixes, so that asking for one runtime imports no other.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from r2mrf_deploy import checkpoint_files
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError, did_you_mean
-from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, Timing
+from r2mrf_deploy.runtimes.base import MOST_STREAMS, Availability, OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.web import file_of
 
 __all__ = [
+    "MOST_STREAMS",
     "Availability",
     "OpenOptions",
     "Runner",
@@ -23,30 +24,30 @@ __all__ = [
     "Timing",
     "default",
     "get",
+    "known_suffixes",
     "names",
     "nearest",
     "open",
     "suitable",
 ]
 
-# name -> module:class or module:class:argument. If several can open a suffix, the first is the default.
+# name -> (module:class or module:class:argument, suffixes of its files). If several open a suffix, the first is the default.
 _REGISTRY = {
-    "pytorch": "r2mrf_deploy.runtimes.pytorch.eager:PyTorch",
-    "pytorch-cuda": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA",
-    "pytorch-cuda-tf32": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-tf32",
-    "pytorch-cuda-fp16": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-fp16",
-    "pytorch-cuda-channels-last": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-channels-last",
-    "pytorch-cuda-compile": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-compile",
-    "pytorch-cuda-graph": "r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-graph",
-    "aotinductor": "r2mrf_deploy.runtimes.aotinductor:AOTInductor",
-    "onnxruntime": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU",
-    "onnxruntime-cuda": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA",
-    "onnxruntime-tensorrt": "r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeTensorRT",
-    "openvino": "r2mrf_deploy.runtimes.openvino:OpenVINO",
-    "tensorrt": "r2mrf_deploy.runtimes.tensorrt.runner:TensorRT",
-    "executorch": "r2mrf_deploy.runtimes.executorch:ExecuTorch",
-    "web": "r2mrf_deploy.runtimes.web.runner:Web",
-    "web-webgpu": "r2mrf_deploy.runtimes.web.runner:WebGPU",
+    "pytorch": ("r2mrf_deploy.runtimes.pytorch.eager:PyTorch", checkpoint_files.SUFFIXES),
+    "pytorch-cuda": ("r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA", checkpoint_files.SUFFIXES),
+    **{
+        f"pytorch-cuda-{kind}": (f"r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-{kind}", checkpoint_files.SUFFIXES)
+        for kind in ("tf32", "fp16", "channels-last", "compile", "graph")
+    },
+    "aotinductor": ("r2mrf_deploy.runtimes.aotinductor:AOTInductor", (".pt2",)),
+    "onnxruntime": ("r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU", (".onnx",)),
+    "onnxruntime-cuda": ("r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA", (".onnx",)),
+    "onnxruntime-tensorrt": ("r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeTensorRT", (".onnx",)),
+    "openvino": ("r2mrf_deploy.runtimes.openvino:OpenVINO", (".xml", ".onnx")),
+    "tensorrt": ("r2mrf_deploy.runtimes.tensorrt.runner:TensorRT", (".plan",)),
+    "executorch": ("r2mrf_deploy.runtimes.executorch:ExecuTorch", (".pte",)),
+    "web": ("r2mrf_deploy.runtimes.web.runner:Web", (".html",)),
+    "web-webgpu": ("r2mrf_deploy.runtimes.web.runner:WebGPU", (".html",)),
 }
 
 
@@ -58,7 +59,7 @@ def get(name: str) -> Runtime:
     """The runtime called `name`. Raises UsageError if there is none."""
     if name not in _REGISTRY:
         raise UsageError(f"no runtime {name!r}: {did_you_mean(name, _REGISTRY)}")
-    module, attribute, *arguments = _REGISTRY[name].split(":")
+    module, attribute, *arguments = _REGISTRY[name][0].split(":")
     return getattr(importlib.import_module(module), attribute)(*arguments)
 
 
@@ -66,7 +67,12 @@ def suitable(path: Path) -> list[Runtime]:
     """Every runtime that opens such files, whether it is available or not. A checkpoint is known by its content too."""
     path = file_of(path)
     suffix = checkpoint_files.SUFFIXES[0] if checkpoint_files.is_checkpoint(path) else path.suffix.lower()
-    return [r for r in map(get, _REGISTRY) if suffix in r.suffixes]
+    return [get(name) for name, (_, suffixes) in _REGISTRY.items() if suffix in suffixes]
+
+
+def known_suffixes() -> list[str]:
+    """The suffixes of the files that runtimes open."""
+    return list(dict.fromkeys(suffix for _, suffixes in _REGISTRY.values() for suffix in suffixes))
 
 
 def default(artifact: Artifact) -> Runtime:
@@ -108,8 +114,9 @@ def open(
     path = artifact.path
     able = [r.name for r in suitable(path)]
     if not able:
-        known = " ".join(dict.fromkeys(s for r in map(get, _REGISTRY) for s in r.suffixes))
-        raise ArtifactError(f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are {known}")
+        raise ArtifactError(
+            f"{path}: no runtime opens {path.suffix or 'such'!r} files; known are {' '.join(known_suffixes())}"
+        )
     chosen = get(runtime) if runtime else default(artifact)
     if chosen.name not in able:
         raise UsageError(f"{chosen.name} does not open {path.suffix} files; {' or '.join(able)} does")

@@ -20,8 +20,11 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint_files import Loading
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
+from r2mrf_deploy.model_cache import ModelCache
 
 Arrays = dict[str, np.ndarray]
+MOST_STREAMS = 8
+"""The most inferences that are computed side by side on a CPU unless more are asked for: each takes memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,9 @@ class OpenOptions:
     streams: int | None = None
     """How many inferences run side by side on a CPU, sharing its threads: they compute more images in a second than one
     after the other, each of which then takes longer."""
+    throughput: bool = False
+    """Compute as many images in a second as possible: as many inferences side by side as pay, up to `MOST_STREAMS`, unless
+    `streams` says how many."""
     cuda_graph: bool | None = None
     """Launch inferences as a CUDA graph, if the artifact can be captured."""
     spin_wait: bool = False
@@ -108,6 +114,9 @@ class OpenOptions:
     """The package that allocates and copies device memory; by default the first that is installed."""
     runtime_cache: Path | None = None
     """Where to keep what is compiled for this GPU, so that opening it again takes less time."""
+    cache: ModelCache | None = None
+    """Where to keep what the runtime compiled for this CPU, and to look for it, so that opening the artifact again takes
+    less time. It computes the same."""
     profile: bool = False
     """Allow `Runner.profile`; inferences may be slower."""
     network: str | None = None

@@ -20,10 +20,12 @@ from typing import Any, ClassVar
 from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, first_line
+from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.model_cache import key
 from r2mrf_deploy.progress import no_stdout
 from r2mrf_deploy.runtimes import specs
-from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.base import MOST_STREAMS, Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
 from r2mrf_deploy.wording import count
@@ -35,7 +37,7 @@ class OnnxRuntimeCPU(Runtime):
     name = "onnxruntime"
     title = "ONNX Runtime"
     suffixes = (".onnx",)
-    supported_options = frozenset({"threads", "streams", "profile"})
+    supported_options = frozenset({"threads", "streams", "throughput", "cache", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
     unsupported_precisions = frozenset({"bf16"})
 
@@ -138,23 +140,15 @@ class OnnxRuntimeRunner(Runner):
         import onnxruntime
 
         self.runtime = runtime.name
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4  # exceptions say it too, and the log writes names to the terminal unescaped
-        if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
-            settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        self.streams = options.streams or 1
-        threads = max(1, (options.threads or environment.cores()) // self.streams)  # a session shares none with another
-        if options.threads or options.streams:
-            settings.intra_op_num_threads = threads
+        cores = options.threads or environment.cores()
+        # an inference on a core of its own waits for no other, so as many as there are cores give the most
+        self.streams = options.streams or (min(MOST_STREAMS, cores) if options.throughput else 1)
+        threads = max(1, cores // self.streams)
+        self._threads = threads if options.threads or self.streams > 1 else None
         self._profiles = tempfile.TemporaryDirectory() if options.profile else None
-        if self._profiles:
-            settings.enable_profiling = True
-            settings.profile_file_prefix = str(Path(self._profiles.name) / "profile")
         onnxruntime.set_default_logger_severity(4)
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(artifact.path), settings, providers=runtime.providers(artifact, options), enable_fallback=0
-            )
+            self.session = self._opened(runtime, artifact, options)
         except Exception as e:  # its exceptions share no base class
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {first_line(e)}") from None
         _check_provider(self.session, runtime.provider)
@@ -167,6 +161,51 @@ class OnnxRuntimeRunner(Runner):
         layouts = specs.layouts(artifact)
         self.inputs = tuple(_spec(v, layouts) for v in self.session.get_inputs())
         self.outputs = tuple(_spec(v, layouts) for v in self.session.get_outputs())
+
+    def _opened(self, runtime: OnnxRuntimeCPU, artifact: Artifact, options: OpenOptions) -> Any:
+        """A session of the artifact, or of the graph that ONNX Runtime made of it before, which computes the same."""
+        providers = runtime.providers(artifact, options)
+        if options.cache is None or self._profiles is not None:
+            return self._session(artifact.path, providers)
+        digest = artifact.manifest.sha256 if artifact.manifest else sha256(artifact.path)
+        name = key("onnxruntime", runtime.availability().version, runtime.provider, digest)
+        if (kept := options.cache.find(name)) is not None:
+            try:
+                return self._session(kept, providers, optimized=True)
+            except Exception:  # its exceptions share no base class
+                options.cache.discard(kept)
+        try:
+            with options.cache.adding(name) as file:
+                return self._session(artifact.path, providers, keep=file)
+        except Exception:  # a full disk, or a graph that cannot be written; if it is the artifact, that says so
+            return self._session(artifact.path, providers)
+
+    def _session(
+        self, file: Path, providers: Sequence[Any], *, optimized: bool = False, keep: Path | None = None
+    ) -> Any:
+        """A session of a file.
+
+        Args:
+            optimized: the graph was optimised before.
+            keep: where to write the optimised graph.
+        """
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # exceptions say it too, and the log writes names to the terminal unescaped
+        if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+            settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._threads:
+            settings.intra_op_num_threads = self._threads
+        if self._profiles:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(Path(self._profiles.name) / "profile")
+        if optimized:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if keep is not None:
+            settings.optimized_model_filepath = str(keep)
+            settings.add_session_config_entry("session.save_model_format", "ONNX")
+        return onnxruntime.InferenceSession(str(file), settings, providers=providers, enable_fallback=0)
 
     def _run(self, arrays: Arrays) -> Arrays:
         names = [s.name for s in self.outputs]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,11 @@ import numpy as np
 from r2mrf_deploy import environment
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, last_line
+from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.model_cache import ModelCache, key
 from r2mrf_deploy.runtimes import specs
-from r2mrf_deploy.runtimes.base import Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
+from r2mrf_deploy.runtimes.base import MOST_STREAMS, Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.wording import count
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
@@ -24,7 +28,7 @@ class OpenVINO(Runtime):
     name = "openvino"
     title = "OpenVINO"
     suffixes = (".xml", ".onnx")
-    supported_options = frozenset({"threads", "streams", "profile"})
+    supported_options = frozenset({"threads", "streams", "throughput", "cache", "profile"})
 
     def availability(self) -> Availability:
         if not environment.importable("openvino"):
@@ -48,7 +52,8 @@ class OpenVINORunner(Runner):
             settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.streams:
             settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": options.streams}
-            self.streams = options.streams
+        elif options.throughput:
+            settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": MOST_STREAMS}
         if options.profile:
             settings["PERF_COUNT"] = True
         with _FIRST:
@@ -56,10 +61,12 @@ class OpenVINORunner(Runner):
         core = openvino.Core()
         self.emulates = _emulated(artifact, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
-            model = core.compile_model(str(artifact.path), "CPU", settings)
+            model, self._kept = _compiled(core, artifact, settings, None if options.profile else options.cache)
         except Exception as e:  # RuntimeError, or one of OpenVINO's own
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {last_line(e)}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
+        if options.streams or options.throughput:
+            self.streams = options.streams or model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.device = f"CPU, {count(threads, 'thread')}, {_computed(model.get_runtime_model()) or precision}"
         self._model = model
         self._own = threading.local()
@@ -95,6 +102,43 @@ class OpenVINORunner(Runner):
                     name = merged.get(layer.node_name, layer.node_name)
                     times.setdefault(name, []).append(layer.real_time.total_seconds() * 1e3)
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
+
+
+def _compiled(
+    core: Any, artifact: Artifact, settings: Mapping[str, Any], cache: ModelCache | None
+) -> tuple[Any, np.ndarray | None]:
+    """The artifact compiled for this CPU, or what was compiled of it before with the same settings; and the memory that it
+    reads, which must live as long."""
+    if cache is None:
+        return core.compile_model(str(artifact.path), "CPU", dict(settings)), None
+    name = key("openvino", environment.version("openvino"), _digest(artifact), sorted(settings.items()))
+    if (kept := cache.find(name)) is not None:
+        try:
+            return _imported(core, kept, settings)
+        except Exception:  # RuntimeError, or one of OpenVINO's own
+            cache.discard(kept)
+    model = core.compile_model(str(artifact.path), "CPU", dict(settings))
+    with suppress(OSError, RuntimeError), cache.adding(name) as file:
+        if file is not None:
+            blob = model.export_model()
+            file.write_bytes(blob if isinstance(blob, bytes) else blob.getbuffer())
+    return model, None
+
+
+def _imported(core: Any, file: Path, settings: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+    """What was compiled before. It is read where it lies, and stays readable after the file is removed."""
+    import openvino
+
+    mapped = np.memmap(file, np.uint8, "c")  # private: OpenVINO wants memory that may be written
+    return core.import_model(openvino.Tensor(mapped, shared_memory=True), "CPU", dict(settings)), mapped
+
+
+def _digest(artifact: Artifact) -> str:
+    """The SHA-256 of all that OpenVINO reads of an artifact."""
+    if artifact.manifest is not None:
+        return " ".join([artifact.manifest.sha256, *sorted(artifact.manifest.companions.values())])
+    values = artifact.path.with_suffix(".bin")
+    return " ".join(map(sha256, [artifact.path, *([values] if artifact.path.suffix == ".xml" else [])]))
 
 
 _FIRST = threading.Lock()

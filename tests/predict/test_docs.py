@@ -56,7 +56,8 @@ def test_the_commands_and_the_python_run(tmp_path: Path) -> None:
 
 
 def test_it_has_every_option() -> None:
-    options = {max(p.opts, key=len) for p in command(["predict"]).params if p.opts[0].startswith("-")} - {"--help"}
+    given = [p for p in command(["predict"]).params if p.opts[0].startswith("-")]
+    options = {name for p in given for name in (max(p.opts, key=len), *p.secondary_opts)} - {"--help"}
     table = TEXT.split("## Every option")[1]
     assert options == set(re.findall(r"`(--[\w-]+)`", table))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import static_shape
+from r2mrf_deploy.graph.nodes import static_shape
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Reading, channels, operand, static_dim
 
 CLAMPED = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")

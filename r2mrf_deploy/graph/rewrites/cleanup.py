@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from r2mrf_deploy.graph.cost import TensorType, bodies, evaluate, static_shape
+from r2mrf_deploy.graph.inference import TensorType, evaluate
+from r2mrf_deploy.graph.nodes import bodies, static_shape
 from r2mrf_deploy.graph.rewrites.averaging import CLAMPED
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, has_fixed_name, operand
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import RANDOM
+from r2mrf_deploy.graph.inference import RANDOM
 from r2mrf_deploy.graph.naming import common
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome

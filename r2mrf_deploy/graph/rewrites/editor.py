@@ -13,19 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import (
-    GraphCost,
-    Inference,
-    Shapes,
-    Types,
-    bodies,
-    constant_tensor,
-    graph_cost,
-    node_cost,
-    opset,
-)
+from r2mrf_deploy.graph.apart import Weights
+from r2mrf_deploy.graph.cost import GraphCost, graph_cost, known_multiply_adds, node_cost
+from r2mrf_deploy.graph.inference import Inference, Shapes, Types
+from r2mrf_deploy.graph.nodes import bodies, constant_tensor, opset
 from r2mrf_deploy.graph.rewrites.operators import is_known
 
 
@@ -82,22 +76,33 @@ class Editor:
     Args:
         model: every node has a name; changed in place.
         shapes: shapes of the inputs, for estimating costs.
+        weights: those that the model has placeholders for.
     """
 
-    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
+    def __init__(self, model: ir.Model, shapes: Shapes, weights: Weights) -> None:
+        weights.lend(model)
         self.model = model
         self.graph = model.graph
+        self.weights = weights
+        self.opset = opset(model)
         self.inference = Inference(model, shapes)
         self._names = set(_names(self.graph))
-        self._digests: dict[tuple[ir.TensorProtocol, tuple[int, int] | None], bytes] = {}
+        self._numbers: dict[str, int] = {}
 
     @property
     def types(self) -> Types:
         return self.inference.types
 
-    @property
-    def opset(self) -> int:
-        return opset(self.model)
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as it is, with placeholders for its large weights."""
+        self.weights.take_back(self.model)
+        proto = ir.to_proto(self.model)
+        self.weights.lend(self.model)
+        return proto
+
+    def multiply_adds(self) -> int:
+        """Those of the graph as it is; nodes of unknown shape count as free."""
+        return sum(known_multiply_adds(node, self.types) for node in self.graph)
 
     def cost(self) -> GraphCost:
         """The cost of the graph as it is; nodes of unknown shape count as free."""
@@ -130,12 +135,13 @@ class Editor:
         array, tensor = self.constant(value), value.const_value
         if array is None or tensor is None:
             return None
-        if (tensor, part) not in self._digests:
+        digests = self.weights.digests
+        if (tensor, part) not in digests:
             content = array if part is None else array[:, part[0] : part[1]]
             digest = hashlib.blake2b(f"{tensor.dtype.name}{content.shape}".encode(), digest_size=16)
             digest.update(content.tobytes())
-            self._digests[tensor, part] = digest.digest()
-        return self._digests[tensor, part]
+            digests[tensor, part] = digest.digest()
+        return digests[tensor, part]
 
     def lift(self, node: ir.Node) -> None:
         """Let an initialiser of the same name take the place of a Constant node, unless that holds strings."""
@@ -158,9 +164,10 @@ class Editor:
 
     def fresh(self, name: str) -> str:
         """`name`, with a number where it is taken."""
-        candidate, n = name, 1
+        candidate, n = name, self._numbers.get(name, 1)
         while candidate in self._names:
             candidate, n = f"{name}_{n}", n + 1
+        self._numbers[name] = n  # no name is ever given back, so those before stay taken
         self._names.add(candidate)
         return candidate
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from r2mrf_deploy.graph.cost import static_shape
+from r2mrf_deploy.graph.nodes import static_shape
 from r2mrf_deploy.graph.rewrites.averaging import Averaging, averaging
 from r2mrf_deploy.graph.rewrites.convolution import Convolution
 from r2mrf_deploy.graph.rewrites.editor import Draft, Editor, Outcome, channels

@@ -21,7 +21,7 @@ def is_known(node: ir.Node, opset: int) -> bool:
     if node.domain != "":
         return False
     attributes = _attributes(node.op_type, opset)
-    return attributes is not None and node.attributes.keys() <= attributes
+    return attributes is not None and all(name in attributes for name in node.attributes)
 
 
 @cache

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import onnx
-import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from r2mrf_deploy.errors import GraphError, first_line
 from r2mrf_deploy.graph import interface
-from r2mrf_deploy.graph.cost import load
+from r2mrf_deploy.graph.apart import Weights
 from r2mrf_deploy.graph.interface import Inferred
+from r2mrf_deploy.graph.nodes import load
 from r2mrf_deploy.graph.rewrites.cleanup import cleanup
 from r2mrf_deploy.graph.rewrites.commute import commute
 from r2mrf_deploy.graph.rewrites.cse import cse
@@ -113,14 +113,17 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         GraphError: the model is invalid or too old.
     """
     _check(model)
+    weights = Weights()
     try:
         _refuse_loss(model)
-        runs = [_optimize(model)]
+        runs = [_optimize(weights.take(model), weights)]
     except _Unreadable as e:
         return Optimized(deepcopy(model), [], warnings=[f"the model is left as it is, because {e}"])
     # what one run folds may let the next infer more shapes; the last finds nothing, and so will a second `optimize`
     while runs[-1].records and len(runs) < _MOST_ROUNDS:
-        runs.append(_optimize(runs[-1].model))
+        runs.append(_optimize(runs[-1].model, weights))
+    result = runs[-1].model
+    weights.put(result)
     records: dict[str, RewriteRecord] = {}
     for record in (record for run in runs for record in run.records):
         _add(records, record)
@@ -130,7 +133,7 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
     ]
     warnings = [line for run in runs for line in run.warnings]
     return Optimized(
-        runs[-1].model,
+        result,
         list(records.values()),
         list(dict.fromkeys(explanations)) if explain else [],
         list(dict.fromkeys(warnings)),
@@ -147,19 +150,25 @@ def rewrite_once(model: onnx.ModelProto, rewrite: Rewrite) -> onnx.ModelProto:
     return _finish(editor, model) if rewrite(editor).count else model
 
 
-def _optimize(model: onnx.ModelProto) -> Optimized:
-    """One run of the pipeline, without the rewrites that turn out to be faulty."""
+def _optimize(model: onnx.ModelProto, weights: Weights) -> Optimized:
+    """One run of the pipeline, without the rewrites that turn out to be faulty.
+
+    Args:
+        model: without its large weights.
+    """
     source, faulty = interface.infer(_without_defaults(model)), dict[str, str]()
     while True:
         try:
-            run = _cheapest(model, source, dict.fromkeys(faulty, _nothing))
+            run = _cheapest(model, weights, source, dict.fromkeys(faulty, _nothing))
         except _Faulty as e:
             faulty[e.rewrite] = e.why
         else:
             return replace(run, warnings=[f"{name} is left out, because {why}" for name, why in faulty.items()])
 
 
-def _cheapest(model: onnx.ModelProto, source: Inferred, without_faulty: dict[str, Rewrite]) -> Optimized:
+def _cheapest(
+    model: onnx.ModelProto, weights: Weights, source: Inferred, without_faulty: dict[str, Rewrite]
+) -> Optimized:
     """The first of `_ATTEMPTS` that does not raise the costs.
 
     Raises:
@@ -168,16 +177,16 @@ def _cheapest(model: onnx.ModelProto, source: Inferred, without_faulty: dict[str
     explanations: list[str] = []
     for without, rewrites in _ATTEMPTS:
         explanations += [f"{_WHOLE}{without} would raise its peak memory"] if without else []
-        editor = _edit(source.model)
+        editor = _edit(source.model, weights)
         before = editor.cost()
         records, refusals = _to_fixpoint(editor, rewrites | without_faulty)
         after = editor.cost()
         if after.peak_activation_bytes <= before.peak_activation_bytes and after.multiply_adds <= before.multiply_adds:
             if not records:
                 return Optimized(deepcopy(model), [], [*explanations, *refusals])
-            result = interface.infer(ir.to_proto(editor.model))
+            result = interface.infer(editor.to_proto())
             if why := interface.difference(source, result):
-                _to_fixpoint(_edit(source.model), rewrites | without_faulty, source)  # which names the culprit
+                _to_fixpoint(_edit(source.model, weights), rewrites | without_faulty, source)  # which names the culprit
                 raise _Faulty(records[-1].name, why)
             return Optimized(_with_interface(result.model, model), records, [*explanations, *refusals])
     return Optimized(deepcopy(model), [], [*explanations, f"{_WHOLE}so would all other rewrites"])
@@ -196,7 +205,7 @@ def _to_fixpoint(
     """
     records: dict[str, RewriteRecord] = {}
     refusals: dict[str, None] = {}
-    before = editor.cost().multiply_adds
+    before = editor.multiply_adds()
     for _ in range(_MOST_ROUNDS):
         changed = False
         refusals.clear()
@@ -208,14 +217,14 @@ def _to_fixpoint(
             refusals.update((f"{name}: {refusal}", None) for refusal in outcome.refusals)
             if outcome.count:
                 changed = True
-                after = editor.cost().multiply_adds
+                after = editor.multiply_adds()
                 _add(
                     records,
                     RewriteRecord(
                         name=name, count=outcome.count, multiply_adds_before=before, multiply_adds_after=after
                     ),
                 )
-                if source and (why := interface.difference(source, interface.infer(ir.to_proto(editor.model)))):
+                if source and (why := interface.difference(source, interface.infer(editor.to_proto()))):
                     raise _Faulty(name, why)
                 before = after
         if not changed:
@@ -263,16 +272,17 @@ def _refuse_loss(model: onnx.ModelProto) -> None:
 
 def _editor(model: onnx.ModelProto) -> Editor:
     """An editor of a copy of a model, with every shape that can be inferred and every node and tensor named."""
-    return _edit(interface.infer(_without_defaults(model)).model)
+    weights = Weights()
+    return _edit(interface.infer(_without_defaults(weights.take(model))).model, weights)
 
 
-def _edit(model: onnx.ModelProto) -> Editor:
+def _edit(model: onnx.ModelProto, weights: Weights) -> Editor:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # naming a tensor writes the name into the model that holds it
     try:
         loaded = load(copy)
         NameFixPass()(loaded)
-        return Editor(loaded, nominal_shapes(model))
+        return Editor(loaded, nominal_shapes(model), weights)
     except Exception as e:  # onnx_ir does not know all that is valid, and raises many types
         raise _Unreadable(first_line(e)) from None
 
@@ -291,7 +301,9 @@ def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _finish(editor: Editor, original: onnx.ModelProto) -> onnx.ModelProto:
-    return _with_interface(interface.infer(ir.to_proto(editor.model)).model, original)
+    result = _with_interface(interface.infer(editor.to_proto()).model, original)
+    editor.weights.put(result)
+    return result
 
 
 def _with_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:

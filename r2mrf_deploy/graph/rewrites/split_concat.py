@@ -54,13 +54,29 @@ def split_concat(editor: Editor, *, merging: bool = True) -> Outcome:
         candidates = [reading for reading in readings if isinstance(reading, Candidate)]
         plans = [*_sharing(editor, candidates), *_commuting(editor, candidates)]
         plans += _merging(editor, candidates) if merging else []
-        best = max(plans, key=lambda plan: plan.saving, default=None)
-        if best is None or best.saving <= 0:
+        chosen = _independent(plans)
+        if not chosen:
             refusals = [reading for reading in readings if isinstance(reading, str)]
             return Outcome(count, (*refusals, *_why_not(candidates, plans)))
-        for candidate, parts in best.cuts:
+        for candidate, parts in (cut for plan in chosen for cut in plan.cuts):
             _split(editor, candidate.conv.node, parts)
             count += 1
+
+
+def _independent(plans: Iterable[Plan]) -> list[Plan]:
+    """The most profitable plans, up to the first that one before it would change: the graph is then read again.
+
+    To read it again after each plan would take a time that grows with the square of the number of recurrent steps.
+    """
+    chosen: list[Plan] = []
+    touched: set[ir.Node] = set()
+    for plan in sorted(plans, key=lambda plan: -plan.saving):
+        nodes = {node for candidate, _ in plan.cuts for node in (candidate.conv.node, candidate.concat)}
+        if plan.saving <= 0 or nodes & touched:
+            break
+        chosen.append(plan)
+        touched |= nodes
+    return chosen
 
 
 def _candidate(editor: Editor, node: ir.Node) -> Candidate | str | None:

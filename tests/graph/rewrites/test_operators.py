@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph.inference import evaluate
 from r2mrf_deploy.graph.rewrites import operators, optimize, pipeline
 from r2mrf_deploy.graph.rewrites.cleanup import FOLDED, cleanup
 from r2mrf_deploy.graph.rewrites.editor import Editor
@@ -127,7 +128,7 @@ def _run(self: OpRun, *arrays: Any, **_: Any) -> tuple[np.ndarray, ...]:
     node.domain = ""
     names = (name for name in node.input if name)
     feeds = dict(zip(names, (array for array in arrays if array is not None), strict=True))
-    return tuple(_twist(y) for y in cost.evaluate(node, feeds, 20))
+    return tuple(_twist(y) for y in evaluate(node, feeds, 20))
 
 
 def _twist(y: np.ndarray) -> np.ndarray:

@@ -1,0 +1,247 @@
+"""What a graph costs where it is to run: by the cost model, by a device's roofline, or by its kernels' measured times."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from r2mrf_deploy import gpus, runtimes
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.bench import feeds
+from r2mrf_deploy.budget import EFFICIENCY, Roof
+from r2mrf_deploy.compression.journal import Journal
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
+from r2mrf_deploy.files import scratch
+from r2mrf_deploy.graph.cost import MULTIPLY_ADDS_PER_BYTE
+from r2mrf_deploy.graph.kernels import Kernel, kernels
+from r2mrf_deploy.graph.prepare import standard
+
+MEASURED = ("onnxruntime", "openvino")
+"""The runtimes whose kernels can be measured here."""
+INT8_RATE = 4
+"""How many INT8 multiply-adds the cost model counts as one in FP32: as for VNNI, DP4A and tensor cores."""
+RUNS, SECONDS = 5, 0.05
+"""A kernel's time is the median of at least this many runs and of this much time."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution's sizes; pixels are (height, width)."""
+
+    channels: int
+    """Read."""
+    filters: int
+    """Written."""
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, ...]
+    group: int
+    pixels: tuple[int, int]
+    """Of the input."""
+
+    def kernel_of(self, precision: str) -> Kernel:
+        """The convolution as a kernel."""
+        height, width = (
+            (p + a + b - k) // s + 1
+            for p, a, b, k, s in zip(self.pixels, self.pads[:2], self.pads[2:], self.kernel, self.strides, strict=True)
+        )
+        taps = self.kernel[0] * self.kernel[1] * self.channels // self.group
+        numbers = self.channels * self.pixels[0] * self.pixels[1] + self.filters * (taps + height * width)
+        size = 1 if precision == "int8" else 4
+        shape = (1, self.filters, height, width)
+        return Kernel("", "Conv", precision, self.filters * taps * height * width, numbers * size, shape)  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto, weight: Sequence[int], pixels: tuple[int, int]) -> Shape:
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        group = int(given.get("group", 1))
+        return cls(
+            weight[1] * group, weight[0], (weight[2], weight[3]), tuple(given.get("strides", (1, 1))),
+            tuple(given.get("pads", (0, 0, 0, 0))), group, pixels,
+        )  # fmt: skip
+
+
+Low = Callable[[str], bool]
+"""Whether the node of a name is computed in INT8."""
+
+
+def never(node: str) -> bool:
+    return False
+
+
+def always(node: str) -> bool:
+    return True
+
+
+class Costs(ABC):
+    """The cost of kernels. Numbers are comparable within one `Costs` only."""
+
+    name: str
+    unit: str
+
+    @abstractmethod
+    def kernel(self, kernel: Kernel) -> float:
+        """The cost of a kernel by its multiply-adds and bytes."""
+
+    def convolution(self, shape: Shape, precision: str) -> float:
+        """The cost of a convolution."""
+        return self.kernel(shape.kernel_of(precision))
+
+    def total(self, model: onnx.ModelProto, low: Low = never) -> float:
+        """The cost of an FP32 graph with shapes inferred.
+
+        Args:
+            low: the convolutions that would be computed in INT8.
+
+        Raises:
+            GraphError: a shape is not static.
+        """
+        shapes = convolutions(model)
+        return sum(self._node(k, shapes.get(k.name), low) for k in kernels(model))
+
+    def _node(self, kernel: Kernel, shape: Shape | None, low: Low) -> float:
+        if shape is None:
+            return self.kernel(kernel)
+        # a depthwise convolution is never quantised (see `graph.quantize`)
+        return self.convolution(shape, "int8" if shape.group == 1 and low(kernel.name) else "fp32")
+
+    def pays(self, precision: str) -> bool:
+        """Whether a convolution as networks have them costs less in a precision than in FP32."""
+        shape = Shape(64, 64, (3, 3), (1, 1), (1, 1, 1, 1), 1, (80, 80))
+        return self.convolution(shape, precision) < self.convolution(shape, "fp32")
+
+
+class CostModel(Costs):
+    """Multiply-adds and traffic, as the rewrites weigh them (see `graph.cost`)."""
+
+    name = "cost model"
+    unit = "multiply-adds"
+
+    def kernel(self, kernel: Kernel) -> float:
+        rate = INT8_RATE if kernel.precision == "int8" else 1
+        return kernel.multiply_adds / rate + MULTIPLY_ADDS_PER_BYTE * kernel.bytes
+
+
+class Roofline(Costs):
+    """A class of devices, by its data (see `budget`)."""
+
+    unit = "ms"
+
+    def __init__(self, roof: Roof) -> None:
+        self.name = roof.title
+        self._roof = roof
+
+    def kernel(self, kernel: Kernel) -> float:
+        return self._roof.limit(kernel)[0] / EFFICIENCY + self._roof.launch_ms
+
+    def pays(self, precision: str) -> bool:
+        return precision in self._roof.tflops and super().pays(precision)
+
+
+class Measured(Costs):
+    """A runtime on this machine: each convolution is timed by itself, in each size and precision once.
+
+    What is not a convolution is counted by its bytes, at the rate of `BANDWIDTH`.
+
+    Args:
+        journal: keeps the times, so that a search that is resumed decides as it would have.
+    """
+
+    unit = "ms"
+    BANDWIDTH = 8e6
+    """Bytes per millisecond, of one core's copies."""
+
+    def __init__(self, runtime: str, journal: Journal) -> None:
+        self.name = runtime
+        self._runtime = runtimes.get(runtime)
+        self._journal = journal
+
+    def kernel(self, kernel: Kernel) -> float:
+        return kernel.bytes / self.BANDWIDTH
+
+    def convolution(self, shape: Shape, precision: str) -> float:
+        key = f"{self.name} {precision} {shape}"
+        return float(self._journal.get(key, lambda: self._time(shape, precision)))
+
+    def _time(self, shape: Shape, precision: str) -> float:
+        with scratch() as folder:
+            file = folder / "convolution.onnx"
+            onnx.save(one_convolution(shape, precision), file)
+            with self._runtime.open(Artifact(file)) as runner:
+                feed = feeds.random(runner.inputs)
+                runner.run(feed)
+                times: list[float] = []
+                end = time.perf_counter() + SECONDS
+                while len(times) < RUNS or time.perf_counter() < end:
+                    start = time.perf_counter()
+                    runner.run(feed)
+                    times.append((time.perf_counter() - start) * 1e3)
+        return statistics.median(times)
+
+
+def find(name: str | None, journal: Journal) -> Costs:
+    """The costs that a name stands for: a runtime of `MEASURED`, a class of `gpus`, or None for the cost model.
+
+    Raises:
+        UsageError: there is nothing of that name.
+        RuntimeUnavailable: the runtime is not installed.
+    """
+    if name is None:
+        return CostModel()
+    if name in MEASURED:
+        _require(name)
+        return Measured(name, journal)
+    try:
+        return Roofline(Roof.of(gpus.find(name)))
+    except UsageError:
+        known = [*MEASURED, *gpus.GPUS, *gpus.CPUS]
+        raise UsageError(f"`costs` {name}: no such runtime or device; {did_you_mean(name, known)}") from None
+
+
+def _require(name: str) -> None:
+    state = runtimes.get(name).availability()
+    if not state.ok:
+        raise RuntimeUnavailable(f"`costs` {name}: {state.reason}; {state.cure}")
+
+
+def convolutions(model: onnx.ModelProto) -> dict[str, Shape]:
+    """The shape of each convolution with constant weights, by the node's name."""
+    weights = {i.name: i.dims for i in model.graph.initializer}
+    values = (*model.graph.input, *model.graph.value_info)
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+    return {
+        node.name: Shape.of(node, weights[node.input[1]], (size[2], size[3]))
+        for node in model.graph.node
+        if standard(node, "Conv") and node.input[1] in weights and len(size := sizes.get(node.input[0], [])) == 4
+    }
+
+
+def one_convolution(shape: Shape, precision: str) -> onnx.ModelProto:
+    """A graph of one convolution, with random weights; in INT8 with Q/DQ pairs, as `graph.quantize` writes them."""
+    rng = np.random.default_rng(0)
+    size = (shape.filters, shape.channels // shape.group, *shape.kernel)
+    attributes: dict[str, Any] = {"strides": shape.strides, "pads": shape.pads, "group": shape.group}
+    quantised = precision == "int8"
+    weights = rng.integers(-63, 64, size).astype(np.int8) if quantised else rng.standard_normal(size, np.float32)
+    constants = {"w": weights, "s": np.float32(0.05), "z": np.int8(0)}
+    pairs = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        onnx.helper.make_node("DequantizeLinear", ["w", "s", "z"], ["v"]),
+    ]
+    node = onnx.helper.make_node("Conv", ["d", "v"] if quantised else ["x", "w"], ["y"], name="Conv", **attributes)
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, shape.channels, *shape.pixels))
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    used = constants if quantised else {"w": weights}
+    graph = onnx.helper.make_graph(
+        [*pairs, node] if quantised else [node], "convolution", [x], [y],
+        [onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in used.items()],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
