@@ -157,7 +157,7 @@ def measured(model: Path, runtime: str, photo: Path, folder: Path, turns: int) -
     }
     return {
         "model": model.name, "runtime": runtime, "megabytes": model.stat().st_size / 1e6,
-        "cache_megabytes": sum(f.stat().st_size for f in cache.iterdir()) / 1e6,
+        "cache_megabytes": sum(f.stat().st_size for f in (cache / "r2mrf-deploy").iterdir()) / 1e6,
         "seconds": {way: statistics.median(each) for way, each in wall.items()} | {"first run": first[0]},
         "cpu_seconds": {way: statistics.median(c for _, c in each) for way, each in seconds.items()},
         "over_bare": more, "parts": parts(predict, variables, turns), "all": seconds,

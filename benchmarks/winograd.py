@@ -29,8 +29,9 @@ from rewrites import RUNTIMES, open_with, photograph
 
 from r2mrf_deploy import environment
 from r2mrf_deploy.bench.protocol import PAUSE
+from r2mrf_deploy.export.openvino import WINOGRAD_CHANNELS, WINOGRAD_TILES
 
-NETWORKS = ("r2mrf", "r2mrf-r50", "r2mrf-lite")
+NETWORKS = ("r2mrf", "r2mrf-r50", "defusionnet")
 FORMS = ("direct", "winograd")
 
 
@@ -43,6 +44,7 @@ def main() -> None:
         "clock": "CPU time" if arguments.cpu_time else "wall time",
         "size": arguments.size,
         "channels": arguments.channels,
+        "tiles": arguments.tiles,
         "networks": [],
     }
     for network in arguments.networks:
@@ -59,7 +61,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="PRESET")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=RUNTIMES)
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--channels", type=int, default=_exporters_channels(), help="the fewest, in and out")
+    parser.add_argument("--channels", type=int, default=WINOGRAD_CHANNELS, help="the fewest, in and out")
+    parser.add_argument("--tiles", type=int, default=WINOGRAD_TILES, help="the fewest of a convolution")
     parser.add_argument("--runs", type=int, default=11, help="inferences of each graph")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu-time", action="store_true", help="measure one thread's CPU time")
@@ -67,18 +70,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _exporters_channels() -> int:
-    from r2mrf_deploy.export.openvino import WINOGRAD_CHANNELS
-
-    return WINOGRAD_CHANNELS
-
-
 def measure(network: str, arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Cost of both graphs of a network; in each runtime time, memory and agreement, unless the graphs are the same."""
     from r2mrf_deploy.graph import cost
 
     size = arguments.size
-    graphs = dict(zip(FORMS, both(network, size, arguments.channels), strict=True))
+    graphs = dict(zip(FORMS, both(network, size, arguments.channels, arguments.tiles), strict=True))
     convolutions = [sum(node.op_type == "Conv" for node in graph.graph.node) for graph in graphs.values()]
     row: dict[str, Any] = {"network": network, "replaced": convolutions[0] - convolutions[1], "runtimes": {}}
     for form, graph in graphs.items():
@@ -96,7 +93,7 @@ def measure(network: str, arguments: argparse.Namespace, threads: int) -> dict[s
     return row
 
 
-def both(network: str, size: int, channels: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def both(network: str, size: int, channels: int, tiles: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The rewritten graph of a network with the weights of `r2mrf init`, without and with minimal filtering."""
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.graph.rewrites import optimize
@@ -107,7 +104,7 @@ def both(network: str, size: int, channels: int) -> tuple[onnx.ModelProto, onnx.
 
     checkpoint = Checkpoint.init(network)
     model = optimize(trace(Deployed(checkpoint.module(), checkpoint.preprocess, logits=True), (size, size))).model
-    return model, rewrite_once(model, partial(minimal_filtering, channels=channels))
+    return model, rewrite_once(model, partial(minimal_filtering, channels=channels, tiles=tiles))
 
 
 def _side_by_side(

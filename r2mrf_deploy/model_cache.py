@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import stat
 import tempfile
 import time
@@ -25,11 +26,14 @@ from pathlib import Path
 from r2mrf_deploy import environment
 from r2mrf_deploy.files import locked
 
+FOLDER = "r2mrf-deploy"
 LIMIT = 2 << 30
 """Bytes that a cache holds at most."""
 ABANDONED = 3600.0
 """Seconds after which an unfinished file belongs to a process that was killed."""
-_UNFINISHED = "unfinished-"
+_UNFINISHED = ".r2mrf-unfinished-"
+_NAME = re.compile(r"[0-9a-f]{40}-\d+-[0-9a-f]{8}")
+"""The names of what is kept: whatever else lies in the folder is somebody's own."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -43,15 +47,17 @@ class ModelCache:
 
     @classmethod
     def of_user(cls) -> ModelCache | None:
-        """The user's cache: in the folder R2MRF_CACHE, or else in `r2mrf-deploy` below XDG_CACHE_HOME or `~/.cache`.
+        """The user's cache: `r2mrf-deploy` below R2MRF_CACHE, or else below XDG_CACHE_HOME or `~/.cache`.
 
         Returns:
-            None where the folder cannot be made, or is not safe, which is logged.
+            None where the folder cannot be made; or is not safe, or is a file, which is logged.
         """
         try:
             folder = _place()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             reason = _unsafe(folder)
+        except (FileExistsError, NotADirectoryError):
+            reason = "it, or a folder above it, is a file or a link to nothing"
         except (OSError, RuntimeError):  # a read-only home, or none
             return None
         if reason:
@@ -65,10 +71,11 @@ class ModelCache:
 
     def find(self, key: str) -> Path | None:
         """The file that was kept under a key of `key`, as it was kept; None if there is none. A damaged one is removed."""
-        for file in _listed(self.folder, f"{key}-*"):
-            with suppress(OSError, ValueError):
+        for file in _kept(self.folder, key):
+            with suppress(OSError):
                 if _is_sound(file):
-                    os.utime(file)  # it was used
+                    with suppress(OSError):  # of a cache that can only be read
+                        os.utime(file)  # it was used
                     return file
             self.discard(file)
         return None
@@ -113,14 +120,14 @@ class ModelCache:
 
     def _make_room(self, size: int) -> None:
         """Remove those that were not used for the longest time, and what killed processes left, until `size` bytes fit."""
-        for left in _listed(self.folder, f"{_UNFINISHED}*"):
+        for left in self.folder.glob(f"{_UNFINISHED}*"):
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > ABANDONED:
+                if time.time() - left.lstat().st_mtime > ABANDONED:
                     _remove(left)
         kept = []
-        for file in _listed(self.folder, "*-*-*"):
+        for file in _kept(self.folder):
             with suppress(OSError):  # another process removed it
-                status = file.stat()
+                status = file.lstat()
                 kept.append((status.st_mtime, status.st_size, file))
         held = sum(length for _, length, _ in kept)
         for _, length, file in sorted(kept):
@@ -148,12 +155,12 @@ def _processor() -> tuple[str, ...]:
 
 
 def _place() -> Path:
-    """Where the user's cache is. Raises RuntimeError if the user has no home."""
+    """Where the user's cache is: a folder of its own. Raises RuntimeError if the user has no home."""
     if own := os.environ.get("R2MRF_CACHE"):
-        return Path(own).absolute()
+        return Path(own).expanduser().absolute() / FOLDER
     general = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # the specification of base directories says that a relative path is ignored
-    return (general if general.is_absolute() else Path.home() / ".cache") / "r2mrf-deploy"
+    return (general if general.is_absolute() else Path.home() / ".cache") / FOLDER
 
 
 def _unsafe(folder: Path) -> str:
@@ -163,6 +170,9 @@ def _unsafe(folder: Path) -> str:
         return "it is a symbolic link"
     if not stat.S_ISDIR(status.st_mode):
         return "it is no folder"
+    above = folder.parent.stat().st_mode
+    if hasattr(os, "geteuid") and above & stat.S_IWOTH and not above & stat.S_ISVTX:
+        return "other users can replace it, since they can write the folder above it"
     return _shared(status)
 
 
@@ -175,9 +185,10 @@ def _shared(status: os.stat_result) -> str:
     return "other users can write it" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
-def _listed(folder: Path, pattern: str) -> list[Path]:
+def _kept(folder: Path, key: str = "") -> list[Path]:
+    """What is kept in a folder, under a key if one is given."""
     with suppress(OSError):
-        return sorted(folder.glob(pattern))
+        return sorted(f for f in folder.iterdir() if f.name.startswith(key) and _NAME.fullmatch(f.name))
     return []
 
 

@@ -73,6 +73,7 @@ def test_a_link_or_a_file_that_others_can_write_is_not_used(cache: ModelCache, t
     [
         (lambda p: p.chmod(0o777), "other users can write it"),
         (lambda p: p.chmod(0o770), "other users can write it"),
+        (lambda p: p.parent.chmod(0o777), "other users can replace it"),
         (lambda p: (p.rename(p.with_name("real")), p.symlink_to(p.with_name("real"))), "it is a symbolic link"),
     ],
 )
@@ -84,6 +85,11 @@ def test_a_folder_that_others_can_write_is_refused_in_one_line(  # type: ignore[
         assert ModelCache.of_user() is None
     (said,) = caplog.messages
     assert reason in said and "R2MRF_CACHE" in said and "\n" not in said
+
+
+def test_a_folder_in_one_where_all_keep_their_own_is_used(cache: ModelCache) -> None:
+    cache.folder.parent.chmod(0o1777)  # as /tmp is
+    assert ModelCache.of_user() == cache
 
 
 @pytest.mark.skipif(
@@ -110,10 +116,35 @@ def test_the_folder_is_the_platform_s(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found is not None and found.folder == tmp_path / "xdg" / "r2mrf-deploy"
 
 
-def test_without_a_place_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_is_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("R2MRF_CACHE", "~/foo")
+    found = ModelCache.of_user()
+    assert found is not None and found.folder == tmp_path / "foo" / "r2mrf-deploy"
+
+
+@pytest.mark.parametrize("place", ["file", "file/cache", "link", "taken"])
+def test_without_a_place_there_is_no_cache_and_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("R2MRF_CACHE", str(tmp_path / "file" / "cache"))
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "r2mrf-deploy").symlink_to("nowhere")
+    monkeypatch.setenv("R2MRF_CACHE", str(tmp_path / place))
     assert ModelCache.of_user() is None
+    (said,) = caplog.messages
+    assert "is a file or a link to nothing" in said and "R2MRF_CACHE" in said and "\n" not in said
+
+
+def test_what_cannot_be_marked_as_used_is_used(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(cache, KEY, b"compiled")
+
+    def refused(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert all((found := cache.find(KEY)) and found.read_bytes() == b"compiled" for _ in range(2))
 
 
 def test_a_folder_that_vanished_and_a_write_that_fails_keep_nothing(cache: ModelCache) -> None:
@@ -145,7 +176,7 @@ def test_those_not_used_for_the_longest_time_make_room(cache: ModelCache) -> Non
 
 
 def test_what_killed_processes_left_is_removed_after_a_while(cache: ModelCache) -> None:
-    old, new = cache.folder / "unfinished-old", cache.folder / "unfinished-new"
+    old, new = cache.folder / ".r2mrf-unfinished-old", cache.folder / ".r2mrf-unfinished-new"
     for folder in (old, new):
         folder.mkdir()
         (folder / "model").write_bytes(b"half")
@@ -153,6 +184,25 @@ def test_what_killed_processes_left_is_removed_after_a_while(cache: ModelCache) 
     os.utime(old, (long_ago, long_ago))
     keep(cache, KEY, b"compiled")
     assert not old.exists() and new.exists()
+
+
+def test_files_of_the_user_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R2MRF_CACHE may be a folder with anything in it, and so may be the cache's own."""
+    monkeypatch.setenv("R2MRF_CACHE", str(tmp_path))
+    cache = ModelCache.of_user()
+    assert cache is not None and cache.folder == tmp_path / "r2mrf-deploy"
+    own = ["2024-11-28.jpg", "a-b-c", f"{KEY}-1-notes.txt", f"{KEY}-1", "unfinished-novel/model"]
+    for file in (folder / name for folder in (tmp_path, cache.folder) for name in own):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(50))
+        for each in (file, file.parent) if file.parent.name == "unfinished-novel" else (file,):
+            os.utime(each, (0, 0))
+    small = ModelCache(cache.folder, limit=30)
+    for content in (b"first", bytes(28), bytes(29)):
+        keep(small, KEY, content)
+    small.find(KEY)
+    assert all((folder / name).stat().st_size == 50 for folder in (tmp_path, cache.folder) for name in own)
+    assert len([*cache.folder.iterdir()]) == len(own) + 1, "of its own it keeps what fits"
 
 
 def test_many_at_once_lose_nothing(cache: ModelCache) -> None:

@@ -25,12 +25,12 @@ class Meter:
     """A counter of energy that starts anew at some value."""
 
     read: Counter
-    """Joules. Raises OSError if it cannot be read any longer."""
+    """Joules. Raises OSError or ValueError if it cannot be read any longer."""
     wrap: float = 0.0
     """Joules after which it starts at 0 again; 0 if it never does."""
 
     def now(self) -> float | None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # an empty file is no number
             return self.read()
         return None
 
@@ -62,7 +62,9 @@ def of_cpu(folder: Path = POWERCAP) -> Meter | None:
 
 
 def of_gpu() -> Meter | None:
-    """The energy of the first NVIDIA GPU; None if there is none, or if it does not count (before Volta).
+    """The energy of the NVIDIA GPU; None if there is none, or if it does not count (before Volta).
+
+    None too if there are several: NVML's first need not be CUDA's first, which computes.
 
     Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded.
     """
@@ -70,8 +72,10 @@ def of_gpu() -> Meter | None:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return None
-    device = ctypes.c_void_p()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
+    device, number = ctypes.c_void_p(), ctypes.c_uint()
+    if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(number)) or number.value != 1:
+        return None
+    if library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
         return None
 
     def read() -> float:

@@ -409,7 +409,7 @@ def _summarise(candidate: Candidate, protocol: Protocol, baseline: Candidate) ->
         turns=tuple(map(tuple, candidate.turns)),
         shape=list(next(iter(candidate.feed.values())).shape),
         mode=candidate.mode,
-        requests=candidate.requests or protocol.streams,
+        requests=(candidate.requests or protocol.streams) * runner.in_flight,
         watts=statistics.fmean(told) if (told := [w for w in candidate.watts if w is not None]) else None,
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from r2mrf_deploy.predict import Outputs
 
 
-UNUSED = ("report", "xmp", "roi", "tile", "overlap", "smooth", "limit", "scores_format")
+UNUSED = ("report", "xmp", "roi", "tile", "overlap", "smooth", "limit", "scores_format", "cache")
 """Options of which a cluster makes nothing."""
 
 

@@ -165,13 +165,14 @@ def predict(
     one = len(films) == 1 if sources is None else sources.one and not films
     run = _Run(output, outputs, scores_format, report, as_json, one)
     options = OpenOptions.of(loading, threads=threads, streams=streams, buffers=buffers, runtime_cache=runtime_cache)
+    opened = None if connections else Artifact.open(artifact)
     try:
         with (
             shown_progress(rate=True) as progress,
             served.opened(connections[0], artifact if len(given) < len(inputs) else None, options, flip=flip)
-            if connections
+            if opened is None
             else Predictor.open(
-                opened := Artifact.open(artifact), runtime, trust=trust, options=options, flip=flip,
+                opened, runtime, trust=trust, options=options, flip=flip,
                 many=bool(films) or not one, cache=cache,
             ) as predictor,
         ):  # fmt: skip
@@ -180,7 +181,7 @@ def predict(
                     predictor, sources, progress,
                     rois=Rois(roi) if roi else None, xmp=xmp, batch=batch, resume=resume,
                     tile=(OVERLAP if overlap is None else overlap) if tile else None,
-                    model=getattr(predictor.runner, "identity", "") or _identity(opened, loading),
+                    model=_identity(opened, loading) if opened else getattr(predictor.runner, "identity", ""),
                 )  # fmt: skip
             run.films(predictor, films, sources, progress, smooth=smooth, limit=limit)
     except BaseException:  # Ctrl-C too: what is done is said
@@ -215,7 +216,7 @@ def _identity(artifact: Artifact, loading: Mapping[str, Any]) -> str:
     file, manifest = artifact.path, artifact.manifest
     # what was compared with the manifest is not read once more
     found = [manifest.sha256 if manifest else sha256(file)]
-    if file.suffix == ".xml":
+    if file.suffix.lower() == ".xml":
         values = file.with_suffix(".bin")
         found.append(manifest.companions[values.name] if manifest else sha256(values))
     how = {name: value for name, value in loading.items() if value}

@@ -18,8 +18,9 @@ from r2mrf_deploy.runtimes.base import Availability
 from r2mrf_deploy.runtimes.openvino import OpenVINO, spec
 
 WINOGRAD_CHANNELS = 256
-"""The fewest channels, in and out, of a convolution that becomes Winograd's minimal filtering. Measured with
-benchmarks/winograd.py: the filtering of 64 channels takes as long as the convolution."""
+WINOGRAD_TILES = 25
+"""The fewest channels, in and out, and 4×4 tiles of a convolution that becomes Winograd's minimal filtering. Measured: with
+64 channels, or with 256 at 10×10 pixels, that is no faster than the convolution; wider ones at 20×20 or more are."""
 
 
 class OpenVINOExporter(Exporter):
@@ -70,5 +71,5 @@ def _filtered(source: Artifact) -> bytes | None:
     if source.contract is None or source.contract.precision != "fp32":
         return None
     read = files.read(source.path)
-    filtered = rewrite_once(read, partial(minimal_filtering, channels=WINOGRAD_CHANNELS))
+    filtered = rewrite_once(read, partial(minimal_filtering, channels=WINOGRAD_CHANNELS, tiles=WINOGRAD_TILES))
     return None if filtered is read else files.serialized(filtered)

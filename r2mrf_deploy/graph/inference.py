@@ -24,8 +24,9 @@ from r2mrf_deploy.graph.nodes import bodies, constant_tensor, constants, load, o
 Shapes = Mapping[str, Sequence[int]]
 
 _SMALL = 4096
-"""The most elements of a tensor whose value is computed too: sizes, axes and scales are small, weights are not needed. And
-the most bytes of a node whose inference is remembered."""
+"""The most elements of a tensor whose value is computed too: sizes, axes and scales are small, weights are not needed."""
+_REMEMBERED = 4096
+"""The most bytes of a node whose inference is remembered: a Constant node holds its tensor."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -122,7 +123,7 @@ class Inference:
         values = (self._values.get(value) for value in known)
         plain = tuple(None if v is None or not _plain(v) else (v.dtype.str, v.shape, v.tobytes()) for v in values)
         anonymous = _anonymous(node)
-        find = _inferred if len(anonymous) <= _SMALL else _inferred.__wrapped__  # a Constant node holds its tensor
+        find = _inferred if len(anonymous) <= _REMEMBERED else _inferred.__wrapped__
         return find(self._opset, anonymous, tuple(self.types[value] for value in known), plain)
 
     def _node_values(self, node: ir.Node, inputs: list[ir.Value]) -> dict[ir.Value, np.ndarray]:

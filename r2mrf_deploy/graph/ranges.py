@@ -223,7 +223,7 @@ class Tail:
         if largest > self._edges[-1]:
             width = self._edges[1] - self._edges[0]
             more = np.arange(self._edges[-1] + width, largest + width, width)
-            self._edges = np.hstack((self._edges, more))  # in float64, in which ONNX Runtime counts before it rounds them
+            self._edges = np.hstack((self._edges, more))  # float64: ONNX Runtime counts before it rounds
             self._counts = np.concatenate((self._counts, np.zeros(len(more), self._counts.dtype)))
 
     def _raise_floor(self) -> None:

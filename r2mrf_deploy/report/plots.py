@@ -103,6 +103,7 @@ def pareto(curve: Curve, path: Path) -> Path:
         axis.plot(
             _cost(chosen, curve), max(chosen.mae, chosen.f), "o", ms=10, mfc="none", label=f"point {curve.chosen + 1}"
         )
+    axis.plot(100, 0, "k*", ms=10, label="full network")
     axis.axhline(curve.max_drop, ls="--", lw=1, color="gray", label=f"bound, {curve.max_drop:g}")
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.set(xlabel=f"cost, percent of the full network ({curve.costs})", ylabel="larger loss of MAE and F")

@@ -20,11 +20,10 @@ from typing import Any, ClassVar
 from r2mrf_deploy import environment, gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, first_line
-from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.model_cache import key
 from r2mrf_deploy.progress import no_stdout
-from r2mrf_deploy.runtimes import specs
+from r2mrf_deploy.runtimes import kept, specs
 from r2mrf_deploy.runtimes.base import MOST_STREAMS, Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
@@ -165,17 +164,19 @@ class OnnxRuntimeRunner(Runner):
     def _opened(self, runtime: OnnxRuntimeCPU, artifact: Artifact, options: OpenOptions) -> Any:
         """A session of the artifact, or of the graph that ONNX Runtime made of it before, which computes the same."""
         providers = runtime.providers(artifact, options)
-        if options.cache is None or self._profiles is not None:
+        source = kept.source(artifact) if options.cache is not None and self._profiles is None else None
+        if options.cache is None or source is None:
             return self._session(artifact.path, providers)
-        digest = artifact.manifest.sha256 if artifact.manifest else sha256(artifact.path)
-        name = key("onnxruntime", runtime.availability().version, runtime.provider, digest)
-        if (kept := options.cache.find(name)) is not None:
+        import onnxruntime
+
+        name = key("onnxruntime", onnxruntime.__version__, runtime.provider, source)
+        if (found := options.cache.find(name)) is not None:
             try:
-                return self._session(kept, providers, optimized=True)
+                return self._session(found, providers, optimized=True)
             except Exception:  # its exceptions share no base class
-                options.cache.discard(kept)
+                options.cache.discard(found)
         try:
-            with options.cache.adding(name) as file:
+            with kept.keeping(options.cache, name, artifact, source) as file:
                 return self._session(artifact.path, providers, keep=file)
         except Exception:  # a full disk, or a graph that cannot be written; if it is the artifact, that says so
             return self._session(artifact.path, providers)

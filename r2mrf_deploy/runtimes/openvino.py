@@ -14,10 +14,9 @@ import numpy as np
 from r2mrf_deploy import environment
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, last_line
-from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.model_cache import ModelCache, key
-from r2mrf_deploy.runtimes import specs
+from r2mrf_deploy.runtimes import kept, specs
 from r2mrf_deploy.runtimes.base import MOST_STREAMS, Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.wording import count
 
@@ -109,16 +108,19 @@ def _compiled(
 ) -> tuple[Any, np.ndarray | None]:
     """The artifact compiled for this CPU, or what was compiled of it before with the same settings; and the memory that it
     reads, which must live as long."""
-    if cache is None:
+    source = kept.source(artifact) if cache is not None else None
+    if cache is None or source is None:
         return core.compile_model(str(artifact.path), "CPU", dict(settings)), None
-    name = key("openvino", environment.version("openvino"), _digest(artifact), sorted(settings.items()))
-    if (kept := cache.find(name)) is not None:
+    import openvino
+
+    name = key("openvino", openvino.get_version(), source, sorted(settings.items()))
+    if (found := cache.find(name)) is not None:
         try:
-            return _imported(core, kept, settings)
+            return _imported(core, found, settings)
         except Exception:  # RuntimeError, or one of OpenVINO's own
-            cache.discard(kept)
+            cache.discard(found)
     model = core.compile_model(str(artifact.path), "CPU", dict(settings))
-    with suppress(OSError, RuntimeError), cache.adding(name) as file:
+    with suppress(OSError, RuntimeError), kept.keeping(cache, name, artifact, source) as file:
         if file is not None:
             blob = model.export_model()
             file.write_bytes(blob if isinstance(blob, bytes) else blob.getbuffer())
@@ -131,14 +133,6 @@ def _imported(core: Any, file: Path, settings: Mapping[str, Any]) -> tuple[Any, 
 
     mapped = np.memmap(file, np.uint8, "c")  # private: OpenVINO wants memory that may be written
     return core.import_model(openvino.Tensor(mapped, shared_memory=True), "CPU", dict(settings)), mapped
-
-
-def _digest(artifact: Artifact) -> str:
-    """The SHA-256 of all that OpenVINO reads of an artifact."""
-    if artifact.manifest is not None:
-        return " ".join([artifact.manifest.sha256, *sorted(artifact.manifest.companions.values())])
-    values = artifact.path.with_suffix(".bin")
-    return " ".join(map(sha256, [artifact.path, *([values] if artifact.path.suffix == ".xml" else [])]))
 
 
 _FIRST = threading.Lock()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,38 @@ def test_what_cannot_be_read_is_not_told(tmp_path: Path) -> None:
     meter = power.of_cpu(tmp_path)
     assert meter is not None
     before = meter.now()
+    (place / "energy_uj").write_text("")
+    assert meter.now() is None
     (place / "energy_uj").unlink()  # as unreadable as it is to other users
     assert meter.now() is None and meter.between(before, None) is None
     assert power.of_cpu(tmp_path) is None
+
+
+class Driver:
+    """NVML with so many GPUs, each of which has taken 5 J."""
+
+    def __init__(self, gpus: int) -> None:
+        self._gpus = gpus
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, number: Any) -> int:
+        number._obj.value = self._gpus
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, device: Any) -> int:
+        return 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: Any, millijoules: Any) -> int:
+        millijoules._obj.value = 5000
+        return 0
+
+
+@pytest.mark.parametrize(("gpus", "joules"), [(0, None), (1, 5.0), (2, None)])
+def test_one_of_several_gpus_is_not_taken_for_another(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, joules: float | None
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(gpus))
+    meter = power.of_gpu()
+    assert (meter and meter.now()) == joules

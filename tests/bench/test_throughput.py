@@ -86,6 +86,15 @@ def test_candidates_have_as_many_in_flight_as_each_says() -> None:
     assert found[1].latency.median == pytest.approx(found[0].latency.median, rel=0.3)
 
 
+def test_those_that_a_stream_has_in_flight_are_counted() -> None:
+    class Device(Shared):
+        in_flight = 2
+
+    (found,) = measure([candidate(Device(), mode="throughput", requests=3)], QUICK)
+    assert found.requests == tables.bench_rows([found])[0]["requests"] == 6
+    assert "with 6 inferences in flight" in tables.throughput_lines([found])[0]
+
+
 def test_both_modes_are_compared(tiny_onnx: Callable[..., Path], fake: Callable[[Fake], Fake]) -> None:
     runtime = fake(Fake(3))
     done = bench_artifacts([tiny_onnx()], protocol=QUICK, mode="both")

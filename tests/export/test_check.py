@@ -1,16 +1,17 @@
-"""The check before an artifact is published, where it cannot be carried out."""
+"""The check before an artifact is published, where it cannot be carried out, and what it remembers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError
-from r2mrf_deploy.export.check import Check
+from r2mrf_deploy.export.check import Check, Remembering
 from r2mrf_deploy.manifest import Target
 from r2mrf_deploy.progress import silent
 from r2mrf_deploy.runtimes.base import Availability
@@ -38,3 +39,14 @@ def test_a_plan_for_another_gpu_is_not_run_and_one_for_this_gpu_must_open(
     else:
         found = check.compare(plan)
         assert found is not None and found.verdict == "not run" and "compute capability 9.0" in found.reason
+
+
+def test_what_is_remembered_is_not_changed_by_who_reads_it(tiny_onnx: Callable[..., Path]) -> None:
+    with Remembering(runtimes.open(Artifact.open(tiny_onnx()))) as remembering:
+        feed = {s.name: np.ones([d or 1 for d in s.shape], s.dtype) for s in remembering.inputs}
+        first = remembering.run(feed)
+        kept = {name: array.copy() for name, array in first.items()}
+        for array in first.values():
+            array += 1
+        for name, array in remembering.run(feed).items():
+            np.testing.assert_array_equal(array, kept[name])

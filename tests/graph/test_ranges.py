@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationMethod
-from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization.calibrate import HistogramCollector, create_calibrator
 
 from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.errors import GraphError
@@ -113,6 +113,33 @@ def test_bins_grow_as_the_peer_s_do(tmp_path: Path, case: str, method: Method) -
     assert_same(found, wanted, ["double"])
 
 
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_any_values_are_counted_as_the_peer_counts_them(method: Method) -> None:
+    """Few values of many kinds: the range is the edge beside the largest, which is often near an edge itself."""
+    generator = np.random.default_rng(19)
+    for case in range(300):
+        counted: ranges.Counted = ranges.Tail(6) if method == "percentile" else ranges.Whole()
+        peer = HistogramCollector(method, True, ranges._BINS[method], 128, ranges.PERCENTILE, "same")
+        for _ in range(generator.integers(2, 6)):
+            values = generator.standard_normal(generator.integers(1, 30_000 if case % 30 == 0 else 300))
+            values = (values * generator.uniform(0.1, 3) + generator.choice([0, 0, 5])).astype(np.float32)
+            if case % 3 == 0:  # values that are equal, and often on an edge
+                values = np.round(values * 16) / np.float32(16)
+            elif "x" in peer.histogram_dict:  # the largest is on an edge that is added, up to rounding
+                edges = peer.histogram_dict["x"][1].astype(np.float64)
+                values[0] = edges[-1] + generator.integers(1, 900) * (edges[-1] - edges[-2])
+            counted.add(values)
+            with no_stdout():
+                peer.collect({"x": values})
+        if method == "entropy":  # to choose from it takes long
+            for ours, theirs in zip(counted.histogram, peer.histogram_dict["x"], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        else:
+            with no_stdout():
+                low, high, *_ = peer.compute_collection_result()["x"]
+            assert ranges._chosen({"x": counted.histogram}, method)["x"] == (low, high), case
+
+
 def test_photographs_of_any_size_are_calibrated_on(tmp_path: Path) -> None:
     model = plain([1, 1, "h", "w"])
     feeds = [normal(i, 1.0, size) for i, size in enumerate((32, 100, 64))]
@@ -182,9 +209,31 @@ def test_memory_does_not_grow_with_the_photographs(method: Method) -> None:
     assert peak(40) < peak(4) + 512 * 1024
 
 
-def test_values_that_are_not_finite_are_said() -> None:
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("method", METHODS)
+def test_values_that_are_not_finite_are_said(method: Method, value: float) -> None:
     feed = normal(0)
-    feed["x"][0, 0, 1, 1] = np.inf
-    for method in METHODS[1:]:
-        with pytest.raises(GraphError, match="double has values that are not finite"):
-            quantize.calibrate(plain([1, 1, 64, 64]), [feed], method)
+    feed["x"][0, 0, 1, 1] = value
+    with pytest.raises(
+        GraphError, match=r"double has values that are not finite.*: check the weights and the photographs"
+    ):
+        quantize.calibrate(plain([1, 1, 64, 64]), [normal(1), feed, normal(2)], method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_where_nothing_is_quantised_there_are_no_ranges(method: Method) -> None:
+    model = plain([1, 1, 64, 64])
+    del model.graph.node[1:], model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("double", TensorProto.FLOAT, [1, 1, 64, 64]))
+    assert not list(quantize.calibrate(model, [normal(0)], method))
+    del model.graph.node[:]
+    assert quantize.observe(model, [normal(0)]) == {}
+
+
+def test_tensors_may_have_the_names_of_reductions() -> None:
+    model = plain([1, 1, 64, 64])
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = model.graph.node[0].name = "ReduceMin/0"
+    model.graph.node[1].input[1] = model.graph.initializer[0].name = "ReduceMax/0"
+    largest = 2 * float(np.abs(normal(0)["x"]).max())
+    (found,) = (data.range_value for _, data in quantize.calibrate(model, [normal(0)]).items())
+    assert [float(value) for value in found] == [-largest, largest]

@@ -17,6 +17,7 @@ from r2mrf_deploy.graph.prepare import prepared
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.parity import node_search, pieces
 from r2mrf_deploy.parity.node_search import Drop, Evaluate, Search
+from r2mrf_deploy.runtimes.base import Arrays, Runner
 
 pytestmark = pytest.mark.artifact
 
@@ -116,6 +117,37 @@ def test_what_is_kept_is_bounded(plain: onnx.ModelProto, int8: Variants) -> None
         arrays = [array for outputs in computing._outputs._kept.values() for array in outputs.values()]
         assert arrays and sum(array.nbytes for array in arrays) <= bound
         assert len(computing._runners._kept) <= 4 * (len(computing._cuts) + 1)
+
+
+class Closing(Runner):
+    """Says of which runners it is open."""
+
+    def __init__(self, runner: Runner, still: list[Runner]) -> None:
+        self.runtime, self.inputs, self._runner, self._open = runner.runtime, runner.inputs, runner, still
+        still.append(self)
+
+    def _run(self, arrays: Arrays) -> Arrays:
+        assert self in self._open
+        return self._runner.run(arrays)
+
+    def close(self) -> None:
+        self._open.remove(self)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+def test_runners_are_closed(plain: onnx.ModelProto, int8: Variants, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    still: list[Runner] = []
+    open_ = node_search._opened
+    monkeypatch.setattr(node_search, "_opened", lambda c, graph: Closing(open_(c, graph), still))
+    lower = int8 if kind == "int8" else lambda kept: precision.to_half(plain, "fp16", kept)
+    evaluate = node_search.trials(plain, contract(plain, kind), FEEDS[:1], lower)
+    assert not still  # the FP32 maps are computed
+    most = 4 * (len(pieces.cuts(plain, FEEDS[:1])) + 1) if kind == "int8" else 1
+    for name in candidates(plain)[:3]:
+        evaluate(frozenset([name]))
+        assert 0 < len(still) <= most
+    del evaluate
+    assert not still
 
 
 def test_photographs_of_several_sizes_are_computed_whole(plain: onnx.ModelProto) -> None:

@@ -235,6 +235,7 @@ def test_a_photograph_that_kills_its_worker_becomes_a_row_and_a_store_is_read_by
         (["--roi", "boxes.csv"], "--roi does not go with --ray"),
         (["--report", "a.html"], "--report does not go with --ray"),
         (["--scores-format", "csv"], "--scores-format does not go with --ray"),
+        (["--no-cache"], "does not go with --ray"),
         (["--save", "coco"], "--save coco is one file"),
         (["-"], "not the list on standard input"),
         (["clip.mp4"], "not the film clip.mp4"),

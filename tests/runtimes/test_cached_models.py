@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from r2mrf_deploy import runtimes, sample_photographs, weights
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.model_cache import ModelCache
 from r2mrf_deploy.predictor import Predictor
-from r2mrf_deploy.runtimes import OpenOptions
+from r2mrf_deploy.runtimes import OpenOptions, kept
 
 pytestmark = pytest.mark.artifact
 
@@ -166,6 +168,45 @@ def test_a_changed_artifact_is_another(export: Any, tmp_path: Path, runtime: str
     assert same(outputs(path, runtime), outputs(path, runtime, cache=cache))
 
 
+def test_weights_in_another_file_are_not_taken_for_those_of_before(
+    exported: Path, tmp_path: Path, runtime: str, cache: ModelCache
+) -> None:
+    """The ONNX file stays the same when its weights change, so nothing is kept of it where no manifest tells them."""
+    path, values = tmp_path / "x.onnx", tmp_path / "x.data"
+    onnx.save_model(onnx.load(exported), path, save_as_external_data=True, location=values.name)
+    before = outputs(path, runtime, cache=cache)
+    assert not [*cache.folder.iterdir()]
+    values.write_bytes((np.fromfile(values, np.float32) * np.float32(0.5)).tobytes())
+    after = outputs(path, runtime, cache=cache)
+    assert same(after, outputs(path, runtime)) and not same(before, after)
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".XML"])
+def test_openvino_s_weights_are_part_of_the_key(tmp_path: Path, suffix: str) -> None:
+    path, values = tmp_path / f"x{suffix}", tmp_path / "x.bin"
+    path.write_text("<net/>")
+    assert kept.source(Artifact(path)) is None, "OpenVINO says what is wrong with it"
+    values.write_bytes(b"1")
+    first = kept.source(Artifact(path))
+    values.write_bytes(b"2")
+    assert first is not None and kept.source(Artifact(path)) not in (None, first)
+
+
+def test_what_is_replaced_after_it_was_verified_is_not_kept(
+    exported: Path, tmp_path: Path, runtime: str, cache: ModelCache
+) -> None:
+    path = tmp_path / "x.onnx"
+    for suffix in ("", ".json"):
+        Path(f"{path}{suffix}").write_bytes(Path(f"{exported}{suffix}").read_bytes())
+    artifact = Artifact.open(path)
+    assert artifact.manifest is not None
+    other = onnx.load(path)
+    other.producer_name = "another"
+    onnx.save_model(other, path)
+    with runtimes.open(artifact, runtime, options=OpenOptions(cache=cache)):
+        assert not [*cache.folder.iterdir()]
+
+
 def test_the_library_writes_nothing_unless_it_is_asked(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +216,7 @@ def test_the_library_writes_nothing_unless_it_is_asked(
     assert not (tmp_path / "own").exists()
     with Predictor.open(exported, cache=True) as predictor:
         assert np.array_equal(predictor(IMAGE[0]), expected)
-    assert len([*(tmp_path / "own").iterdir()]) == 1
+    assert len([*(tmp_path / "own" / "r2mrf-deploy").iterdir()]) == 1
 
 
 def test_the_command_keeps_it_unless_told_not_to(exported: Path, tmp_path: Path) -> None:

@@ -33,17 +33,18 @@ _TILE = 4
 _POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))
 
 
-def minimal_filtering(editor: Editor, channels: int = 1) -> Outcome:
+def minimal_filtering(editor: Editor, channels: int = 1, tiles: int = 1) -> Outcome:
     """Replace the 3×3 and 5×5 convolutions, of static sizes and in FP32 or FP64, whose multiply-adds at least halve.
 
     Args:
         channels: the fewest, in and out, of a convolution that is replaced.
+        tiles: the fewest of it. Those of a small map do not make up for reading the larger weights.
     """
     convolutions = (Convolution.of(editor, node) for node in editor.nodes("Conv"))
-    return Outcome.of(_attempt(editor, conv, channels) for conv in convolutions if conv is not None)
+    return Outcome.of(_attempt(editor, conv, channels, tiles) for conv in convolutions if conv is not None)
 
 
-def _attempt(editor: Editor, conv: Convolution, channels: int) -> str | None:
+def _attempt(editor: Editor, conv: Convolution, channels: int, fewest: int) -> str | None:
     """ "" for a change, the reason for a refusal, or None where nothing matched."""
     g = conv.geometry
     if g.kernel not in ((3, 3), (5, 5)) or min(conv.weight.shape[:2]) < channels:
@@ -56,6 +57,8 @@ def _attempt(editor: Editor, conv: Convolution, channels: int) -> str | None:
     tiles = _Tiles(shape.numpy(), conv.weight.shape[0], g.kernel[0], pads)
     if min(tiles.sides) < 1 or min(shape.numpy()) < 1:
         return f"{conv.name}: it is empty"
+    if tiles.shape[0] * math.prod(tiles.counts) < fewest:
+        return f"{conv.name}: its map is small"
     constants = _constants(conv)
     if isinstance(constants, str):
         return f"{conv.name}: {constants}"

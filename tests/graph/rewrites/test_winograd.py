@@ -50,7 +50,7 @@ def test_the_result_stays(
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 8, 7)])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_it_is_an_identity_of_real_arithmetic(exact: Any, graph: Graph, kernel: int, shape: tuple[int, ...]) -> None:
-    assert exact(partial(minimal_filtering), _model(graph, kernel, (kernel // 2,) * 4, shape, True)).count == 1
+    assert exact(minimal_filtering, _model(graph, kernel, (kernel // 2,) * 4, shape, True)).count == 1
 
 
 def test_narrow_convolutions_stay(apply: Any, graph: Graph) -> None:
@@ -59,6 +59,12 @@ def test_narrow_convolutions_stay(apply: Any, graph: Graph) -> None:
     assert apply(partial(minimal_filtering, channels=WIDE), model).count == 1
     few = graph("g (double[1,2,8,8] x) => (double[1,2,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, w) }", w=(2, 2, 3, 3))
     assert "would not halve" in apply(minimal_filtering, few).refusals[0]
+
+
+def test_small_maps_stay(apply: Any, graph: Graph) -> None:
+    model = _model(graph, 3, (1, 1, 1, 1), (2, 8, 8), False)  # 2 × 2 × 2 tiles
+    assert "small" in apply(partial(minimal_filtering, tiles=9), model).refusals[0]
+    assert apply(partial(minimal_filtering, tiles=8), model).count == 1
 
 
 @pytest.mark.parametrize(
