@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from r2mrf_deploy.cli import flags
 from r2mrf_deploy.cli.common import app, err, kept_when_interrupted, line, print_json, shown_progress, table
-from r2mrf_deploy.errors import UsageError
+from r2mrf_deploy.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from r2mrf_deploy.compression import Compressed
@@ -68,6 +68,7 @@ def compress(
     )
 
     def show(done: Compressed) -> None:
+        draw()
         if as_json:
             curve = done.curve.model_dump()
             print_json(
@@ -79,16 +80,21 @@ def compress(
         line(*compression_tables.compressed_lines(done.curve))
         line(*(f"warning: {warning}" for warning in done.warnings), to=err, style="yellow")
 
+    def draw() -> None:
+        if plot is not None:
+            plots.pareto(Curve.read(curve_file(output)), plot)
+
     try:
         with kept_when_interrupted(show), shown_progress() as progress:
             done = compress_artifact(
                 source, output, images, options, dataset=_masks(data, white, dataset, split), point=point,
                 progress=progress, **flags.loading(network, settings, weights_key, rename),
             )  # fmt: skip
-        show(done)
-    finally:
-        if plot is not None and curve_file(output).is_file():
-            plots.pareto(Curve.read(curve_file(output)), plot)
+    except CheckFailed:  # the curve shows why
+        if curve_file(output).is_file():
+            draw()
+        raise
+    show(done)
 
 
 def _masks(data: Path | None, white: flags.White | None, dataset: str | None, split: Path | None) -> Dataset | None:

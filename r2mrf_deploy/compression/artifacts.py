@@ -17,7 +17,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.compression import costs as costing
 from r2mrf_deploy.compression.curve import Curve, Point
-from r2mrf_deploy.compression.journal import Journal
+from r2mrf_deploy.compression.journal import Journal, digest
 from r2mrf_deploy.compression.judging import AgainstMaps, AgainstMasks
 from r2mrf_deploy.compression.search import METHOD, Search, Structure, held
 from r2mrf_deploy.datasets import Dataset
@@ -33,7 +33,7 @@ from r2mrf_deploy.graph.achieved import achieved
 from r2mrf_deploy.graph.prepare import prepared
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked
-from r2mrf_deploy.manifest import Contract
+from r2mrf_deploy.manifest import NEUTRAL, Contract
 from r2mrf_deploy.parity.compare import compressed_tolerance, sample_inputs
 from r2mrf_deploy.parity.node_search import Drop
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
@@ -136,11 +136,15 @@ def compress_artifact(
         raise UsageError(f"`output` {output} would overwrite the graph that it is made from: name another file")
     refuse_unwritable(output)
     refuse_unwritable(curve_file(output))
+    if options.resume is not None and options.resume.resolve() in (output.resolve(), curve_file(output).resolve()):
+        raise UsageError(f"`resume` {options.resume} would be overwritten by the result: name another file")
+    if point is not None and options.finetune:
+        raise UsageError("`point` says whether it is fine-tuned: leave `finetune` out")
     known = Curve.read(curve_file(output)) if point is not None else None
     with _opened(source, options, progress, loading) as job:
         job.prepare(Path(photographs), dataset)
         if known is not None and point is not None:
-            return job.remake(known, known.point(point), output)
+            return job.remake(known, point, output)
         return job.search(output)
 
 
@@ -187,6 +191,10 @@ class _Job:
         graph = files.read(artifact.path)
         precision.refuse_unless_fp32(graph)
         files.refuse_not_finite(graph)
+        if artifact.contract and artifact.contract.compression:
+            raise UsageError(
+                f"{self.source} is compressed already: compress the full network, with a larger `max_drop`"
+            )
         structure = _structure(artifact, None)
         spec = self.contract_of(structure).inputs[0]
         if not spec.static:
@@ -196,25 +204,42 @@ class _Job:
         return structure
 
     def contract_of(self, structure: Structure) -> Contract:
-        return structure.artifact.contract or onnx.describe(structure.model)
+        """A structure's contract. Of a file that has none, the place of the three colours tells the layout."""
+        if structure.artifact.contract:
+            return structure.artifact.contract
+        found = onnx.describe(structure.model)
+        axes = [i for spec in found.inputs for i, d in enumerate(spec.shape) if d == 3 and len(spec.shape) == 4]
+        layout = {1: "NCHW", 3: "NHWC"}[axes[0]] if axes in ([1], [3]) else None
+        return found.model_copy(
+            update={
+                "inputs": [spec.model_copy(update={"layout": layout}) for spec in found.inputs],
+                "preprocess": NEUTRAL.model_copy(update={"inside": layout == "NHWC"}),
+            }
+        )
 
     def prepare(self, folder: Path, dataset: Dataset | None) -> None:
         """Read the photographs, and draw up the search."""
         contract = self.contract_of(self.full)
         spec = contract.inputs[0]
+        ends = [", ".join(map(str, specs)) for specs in (contract.inputs, contract.outputs)]
         if [o.name for o in contract.outputs] != ["map"] or len(contract.inputs) != 1 or spec.layout is None:
-            raise UsageError(f"{self.source} does not take one photograph and give one `map`: it cannot be compressed")
+            raise UsageError(
+                f"{self.source} cannot be compressed: a graph must take one photograph, of 3 channels, and give one output, "
+                f"`map`; this one takes {ends[0]} and gives {ends[1]}"
+            )
         feeds = [{spec.name: a} for a in sample_inputs(spec, contract.preprocess, self._read(images.find([folder])))]
         judged, fitting = self._divided(feeds)
         options = self.options
         subject = {
-            "source": sha256(self.source), "loading": self.loading,
+            "source": sha256(self.source), "loading": {k: v for k, v in self.loading.items() if v},
             "options": [options.max_drop, options.costs, options.precision, options.size, options.steps],
             "photographs": [hashlib.sha256(a.tobytes()).hexdigest() for feed in feeds for a in feed.values()],
-            "masks": None if dataset is None else [[p.name for p in dataset.pairs], dataset.white],
+            "masks": None if dataset is None else [[sha256(p.mask) for p in dataset.pairs], dataset.white],
+        }  # fmt: skip
+        tools = {
             "tools": environment.tool_versions("r2mrf-deploy", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy"),
         }  # fmt: skip
-        journal = Journal(options.resume, subject)
+        journal = Journal(options.resume, subject | tools)
         self.costs = costing.find(options.costs, journal)
         self.maps = AgainstMaps(self.full.model, contract, judged)
         judge = self.maps if dataset is None else AgainstMasks(self.full.model, contract, dataset)
@@ -224,12 +249,12 @@ class _Job:
             mae=0.0, f=0.0, within=True,
         )  # fmt: skip
         curve = Curve(
-            source=self.source.name, source_sha256=subject["source"], costs=self.costs.name, unit=self.costs.unit,
+            source=self.source.name, subject=digest(subject), costs=self.costs.name, unit=self.costs.unit,
             judged=judge.what, max_drop=options.max_drop, full=whole,
         )  # fmt: skip
         self.job = Search(
             self.structures, self.full.model, judge, self.costs, fitting, journal,
-            options.precision if self.costs.pays("int8") else "fp32", curve, self.progress,
+            "int8" if options.precision == "int8" and self.costs.pays("int8") else "fp32", curve, self.progress,
         )  # fmt: skip
 
     def _read(self, found: Sequence[Path]) -> Iterator[np.ndarray]:
@@ -257,29 +282,41 @@ class _Job:
         try:
             self.job.run(self.options.finetune)
         except KeyboardInterrupt:
-            curve.chosen = curve.cheapest()
-            curve.write(curve_file(output))
-            if curve.chosen is None:
+            if curve.points:
+                curve.write(curve_file(output))
+            best = curve.cheapest()
+            if best is None:
                 raise
-            raise Interrupted(self.write(curve.points[curve.chosen], output)) from None
-        curve.chosen = curve.cheapest()
+            raise Interrupted(self.publish(best, output)) from None
         curve.write(curve_file(output))
-        if curve.chosen is None:
+        best = curve.cheapest()
+        if best is None:
             raise CheckFailed(f"nothing was written: {_unmet(curve)}; {curve_file(output)} has every point")
-        return self.write(curve.points[curve.chosen], output)
+        return self.publish(best, output)
 
-    def remake(self, known: Curve, point: Point, output: Path) -> Compressed:
-        """Write a point of a known curve."""
-        same = ("source_sha256", "judged", "max_drop")
-        if any(getattr(known, name) != getattr(self.job.curve, name) for name in same):
+    def remake(self, known: Curve, number: int, output: Path) -> Compressed:
+        """Write a point, from 1, of a known curve."""
+        wanted = known.point(number)
+        if known.subject != self.job.curve.subject:
             raise InputError(
-                f"{curve_file(output)} is of another network, bound or other photographs: give those, or search again"
+                f"{curve_file(output)} is of another network, other options or other photographs: give the same, or search "
+                "again without `point`"
             )
         self.job.curve = known
-        known.chosen = known.points.index(point)
-        return self.write(point, output)
+        if wanted.steps not in {None, self.full.steps, *range(self.full.steps or 0)}:
+            raise InputError(
+                f"{curve_file(output)} has a point with {wanted.steps} steps, which the network cannot run"
+            )
+        return self.publish(number - 1, output)
 
-    def write(self, point: Point, output: Path) -> Compressed:
+    def publish(self, number: int, output: Path) -> Compressed:
+        """Write a point, from 0, and say in the curve that it was written."""
+        made = self.write(self.job.curve.points[number], output)
+        self.job.curve.chosen = number
+        self.job.curve.write(curve_file(output))
+        return Compressed(**vars(made), curve=self.job.curve)
+
+    def write(self, point: Point, output: Path) -> Exported:
         """Make a point's graph, and publish it."""
         structure = self.job.structure(point.steps)
         self.progress(Progress("making the compressed graph"))
@@ -304,8 +341,7 @@ class _Job:
             tolerance=compressed_tolerance(done), allow_failed_parity=self.options.allow_failed_parity,
         )  # fmt: skip
         made = check.publish(output, lambda file: onnx.write(reduced, done, file))
-        made = replace(made, warnings=(*self.warnings, *optimized.warnings, *made.warnings))
-        return Compressed(**vars(made), curve=self.job.curve)
+        return replace(made, warnings=(*self.warnings, *optimized.warnings, *made.warnings))
 
     def _reduced(self, point: Point, graph: Any, reduced: Any) -> dict[str, Any]:
         """What the contract says of INT8."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,32 +41,24 @@ class Shape:
     filters: int
     """Written."""
     kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, ...]
-    group: int
     pixels: tuple[int, int]
     """Of the input."""
+    made: tuple[int, int]
+    """Pixels of the output."""
+    group: int = 1
+    geometry: tuple[tuple[str, Any], ...] = ()
+    """The node's other attributes: strides, pads, dilations, auto_pad."""
 
     def kernel_of(self, precision: str) -> Kernel:
         """The convolution as a kernel."""
-        height, width = (
-            (p + a + b - k) // s + 1
-            for p, a, b, k, s in zip(self.pixels, self.pads[:2], self.pads[2:], self.kernel, self.strides, strict=True)
-        )
-        taps = self.kernel[0] * self.kernel[1] * self.channels // self.group
-        numbers = self.channels * self.pixels[0] * self.pixels[1] + self.filters * (taps + height * width)
-        size = 1 if precision == "int8" else 4
-        shape = (1, self.filters, height, width)
-        return Kernel("", "Conv", precision, self.filters * taps * height * width, numbers * size, shape)  # type: ignore[arg-type]
+        taps, out = math.prod(self.kernel) * self.channels // self.group, math.prod(self.made)
+        numbers = self.channels * math.prod(self.pixels) + self.filters * (taps + out)
+        size, shape = (1 if precision == "int8" else 4), (1, self.filters, *self.made)
+        return Kernel("", "Conv", precision, self.filters * taps * out, numbers * size, shape)  # type: ignore[arg-type]
 
-    @classmethod
-    def of(cls, node: onnx.NodeProto, weight: Sequence[int], pixels: tuple[int, int]) -> Shape:
-        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        group = int(given.get("group", 1))
-        return cls(
-            weight[1] * group, weight[0], (weight[2], weight[3]), tuple(given.get("strides", (1, 1))),
-            tuple(given.get("pads", (0, 0, 0, 0))), group, pixels,
-        )  # fmt: skip
+    @property
+    def depthwise(self) -> bool:
+        return self.group > 1 and self.group == self.channels
 
 
 Low = Callable[[str], bool]
@@ -110,11 +103,11 @@ class Costs(ABC):
         if shape is None:
             return self.kernel(kernel)
         # a depthwise convolution is never quantised (see `graph.quantize`)
-        return self.convolution(shape, "int8" if shape.group == 1 and low(kernel.name) else "fp32")
+        return self.convolution(shape, "int8" if not shape.depthwise and low(kernel.name) else "fp32")
 
     def pays(self, precision: str) -> bool:
         """Whether a convolution as networks have them costs less in a precision than in FP32."""
-        shape = Shape(64, 64, (3, 3), (1, 1), (1, 1, 1, 1), 1, (80, 80))
+        shape = Shape(64, 64, (3, 3), (80, 80), (80, 80), geometry=(("pads", (1, 1, 1, 1)),))
         return self.convolution(shape, precision) < self.convolution(shape, "fp32")
 
 
@@ -214,20 +207,25 @@ def _require(name: str) -> None:
 def convolutions(model: onnx.ModelProto) -> dict[str, Shape]:
     """The shape of each convolution with constant weights, by the node's name."""
     weights = {i.name: i.dims for i in model.graph.initializer}
-    values = (*model.graph.input, *model.graph.value_info)
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    return {
-        node.name: Shape.of(node, weights[node.input[1]], (size[2], size[3]))
-        for node in model.graph.node
-        if standard(node, "Conv") and node.input[1] in weights and len(size := sizes.get(node.input[0], [])) == 4
-    }
+    found = {}
+    for node in model.graph.node:
+        if standard(node, "Conv") and len(weight := weights.get(node.input[1], ())) == 4:
+            (*_, h, w), (*_, oh, ow) = sizes[node.input[0]], sizes[node.output[0]]
+            given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            group = int(given.pop("group", 1))
+            geometry = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(given.items()))
+            kernel = (weight[2], weight[3])
+            found[node.name] = Shape(weight[1] * group, weight[0], kernel, (h, w), (oh, ow), group, geometry)
+    return found
 
 
 def one_convolution(shape: Shape, precision: str) -> onnx.ModelProto:
     """A graph of one convolution, with random weights; in INT8 with Q/DQ pairs, as `graph.quantize` writes them."""
     rng = np.random.default_rng(0)
     size = (shape.filters, shape.channels // shape.group, *shape.kernel)
-    attributes: dict[str, Any] = {"strides": shape.strides, "pads": shape.pads, "group": shape.group}
+    attributes: dict[str, Any] = dict(shape.geometry) | {"group": shape.group}
     quantised = precision == "int8"
     weights = rng.integers(-63, 64, size).astype(np.int8) if quantised else rng.standard_normal(size, np.float32)
     constants = {"w": weights, "s": np.float32(0.05), "z": np.int8(0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,9 +55,10 @@ class Point(BaseModel):
 class Curve(BaseModel):
     """The points of a search."""
 
-    format: str = "r2mrf-pareto/1"
+    format: Literal["r2mrf-pareto/1"] = "r2mrf-pareto/1"
     source: str
-    source_sha256: str
+    subject: str
+    """A hash of what was searched: the network, the options, the photographs."""
     costs: str
     """What the costs stand for: the cost model, a runtime or a device."""
     unit: str

@@ -14,6 +14,11 @@ from r2mrf_deploy.errors import InputError, reading
 from r2mrf_deploy.files import document, refuse_unwritable, write_atomically
 
 
+def digest(subject: Mapping[str, Any]) -> str:
+    """What tells a search from others."""
+    return hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
+
+
 class _Stored(BaseModel):
     subject: str
     found: dict[str, Any]
@@ -32,7 +37,7 @@ class Journal:
 
     def __init__(self, file: Path | None, subject: Mapping[str, Any]) -> None:
         self._file = file
-        self._subject = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
+        self._subject = digest(subject)
         self._found: dict[str, Any] = {}
         if file is None:
             return

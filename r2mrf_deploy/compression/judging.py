@@ -59,15 +59,16 @@ class AgainstMaps(Judge):
         super().__init__(contract)
         self._feeds = feeds
         self.what = f"the full network's maps of {len(feeds)} photographs"
-        self._wanted = self._maps(full, "fp32", len(feeds))
+        self._wanted = self._maps(full, "fp32", range(len(feeds)))
 
     def drop(self, graph: onnx.ModelProto, precision: str, share: float = 1.0) -> Drop:
         number = max(1, round(share * len(self._feeds)))
-        return node_search.drop(self._maps(graph, precision, number), self._wanted[:number])
+        used = _spread(len(self._feeds), number)
+        return node_search.drop(self._maps(graph, precision, used), [self._wanted[i] for i in used])
 
-    def _maps(self, graph: onnx.ModelProto, precision: str, number: int) -> list[np.ndarray]:
+    def _maps(self, graph: onnx.ModelProto, precision: str, used: Sequence[int]) -> list[np.ndarray]:
         with self._opened(graph, precision) as (runner, _):
-            return [runner.run(feed)["map"] for feed in self._feeds[:number]]
+            return [runner.run(self._feeds[i])["map"] for i in used]
 
 
 class AgainstMasks(Judge):
@@ -77,17 +78,23 @@ class AgainstMasks(Judge):
         super().__init__(contract)
         self._dataset = dataset
         self.what = f"the masks of {len(dataset)} photographs in {dataset.folder.name}"
-        self._wanted = self._scores(full, "fp32", len(dataset))
+        self._wanted = self._scores(full, "fp32", range(len(dataset)))
 
     def drop(self, graph: onnx.ModelProto, precision: str, share: float = 1.0) -> Drop:
         number = max(1, round(share * len(self._dataset)))
-        found, wanted = (_mean(scores) for scores in (self._scores(graph, precision, number), self._wanted[:number]))
+        used = _spread(len(self._dataset), number)
+        found, wanted = _mean(self._scores(graph, precision, used)), _mean([self._wanted[i] for i in used])
         return Drop(found.mae - wanted.mae, wanted.f_half - found.f_half)
 
-    def _scores(self, graph: onnx.ModelProto, precision: str, number: int) -> list[tuple[Scores, object]]:
+    def _scores(self, graph: onnx.ModelProto, precision: str, used: Sequence[int]) -> list[tuple[Scores, object]]:
         with self._opened(graph, precision) as (runner, contract):
             predictor = Predictor.of(runner, contract)
-            return [judge(predictor(self._dataset.image(i)), self._dataset.truth(i)) for i in range(number)]
+            return [judge(predictor(self._dataset.image(i)), self._dataset.truth(i)) for i in used]
+
+
+def _spread(count: int, number: int) -> list[int]:
+    """So many of the photographs, evenly spread."""
+    return [i * count // number for i in range(number)]
 
 
 def _mean(scores: Sequence[tuple[Scores, object]]) -> Scores:

@@ -134,14 +134,12 @@ def _smaller(layer: Layer, ranks: Ranks) -> bool:
 
 def factors(shape: Shape, ranks: Ranks) -> Iterator[Shape]:
     """The shapes of a convolution's factors."""
-    point = replace(shape, kernel=(1, 1), strides=(1, 1), pads=(0, 0, 0, 0))
+    point = replace(shape, kernel=(1, 1), geometry=())
     if ranks.into:
-        yield replace(point, filters=ranks.into)
-    inner = replace(shape, channels=ranks.into or shape.channels, filters=ranks.out or shape.filters)
-    yield inner
+        yield replace(point, filters=ranks.into, made=shape.pixels)
+    yield replace(shape, channels=ranks.into or shape.channels, filters=ranks.out or shape.filters)
     if ranks.out:
-        *_, height, width = inner.kernel_of("fp32").shape
-        yield replace(point, channels=ranks.out, pixels=(height, width))
+        yield replace(point, channels=ranks.out, pixels=shape.made)
 
 
 def _thinned(subject: Compressible, group: Group, costs: Costs, low: Low, whole: float) -> Unit:
@@ -162,7 +160,7 @@ def _thinned(subject: Compressible, group: Group, costs: Costs, low: Low, whole:
     return Unit(group.name, tuple(o for o in options if o.saved > 0))
 
 
-def plans(found: Sequence[Unit], harm: Mapping[str, float]) -> list[Plan]:
+def plans(found: Sequence[Unit], harm: Mapping[Unit, float]) -> list[Plan]:
     """Plans from the least to the largest predicted loss, each with one option more, or a stronger one, than the one before;
     the first one changes nothing.
 
@@ -171,10 +169,10 @@ def plans(found: Sequence[Unit], harm: Mapping[str, float]) -> list[Plan]:
     Args:
         harm: unit -> the square of what the map loses, for each unit of error.
     """
-    steps = [(slope, unit, option) for unit in found for slope, option in _hull(unit, harm[unit.name])]
-    made, chosen = [Plan()], dict[str, tuple[Unit, Option]]()
+    steps = [(slope, unit, option) for unit in found for slope, option in _hull(unit, harm[unit])]
+    made, chosen = [Plan()], dict[Unit, tuple[Unit, Option]]()
     for _, unit, option in sorted(steps, key=lambda step: -step[0]):
-        chosen[unit.name] = unit, option
+        chosen[unit] = unit, option
         made.append(plan(chosen.values()))
     return made
 

@@ -8,6 +8,7 @@ Everything that is measured goes through the journal, so the search is determini
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -111,14 +112,14 @@ class Search:
             middle = (low + high) // 2
             low, high = (middle, high) if self.measure(structure, made[middle]).within else (low, middle)
 
-    def _harm(self, structure: Structure, found: Sequence[plans.Unit]) -> dict[str, float]:
+    def _harm(self, structure: Structure, found: Sequence[plans.Unit]) -> dict[plans.Unit, float]:
         """What each unit's error does to the map: the square of the drop for each unit of error."""
         harm = {}
         for number, unit in enumerate(found, 1):
             self.progress(Progress(f"trying each change alone, {steps_of(structure)}", number, len(found)))
             option = unit.probe
             drop = self._drop(structure, plans.plan([(unit, option)]), PROBED)
-            harm[unit.name] = max(size(drop), 0.0) ** 2 / max(option.error, 1e-12)
+            harm[unit] = max(size(drop), 0.0) ** 2 / max(option.error, 1e-12)
         return harm
 
     def _finetune(self, iterations: int) -> None:
@@ -153,7 +154,8 @@ class Search:
     def _drop(self, structure: Structure, plan: Plan, share: float = 1.0, finetune: int = 0) -> Drop:
         def find() -> dict[str, float]:
             drop = self.judge.drop(self.graph(structure, plan, finetune), plan.precision, share)
-            return {"mae": drop.mae, "f": drop.f}
+            # a map that is not finite has lost everything, and JSON has no number for it
+            return {name: v if math.isfinite(v) else 1.0 for name, v in (("mae", drop.mae), ("f", drop.f))}
 
         key = json.dumps([_described(structure, plan.choice), plan.int8, share, finetune])
         found = self.journal.get(key, find)

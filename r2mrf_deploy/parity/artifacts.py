@@ -122,7 +122,7 @@ def _compared(
         PyTorchRunner,
         loaded,
         io="image" if runner.inputs[0].dtype == "uint8" else "tensor",
-        steps=contract.compression.get("full_steps", steps) if contract else None,
+        steps=(contract.compression.get("full_steps") or steps) if contract else None,
         all_steps=bool(side_outputs(s.name for s in runner.outputs)),
     )
     reference = pytorch()

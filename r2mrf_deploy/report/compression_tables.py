@@ -51,5 +51,5 @@ def compressed_lines(curve: Curve) -> list[str]:
     allowed = f"within {curve.max_drop:g}" if point.within else f"not within {curve.max_drop:g}"
     return [
         f"point {curve.chosen + 1} of {len(curve.points)} costs {point.cost / curve.full.cost:.0%} of the full network by "
-        f"{curve.costs}, and loses {point.drop} against {curve.judged}: {allowed}"
+        f"{curve.costs}, and loses {point.mae:.4f} of MAE and {point.f:.4f} of F against {curve.judged}: {allowed}"
     ]

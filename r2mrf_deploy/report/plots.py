@@ -107,7 +107,8 @@ def pareto(curve: Curve, path: Path) -> Path:
     axis.axhline(curve.max_drop, ls="--", lw=1, color="gray", label=f"bound, {curve.max_drop:g}")
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.set(xlabel=f"cost, percent of the full network ({curve.costs})", ylabel="larger loss of MAE and F")
-    axis.set(title=f"{curve.source} against {curve.judged}", xlim=(0, None))
+    axis.set_xlim(0, None)
+    axis.set_title(f"{curve.source} against {curve.judged}", parse_math=False)
     return _finish(figure, path, -0.12)
 
 

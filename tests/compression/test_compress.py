@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -131,8 +132,28 @@ def test_any_point_can_be_made_again(compressed: Compressed, detector: Path, pho
     assert done.manifest.compression["drop"]["mae"] == pytest.approx(compressed.curve.points[other].mae, abs=2e-3)
     with pytest.raises(InputError, match="no point 99"):
         compress_artifact(detector, output, photographs, LOOSE, point=99)
-    with pytest.raises(InputError, match="another network, bound or other photographs"):
+    assert Curve.read(curve_file(output)).chosen == other
+    with pytest.raises(InputError, match="other options or other photographs"):
         compress_artifact(detector, output, photographs, CompressionOptions(max_drop=0.01), point=1)
+    elsewhere = tmp_path / "photographs"
+    shutil.copytree(photographs, elsewhere)
+    next(elsewhere.iterdir()).unlink()
+    with pytest.raises(InputError, match="other options or other photographs"):
+        compress_artifact(detector, output, elsewhere, LOOSE, point=1)
+
+
+def test_a_compressed_network_is_not_compressed_again(detector: Path, photographs: Path, tmp_path: Path) -> None:
+    once = compress_artifact(detector, tmp_path / "a.onnx", photographs, CompressionOptions(DROP, precision="fp32"))
+    with pytest.raises(UsageError, match="compressed already"):
+        compress_artifact(once.path, tmp_path / "b.onnx", photographs, LOOSE)
+
+
+def test_a_file_without_a_contract_is_compressed_too(detector: Path, photographs: Path, tmp_path: Path) -> None:
+    plain = onnx.load(detector)
+    del plain.metadata_props[:]
+    onnx.save(plain, tmp_path / "plain.onnx")
+    done = compress_artifact(tmp_path / "plain.onnx", tmp_path / "small.onnx", photographs, LOOSE)
+    assert done.point.within and done.point.cost < 0.5 * done.curve.full.cost
 
 
 def test_the_bound_may_be_on_masks(detector: Path, photographs: Path, tmp_path: Path) -> None:
@@ -228,9 +249,13 @@ def test_a_graph_of_free_sizes_or_reduced_precision_is_refused(
     dynamic = export(dynamic=True)  # type: ignore[operator]
     with pytest.raises(UsageError, match="free sizes"):
         compress_artifact(dynamic, tmp_path / "small.onnx", photographs)
-    if compressed.point.int8:
-        with pytest.raises(UsageError, match="FP32"):
-            compress_artifact(compressed.path, tmp_path / "small.onnx", photographs)
+    assert compressed.point.int8
+    with pytest.raises(UsageError, match="FP32"):
+        compress_artifact(compressed.path, tmp_path / "small.onnx", photographs)
+    for taken in ("small.onnx", "small.pareto.json"):
+        options = CompressionOptions(resume=tmp_path / taken)
+        with pytest.raises(UsageError, match="would be overwritten"):
+            compress_artifact(compressed.path, tmp_path / "small.onnx", photographs, options)
 
 
 @pytest.mark.artifact

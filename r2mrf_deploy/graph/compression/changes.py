@@ -168,7 +168,7 @@ def _alike(network: Network) -> list[list[Convolution]]:
     found: dict[str, list[Convolution]] = {}
     for convolution in network.convolutions():
         if convolution.group == 1:
-            digest = hashlib.sha256(convolution.weight.tobytes())
+            digest = hashlib.sha256(repr(convolution.weight.shape).encode() + convolution.weight.tobytes())
             digest.update(b"" if convolution.bias is None else convolution.bias.tobytes())
             digest.update(repr(sorted(convolution.attributes.items())).encode())
             found.setdefault(digest.hexdigest(), []).append(convolution)

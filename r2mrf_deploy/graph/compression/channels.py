@@ -90,7 +90,7 @@ def _readers(network: Network, tensor: str) -> list[Convolution]:
 
 
 def _digest(convolution: Convolution) -> str:
-    return hashlib.sha256(convolution.weight.tobytes()).hexdigest()
+    return hashlib.sha256(repr(convolution.weight.shape).encode() + convolution.weight.tobytes()).hexdigest()
 
 
 def _group(network: Network, tensors: list[str]) -> Group | None:
@@ -142,7 +142,7 @@ def narrowing(network: Network, wanted: Mapping[str, np.ndarray]) -> Narrowing |
             return None
         found.kept[tensor] = kept
         found.nodes[node.name] = node
-        if standard(node, "Split"):
+        if _splits(network, node):
             splits.setdefault(node.name, {})[tensor] = kept
             continue
         needed = _needed(network, node, kept, found)
@@ -150,8 +150,28 @@ def narrowing(network: Network, wanted: Mapping[str, np.ndarray]) -> Narrowing |
             return None
         pending |= needed
     inner = (t for t in found.kept if t not in wanted)
-    outside = (node for t in inner for node, _ in network.readers[t] if node.name not in found.nodes)
-    return None if any(True for _ in outside) else found
+    read = all(node.name in found.nodes for t in inner for node, _ in network.readers.get(t, ()))
+    return found if read and all(_fits(network, node, found, wanted) for node in found.nodes.values()) else None
+
+
+def _fits(network: Network, node: onnx.NodeProto, found: Narrowing, wanted: Mapping[str, np.ndarray]) -> bool:
+    """Whether a node that becomes narrower gets the channels that it then needs."""
+    if standard(node, "Concat"):
+        parts = _parts(network, list(node.input), found.kept[node.output[0]])
+        return parts is not None and all(
+            np.array_equal(found.kept.get(name, np.arange(width)), inside)
+            for name, inside, width in parts
+            if len(inside)
+        )
+    convolution = network.convolution(node)
+    return convolution is None or convolution.depthwise or node.input[0] not in {*found.kept} - {*wanted}
+
+
+def _splits(network: Network, node: onnx.NodeProto) -> bool:
+    """Whether a node splits channels into stated sizes."""
+    if not standard(node, "Split") or len(node.input) < 2 or network.constant(node.input[1]) is None:
+        return False
+    return next((a.i for a in node.attribute if a.name == "axis"), 0) in (1, -3)
 
 
 def _needed(network: Network, node: onnx.NodeProto, kept: np.ndarray, found: Narrowing) -> dict[str, np.ndarray] | None:
@@ -161,10 +181,8 @@ def _needed(network: Network, node: onnx.NodeProto, kept: np.ndarray, found: Nar
         found.rows[node.name] = kept
         return {node.input[0]: kept} if convolution.depthwise else {}
     if standard(node, *_EACH_CHANNEL) and all(network.constant(i) is not None for i in node.input[1:] if i):
-        return {node.input[0]: kept}
-    if standard(node, *_ELEMENTWISE) and all(
-        network.constant(i) is None or _by_channel(network, i) for i in node.input
-    ):
+        return {node.input[0]: kept} if len(node.output) == 1 else None
+    if standard(node, *_ELEMENTWISE) and all(_by_channel(network, i, node.output[0]) for i in node.input):
         return {name: kept for name in node.input if network.constant(name) is None}
     if standard(node, "Concat") and onnx.helper.get_node_attr_value(node, "axis") in (1, -3):
         parts = _parts(network, list(node.input), kept)
@@ -172,10 +190,12 @@ def _needed(network: Network, node: onnx.NodeProto, kept: np.ndarray, found: Nar
     return None
 
 
-def _by_channel(network: Network, name: str) -> bool:
-    """Whether a constant is a number, or one for each channel [1, C, 1, 1]."""
-    array = network.constant(name)
-    return array is not None and (array.size == 1 or array.shape[-3:] == (array.size, 1, 1))
+def _by_channel(network: Network, name: str, output: str) -> bool:
+    """Whether an operand is a constant number, one for each channel [1, C, 1, 1], or has all channels of the output."""
+    array, width = network.constant(name), network.channels(output)
+    if array is None:
+        return width is not None and network.channels(name) == width
+    return array.size == 1 or (array.shape[-3:] == (array.size, 1, 1) and array.size == width)
 
 
 def _parts(network: Network, names: list[str], kept: np.ndarray) -> list[tuple[str, np.ndarray, int]] | None:
@@ -279,7 +299,7 @@ def without_unread(network: Network) -> Iterator[Narrowing]:
         unread = {
             name: np.arange(0)
             for node in network.nodes
-            if standard(node, "Split") and any(network.readers.get(o) for o in node.output)
+            if _splits(network, node) and any(network.readers.get(o) for o in node.output)
             for name in node.output
             if name not in network.readers and name not in network.outputs
         }

@@ -13,10 +13,13 @@ from r2mrf_deploy.files import scratch
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 
 PIXELS = 1024
-"""How many pixels of a tensor are taken from each photograph, evenly spaced."""
+"""How many pixels of a tensor are taken from each photograph, at random: steps of one length would hit the same columns."""
 DAMPING = 1e-6
 """What is added to every channel's second moment, as a share of their mean: photographs that were not seen send something
 through channels that were silent."""
+
+_SILENT = 1e-12
+"""The least mean second moment that is damped, so that a tensor of zeros can be inverted too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,7 @@ def pooled(found: Sequence[Moments]) -> Moments:
 
 def damped(second: np.ndarray) -> np.ndarray:
     """A second moment with `DAMPING`, which is then positive definite."""
-    level = max(float(np.trace(second)) / len(second), np.finfo(np.float64).tiny)
+    level = max(float(np.trace(second)) / len(second), _SILENT)
     return second + DAMPING * level * np.eye(len(second))
 
 
@@ -79,19 +82,25 @@ def observe(
         onnx.save(watched, file)
         try:
             session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
-            for number, feed in enumerate(feeds, 1):
-                for name, array in zip(wanted, session.run(wanted, dict(feed)), strict=True):
-                    first, second = _moments(array)
-                    before = sums.get(name)
-                    sums[name] = (first, second) if before is None else (before[0] + first, before[1] + second)
-                progress(Progress("observing photographs", number, len(feeds)))
         except Exception as e:  # ONNX Runtime's exceptions share no base class
-            raise GraphError(f"ONNX Runtime does not run the graph: {first_line(e)}") from None
+            raise GraphError(f"ONNX Runtime does not open the graph: {first_line(e)}") from None
+        for number, feed in enumerate(feeds, 1):
+            try:
+                arrays = session.run(wanted, dict(feed))
+            except Exception as e:
+                raise GraphError(f"ONNX Runtime does not run the graph: {first_line(e)}") from None
+            for name, array in zip(wanted, arrays, strict=True):
+                first, second = _moments(array)
+                before = sums.get(name)
+                sums[name] = (first, second) if before is None else (before[0] + first, before[1] + second)
+            progress(Progress("observing photographs", number, len(feeds)))
     return {name: Moments(first / len(feeds), second / len(feeds)) for name, (first, second) in sums.items()}
 
 
 def _moments(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean and the second moment of one photograph's tensor."""
     pixels = array.transpose(1, 0, 2, 3).reshape(array.shape[1], -1)
-    x = pixels[:, :: -(-pixels.shape[1] // PIXELS)]
-    return x.mean(1, dtype=np.float64), (x @ x.T).astype(np.float64) / x.shape[1]
+    if pixels.shape[1] > PIXELS:
+        pixels = pixels[:, np.random.default_rng(0).choice(pixels.shape[1], PIXELS, replace=False)]
+    x = pixels.astype(np.float64)  # in FP32 the sums may not be positive definite
+    return x.mean(1), x @ x.T / x.shape[1]

@@ -41,7 +41,7 @@ class Network:
         self.makers = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         for node in self.nodes:
-            for slot, name in enumerate(node.input):
+            for slot, name in enumerate(_reads(node)):
                 self.readers.setdefault(name, []).append((node, slot))
 
     def named(self, name: str) -> onnx.NodeProto:
@@ -70,7 +70,7 @@ class Network:
         needed = set(self.outputs)
         for node in reversed(self.nodes):
             if needed & set(node.output):
-                needed.update(node.input)
+                needed.update(_reads(node))
         self.nodes = [node for node in self.nodes if needed & set(node.output)]
         self.index()
 
@@ -115,9 +115,18 @@ class Network:
         made.CopyFrom(self._frame)
         del made.graph.node[:], made.graph.initializer[:]
         made.graph.node.extend(self.nodes)
-        read = {name for node in self.nodes for name in node.input}
+        read = {name for node in self.nodes for name in _reads(node)}
         made.graph.initializer.extend(w for name, w in self._weights.items() if name in read)
         return tidied(made)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """The inputs of a node in their slots, and after them what its subgraphs read."""
+    found = list(node.input)
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            found += [name for inner in graph.node for name in _reads(inner)]
+    return found
 
 
 def _channels(value: onnx.ValueInfoProto) -> int | None:

@@ -84,14 +84,49 @@ def test_a_channel_that_is_read_more_is_needed_more() -> None:
     [
         "a = Conv(x, w) r = Relu(a) map = Conv(r, v) other = Relu(r)",  # something else reads it
         "a = Conv(x, w) r = Softmax<axis = 1>(a) map = Conv(r, v)",  # every channel depends on every other
-        "r = Conv<group = 2>(y, g) y = Conv(x, w) map = Conv(r, v)",  # the groups would have other sizes
+        "y = Conv(x, w) r = Conv<group = 2>(y, g) map = Conv(r, v)",  # the groups would have other sizes
+        "a = Conv(x, w) c = Conv(a, q) r = Add(a, c) map = Conv(r, v)",  # c reads all of a
+        "a = Conv(x, h) c = Relu(a) r = Concat<axis = 1>(a, c) map = Conv(r, v)",  # the halves need other channels of a
+        "a = Conv(x, h) r = Concat<axis = 1>(a, a) map = Conv(r, v)",
+        "a = Conv(x, w) m = Conv(x, one) r = Mul(a, m) map = Conv(r, v)",  # m has one channel for all
+        "a = Conv(x, big) r, o = Split<axis = 1>(a) map_ = Conv(r, v) n = Conv(o, v) map = Add(map_, n)",  # no sizes
     ],
 )
 def test_what_needs_all_channels_keeps_them(nodes: str) -> None:
-    nodes = nodes.replace("r = Conv<group = 2>(y, g) y = Conv(x, w)", "y = Conv(x, w) r = Conv<group = 2>(y, g)")
     outputs = "map other" if "other" in nodes else "map"
-    made = model(nodes, {"w": weights(8, 3, 1, 1), "v": weights(1, 8, 1, 1), "g": weights(8, 4, 1, 1)}, outputs)
-    assert groups(Network(made)) == []
+    arrays = {
+        "w": weights(8, 3, 1, 1), "v": weights(1, 8, 1, 1), "g": weights(8, 4, 1, 1), "q": weights(8, 8, 1, 1),
+        "h": weights(4, 3, 1, 1), "one": weights(1, 3, 1, 1), "big": weights(16, 3, 1, 1),
+    }  # fmt: skip
+    read = {name for part in nodes.replace(")", ",").replace("(", ",").split(",") if (name := part.strip()) in arrays}
+    made = model(nodes, {name: arrays[name] for name in read}, outputs)
+    reach = {t for g in groups(Network(made)) for t in g.tensors}
+    assert "r" not in reach and "a" not in reach
+
+
+def test_rows_that_are_split_are_no_channels() -> None:
+    made = model(
+        "a = Conv(x, w) p, q = Split<axis = 2>(a, sizes) s = Concat<axis = 2>(p, q) map = Conv(s, v)",
+        {"w": weights(16, 3, 1, 1), "v": weights(1, 16, 1, 1), "sizes": np.array([4, 12])},
+    )
+    subject = Compressible(made, FEEDS)
+    assert not subject.groups
+    assert same(subject.changed(Choice(ranks={"a": Ranks(out=3)})), made)  # 3 colours have no more directions
+
+
+def test_what_a_subgraph_reads_is_read() -> None:
+    """The body of an If reads all channels of a tensor, whose other reader is a convolution."""
+    body = onnx.parser.parse_graph("body () => (float[1, 8, 16, 16] y) { y = Relu(r) }")
+    made = model(
+        "a = Conv(x, w) r = Relu(a) m = Conv(r, v) s = ReduceSum<keepdims = 0>(x) b = Cast<to = 9>(s) "
+        "i = Identity(r) j = ReduceSum<keepdims = 1>(i, ax) map = Add(m, j)",
+        {"w": weights(8, 3, 1, 1), "v": weights(1, 8, 1, 1), "ax": np.array([1])},
+    )
+    assert "r" not in {t for g in groups(Network(made)) for t in g.tensors}
+    node = next(n for n in made.graph.node if n.name == "i")
+    node.CopyFrom(onnx.helper.make_node("If", ["b"], ["i"], name="i", then_branch=body, else_branch=body))
+    assert "r" not in {t for g in groups(Network(made)) for t in g.tensors}
+    assert any(n.name == "r" for n in Network(made).model().graph.node)
 
 
 def test_a_sum_and_a_split_and_a_depthwise_convolution_become_narrower_together() -> None:
