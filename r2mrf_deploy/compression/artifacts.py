@@ -252,10 +252,13 @@ class _Job:
             source=self.source.name, subject=digest(subject), costs=self.costs.name, unit=self.costs.unit,
             judged=judge.what, max_drop=options.max_drop, full=whole,
         )  # fmt: skip
+        precision = options.precision
+        if precision == "int8" and not self.costs.pays("int8"):
+            precision = "fp32"
+            self.warnings.append(f"nothing is computed in INT8, which costs no less than FP32 on {self.costs.name}")
         self.job = Search(
-            self.structures, self.full.model, judge, self.costs, fitting, journal,
-            "int8" if options.precision == "int8" and self.costs.pays("int8") else "fp32", curve, self.progress,
-        )  # fmt: skip
+            self.structures, self.full.model, judge, self.costs, fitting, journal, precision, curve, self.progress
+        )
 
     def _read(self, found: Sequence[Path]) -> Iterator[np.ndarray]:
         chosen = _spaced(found, EVALUATED + FITTED)
@@ -311,7 +314,10 @@ class _Job:
 
     def publish(self, number: int, output: Path) -> Compressed:
         """Write a point, from 0, and say in the curve that it was written."""
-        made = self.write(self.job.curve.points[number], output)
+        try:
+            made = self.write(self.job.curve.points[number], output)
+        except CheckFailed as e:
+            raise CheckFailed(f"{e}; or write another point of {curve_file(output)} with `point`") from None
         self.job.curve.chosen = number
         self.job.curve.write(curve_file(output))
         return Compressed(**vars(made), curve=self.job.curve)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,8 +106,7 @@ def interrupted() -> int:
 
 
 def terminated() -> int:
-    os.kill(os.getpid(), signal.SIGTERM)
-    signal.pause()
+    signal.raise_signal(signal.SIGTERM)  # in this thread: one that another takes may come when the handler is gone
     return 1
 
 
