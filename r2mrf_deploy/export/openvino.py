@@ -15,7 +15,7 @@ from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import Progress, ProgressCallback
 from r2mrf_deploy.runtimes import specs
 from r2mrf_deploy.runtimes.base import Availability
-from r2mrf_deploy.runtimes.openvino import OpenVINO, spec
+from r2mrf_deploy.runtimes.openvino import OpenVINO, core, spec
 
 WINOGRAD_CHANNELS = 256
 WINOGRAD_TILES = 25
@@ -36,7 +36,7 @@ class OpenVINOExporter(Exporter):
         progress(Progress("converting to OpenVINO"))
         try:
             # not convert_model, which rewrites quantised graphs and changes their maps
-            model = openvino.Core().read_model(_filtered(source) or source.path)
+            model = core().read_model(_filtered(source) or source.path)
         except Exception as e:  # RuntimeError, or one of OpenVINO's own, with a message of many lines
             raise GraphError(f"OpenVINO cannot read {source.path.name}: {last_line(e)}") from None
         layouts, said = specs.layouts(source), source.contract

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -57,10 +58,9 @@ class OpenVINORunner(Runner):
             settings["PERF_COUNT"] = True
         with _FIRST:
             _touch(openvino)
-        core = openvino.Core()
-        self.emulates = _emulated(artifact, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        self.emulates = _emulated(artifact, core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
-            model, self._kept = _compiled(core, artifact, settings, None if options.profile else options.cache)
+            model, self._kept = _compiled(artifact, settings, None if options.profile else options.cache)
         except Exception as e:  # RuntimeError, or one of OpenVINO's own
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {last_line(e)}") from None
         threads = model.get_property("INFERENCE_NUM_THREADS")
@@ -103,23 +103,36 @@ class OpenVINORunner(Runner):
         return [LayerTimes(name, tuple(ms)) for name, ms in times.items()]
 
 
+@functools.cache
+def core() -> Any:
+    """OpenVINO's core: one for as long as the process lives.
+
+    The CPU plugin of a core puts another stack under signal handlers (its AMX kernels need it large), and takes it away when
+    the core goes. Of two cores, the one that goes last puts back the stack of the one that is gone already, and the next
+    signal, such as Ctrl-C, is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _compiled(
-    core: Any, artifact: Artifact, settings: Mapping[str, Any], cache: ModelCache | None
+    artifact: Artifact, settings: Mapping[str, Any], cache: ModelCache | None
 ) -> tuple[Any, np.ndarray | None]:
     """The artifact compiled for this CPU, or what was compiled of it before with the same settings; and the memory that it
     reads, which must live as long."""
     source = kept.source(artifact) if cache is not None else None
     if cache is None or source is None:
-        return core.compile_model(str(artifact.path), "CPU", dict(settings)), None
+        return core().compile_model(str(artifact.path), "CPU", dict(settings)), None
     import openvino
 
     name = key("openvino", openvino.get_version(), source, sorted(settings.items()))
     if (found := cache.find(name)) is not None:
         try:
-            return _imported(core, found, settings)
+            return _imported(found, settings)
         except Exception:  # RuntimeError, or one of OpenVINO's own
             cache.discard(found)
-    model = core.compile_model(str(artifact.path), "CPU", dict(settings))
+    model = core().compile_model(str(artifact.path), "CPU", dict(settings))
     with suppress(OSError, RuntimeError), kept.keeping(cache, name, artifact, source) as file:
         if file is not None:
             blob = model.export_model()
@@ -127,12 +140,12 @@ def _compiled(
     return model, None
 
 
-def _imported(core: Any, file: Path, settings: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+def _imported(file: Path, settings: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
     """What was compiled before. It is read where it lies, and stays readable after the file is removed."""
     import openvino
 
     mapped = np.memmap(file, np.uint8, "c")  # private: OpenVINO wants memory that may be written
-    return core.import_model(openvino.Tensor(mapped, shared_memory=True), "CPU", dict(settings)), mapped
+    return core().import_model(openvino.Tensor(mapped, shared_memory=True), "CPU", dict(settings)), mapped
 
 
 _FIRST = threading.Lock()

@@ -20,6 +20,7 @@ from r2mrf_deploy.errors import ArtifactError, UsageError, last_line, reading
 from r2mrf_deploy.files import document, flush
 from r2mrf_deploy.fitting import SMALLEST, largest
 from r2mrf_deploy.manifest import NEUTRAL, Contract, TensorSpec
+from r2mrf_deploy.runtimes.openvino import core
 from r2mrf_deploy.serving.copies import contract_of, copied
 from r2mrf_deploy.serving.options import Entry, Options
 
@@ -69,7 +70,7 @@ def write_bgr(artifact: Artifact, file: Path) -> None:
     contract = contract_of(artifact)
     spec = contract.inputs[0]
     try:
-        model = openvino.Core().read_model(artifact.path)
+        model = core().read_model(artifact.path)
         if not spec.static:
             model.reshape({spec.name: openvino.PartialShape(_ranges(spec, contract))})
         _turn_channels(model)

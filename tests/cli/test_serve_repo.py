@@ -106,7 +106,7 @@ def interrupted() -> int:
 
 
 def terminated() -> int:
-    signal.raise_signal(signal.SIGTERM)  # in this thread: one that another takes may come when the handler is gone
+    signal.raise_signal(signal.SIGTERM)
     return 1
 
 

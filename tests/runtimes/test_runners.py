@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,29 @@ def test_an_output_outlives_the_next_inference(exported: Path, runtime: str) -> 
         kept = first.copy()
         runner.run({"image": 255 - IMAGE})
     assert np.array_equal(first, kept)
+
+
+_TWO = """
+import gc, signal, sys
+from pathlib import Path
+from r2mrf_deploy import runtimes
+
+first, second = (runtimes.open(Path(sys.argv[1]), sys.argv[2]) for _ in range(2))
+first.close(), second.close()
+del first, second
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_ctrl_c_is_heard_after_two_runners(exported: Path, runtime: str) -> None:
+    command = [sys.executable, "-c", _TWO, str(exported), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_openvino_reads_its_own_format(exported: Path, tmp_path: Path) -> None:
