@@ -72,6 +72,7 @@ Flip = Annotated[
     bool, Option("--flip", help="Average each map with that of the mirrored photograph; it takes twice the time.")
 ]
 
+MaskWhite = Annotated[White | None, Option(help="What is white in the masks.")]
 Dataset = Annotated[str | None, Option(help="Name of the dataset: cuhk, cuhk-320, dut, ctcug, ebd.")]
 SPLIT = "a file, one name per line, or if there is none a shipped split: cuhk-train, cuhk-test, ..."
 ImageFolder = Annotated[str | None, Option("--images", help="Folder of the photographs in --data.")]

@@ -56,7 +56,7 @@ def calibrate(
     ],
     data: Annotated[Path, Option(help="Folder of photographs and masks that it was not trained on.")],
     output: Annotated[Path, Option("-o", "--output", help="The calibrated checkpoint to write.")],
-    white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
+    white: flags.MaskWhite = None,
     dataset: flags.Dataset = None,
     split: Annotated[Path | None, Option(help=f"Names to use: {flags.SPLIT}.")] = None,
     image_folder: flags.ImageFolder = None,

@@ -35,7 +35,7 @@ def compress(
     size: Annotated[str | None, Option(metavar="HxW", help="Input size to export a checkpoint at.")] = None,
     steps: Annotated[int | None, Option(min=1, help="Recurrent steps of the full network.")] = None,
     data: Annotated[Path | None, Option(help="Folder of photographs and masks: the bound is on these then.")] = None,
-    white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
+    white: flags.MaskWhite = None,
     dataset: flags.Dataset = None,
     split: Annotated[Path | None, Option(help=f"Names in --data to use: {flags.SPLIT}.")] = None,
     resume: Annotated[Path | None, Option(help="File that stores the search, so that it can be resumed.")] = None,

@@ -97,7 +97,7 @@ def evaluate(
             parser=flags.model_file, metavar="[FILE...]", help="Artifacts, checkpoints, names of shipped weights."
         ),
     ] = None,
-    white: Annotated[flags.White | None, Option(help="What is white in the masks.")] = None,
+    white: flags.MaskWhite = None,
     dataset: flags.Dataset = None,
     split: Annotated[Path | None, Option(help=f"Names to evaluate: {flags.SPLIT}")] = None,
     image_folder: flags.ImageFolder = None,
@@ -319,12 +319,12 @@ def bench(
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:
     from r2mrf_deploy.bench.summary import trace_averages
-    from r2mrf_deploy.report import tables
+    from r2mrf_deploy.report import bench_tables, tables
 
     line(tables.where(done.machine, done.tools))
     if len(done.measurements) > 1:
-        table(tables.bench_table(done.measurements))
-        line(tables.speed_up_line(done.measurements))
+        table(bench_tables.bench_table(done.measurements))
+        line(bench_tables.speed_up_line(done.measurements))
     if len(done.measurements) == 1 or summary or averages:
         for m in done.measurements:
             flying = f", {m.requests} in flight" if m.mode == "throughput" else ""
@@ -334,10 +334,10 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
         line(
             f"{p.name} on {p.runtime}: {tables.figure(p.average)} ms in {count(len(p.layers), 'layer')}, one after another"
         )
-        table(*tables.profile_tables(p))
+        table(*bench_tables.profile_tables(p))
     absent = [f"{name} was not run: {why}" for name, why in done.skipped]
     unrecorded = [f"not recorded: {why}" for why in done.not_recorded]
-    line(*tables.bench_lines(done.measurements), *absent, *unrecorded)
+    line(*bench_tables.bench_lines(done.measurements), *absent, *unrecorded)
 
 
 @app.command()

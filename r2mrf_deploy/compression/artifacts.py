@@ -17,7 +17,6 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.compression import costs as costing
 from r2mrf_deploy.compression.curve import Curve, Point
-from r2mrf_deploy.compression.journal import Journal, digest
 from r2mrf_deploy.compression.judging import AgainstMaps, AgainstMasks
 from r2mrf_deploy.compression.search import METHOD, Search, Structure, held
 from r2mrf_deploy.datasets import Dataset
@@ -35,6 +34,7 @@ from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked
 from r2mrf_deploy.manifest import NEUTRAL, Contract
 from r2mrf_deploy.parity.compare import compressed_tolerance, sample_inputs
+from r2mrf_deploy.parity.measurements import Measurements, digest
 from r2mrf_deploy.parity.node_search import Drop
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
 from r2mrf_deploy.wording import count
@@ -239,8 +239,8 @@ class _Job:
         tools = {
             "tools": environment.tool_versions("r2mrf-deploy", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy"),
         }  # fmt: skip
-        journal = Journal(options.resume, subject | tools)
-        self.costs = costing.find(options.costs, journal)
+        measured: Measurements[float | Drop] = Measurements(options.resume, subject | tools, float | Drop)
+        self.costs = costing.find(options.costs, measured)
         self.maps = AgainstMaps(self.full.model, contract, judged)
         judge = self.maps if dataset is None else AgainstMasks(self.full.model, contract, dataset)
         whole = Point(
@@ -257,7 +257,7 @@ class _Job:
             precision = "fp32"
             self.warnings.append(f"nothing is computed in INT8, which costs no less than FP32 on {self.costs.name}")
         self.job = Search(
-            self.structures, self.full.model, judge, self.costs, fitting, journal, precision, curve, self.progress
+            self.structures, self.full.model, judge, self.costs, fitting, measured, precision, curve, self.progress
         )
 
     def _read(self, found: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -17,12 +17,12 @@ from r2mrf_deploy import gpus, runtimes
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.budget import EFFICIENCY, Roof
-from r2mrf_deploy.compression.journal import Journal
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.files import scratch
 from r2mrf_deploy.graph.cost import MULTIPLY_ADDS_PER_BYTE
 from r2mrf_deploy.graph.kernels import Kernel, kernels
 from r2mrf_deploy.graph.prepare import standard
+from r2mrf_deploy.parity.measurements import Measurements
 
 MEASURED = ("onnxruntime", "openvino")
 """The runtimes whose kernels can be measured here."""
@@ -144,24 +144,24 @@ class Measured(Costs):
     What is not a convolution is counted by its bytes, at the rate of `BANDWIDTH`.
 
     Args:
-        journal: keeps the times, so that a search that is resumed decides as it would have.
+        measured: keeps the times, so that a search that is resumed decides as it would have.
     """
 
     unit = "ms"
     BANDWIDTH = 8e6
     """Bytes per millisecond, of one core's copies."""
 
-    def __init__(self, runtime: str, journal: Journal) -> None:
+    def __init__(self, runtime: str, measured: Measurements[Any]) -> None:
         self.name = runtime
         self._runtime = runtimes.get(runtime)
-        self._journal = journal
+        self._measured = measured
 
     def kernel(self, kernel: Kernel) -> float:
         return kernel.bytes / self.BANDWIDTH
 
     def convolution(self, shape: Shape, precision: str) -> float:
         key = f"{self.name} {precision} {shape}"
-        return float(self._journal.get(key, lambda: self._time(shape, precision)))
+        return float(self._measured.get(key, lambda: self._time(shape, precision)))
 
     def _time(self, shape: Shape, precision: str) -> float:
         with scratch() as folder:
@@ -179,7 +179,7 @@ class Measured(Costs):
         return statistics.median(times)
 
 
-def find(name: str | None, journal: Journal) -> Costs:
+def find(name: str | None, measured: Measurements[Any]) -> Costs:
     """The costs that a name stands for: a runtime of `MEASURED`, a class of `gpus`, or None for the cost model.
 
     Raises:
@@ -190,7 +190,7 @@ def find(name: str | None, journal: Journal) -> Costs:
         return CostModel()
     if name in MEASURED:
         _require(name)
-        return Measured(name, journal)
+        return Measured(name, measured)
     try:
         return Roofline(Roof.of(gpus.find(name)))
     except UsageError:

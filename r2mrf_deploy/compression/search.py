@@ -2,7 +2,7 @@
 
 For each number of steps that the bound allows, every unit (see `plans`) is tried alone once; plans are made of what that
 showed; and the strongest plan within the bound is found by bisection, each time with the whole graph's maps on photographs.
-Everything that is measured goes through the journal, so the search is deterministic given what is in there.
+Whatever is measured is kept, so the search is deterministic given what was.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from r2mrf_deploy.compression import plans
 from r2mrf_deploy.compression.costs import Costs, Low, never
 from r2mrf_deploy.compression.curve import Curve, Point
 from r2mrf_deploy.compression.finetune import distil
-from r2mrf_deploy.compression.journal import Journal
 from r2mrf_deploy.compression.judging import Judge, size
 from r2mrf_deploy.compression.plans import Plan, part_of
 from r2mrf_deploy.graph import cost, quantize
 from r2mrf_deploy.graph.compression.changes import Choice, Compressible
+from r2mrf_deploy.parity.measurements import Measurements
 from r2mrf_deploy.parity.node_search import Drop
 from r2mrf_deploy.progress import Progress, ProgressCallback
 
@@ -65,7 +65,7 @@ class Search:
     judge: Judge
     costs: Costs
     fitting: Feeds
-    journal: Journal
+    measured: Measurements[Any]
     precision: str
     """"int8" where parts may be computed in it, else "fp32"."""
     curve: Curve
@@ -152,14 +152,13 @@ class Search:
         return point
 
     def _drop(self, structure: Structure, plan: Plan, share: float = 1.0, finetune: int = 0) -> Drop:
-        def find() -> dict[str, float]:
+        def find() -> Drop:
             drop = self.judge.drop(self.graph(structure, plan, finetune), plan.precision, share)
-            # a map that is not finite has lost everything, and JSON has no number for it
-            return {name: v if math.isfinite(v) else 1.0 for name, v in (("mae", drop.mae), ("f", drop.f))}
+            return Drop(*(v if math.isfinite(v) else 1.0 for v in (drop.mae, drop.f)))  # not finite: all is lost
 
         key = json.dumps([_described(structure, plan.choice), plan.int8, share, finetune])
-        found = self.journal.get(key, find)
-        return Drop(float(found["mae"]), float(found["f"]))
+        found: Drop = self.measured.get(key, find)
+        return found
 
     def _changed(self, structure: Structure, plan: Plan) -> onnx.ModelProto:
         return self.subject(structure).changed(plan.choice) if plan.choice != Choice() else structure.model

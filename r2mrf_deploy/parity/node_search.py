@@ -8,7 +8,6 @@ be given up (delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
 from __future__ import annotations
 
 import hashlib
-import json
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
@@ -19,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from pydantic import BaseModel
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import CheckFailed, InputError, reading
-from r2mrf_deploy.files import document, refuse_unwritable, scratch, write_atomically
+from r2mrf_deploy.errors import CheckFailed
+from r2mrf_deploy.files import scratch
 from r2mrf_deploy.graph import naming, precision
 from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.metrics import agreement
+from r2mrf_deploy.parity.measurements import Measurements
 from r2mrf_deploy.parity.pieces import BOUND, Pieces
 from r2mrf_deploy.progress import Progress, ProgressCallback, silent
 from r2mrf_deploy.runtimes.base import Arrays, Runner, Runtime
@@ -203,13 +202,6 @@ def _fewest(kept: list[str], tried: Tried, bound: Drop) -> tuple[list[str], dict
         size = max(size // 2, 1)
 
 
-class _Stored(BaseModel):
-    """A search's evaluations as they are stored."""
-
-    subject: str
-    drops: dict[str, Drop]
-
-
 def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, object]) -> Evaluate:
     """Wrap `evaluate` so that a set of kept nodes is evaluated only once, even if a search is interrupted.
 
@@ -220,23 +212,9 @@ def resumable(evaluate: Evaluate, file: Path | None, subject: Mapping[str, objec
     Raises:
         InputError: the file is damaged, or it has another subject.
     """
-    identity = hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()
-    drops: dict[str, Drop] = {}
-    if file is not None:
-        refuse_unwritable(file)
-    if file is not None and file.exists():
-        with reading(file, InputError, "is not a stored search", "delete it"):
-            stored = _Stored.model_validate_json(document(file))
-        drops = stored.drops
-        if stored.subject != identity:
-            raise InputError(f"{file} belongs to another model, calibration or option: delete it, or name another file")
+    measured: Measurements[Drop] = Measurements(file, subject, Drop)
 
     def known(kept: frozenset[str]) -> Drop:
-        key = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
-        if key not in drops:
-            drops[key] = evaluate(kept)
-            if file is not None:
-                write_atomically(file, _Stored(subject=identity, drops=drops).model_dump_json().encode())
-        return drops[key]
+        return measured.get(hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest(), lambda: evaluate(kept))
 
     return known

@@ -9,7 +9,7 @@ from typing import Any
 from r2mrf_deploy.bench import summary
 from r2mrf_deploy.bench.protocol import Bench
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
-from r2mrf_deploy.report import forms, plots, tables
+from r2mrf_deploy.report import bench_tables, forms, plots, tables
 
 
 def refuse(plot: Path | None, *files: Path | None) -> None:
@@ -39,12 +39,12 @@ def write(
     if profiles:
         written += _each(profiles, [(f"{p.name}-{p.runtime}", p.to_trtexec()) for p in bench.profiles])
     if table:
-        rows = tables.bench_rows(bench.measurements)
+        rows = bench_tables.bench_rows(bench.measurements)
         written.append(write_atomically(table, forms.csv_bytes(list(rows[0]), [list(r.values()) for r in rows])))
     if markdown:
         head = f"{tables.where(bench.machine, bench.tools)}\n\n"
-        body = forms.markdown(tables.bench_table(bench.measurements))
-        notes = "".join(f"\n- {line}" for line in tables.bench_lines(bench.measurements))
+        body = forms.markdown(bench_tables.bench_table(bench.measurements))
+        notes = "".join(f"\n- {line}" for line in bench_tables.bench_lines(bench.measurements))
         written.append(write_atomically(markdown, f"{head}{body}{notes}\n".encode()))
     if plot:
         written.append(plots.latency(bench.measurements, plot))

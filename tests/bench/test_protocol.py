@@ -19,7 +19,7 @@ from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, bench_artifacts, measure, median_interval
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
-from r2mrf_deploy.report import bench_files, tables
+from r2mrf_deploy.report import bench_files, bench_tables
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
 
@@ -188,9 +188,9 @@ def test_noise_is_told_from_difference() -> None:
     different = measure(candidates(2, 20), Protocol(0, 0, 100, 10))  # other tests run beside this one
     few = measure(candidates(2, 20), Protocol(0, 0, 10, 10))
     assert same[0].differs is None and different[1].differs is True and few[1].differs is None
-    assert "too few turns" in tables.bench_lines(few)[0]
+    assert "too few turns" in bench_tables.bench_lines(few)[0]
     swamped = replace(same[1], differs=False)
-    assert "from noise" in tables.bench_lines([same[0], swamped])[0]
+    assert "from noise" in bench_tables.bench_lines([same[0], swamped])[0]
 
 
 def test_options_go_to_those_who_know_them(small: Path, exported: Path) -> None:

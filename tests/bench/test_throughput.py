@@ -18,7 +18,7 @@ from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.predictor import Predictor
-from r2mrf_deploy.report import tables
+from r2mrf_deploy.report import bench_tables
 from r2mrf_deploy.runtimes import MOST_STREAMS, OpenOptions
 from r2mrf_deploy.runtimes.base import Arrays, Availability, Runner, Runtime
 
@@ -91,8 +91,8 @@ def test_those_that_a_stream_has_in_flight_are_counted() -> None:
         in_flight = 2
 
     (found,) = measure([candidate(Device(), mode="throughput", requests=3)], QUICK)
-    assert found.requests == tables.bench_rows([found])[0]["requests"] == 6
-    assert "with 6 inferences in flight" in tables.throughput_lines([found])[0]
+    assert found.requests == bench_tables.bench_rows([found])[0]["requests"] == 6
+    assert "with 6 inferences in flight" in bench_tables.throughput_lines([found])[0]
 
 
 def test_both_modes_are_compared(tiny_onnx: Callable[..., Path], fake: Callable[[Fake], Fake]) -> None:
@@ -102,12 +102,12 @@ def test_both_modes_are_compared(tiny_onnx: Callable[..., Path], fake: Callable[
     assert [(m.mode, m.requests) for m in (alone, together)] == [("latency", 1), ("throughput", 3)]
     assert [o.throughput for o in runtime.opened] == [False, True]
     assert together.flags == ("throughput",) and alone.flags == (), "a manifest keeps the two apart"
-    said = tables.throughput_lines(done.measurements)[0]
+    said = bench_tables.throughput_lines(done.measurements)[0]
     ratio = together.images_per_second / alone.images_per_second
     assert "with 3 inferences in flight" in said and f"{ratio:.2f} times those of one after the other" in said
-    head = tables.bench_table(done.measurements).heads
+    head = bench_tables.bench_table(done.measurements).heads
     assert "in flight" in head and "images/s" in head
-    rows = tables.bench_rows(done.measurements)
+    rows = bench_tables.bench_rows(done.measurements)
     assert [(r["mode"], r["requests"]) for r in rows] == [("latency", 1), ("throughput", 3)]
     assert done.to_dict()["measurements"][1]["requests"] == 3
 
@@ -138,17 +138,17 @@ def test_power_is_told_where_the_machine_tells_it(monkeypatch: pytest.MonkeyPatc
     (m,) = measure([candidate(Shared(), mode="throughput", requests=2)], QUICK)
     assert m.watts == pytest.approx(20, rel=0.1)
     assert m.images_per_joule == pytest.approx(m.images_per_second / 20, rel=0.1)
-    (said,) = tables.throughput_lines([m])
+    (said,) = bench_tables.throughput_lines([m])
     assert "images per second per watt of the processor" in said
-    assert "images/J" in tables.bench_table([m]).heads
+    assert "images/J" in bench_tables.bench_table([m]).heads
 
 
 def test_else_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(power, "of_cpu", lambda: None)
     (m,) = measure([candidate(Shared(), mode="throughput", requests=2)], QUICK)
     assert m.watts is None and m.images_per_joule is None
-    assert tables.throughput_lines([m])[-1] == "the machine does not tell its power"
-    assert "images/J" not in tables.bench_table([m]).heads
+    assert bench_tables.throughput_lines([m])[-1] == "the machine does not tell its power"
+    assert "images/J" not in bench_tables.bench_table([m]).heads
 
 
 @pytest.mark.artifact
