@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+EXPORTED = {"exported", "export", "traced", "converted", "small_compressed", "programs"}
+"""The fixtures that are exported files."""
+
+
 def manifest_of(path: Path) -> Manifest | None:
     """The manifest of an artifact, which must match it."""
     return Artifact.open(path).manifest
@@ -42,7 +46,9 @@ def forge(manifest: Manifest, model: Path) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What uses an exported file has the marker `artifact`, whether it says so or not."""
     for item in items:
-        if {"exported", "export", "traced", "converted", "programs"} & set(getattr(item, "fixturenames", ())):
+        if {"exported", "export", "traced", "converted", "programs", "small_compressed"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("artifact")
 
 
@@ -172,6 +178,21 @@ def converted(exported: Path, album: Path, once: Once) -> Callable[[str], Path]:
         return once(precision, fill) / "c.onnx"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_compressed(export: Callable[..., Path], album: Path, once: Once) -> Path:
+    """What `r2mrf compress` makes of `small`, 96x128, with its largest savings only: narrower, factored, parts in INT8."""
+    from r2mrf_deploy.compression import CompressionOptions, compress_artifact, plans
+
+    options = CompressionOptions(max_drop=0.2, allow_failed_parity=True)
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plans, "WORTH", 0.1)
+            compress_artifact(export(), folder / "compressed.onnx", album, options)
+
+    return once("compressed", fill) / "compressed.onnx"
 
 
 @pytest.fixture(scope="session")

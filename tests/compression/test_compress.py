@@ -20,7 +20,6 @@ from r2mrf_deploy.compression.costs import Costs
 from r2mrf_deploy.compression.curve import Curve
 from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.errors import CheckFailed, InputError, UsageError
-from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.metrics import agreement
@@ -259,10 +258,10 @@ def test_a_graph_of_free_sizes_or_reduced_precision_is_refused(
 
 
 @pytest.mark.artifact
-def test_a_checkpoint_becomes_an_artifact_like_any_other(
+def test_a_checkpoint_is_compressed_with_fewer_steps(
     small: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Export, search over steps too, parity with the checkpoint, and another format."""
+    """Export, search over steps too, and parity with the checkpoint."""
     monkeypatch.setattr(plans, "WORTH", 0.03)  # so that few changes are tried
     output = tmp_path / "small.onnx"
     options = CompressionOptions(max_drop=0.2, size=(64, 64), precision="fp32")
@@ -272,9 +271,6 @@ def test_a_checkpoint_becomes_an_artifact_like_any_other(
     assert done.manifest.checkpoint_sha256 and done.manifest.compression["full_steps"] == 2
     (found,) = compare_artifacts(small, [output], photographs)
     assert found.verdict == "pass", found.reason
-    built = build_artifact(output, tmp_path / "small.xml")
-    assert built.parity is not None and built.parity.passed
-    assert built.manifest.compression == done.manifest.compression
 
 
 def test_the_command_prints_the_curve(

@@ -26,7 +26,11 @@ SIZES = [(1, 1), (1, 300), (317, 451), (451, 317), (96, 128), (96, 500), (500, 1
 
 @pytest.fixture
 def artifact(
-    exported: Path, export: Callable[..., Path], converted: Callable[[str], Path], tmp_path: Path
+    exported: Path,
+    export: Callable[..., Path],
+    converted: Callable[[str], Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Callable[[str], Path]:
     """Makes an artifact of the same network, of any kind that C++ opens on a CPU."""
     exports = {"tensor": {"io": "tensor"}, "dynamic": {"dynamic": True}, "batch": {"batch": 2}}
@@ -36,6 +40,8 @@ def artifact(
             return exported
         if kind == "xml":
             return build_artifact(exported, tmp_path / "x.xml").path
+        if kind == "compressed":
+            return Path(request.getfixturevalue("small_compressed"))
         return export(**exports[kind]) if kind in exports else converted(kind)
 
     return make
@@ -66,7 +72,12 @@ def test_at_any_size(artifact: Callable[[str], Path], open_engine: OpenEngine, k
 
 @pytest.mark.parametrize(
     "kind",
-    ["xml", "tensor", *(pytest.param(k, marks=pytest.mark.slow) for k in ("fp16", "bf16", "batch", "dynamic"))],
+    [
+        "xml",
+        "tensor",
+        "compressed",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("fp16", "bf16", "batch", "dynamic")),
+    ],
 )
 def test_of_any_kind(artifact: Callable[[str], Path], open_engine: OpenEngine, kind: str) -> None:
     """Also with a free size, where images are scaled down to the largest size of the profile."""

@@ -1,0 +1,200 @@
+"""Measures what `r2mrf compress` gives: the points of its curve in a runtime, timed beside the full network.
+
+    python benchmarks/compression.py r2mrf-lite --images PHOTOS --folder models --json results/compression.json
+    python benchmarks/compression.py --json results/compression.json --plot ../docs/compression.png
+
+The search is the command's, for the runtime that is timed. Then every point that no other one beats is written, and timed
+in turns with the full network's exact graph, by the protocol of `r2mrf bench`; OpenVINO gets both in its own format.
+`--folder` keeps the search and the models, and a run that was killed goes on there. Results of other networks in the file
+stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r2mrf_deploy import environment, weights
+from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
+from r2mrf_deploy.compression import CompressionOptions, compress_artifact
+from r2mrf_deploy.compression.artifacts import curve_file
+from r2mrf_deploy.compression.curve import Curve
+from r2mrf_deploy.compression.judging import size
+from r2mrf_deploy.errors import CheckFailed
+from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.chain import export_artifact
+from r2mrf_deploy.export.options import ExportOptions
+from r2mrf_deploy.files import write_atomically
+from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.runtimes import OpenOptions
+
+
+def main() -> None:
+    given = _arguments()
+    results = json.loads(given.json.read_text()) if given.json.exists() else {}
+    if given.checkpoint:
+        found = run(given)
+        results[found["network"]] = found
+        write_atomically(given.json, (json.dumps(results, indent=2) + "\n").encode())
+    for found in results.values():
+        print("\n".join(["", *table(found)]))
+    if given.plot:
+        plot(list(results.values()), given.plot)
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Search, write the points, and time them with the full network."""
+    source = weights.checkpoint(given.checkpoint) if given.checkpoint in weights.SHIPPED else Path(given.checkpoint)
+    folder = given.folder / source.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    options = CompressionOptions(
+        given.max_drop, given.runtime, size=given.size, resume=folder / "search.json", allow_failed_parity=True
+    )
+    start = time.perf_counter()
+    try:
+        compress_artifact(source, folder / "best.onnx", given.images, options, progress=_say)
+    except CheckFailed as e:  # its curve is written, and shows how near it comes
+        print(e)
+    seconds = time.perf_counter() - start
+    curve = Curve.read(curve_file(folder / "best.onnx"))
+    rows = [{"point": None} | _figures(curve.full, curve)]
+    files = [_own_format(_full(source, folder / "full.onnx", given.size), given.runtime)]
+    for index in curve.front():
+        file = folder / f"point-{index + 1}.onnx"
+        shutil.copy(curve_file(folder / "best.onnx"), curve_file(file))
+        compress_artifact(source, file, given.images, options, point=index + 1, progress=_say)
+        rows.append({"point": index + 1} | _figures(curve.points[index], curve))
+        files.append(_own_format(file, given.runtime))
+    protocol = Protocol(duration=given.seconds)
+    done = bench_artifacts(files, [given.runtime], protocol, options=OpenOptions(threads=given.threads))
+    for row, file, measured in zip(rows, files, done.measurements, strict=True):
+        row |= {
+            "bytes": sum(f.stat().st_size for f in {file, file.with_suffix(".bin")} if f.exists()),
+            "median_ms": measured.latency.median,
+            "times_as_fast": measured.speed_up,
+            "middle_half": measured.speed_up_range,
+        }
+    return {
+        "network": source.stem,
+        "machine": done.machine | {"threads": given.threads},
+        "tools": done.tools,
+        "size": given.size,
+        "runtime": given.runtime,
+        "judged": curve.judged,
+        "max_drop": curve.max_drop,
+        "seconds": round(seconds),
+        "chosen": None if curve.chosen is None else curve.chosen + 1,
+        "rows": rows,
+    }
+
+
+def _full(source: Path, file: Path, size: tuple[int, int] | None) -> Path:
+    return export_artifact(source, file, ExportOptions(size)).path
+
+
+def _own_format(file: Path, runtime: str) -> Path:
+    """The file as the runtime likes it best."""
+    return build_artifact(file, file.with_suffix(".xml")).path if runtime == "openvino" else file
+
+
+def _figures(point: Any, curve: Curve) -> dict[str, Any]:
+    kept = point.model_dump(include={"steps", "precision", "multiply_adds", "parameters", "mae", "f", "within"})
+    changed = {"widths": len(point.channels), "ranks": len(point.ranks), "int8_parts": len(point.int8)}
+    return kept | changed | {"cost": point.cost / curve.full.cost, "loss": size(point.drop)}
+
+
+def _say(progress: Progress) -> None:
+    if "of the cost" in progress.description:  # a point of the curve
+        print(progress, flush=True)
+
+
+def table(found: Mapping[str, Any]) -> list[str]:
+    """The points in Markdown."""
+    machine, tools = found["machine"], found["tools"]
+    head = ["point", "changed", "predicted", "median", "times as fast", "MB", "MAE lost", "F lost", "within"]
+    lines = [head, ["---:", "---", *["---:"] * (len(head) - 3), "---"], *map(_cells, found["rows"])]
+    size = "x".join(map(str, found["size"])) if found["size"] else "its own size"
+    return [
+        f"{found['network']} at {size} in {found['runtime']}, {machine['cpu']}, {machine['threads']} threads, "
+        f"{found['runtime']} {tools.get(found['runtime'], '')}; loss against {found['judged']}",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in lines),
+    ]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["middle_half"]
+    steps = [] if row["steps"] is None else [f"{row['steps']} steps"]
+    changed = [f"{row[name]} {word}" for name, word in _CHANGES.items() if row[name]]
+    return [
+        "full" if row["point"] is None else str(row["point"]),
+        ", ".join(steps + changed),
+        f"{row['cost']:.0%}",
+        f"{row['median_ms']:.1f} ms",
+        f"{row['times_as_fast']:.2f} ({low:.2f}-{high:.2f})",
+        f"{row['bytes'] / 1e6:.1f}",
+        f"{row['mae']:.4f}",
+        f"{row['f']:.4f}",
+        "yes" if row["within"] else "no",
+    ]
+
+
+_CHANGES = {"widths": "narrower", "ranks": "factored", "int8_parts": "parts in INT8"}
+
+
+def plot(networks: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """What is lost over the time that is left, measured and as the search predicted it: a panel for each network."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.4), squeeze=False)
+    for axis, found in zip(axes[0], networks, strict=True):
+        full = found["rows"][0]
+        rows = sorted(found["rows"], key=lambda row: row["times_as_fast"])
+        axis.plot([100 / r["times_as_fast"] for r in rows], [r["loss"] for r in rows], "o-", label="measured time")
+        axis.plot([100 * r["cost"] for r in rows], [r["loss"] for r in rows], "o", mfc="none", label="predicted cost")
+        axis.axhline(found["max_drop"], ls="--", color="gray", label=f"bound, {found['max_drop']:g}")
+        for row in rows:
+            name = "full" if row["point"] is None else f"{row['point']}"
+            axis.annotate(name, (100 / row["times_as_fast"], row["loss"]), (4, 4), textcoords="offset points", size=8)
+        axis.set(xlabel=f"percent of the full network's time, {full['median_ms']:.0f} ms", xlim=(0, None))
+        axis.set(ylabel="larger loss of MAE and F", title=f"{found['network']}, {found['runtime']}")
+        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="a checkpoint, or the name of shipped weights")
+    parser.add_argument("--images", type=Path, help="folder of photographs")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="the input (default: the checkpoint's own)")
+    parser.add_argument("--max-drop", type=float, default=0.005)
+    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], default="openvino")
+    parser.add_argument("--threads", type=int, default=environment.describe()["cores"])
+    parser.add_argument("--seconds", type=float, default=10, help="of timing for each point")
+    parser.add_argument("--folder", type=Path, default=Path("compression"), help="for the search and the models")
+    parser.add_argument("--json", type=Path, required=True, help="the file of results")
+    parser.add_argument("--plot", type=Path, help="plot what is in the file")
+    given = parser.parse_args()
+    if given.checkpoint and not given.images:
+        parser.error("give --images to compress a checkpoint")
+    return given
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.lower().split("x"))
+    return height, width
+
+
+if __name__ == "__main__":
+    main()
