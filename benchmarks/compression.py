@@ -32,6 +32,7 @@ from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.runtimes import OpenOptions
+from r2mrf_deploy.wording import count
 
 
 def main() -> None:
@@ -129,7 +130,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     low, high = row["middle_half"]
-    steps = [] if row["steps"] is None else [f"{row['steps']} steps"]
+    steps = [] if row["steps"] is None else [count(row["steps"], "step")]
     changed = [f"{row[name]} {word}" for name, word in _CHANGES.items() if row[name]]
     return [
         "full" if row["point"] is None else str(row["point"]),
@@ -166,7 +167,8 @@ def plot(networks: Sequence[Mapping[str, Any]], file: Path) -> None:
             axis.annotate(name, (100 / row["times_as_fast"], row["loss"]), (4, 4), textcoords="offset points", size=8)
         axis.set(xlabel=f"percent of the full network's time, {full['median_ms']:.0f} ms", xlim=(0, None))
         axis.set(ylabel="larger loss of MAE and F", title=f"{found['network']}, {found['runtime']}")
-        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_yscale("symlog", linthresh=found["max_drop"])
+        axis.set_ylim(bottom=-found["max_drop"] / 10)
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     figure.tight_layout()

@@ -222,6 +222,14 @@ class Work:
             "compressed", ".onnx", lambda file: compress_artifact(self.source, file, self.calibration, options)
         )
 
+    def own_format(self, make: Callable[[], Path]) -> Path:
+        """A file of this package as OpenVINO's own, as its user would deploy it there."""
+        from r2mrf_deploy.export.build import build_artifact
+
+        file = make()
+        name = f"{file.stem.removeprefix(f'{self.source.stem}-')}-{sha256(file)[:8]}"
+        return self.product(name, ".xml", lambda xml: build_artifact(file, xml, allow_failed_parity=True))
+
     # what runs
 
     def pytorch(self, module: Any, form: str) -> Runner:

@@ -175,7 +175,7 @@ def in_openvino(work: Work, title: str, side: str, kind: str, make: Callable[[],
 
 def ours(work: Work, title: str, kind: str, make: Callable[[], Path]) -> Iterator[Entry]:
     """A file of this package, in OpenVINO and in ONNX Runtime."""
-    yield from in_openvino(work, title, "ours", kind, make)
+    yield from in_openvino(work, title, "ours", kind, partial(work.own_format, make))
     yield Entry(f"{title}, ONNX Runtime", "ours", kind, partial(work.run_file, make, "onnxruntime"))
 
 

@@ -105,11 +105,14 @@ def pareto(curve: Curve, path: Path) -> Path:
         )
     axis.plot(100, 0, "k*", ms=10, label="full network")
     axis.axhline(curve.max_drop, ls="--", lw=1, color="gray", label=f"bound, {curve.max_drop:g}")
-    axis.set_yscale("symlog", linthresh=1e-3)
+    axis.set_yscale("symlog", linthresh=curve.max_drop)
+    axis.set_ylim(bottom=min([0.0, *(max(p.mae, p.f) for p in curve.points)]) - curve.max_drop / 10)
     axis.set(xlabel=f"cost, percent of the full network ({curve.costs})", ylabel="larger loss of MAE and F")
     axis.set_xlim(0, None)
     axis.set_title(f"{curve.source} against {curve.judged}", parse_math=False)
-    return _finish(figure, path, -0.12)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    return save(figure, path)
 
 
 def _cost(point: Point, curve: Curve) -> float:

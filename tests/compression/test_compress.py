@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from r2mrf_deploy import images, runtimes
@@ -196,6 +197,19 @@ def test_measured_kernels_are_measured_once(
     before = len(timed)
     again = compress_artifact(detector, tmp_path / "a.onnx", photographs, options)
     assert len(timed) == before and again.curve == first.curve  # times from the first run: the same choice
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("pixels", [(1, 1), (1, 7), (8, 6)])
+def test_what_is_timed_is_several_different_convolutions(precision: str, pixels: tuple[int, int]) -> None:
+    from r2mrf_deploy.compression.costs import Shape, copies_of
+
+    shape = Shape(4, 6, (3, 3), pixels, pixels, 2, (("pads", (1, 1, 1, 1)),))
+    model = copies_of(shape, precision, 3)
+    onnx.checker.check_model(model, full_check=True)
+    x = np.random.default_rng(0).standard_normal((1, 4, *pixels), np.float32)
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    assert [y.shape for y in found] == [(1, 6, 1, 1)] * 3 and len({y.tobytes() for y in found}) == 3
 
 
 def test_the_cost_of_a_graph_is_that_of_its_kernels(detector: Path) -> None:
