@@ -58,16 +58,16 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     )
     start = time.perf_counter()
     try:
-        compress_artifact(source, folder / "best.onnx", given.images, options, progress=_say)
+        compress_artifact(source, folder / "compressed.onnx", given.images, options, progress=_say)
     except CheckFailed as e:  # its curve is written, and shows how near it comes
         print(e)
     seconds = time.perf_counter() - start
-    curve = Curve.read(curve_file(folder / "best.onnx"))
+    curve = Curve.read(curve_file(folder / "compressed.onnx"))
     rows = [{"point": None} | _figures(curve.full, curve)]
     files = [_own_format(_full(source, folder / "full.onnx", given.size), given.runtime)]
     for index in curve.front():
         file = folder / f"point-{index + 1}.onnx"
-        shutil.copy(curve_file(folder / "best.onnx"), curve_file(file))
+        shutil.copy(curve_file(folder / "compressed.onnx"), curve_file(file))
         compress_artifact(source, file, given.images, options, point=index + 1, progress=_say)
         rows.append({"point": index + 1} | _figures(curve.points[index], curve))
         files.append(_own_format(file, given.runtime))
@@ -158,17 +158,17 @@ def plot(networks: Sequence[Mapping[str, Any]], file: Path) -> None:
     figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.4), squeeze=False)
     for axis, found in zip(axes[0], networks, strict=True):
         full = found["rows"][0]
-        rows = sorted(found["rows"], key=lambda row: row["times_as_fast"])
+        rows = sorted(found["rows"], key=lambda row: row["loss"])
         axis.plot([100 / r["times_as_fast"] for r in rows], [r["loss"] for r in rows], "o-", label="measured time")
         axis.plot([100 * r["cost"] for r in rows], [r["loss"] for r in rows], "o", mfc="none", label="predicted cost")
         axis.axhline(found["max_drop"], ls="--", color="gray", label=f"bound, {found['max_drop']:g}")
         for row in rows:
             name = "full" if row["point"] is None else f"{row['point']}"
             axis.annotate(name, (100 / row["times_as_fast"], row["loss"]), (4, 4), textcoords="offset points", size=8)
-        axis.set(xlabel=f"percent of the full network's time, {full['median_ms']:.0f} ms", xlim=(0, None))
+        axis.set(xlabel=f"percent of the full network's time, {full['median_ms']:.0f} ms", xlim=(0, 110))
         axis.set(ylabel="larger loss of MAE and F", title=f"{found['network']}, {found['runtime']}")
         axis.set_yscale("symlog", linthresh=found["max_drop"])
-        axis.set_ylim(bottom=-found["max_drop"] / 10)
+        axis.set_ylim(-found["max_drop"] / 10, 1.4 * rows[-1]["loss"])
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     figure.tight_layout()
