@@ -3,7 +3,7 @@
     python benchmarks/compression.py r2mrf-lite --images PHOTOS --folder models --json results/compression.json
     python benchmarks/compression.py --json results/compression.json --plot ../docs/compression.png
 
-The search is the command's, for the runtime that is timed. Then every point that no other one beats is written, and timed
+The search is the command's, for the runtime that is timed. Then the points that no other one beats are written, and timed
 in turns with the full network's exact graph, by the protocol of `r2mrf bench`; OpenVINO gets both in its own format.
 `--folder` keeps the search and the models, and a run that was killed goes on there. Results of other networks in the file
 stay.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,9 @@ from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.wording import count
+
+APART = 0.02
+"""The share of the full network's cost by which the points that are timed differ."""
 
 
 def main() -> None:
@@ -56,16 +58,14 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     options = CompressionOptions(
         given.max_drop, given.runtime, size=given.size, resume=folder / "search.json", allow_failed_parity=True
     )
-    start = time.perf_counter()
     try:
         compress_artifact(source, folder / "compressed.onnx", given.images, options, progress=_say)
     except CheckFailed as e:  # its curve is written, and shows how near it comes
         print(e)
-    seconds = time.perf_counter() - start
     curve = Curve.read(curve_file(folder / "compressed.onnx"))
     rows = [{"point": None} | _figures(curve.full, curve)]
     files = [_own_format(_full(source, folder / "full.onnx", given.size), given.runtime)]
-    for index in curve.front():
+    for index in apart(curve):
         file = folder / f"point-{index + 1}.onnx"
         shutil.copy(curve_file(folder / "compressed.onnx"), curve_file(file))
         compress_artifact(source, file, given.images, options, point=index + 1, progress=_say)
@@ -88,10 +88,19 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "runtime": given.runtime,
         "judged": curve.judged,
         "max_drop": curve.max_drop,
-        "seconds": round(seconds),
         "chosen": None if curve.chosen is None else curve.chosen + 1,
         "rows": rows,
     }
+
+
+def apart(curve: Curve) -> list[int]:
+    """The points that no other one beats, without those that cost nearly the same as the one before; with the chosen one."""
+    found: list[int] = []
+    for index in curve.front():
+        last = curve.points[found[-1]].cost if found else 0.0
+        if index == curve.chosen or curve.points[index].cost - last >= APART * curve.full.cost:
+            found.append(index)
+    return found
 
 
 def _full(source: Path, file: Path, size: tuple[int, int] | None) -> Path:

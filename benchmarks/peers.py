@@ -1,9 +1,9 @@
 """Times what else would run the same network, beside what this package makes of it: one script, one table.
 
-    nice python benchmarks/peers.py --json benchmarks/results/peers.json
+    nice python benchmarks/peers.py --json peers.json
     python benchmarks/peers.py r2mrf-lite --data CUHK --dataset cuhk --split cuhk-validation --calibration FOLDER --compress
-    python benchmarks/peers.py --seconds 10 --control-seconds 1200 --folder models --json benchmarks/results/peers.json
-    python benchmarks/peers.py --table benchmarks/results/peers.json
+    python benchmarks/peers.py --seconds 10 --control-seconds 1200 --folder models --json peers.json
+    python benchmarks/peers.py --table benchmarks/results/peers-r2mrf-lite.json
 
 The peers get the network in PyTorch, as a user would hand it to them: PyTorch itself, eager and compiled; ONNX Runtime, on
 the graph that torch.onnx.export makes; OpenVINO, on what its own converter makes; and NNCF, which quantises that. Ours are

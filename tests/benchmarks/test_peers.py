@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,18 +19,7 @@ from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import Runner, Timing
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
+from tests.benchmarks.conftest import FOLDER, load
 
 models = load("peer_models")  # which the other imports by this name
 peers = load("peers")
@@ -101,12 +88,11 @@ def test_a_stored_file_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert peers.table(FOUND) in said and all(line in said for line in peers.goals(FOUND))
 
 
-def test_the_stored_results_of_this_project_render() -> None:
-    file = FOLDER / "results" / "peers.json"
-    if not file.exists():
-        pytest.skip("the comparison has not been measured on a quiet machine yet")
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("results/peers-*.json")), ids=lambda file: file.stem)
+def test_the_stored_results_of_this_project_render(file: Path) -> None:
     found = json.loads(file.read_text())
     assert len(peers.table(found).splitlines()) == 2 + len(found["rows"]) and len(peers.goals(found)) == 3
+    assert not [row["title"] for row in found["rows"] if "failure" in row]
 
 
 # ---- the goals

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,20 +15,9 @@ import pytest
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.bench.protocol import Protocol
 from r2mrf_deploy.errors import UsageError
+from tests.benchmarks.conftest import load
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "small_devices.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("small_devices", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-small = load()
+small = load("small_devices")
 MIB = 1 << 20
 
 
