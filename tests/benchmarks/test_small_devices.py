@@ -15,7 +15,7 @@ import pytest
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.bench.protocol import Protocol
 from r2mrf_deploy.errors import UsageError
-from tests.benchmarks.conftest import load
+from tests.benchmarks.conftest import FOLDER, load
 
 small = load("small_devices")
 MIB = 1 << 20
@@ -118,6 +118,6 @@ def test_a_page_gets_its_tables_and_keeps_its_text(tmp_path: Path) -> None:
 
 
 def test_the_page_of_this_project_has_places_for_them() -> None:
-    text = (SCRIPT.parents[1] / "docs" / "edge.md").read_text()
+    text = (FOLDER.parent / "docs" / "edge.md").read_text()
     for name in small.tables(FOUND):
         assert f"<!-- {name} -->\n" in text and f"\n<!-- end of {name} -->\n" in text
