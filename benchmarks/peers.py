@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -242,7 +243,7 @@ def _cells(row: Row) -> list[str]:
     times, scores, latency = row.get("times_as_fast_as", {}), row["scores"], row.get("latency_ms")
     return [
         row["title"],
-        row["device"],
+        re.sub(r", CPU, \d+ threads?", "", row["device"]),  # the same in all
         f"{latency['median']:.1f} ms" if latency else "-",
         *(f"{times[name]:.2f}" if name in times else "-" for name in ("eager", "fp32")),
         f"{row['bytes'] / 1e6:.1f}",
