@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch starts its threads: as many workers as cores would fight
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     import onnx
 
 
+heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+"""As `preexec_fn`, it lets a program hear Ctrl-C, which what runs in the background ignores."""
 EXPORTED = {"exported", "export", "traced", "converted", "small_compressed", "programs"}
 """The fixtures that are exported files."""
 

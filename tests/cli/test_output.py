@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from r2mrf_deploy.datasets import read_dataset
 from r2mrf_deploy.evaluation import Method
 from r2mrf_deploy.progress import Interrupted, Notice, Progress, item_by_item
 from r2mrf_deploy.report.screen import Screen
-from tests.conftest import manifest_of
+from tests.conftest import heard, manifest_of
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 HOSTILE = ("a[red]b", "c[", "\x1b[31m", "new\nline", "x`output`y", b"\xff".decode("utf-8", "surrogateescape"))
@@ -242,7 +241,6 @@ def test_ctrl_c_prints_what_was_done_as_json(exported: Path, tmp_path: Path) -> 
     for n in range(500):
         (tmp_path / f"{n:03}.png").write_bytes(photograph)
     inputs = ["predict", str(exported), str(tmp_path), "-o", str(tmp_path / "out"), "--json"]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
     process = subprocess.Popen(
         [sys.executable, "-m", "r2mrf_deploy", *inputs],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard,

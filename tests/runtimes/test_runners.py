@@ -14,6 +14,7 @@ from r2mrf_deploy.errors import ArtifactError, InputError, R2mrfError, RuntimeUn
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
+from tests.conftest import heard
 
 pytestmark = pytest.mark.artifact
 
@@ -65,7 +66,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_ctrl_c_is_heard_after_two_runners(exported: Path, runtime: str) -> None:
     command = [sys.executable, "-c", _TWO, str(exported), runtime]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=heard)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 

@@ -38,7 +38,7 @@ from r2mrf_deploy.runtimes import OpenOptions, Runner
 from r2mrf_deploy.runtimes.web import browser, runner
 from r2mrf_deploy.runtimes.web.browser import Browser, BrowserFailed
 from r2mrf_deploy.runtimes.web.site import Server
-from tests.conftest import Once, TinyOnnx
+from tests.conftest import Once, TinyOnnx, heard
 from tests.web_pages import needs_browser, small_library, unchecked
 
 Page = Callable[[Path], Artifact]
@@ -448,8 +448,8 @@ def test_messages_keep_names_types_and_shapes() -> None:
 
 def test_serve_shows_a_page_until_it_is_stopped(served: tuple[Artifact, Server]) -> None:
     made, _ = served
-    command = [sys.executable, "-m", "r2mrf_deploy", "serve", str(made.path.parent), "--http-port", "0"]
-    with subprocess.Popen([*command[:-1], str(free_port())], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "r2mrf_deploy", "serve", str(made.path.parent), "--http-port", str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stdout is not None
         address = process.stdout.readline().removeprefix("http: ").strip()
         assert address.startswith("http://127.0.0.1:")
