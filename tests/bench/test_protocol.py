@@ -98,10 +98,10 @@ def test_nonsense_is_refused() -> None:
 
 
 def test_streams_run_side_by_side() -> None:
-    (one,) = measure(candidates(20), Protocol(0, 0, 10, 10))
     (two,) = measure(candidates(20), Protocol(0, 0, 20, 10, streams=2))
-    assert two.summary.throughput / one.summary.throughput == pytest.approx(2, rel=0.25)  # a sleep takes no core
-    assert two.latency.median == pytest.approx(one.latency.median, rel=0.25)
+    in_flight = two.summary.throughput * two.latency.mean / 1000  # by Little's law; a busy machine changes both alike
+    assert in_flight == pytest.approx(2, rel=0.25)
+    assert 20 <= two.latency.median < 35  # 40 if one waited for the other
 
 
 def test_a_stream_that_fails_ends_the_benchmark() -> None:

@@ -147,7 +147,7 @@ def test_the_search_keeps_what_the_bound_asks_for(exported: Path, album: Path, t
     others.mkdir()
     for number, photograph in enumerate(sample_photographs.sharp()[6:12]):
         (others / f"{number}.png").write_bytes(images.png(images.resize(photograph, (120, 160))))
-    with pytest.raises(InputError, match="another model, calibration or option"):
+    with pytest.raises(InputError, match="another model, other photographs, options"):
         convert_artifact(exported, tmp_path / "d.onnx", replace(options, calibration=others))
 
 
