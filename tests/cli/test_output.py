@@ -245,7 +245,7 @@ def test_ctrl_c_prints_what_was_done_as_json(exported: Path, tmp_path: Path) -> 
         [sys.executable, "-m", "r2mrf_deploy", *inputs],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard,
     )  # fmt: skip
-    while process.poll() is None and not (tmp_path / "out" / "002_overlay.jpg").is_file():
+    while process.poll() is None and not (tmp_path / "out" / "010_overlay.jpg").is_file():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said, error = process.communicate(timeout=60)
