@@ -33,7 +33,7 @@ from r2mrf_deploy.graph.prepare import prepared
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked
 from r2mrf_deploy.manifest import NEUTRAL, Contract
-from r2mrf_deploy.parity.compare import compressed_tolerance, sample_inputs
+from r2mrf_deploy.parity.compare import ELSEWHERE, compressed_tolerance, photographs_for, sample_inputs
 from r2mrf_deploy.parity.measurements import Measurements, digest
 from r2mrf_deploy.parity.node_search import Drop
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
@@ -48,6 +48,8 @@ EVALUATED = 16
 """On how many photographs maps are compared at most."""
 FITTED = 64
 """To how many others factors are fitted, and ranges calibrated, at most."""
+PROBED = 4
+"""Of the photographs that maps are compared on, every so-many-th is one that each change is tried on alone."""
 ENOUGH = 24
 """With fewer photographs, the same ones serve for both, and there is a warning."""
 
@@ -242,7 +244,10 @@ class _Job:
         measured: Measurements[float | Drop] = Measurements(options.resume, subject | tools, float | Drop)
         self.costs = costing.find(options.costs, measured)
         self.maps = AgainstMaps(self.full.model, contract, judged)
+        others = [{spec.name: a} for a in sample_inputs(spec, contract.preprocess, photographs_for(None))]
+        self.elsewhere = AgainstMaps(self.full.model, contract, others)
         judge = self.maps if dataset is None else AgainstMasks(self.full.model, contract, dataset)
+        probe = partial(AgainstMaps, contract=contract, feeds=judged[::PROBED], whose="its own")
         whole = Point(
             steps=self.full.steps, precision="fp32", cost=self.costs.total(self.full.model),
             multiply_adds=cost.multiply_adds(self.full.model), parameters=cost.parameters(self.full.model),
@@ -257,8 +262,8 @@ class _Job:
             precision = "fp32"
             self.warnings.append(f"nothing is computed in INT8, which costs no less than FP32 on {self.costs.name}")
         self.job = Search(
-            self.structures, self.full.model, judge, self.costs, fitting, measured, precision, curve, self.progress
-        )
+            self.structures, self.full.model, judge, probe, self.costs, fitting, measured, precision, curve, self.progress
+        )  # fmt: skip
 
     def _read(self, found: Sequence[Path]) -> Iterator[np.ndarray]:
         chosen = _spaced(found, EVALUATED + FITTED)
@@ -334,12 +339,12 @@ class _Job:
         if point.within and not drop.within(self.job.bound):  # sums in another order round INT8 otherwise
             graph, reduced = changed, self.job.lowered(changed, point.plan)
             drop = self.job.judge.drop(reduced, point.precision)
-        own = self.maps.drop(reduced, point.precision)
+        own, elsewhere = (maps.drop(reduced, point.precision) for maps in (self.maps, self.elsewhere))
         tools = environment.tool_versions("r2mrf-deploy", "onnx", "onnxruntime-gpu", "onnxruntime")
         done = derived(
             self.full.artifact, self.contract_of(structure), tools,
-            precision=point.precision, compression=self._stated(point, drop, own), multiply_adds=cost.multiply_adds(graph),
-            parameters=cost.parameters(graph), opset=onnx.opset(reduced),
+            precision=point.precision, compression=self._stated(point, drop, own, elsewhere),
+            multiply_adds=cost.multiply_adds(graph), parameters=cost.parameters(graph), opset=onnx.opset(reduced),
             **self._reduced(point, graph, reduced),
         )  # fmt: skip
         check = Check(
@@ -347,7 +352,8 @@ class _Job:
             tolerance=compressed_tolerance(done), allow_failed_parity=self.options.allow_failed_parity,
         )  # fmt: skip
         made = check.publish(output, lambda file: onnx.write(reduced, done, file))
-        return replace(made, warnings=(*self.warnings, *optimized.warnings, *made.warnings))
+        warnings = (*self.warnings, *self._strays(own, elsewhere), *optimized.warnings, *made.warnings)
+        return replace(made, warnings=warnings)
 
     def _reduced(self, point: Point, graph: Any, reduced: Any) -> dict[str, Any]:
         """What the contract says of INT8."""
@@ -360,7 +366,16 @@ class _Job:
             "calibration": calibration,
         }
 
-    def _stated(self, point: Point, drop: Drop, own: Drop) -> dict[str, Any]:
+    def _strays(self, own: Drop, elsewhere: Drop) -> list[str]:
+        """A warning if the map differs much more on photographs of another kind."""
+        if elsewhere.mae <= ELSEWHERE * max(own.mae, self.options.max_drop):
+            return []
+        return [
+            f"the map differs from the full network's by {own.mae:.4f} on photographs given, but by {elsewhere.mae:.4f} on "
+            "sample photographs of other scenes: give photographs of every kind that it will see"
+        ]
+
+    def _stated(self, point: Point, drop: Drop, own: Drop, elsewhere: Drop) -> dict[str, Any]:
         """The bound, and what the search measured, for the manifest."""
         curve = self.job.curve
         return {
@@ -368,6 +383,7 @@ class _Job:
             "judged": curve.judged,
             "drop": {"mae": drop.mae, "f": drop.f},
             "map": {"mae": own.mae, "f": own.f},
+            "elsewhere": {"mae": elsewhere.mae, "f": elsewhere.f},
             "full_steps": curve.full.steps,
             "costs": curve.costs,
             "cost": point.cost / curve.full.cost,

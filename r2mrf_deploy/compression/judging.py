@@ -34,8 +34,8 @@ class Judge(ABC):
         self._contract = contract
 
     @abstractmethod
-    def drop(self, graph: onnx.ModelProto, precision: str, share: float = 1.0) -> Drop:
-        """How much worse a graph is, on a share of the photographs."""
+    def drop(self, graph: onnx.ModelProto, precision: str) -> Drop:
+        """How much worse a graph is."""
 
     @contextmanager
     def _opened(self, graph: onnx.ModelProto, precision: str) -> Iterator[tuple[Runner, Contract]]:
@@ -48,27 +48,28 @@ class Judge(ABC):
 
 
 class AgainstMaps(Judge):
-    """The difference from the full network's maps, on photographs without masks.
+    """The difference from a network's maps, on photographs without masks.
 
     Args:
-        full: the full network's graph.
+        full: the network's graph.
         feeds: the photographs as inputs.
+        whose: whose maps these are.
     """
 
-    def __init__(self, full: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays]) -> None:
+    def __init__(
+        self, full: onnx.ModelProto, contract: Contract, feeds: Sequence[Arrays], whose: str = "the full network's"
+    ) -> None:
         super().__init__(contract)
         self._feeds = feeds
-        self.what = f"the full network's maps of {len(feeds)} photographs"
-        self._wanted = self._maps(full, "fp32", range(len(feeds)))
+        self.what = f"{whose} maps of {len(feeds)} photographs"
+        self._wanted = self._maps(full, "fp32")
 
-    def drop(self, graph: onnx.ModelProto, precision: str, share: float = 1.0) -> Drop:
-        number = max(1, round(share * len(self._feeds)))
-        used = _spread(len(self._feeds), number)
-        return node_search.drop(self._maps(graph, precision, used), [self._wanted[i] for i in used])
+    def drop(self, graph: onnx.ModelProto, precision: str) -> Drop:
+        return node_search.drop(self._maps(graph, precision), self._wanted)
 
-    def _maps(self, graph: onnx.ModelProto, precision: str, used: Sequence[int]) -> list[np.ndarray]:
+    def _maps(self, graph: onnx.ModelProto, precision: str) -> list[np.ndarray]:
         with self._opened(graph, precision) as (runner, _):
-            return [runner.run(self._feeds[i])["map"] for i in used]
+            return [runner.run(feed)["map"] for feed in self._feeds]
 
 
 class AgainstMasks(Judge):
@@ -78,27 +79,17 @@ class AgainstMasks(Judge):
         super().__init__(contract)
         self._dataset = dataset
         self.what = f"the masks of {len(dataset)} photographs in {dataset.folder.name}"
-        self._wanted = self._scores(full, "fp32", range(len(dataset)))
+        self._wanted = self._scores(full, "fp32")
 
-    def drop(self, graph: onnx.ModelProto, precision: str, share: float = 1.0) -> Drop:
-        number = max(1, round(share * len(self._dataset)))
-        used = _spread(len(self._dataset), number)
-        found, wanted = _mean(self._scores(graph, precision, used)), _mean([self._wanted[i] for i in used])
-        return Drop(found.mae - wanted.mae, wanted.f_half - found.f_half)
+    def drop(self, graph: onnx.ModelProto, precision: str) -> Drop:
+        found = self._scores(graph, precision)
+        return Drop(found.mae - self._wanted.mae, self._wanted.f_half - found.f_half)
 
-    def _scores(self, graph: onnx.ModelProto, precision: str, used: Sequence[int]) -> list[tuple[Scores, object]]:
+    def _scores(self, graph: onnx.ModelProto, precision: str) -> Scores:
+        data = self._dataset
         with self._opened(graph, precision) as (runner, contract):
             predictor = Predictor.of(runner, contract)
-            return [judge(predictor(self._dataset.image(i)), self._dataset.truth(i)) for i in used]
-
-
-def _spread(count: int, number: int) -> list[int]:
-    """So many of the photographs, evenly spread."""
-    return [i * count // number for i in range(number)]
-
-
-def _mean(scores: Sequence[tuple[Scores, object]]) -> Scores:
-    return average(scores)[0]  # type: ignore[arg-type]
+            return average([judge(predictor(data.image(i)), data.truth(i)) for i in range(len(data))])[0]
 
 
 def size(drop: Drop) -> float:

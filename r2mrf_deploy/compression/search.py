@@ -1,7 +1,8 @@
 """One search over everything that trades accuracy for time: recurrent steps, channels and branches, ranks, INT8.
 
-For each number of steps that the bound allows, every unit (see `plans`) is tried alone once; plans are made of what that
-showed; and the strongest plan within the bound is found by bisection, each time with the whole graph's maps on photographs.
+For each number of steps that the bound allows, every unit (see `plans`) is tried alone once, and what it does to the maps
+is measured, whatever the bound is on: against masks a change that ruins maps at full strength may look harmless alone, or
+even good. Plans are made of what that showed; and the strongest plan within the bound is found by bisection.
 Whatever is measured is kept, so the search is deterministic given what was.
 """
 
@@ -31,8 +32,6 @@ from r2mrf_deploy.parity.node_search import Drop
 from r2mrf_deploy.progress import Progress, ProgressCallback
 
 METHOD: quantize.Method = "percentile"
-PROBED = 0.25
-"""The share of the photographs that a unit's effect on the map is measured on."""
 FINETUNED = 4.0
 """With distillation, points that lose up to this many times the bound are tried."""
 CANDIDATES = 3
@@ -57,12 +56,15 @@ class Search:
 
     Args:
         structures: the network with every number of steps, the full one first and then ever fewer; opened one by one.
+        judge: of whole plans.
+        probe: makes the judge of what single changes do to the maps of a graph.
         fitting: photographs to fit factors to and to calibrate on.
     """
 
     structures: Sequence[Callable[[], Structure]]
     full: onnx.ModelProto
     judge: Judge
+    probe: Callable[[onnx.ModelProto], Judge]
     costs: Costs
     fitting: Feeds
     measured: Measurements[Any]
@@ -100,7 +102,7 @@ class Search:
             if number and not self.measure(structure, Plan()).within:
                 break
             found.append(structure)
-        half = [s for s in found if 2 * size(self._drop(s, Plan())) <= self.curve.max_drop]
+        half = [s for s in found if 2 * size(self._drop(s, Plan(), self.judge)) <= self.curve.max_drop]
         return list(dict.fromkeys([found[-1], half[-1]]))
 
     def _bisect(self, structure: Structure) -> None:
@@ -114,12 +116,12 @@ class Search:
 
     def _harm(self, structure: Structure, found: Sequence[plans.Unit]) -> dict[plans.Unit, float]:
         """What each unit's error does to the map: the square of the drop for each unit of error."""
-        harm = {}
+        harm, judge = {}, self.probe(structure.model)
         for number, unit in enumerate(found, 1):
             self.progress(Progress(f"trying each change alone, {steps_of(structure)}", number, len(found)))
             option = unit.probe
-            drop = self._drop(structure, plans.plan([(unit, option)]), PROBED)
-            harm[unit] = max(size(drop), 0.0) ** 2 / max(option.error, 1e-12)
+            drop = self._drop(structure, plans.plan([(unit, option)]), judge)
+            harm[unit] = size(drop) ** 2 / max(option.error, 1e-12)
         return harm
 
     def _finetune(self, iterations: int) -> None:
@@ -136,7 +138,7 @@ class Search:
 
     def measure(self, structure: Structure, plan: Plan, finetune: int = 0) -> Point:
         """A point of the curve."""
-        drop = self._drop(structure, plan, finetune=finetune)
+        drop = self._drop(structure, plan, self.judge, finetune)
         changed = self._changed(structure, plan)
         choice = plan.choice
         point = Point(
@@ -151,12 +153,12 @@ class Search:
         self.progress(Progress(f"{steps_of(structure)}, {plan.precision}: {share:.0%} of the cost, {drop}"))
         return point
 
-    def _drop(self, structure: Structure, plan: Plan, share: float = 1.0, finetune: int = 0) -> Drop:
+    def _drop(self, structure: Structure, plan: Plan, judge: Judge, finetune: int = 0) -> Drop:
         def find() -> Drop:
-            drop = self.judge.drop(self.graph(structure, plan, finetune), plan.precision, share)
+            drop = judge.drop(self.graph(structure, plan, finetune), plan.precision)
             return Drop(*(v if math.isfinite(v) else 1.0 for v in (drop.mae, drop.f)))  # not finite: all is lost
 
-        key = json.dumps([_described(structure, plan.choice), plan.int8, share, finetune])
+        key = json.dumps([_described(structure, plan.choice), plan.int8, finetune, judge.what])
         found: Drop = self.measured.get(key, find)
         return found
 

@@ -60,21 +60,23 @@ TOLERANCES = {
 }
 
 ELSEWHERE, SINGLE = 2.0, 8.0
-"""How many times what was measured on its own photographs a compressed network may lose on others: on average, and of F on
-the worst of them."""
+"""How many times what was measured a compressed network may lose on other photographs: on average, and of F on the worst of
+them."""
 
 
 def compressed_tolerance(contract: Contract | None) -> Tolerance | None:
     """How far a compressed network may be from the full one by its contract; None for a network that is not compressed.
 
-    A file in a lower precision than the compression itself chose may differ by that precision's tolerance in addition.
+    What it loses was measured on photographs like those that it was fitted to, and on the sample photographs
+    (`photographs_for`), of which neither the fitting nor the search knew anything: the larger loss counts. A file in a lower
+    precision than the compression itself chose may differ by that precision's tolerance in addition.
     """
     stated = contract.compression if contract else {}
     if contract is None or not stated:
         return None
     reduced = contract.precision not in ("fp32", stated["precision"])
     further = TOLERANCES[contract.precision] if reduced else Tolerance(0, 0, 0, 0)
-    mae, f = (max(stated["max_drop"], stated["map"][name]) for name in ("mae", "f"))
+    mae, f = (max(stated["max_drop"], stated["map"][name], stated["elsewhere"][name]) for name in ("mae", "f"))
     return Tolerance(1.0, np.inf, ELSEWHERE * mae + further.mean, SINGLE * max(mae, f) + further.f)
 
 
