@@ -1,18 +1,20 @@
 """Measures what `r2mrf compress` gives: the points of its curve in a runtime, timed beside the full network.
 
     python benchmarks/compression.py r2mrf-lite --images PHOTOS --folder models --json results/compression.json
+    python benchmarks/compression.py r2mrf-lite --images PHOTOS --data CUHK --dataset cuhk --split NAMES --json ...
     python benchmarks/compression.py --json results/compression.json --plot ../docs/compression.png
 
 The search is the command's, for the runtime that is timed. Then the points that no other one beats are written, and timed
 in turns with the full network's exact graph, by the protocol of `r2mrf bench`; OpenVINO gets both in its own format.
-`--folder` keeps the search and the models, and a run that was killed goes on there. Results of other networks in the file
-stay.
+With `--data` the bound is on masks. `--folder` keeps the search and the models, and a run that was killed goes on there.
+Other results in the file stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from r2mrf_deploy.compression import CompressionOptions, compress_artifact
 from r2mrf_deploy.compression.artifacts import curve_file
 from r2mrf_deploy.compression.curve import Curve
 from r2mrf_deploy.compression.judging import size
+from r2mrf_deploy.datasets import KNOWN, Dataset, polarity, read_dataset
 from r2mrf_deploy.errors import CheckFailed
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
@@ -41,8 +44,7 @@ def main() -> None:
     given = _arguments()
     results = json.loads(given.json.read_text()) if given.json.exists() else {}
     if given.checkpoint:
-        found = run(given)
-        results[found["network"]] = found
+        results[_name(given)] = run(given)
         write_atomically(given.json, (json.dumps(results, indent=2) + "\n").encode())
     for found in results.values():
         print("\n".join(["", *table(found)]))
@@ -52,14 +54,13 @@ def main() -> None:
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Search, write the points, and time them with the full network."""
-    source = weights.checkpoint(given.checkpoint) if given.checkpoint in weights.SHIPPED else Path(given.checkpoint)
-    folder = given.folder / source.stem
+    source, dataset, folder = _source(given), _masks(given), given.folder / _name(given)
     folder.mkdir(parents=True, exist_ok=True)
     options = CompressionOptions(
         given.max_drop, given.runtime, size=given.size, resume=folder / "search.json", allow_failed_parity=True
     )
     try:
-        compress_artifact(source, folder / "compressed.onnx", given.images, options, progress=_say)
+        compress_artifact(source, folder / "compressed.onnx", given.images, options, dataset=dataset, progress=_say)
     except CheckFailed as e:  # its curve is written, and shows how near it comes
         print(e)
     curve = Curve.read(curve_file(folder / "compressed.onnx"))
@@ -68,7 +69,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     for index in apart(curve):
         file = folder / f"point-{index + 1}.onnx"
         shutil.copy(curve_file(folder / "compressed.onnx"), curve_file(file))
-        compress_artifact(source, file, given.images, options, point=index + 1, progress=_say)
+        compress_artifact(source, file, given.images, options, dataset=dataset, point=index + 1)
         rows.append({"point": index + 1} | _figures(curve.points[index], curve))
         files.append(_own_format(file, given.runtime))
     protocol = Protocol(duration=given.seconds)
@@ -101,6 +102,22 @@ def apart(curve: Curve) -> list[int]:
         if index == curve.chosen or curve.points[index].cost - last >= APART * curve.full.cost:
             found.append(index)
     return found
+
+
+def _source(given: argparse.Namespace) -> Path:
+    return weights.checkpoint(given.checkpoint) if given.checkpoint in weights.SHIPPED else Path(given.checkpoint)
+
+
+def _name(given: argparse.Namespace) -> str:
+    """What the results and the folder are called."""
+    return f"{_source(given).stem}-on-masks" if given.data else _source(given).stem
+
+
+def _masks(given: argparse.Namespace) -> Dataset | None:
+    if given.data is None:
+        return None
+    white = polarity(given.dataset, given.white)
+    return read_dataset(given.data, white=white, split=given.split, dataset=given.dataset)
 
 
 def _full(source: Path, file: Path, size: tuple[int, int] | None) -> Path:
@@ -158,14 +175,17 @@ _CHANGES = {"widths": "narrower", "ranks": "factored", "int8_parts": "parts in I
 
 
 def plot(networks: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """What is lost over the time that is left, measured and as the search predicted it: a panel for each network."""
+    """What is lost over the time that is left, measured and as the search predicted it: a panel for each result."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.4), squeeze=False)
-    for axis, found in zip(axes[0], networks, strict=True):
+    wide, high = min(2, len(networks)), math.ceil(len(networks) / 2)
+    figure, axes = plt.subplots(high, wide, figsize=(5.5 * wide, 4.4 * high), squeeze=False)
+    for axis in axes.flat[len(networks) :]:
+        axis.remove()
+    for axis, found in zip(axes.flat, networks, strict=False):
         full = found["rows"][0]
         rows = sorted(found["rows"], key=lambda row: row["loss"])
         axis.plot([100 / r["times_as_fast"] for r in rows], [r["loss"] for r in rows], "o-", label="measured time")
@@ -175,9 +195,10 @@ def plot(networks: Sequence[Mapping[str, Any]], file: Path) -> None:
             name = "full" if row["point"] is None else f"{row['point']}"
             axis.annotate(name, (100 / row["times_as_fast"], row["loss"]), (4, 4), textcoords="offset points", size=8)
         axis.set(xlabel=f"percent of the full network's time, {full['median_ms']:.0f} ms", xlim=(0, 110))
-        axis.set(ylabel="larger loss of MAE and F", title=f"{found['network']}, {found['runtime']}")
+        axis.set(ylabel="larger loss of MAE and F")
+        axis.set_title(f"{found['network']} in {found['runtime']}, against {found['judged']}", size=8)
         axis.set_yscale("symlog", linthresh=found["max_drop"])
-        axis.set_ylim(-found["max_drop"] / 10, 1.4 * rows[-1]["loss"])
+        axis.set_ylim(min(-found["max_drop"] / 10, 1.4 * rows[0]["loss"]), 1.4 * rows[-1]["loss"])
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     figure.tight_layout()
@@ -188,6 +209,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint, or the name of shipped weights")
     parser.add_argument("--images", type=Path, help="folder of photographs")
+    parser.add_argument("--data", type=Path, help="folder of photographs and masks: the bound is on these then")
+    parser.add_argument("--dataset", choices=KNOWN, help="the published dataset that it is")
+    parser.add_argument("--white", choices=["sharp", "blurred"], help="what is white in the masks of another one")
+    parser.add_argument("--split", help="a file of names, or a shipped split such as cuhk-fit")
     parser.add_argument("--size", type=_size, metavar="HxW", help="the input (default: the checkpoint's own)")
     parser.add_argument("--max-drop", type=float, default=0.005)
     parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], default="openvino")
