@@ -7,7 +7,7 @@ from torch import nn
 
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.training import ema, recipe
-from r2mrf_deploy.training.recipe import FINETUNE, PAPER, SCRATCH
+from r2mrf_deploy.training.recipe import FINETUNE, PAPER, SCRATCH, WIDE
 
 
 def test_the_paper_s_rate_is_poly_09():
@@ -26,7 +26,8 @@ def test_each_paper_has_its_own_schedule(preset, batch, iterations):
 
 
 def test_the_default_recipe_is_the_paper_s_where_the_backbone_is_trained():
-    assert recipe.choose("r2mrf", None, backbone=False) == (SCRATCH, "the network starts from random weights")
+    assert recipe.choose("r2mrf", None, backbone=False) == (WIDE, "the network starts from random weights")
+    assert recipe.choose("br2net", None, backbone=False)[0] == SCRATCH
     why = "the backbone is pretrained, and no paper describes this preset"
     for preset in ("r2mrf-edge", "r2mrf-lite"):
         assert recipe.choose(preset, None, backbone=True) == (FINETUNE, why)
