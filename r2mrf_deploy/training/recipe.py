@@ -135,9 +135,9 @@ SCRATCH = Recipe(
 )  # fmt: skip
 """For a network without a pretrained backbone."""
 WIDE = replace(SCRATCH, learning_rate=5e-5, backbone_rate=10.0)
-"""The same for R²MRF with a whole backbone. An iteration of AdamW moves each weight by the learning rate, and so the output of
-a layer with n positive inputs by up to n times it and their mean; the AMDF has 3,904. Of its units in `r2mrf-r50`, none fired
-on a photograph after a training at 3e-3; at 1e-3, 29 % still did after 150 iterations; at 2e-4, 61 % after 500."""
+"""The same for R²MRF with a whole backbone. An iteration of AdamW moves each weight by the learning rate, and so the output
+of a layer with n positive inputs by up to n times it and their mean; the AMDF has 3,904. Of its units in `r2mrf-r50`, none
+fired on a photograph after a training at 3e-3; at 1e-3, 29 % still did after 150 iterations; at 2e-4, 61 % after 500."""
 FINETUNE = replace(SCRATCH, name="finetune", iterations=6000, size=192, learning_rate=1e-3, backbone_rate=0.5)
 """For a pretrained backbone on photographs with masks: it trades the paper's optimizer for one that needs less care."""
 NAMES = (PAPER.name, SCRATCH.name, FINETUNE.name)
