@@ -188,7 +188,7 @@ def compare(
     shapes = [list(shape) for shape in dict.fromkeys(array.shape for array in inputs)]
     result = Parity(*about, "pass", "", len(inputs), shapes, emulates=candidate.emulates, rounding=artifact.rounding)
     result.stated = tolerance
-    result.reason = _structure(reference, candidate) or _measure(result, reference, candidate, inputs, per_step)
+    result.reason = _structure(reference, candidate) or _measure([(result, candidate)], reference, inputs, per_step)
     if result.reason:
         return replace(result, verdict="fail")
     _judge(result, *_failures(result))
@@ -203,28 +203,32 @@ def compare(
     return result
 
 
-def _measure(result: Parity, reference: Runner, candidate: Runner, inputs: Sequence[np.ndarray], per_step: bool) -> str:
-    """Measure how a candidate differs from a reference, into a result.
+def _measure(
+    candidates: Sequence[tuple[Parity, Runner]], reference: Runner, inputs: Sequence[np.ndarray], per_step: bool
+) -> str:
+    """Measure how candidates differ from a reference, each into its result. The reference runs once for each input.
 
     Returns:
         The first output of another shape, in words; empty if there is none.
     """
-    names, spreads, logits = [s.name for s in candidate.outputs], [], Difference()
+    logits, spreads = [Difference() for _ in candidates], []
     for array in inputs:
         wanted = reference.run({reference.inputs[0].name: array})
-        got = candidate.run({candidate.inputs[0].name: array})
-        for name in names:
-            if got[name].shape != wanted[name].shape:
-                return f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
-        _add(result.map, wanted["map"], got["map"], len(inputs))
-        _add(logits, logit(wanted["map"]), logit(got["map"]), len(inputs))
-        result.f_measure = min(result.f_measure, agreement(got["map"], wanted["map"]))
         spreads.append(float(wanted["map"].std()))
-        if per_step:
-            for name in side_outputs(names):
-                _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
-    result.map.relative = logits.relative
-    result.reference_spread = min(spreads)
+        for (result, candidate), of_logits in zip(candidates, logits, strict=True):
+            names = [s.name for s in candidate.outputs]
+            got = candidate.run({candidate.inputs[0].name: array})
+            for name in names:
+                if got[name].shape != wanted[name].shape:
+                    return f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
+            _add(result.map, wanted["map"], got["map"], len(inputs))
+            _add(of_logits, logit(wanted["map"]), logit(got["map"]), len(inputs))
+            result.f_measure = min(result.f_measure, agreement(got["map"], wanted["map"]))
+            if per_step:
+                for name in side_outputs(names):
+                    _add(result.steps.setdefault(name, Difference()), wanted[name], got[name], len(inputs))
+    for (result, _), of_logits in zip(candidates, logits, strict=True):
+        result.map.relative, result.reference_spread = of_logits.relative, min(spreads)
     return ""
 
 
@@ -233,8 +237,7 @@ def _judge_by_fp64(
 ) -> None:
     """Judge an FP32 artifact again: by its distance from FP64, and the reference's own."""
     artifact, own = (replace(result, map=Difference(), f_measure=1.0, steps={}) for _ in range(2))
-    for distance, runner in ((artifact, candidate), (own, reference)):
-        _measure(distance, exact, runner, inputs, per_step)
+    _measure([(artifact, candidate), (own, reference)], exact, inputs, per_step)
     result.fp64 = {"artifact": artifact.map, "reference": own.map}
     failures, drift = _failures(artifact, own)
     found, itself = artifact.map.relative, own.map.relative

@@ -30,7 +30,7 @@ IMAGE = np.zeros((1, 4, 4, 3), np.uint8)
 class Fixed(Runner):
     """Gives the same outputs whatever it is fed."""
 
-    runtime, device, inputs = "fixed", "none", (INPUT,)
+    runtime, device, inputs, runs = "fixed", "none", (INPUT,), 0
 
     def __init__(self, **outputs: np.ndarray) -> None:
         self._outputs = outputs
@@ -39,6 +39,7 @@ class Fixed(Runner):
         )
 
     def _run(self, arrays: Arrays) -> Arrays:
+        self.runs += 1
         return dict(self._outputs)
 
 
@@ -112,6 +113,7 @@ def test_what_exceeds_the_bound_is_judged_by_fp64(artifact: float, pytorch: floa
     candidate, reference = Fixed(map=moved(artifact)), Fixed(map=moved(pytorch))
     assert verdict(candidate, reference).verdict == "fail"
     result = compare(Artifact(Path("x")), candidate, reference, [IMAGE], exact=lambda: exact)
+    assert exact.runs == 1  # it is the slowest of the three
     assert result.passed == passes, result.reason
     assert f"{abs(artifact):.1e} of their spread from FP64, the reference's own {pytorch:.1e}" in result.reason
     assert result.fp64["reference"].relative == pytest.approx(pytorch, abs=2e-6)
