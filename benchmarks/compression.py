@@ -33,6 +33,7 @@ from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.options import ExportOptions
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.progress import Progress
+from r2mrf_deploy.report.tables import where
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.wording import count
 
@@ -147,8 +148,8 @@ def table(found: Mapping[str, Any]) -> list[str]:
     lines = [head, ["---:", "---", *["---:"] * (len(head) - 3), "---"], *map(_cells, found["rows"])]
     size = "x".join(map(str, found["size"])) if found["size"] else "its own size"
     return [
-        f"{found['network']} at {size} in {found['runtime']}, {machine['cpu']}, {machine['threads']} threads, "
-        f"{found['runtime']} {tools.get(found['runtime'], '')}; loss against {found['judged']}",
+        f"{found['network']} at {size}, loss against {found['judged']}; {count(machine['threads'], 'thread')}, "
+        f"{where(machine, {found['runtime']: tools[found['runtime']]})}",
         "",
         *(f"| {' | '.join(cells)} |" for cells in lines),
     ]

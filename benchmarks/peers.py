@@ -42,10 +42,14 @@ from r2mrf_deploy.datasets import KNOWN, Dataset, polarity, read_dataset
 from r2mrf_deploy.errors import R2mrfError, first_line
 from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.progress import Interrupted
+from r2mrf_deploy.report.tables import where
 from r2mrf_deploy.runtimes import Runner
 from r2mrf_deploy.runtimes.base import Timing
+from r2mrf_deploy.wording import count
 
 EAGER = "PyTorch eager"
+RUN_BY = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
+"""The tools whose versions the table gives."""
 EXACT, INT8, BEST = 1.6, 1.5, 12.0
 """The goals: how many times as fast as the best FP32 peer; as NNCF's INT8, at no less accuracy; as PyTorch eager."""
 
@@ -53,7 +57,10 @@ EXACT, INT8, BEST = 1.6, 1.5, 12.0
 def main() -> None:
     given = _arguments()
     found = json.loads(given.table.read_text()) if given.table else run(given)
-    print("\n".join(["", table(found), "", *goals(found)]))
+    size, threads = "x".join(map(str, found["size"])), count(found["machine"]["threads"], "thread")
+    tools = {name: version for name, version in found["tools"].items() if name in RUN_BY}
+    title = f"{found['network']} at {size}, {threads}; {where(found['machine'], tools)}"
+    print("\n".join([title, "", table(found), "", *goals(found)]))
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:

@@ -22,6 +22,24 @@ TOOLS = (
 CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of processors that a container may use in a period, and the period; or `max`. From Linux's control groups."""
 
+CPUINFO = Path("/proc/cpuinfo")
+"""What Linux says of each core."""
+
+VECTORS = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "BF16",
+    "amx_int8": "AMX",
+    "asimd": "NEON",
+    "asimddp": "dot products",
+    "asimdhp": "FP16",
+    "i8mm": "I8MM",
+    "sve": "SVE",
+}
+"""The extensions that the speed of a network in FP32, BF16 and INT8 depends on, as Linux and as people call them."""
+
 CXX = "install g++ (or name another with CXX)"
 """How to get a C++ compiler."""
 
@@ -80,10 +98,16 @@ def cpu() -> str:
     return next(iter(_cpuinfo("model name")), "") or platform.processor() or platform.machine()
 
 
+@cache
+def instructions() -> tuple[str, ...]:
+    """The processor's extensions by Linux's names; empty on other systems."""
+    return tuple(next(iter(_cpuinfo("flags") or _cpuinfo("Features")), "").split())
+
+
 def _cpuinfo(field: str) -> list[str]:
     """A field's value for every core, as Linux tells it; empty on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return []
     return [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
@@ -113,6 +137,8 @@ def describe() -> dict[str, str | int]:
     """The machine in a few words, with its current clocks."""
     system = f"{platform.system()} {platform.release()}"
     found: dict[str, str | int] = {"cpu": cpu(), "cores": cores(), "system": system}
+    if vectors := [name for flag, name in VECTORS.items() if flag in instructions()]:
+        found["cpu_vectors"] = ", ".join(vectors)
     if clocks := _cpuinfo("cpu MHz"):
         found["cpu_mhz"] = round(max(map(float, clocks)))  # of the fastest core
     return found | gpu()

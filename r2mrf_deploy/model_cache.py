@@ -147,11 +147,7 @@ def key(*facts: object) -> str:
 
 @cache
 def _processor() -> tuple[str, ...]:
-    flags = ""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return platform.system(), platform.machine(), environment.cpu(), flags
+    return platform.system(), platform.machine(), environment.cpu(), *environment.instructions()
 
 
 def _place() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from r2mrf_deploy import environment
+from r2mrf_deploy.report.tables import where
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,27 @@ def test_a_container_uses_no_more_cores_than_its_share(
     assert environment.cores() == cores
     monkeypatch.setattr(environment, "CPU_SHARE", tmp_path / "none")
     assert environment.cores() == 6
+
+
+@pytest.mark.parametrize(
+    ("said", "vectors"),
+    [
+        ("model name\t: AMD EPYC\nflags\t\t: fpu avx avx2 sse4_2\n", "AVX2"),
+        ("model name\t: A\nflags\t\t: avx512_vnni avx2 avx512f\nflags\t\t: avx2\n", "AVX2, AVX-512, VNNI"),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp\n", "NEON, dot products"),
+        ("flags\t\t: avx\n", None),
+        ("", None),
+    ],
+)
+def test_the_machine_names_what_its_speed_in_int8_depends_on(
+    said: str, vectors: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(said)
+    monkeypatch.setattr(environment, "CPUINFO", tmp_path / "cpuinfo")
+    environment.instructions.cache_clear()
+    try:
+        machine = environment.describe()
+        assert machine.get("cpu_vectors") == vectors
+        assert where(machine, {}).startswith(f"{machine['cpu']} with {vectors}, " if vectors else f"{machine['cpu']}, ")
+    finally:
+        environment.instructions.cache_clear()

@@ -84,7 +84,8 @@ def _cell(name: str) -> tuple[str, str]:
 
 def where(machine: Mapping[str, Any], tools: Mapping[str, str]) -> str:
     """The machine and the tool versions, in one line."""
-    parts = [f"{machine['cpu']}, {count(machine['cores'], 'core')}, {machine['system']}"]
+    vectors = f" with {machine['cpu_vectors']}" if "cpu_vectors" in machine else ""
+    parts = [f"{machine['cpu']}{vectors}, {count(machine['cores'], 'core')}, {machine['system']}"]
     if "gpu" in machine:
         parts.append(f"{machine['gpu']}, driver {machine['driver']}, SM at {machine['gpu_sm_mhz']} MHz")
     if tools:
