@@ -159,6 +159,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     low, high = row["middle_half"]
     steps = [] if row["steps"] is None else [count(row["steps"], "step")]
     changed = [f"{row[name]} {word}" for name, word in _CHANGES.items() if row[name]]
+    changed += [f"{count(row['int8_parts'], 'part')} in INT8"] if row["int8_parts"] else []
     return [
         "full" if row["point"] is None else str(row["point"]),
         ", ".join(steps + changed),
@@ -172,7 +173,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_CHANGES = {"widths": "narrower", "ranks": "factored", "int8_parts": "parts in INT8"}
+_CHANGES = {"widths": "narrower", "ranks": "factored"}
 
 
 def plot(networks: Sequence[Mapping[str, Any]], file: Path) -> None:
