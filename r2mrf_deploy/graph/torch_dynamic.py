@@ -75,7 +75,8 @@ class _Weight:
 def _operators() -> Operators:
     convolutions = {name: _convolution(OPERATORS[name], axis) for name, axis in _GROUPED.items()}
     pairs: dict[str, Callable[..., Value]] = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize}
-    return {name: _plain(function) for name, function in OPERATORS.items()} | convolutions | pairs
+    plain = {name: _plain(function) for name, function in OPERATORS.items()}
+    return plain | convolutions | pairs | {"Concat": _concatenation(plain["Concat"])}
 
 
 def _quantize(x: Value, scale: Value, zero: Value = None, *, axis: int = 1) -> _Rounded:
@@ -92,6 +93,17 @@ def _plain(function: Callable[..., Value]) -> Callable[..., Value]:
     @functools.wraps(function)
     def computed(*inputs: Value, **attributes: Any) -> Value:
         return function(*(v.x if isinstance(v, _Rounded | _Weight) else v for v in inputs), **attributes)
+
+    return computed
+
+
+def _concatenation(function: Callable[..., Value]) -> Callable[..., Value]:
+    """Parts that the graph rounds, by one scale, are one activation that it rounds."""
+
+    @functools.wraps(function)
+    def computed(*parts: Value, **attributes: Any) -> Value:
+        whole = function(*parts, **attributes)
+        return _Rounded(whole) if isinstance(parts[0], _Rounded) else whole
 
     return computed
 

@@ -103,6 +103,34 @@ def test_depthwise_convolutions_are_computed_in_floating_point() -> None:
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-5)
 
 
+def test_a_concatenation_of_rounded_parts_is_rounded() -> None:
+    """Quantised graphs round what is concatenated before; the range in the image is that of the whole."""
+    convolution = quantised(weight(4, 8, 3, 3), SCALES)
+    others, scale = convolution.graph.node[1:], ["x_scale", "x_zero"]
+    shifted = helper.make_node("Add", ["x", "x_scale"], ["shifted"])
+
+    def reading(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+        made = onnx.ModelProto()
+        made.CopyFrom(convolution)
+        del made.graph.node[:], made.graph.value_info[:]
+        made.graph.node.extend([shifted, *nodes, *others])
+        return made
+
+    whole = reading(
+        helper.make_node("Concat", ["x", "shifted"], ["joined"], axis=1),
+        helper.make_node("QuantizeLinear", ["joined", *scale], ["xq"]),
+    )
+    parts = reading(
+        helper.make_node("QuantizeLinear", ["x", *scale], ["q1"]),
+        helper.make_node("QuantizeLinear", ["shifted", *scale], ["q2"]),
+        helper.make_node("Concat", ["q1", "q2"], ["xq"], axis=1),
+    )
+    (found, same), (expected, same_again) = both(parts), both(whole)
+    np.testing.assert_array_equal(same, same_again)
+    np.testing.assert_array_equal(found, expected)
+    assert 0 < np.abs(found - same).max() < 0.02 * np.ptp(same)
+
+
 def test_unsigned_weights_are_refused() -> None:
     graph = quantised(np.uint8(RNG.integers(0, 255, (4, 4, 3, 3))), SCALES)
     with pytest.raises(GraphError, match=r"dequantised cannot be turned into PyTorch: only weights in signed"):
