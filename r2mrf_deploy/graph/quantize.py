@@ -13,7 +13,7 @@ concatenation on a CPU without VNNI.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
@@ -223,12 +223,7 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
             quantise = makers.get(dequantise.input[0])
             if quantise is not None and standard(quantise, "Concat"):
                 node.input[slot] = read[node.name][slot]
-                missing = [node.input[slot]]
-                while missing:  # concatenations, whose parts alone were rounded
-                    if (name := missing.pop()) in computed and name not in makers:
-                        makers[name] = graph.node.add()
-                        makers[name].CopyFrom(computed[name])
-                        missing += computed[name].input
+                _add_maker(graph, node.input[slot], makers, computed)
             elif quantise is not None:
                 node.input[slot] = quantise.input[0]
             else:
@@ -238,6 +233,17 @@ def restore(quantised: onnx.ModelProto, original: onnx.ModelProto, keep: Collect
     graph.initializer.extend(tensor for name, tensor in needed.items() if name not in present)
     _round_before_concatenating(graph)
     return tidied(done)
+
+
+def _add_maker(
+    graph: onnx.GraphProto, name: str, makers: dict[str, onnx.NodeProto], computed: Mapping[str, onnx.NodeProto]
+) -> None:
+    """Compute a concatenation of floats again, and those in it: only their parts, rounded, were left."""
+    if name in computed and name not in makers:
+        makers[name] = graph.node.add()
+        makers[name].CopyFrom(computed[name])
+        for part in computed[name].input:
+            _add_maker(graph, part, makers, computed)
 
 
 def _round_before_concatenating(graph: onnx.GraphProto) -> None:

@@ -6,12 +6,12 @@ import io
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from r2mrf_deploy.graph import quantize
 from r2mrf_deploy.runtimes.openvino import core
+from tests.graph.sessions import unoptimised
 
 
 def concatenating() -> onnx.ModelProto:
@@ -87,7 +87,4 @@ def test_concatenations_are_restored() -> None:
 
 def every(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [output.name for output in model.graph.output]
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(names, feed), strict=True))
+    return dict(zip(names, unoptimised(model).run(names, feed), strict=True))

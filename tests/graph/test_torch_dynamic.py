@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -14,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph.torch_dynamic import to_dynamic_module
 from r2mrf_deploy.graph.trace import checked
+from tests.graph.sessions import unoptimised
 
 RNG = np.random.default_rng(0)
 X = np.float32(RNG.standard_normal((1, 4, 12, 12)))
@@ -55,12 +55,9 @@ def weight(*shape: int) -> np.ndarray:
 
 def both(graph: onnx.ModelProto, x: np.ndarray = X) -> tuple[np.ndarray, np.ndarray]:
     """What the module computes, and what ONNX Runtime does without merging nodes."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         (found,) = to_dynamic_module(graph)(torch.from_numpy(x))
-    return found.numpy(), session.run(None, {"x": x})[0]
+    return found.numpy(), unoptimised(graph).run(None, {"x": x})[0]
 
 
 SCALES = np.array([0.01, 0.02, 0.03, 0.04])

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from r2mrf_deploy.graph.rewrites import pipeline
 from r2mrf_deploy.graph.rewrites.editor import Rewrite
+from tests.graph.sessions import unoptimised
 
 Arrays = dict[str, np.ndarray]
 RNG_SEED = 7
@@ -161,13 +161,7 @@ def _reference(model: onnx.ModelProto, feeds: Arrays) -> list[np.ndarray]:
 
 
 def _runtime(model: onnx.ModelProto, feeds: Arrays) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    # its own fusions would hide what the graph says
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, feeds))
+    return list(unoptimised(model).run(None, feeds))
 
 
 def _assert_close(before: list[np.ndarray], after: list[np.ndarray], tolerance: float, informative: bool) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph.rewrites import optimize
+from tests.graph.sessions import unoptimised
 
 pytestmark = pytest.mark.artifact
 
@@ -111,13 +111,8 @@ def surrounded(case: Any) -> tuple[onnx.ModelProto, list[Any]]:
 def run(model: onnx.ModelProto, inputs: Sequence[Any]) -> Values | None:
     """By ONNX Runtime without its optimisations; by ONNX's reference where that lacks the operator; None if both do."""
     feeds = dict(zip([value.name for value in model.graph.input], inputs, strict=True))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return list(session.run(None, feeds))
+        return list(unoptimised(model, log_severity=4).run(None, feeds))
     except Exception:  # it does not implement every case, nor take every type from Python
         pass
     try:

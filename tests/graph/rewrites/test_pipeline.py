@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,6 +15,7 @@ from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize, pipeline
 from r2mrf_deploy.graph.rewrites.editor import Editor, Outcome, Rewrite
+from tests.graph.sessions import unoptimised
 
 Graph = Callable[..., onnx.ModelProto]
 STEPS = """g (double[1,1,8,8] s, double[1,64,8,8] m) => (double[1,8,8,8] y, double[1,8,8,8] z) {
@@ -282,11 +282,7 @@ def test_sizes_that_are_computed_keep_their_rank_and_the_second_run_is_the_first
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
+    return unoptimised(model).run(None, {"x": x})[0]
 
 
 def narrow(editor: Editor) -> Outcome:

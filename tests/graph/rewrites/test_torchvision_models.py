@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r2mrf_deploy.graph.rewrites import optimize
+from tests.graph.sessions import unoptimised
 
 pytestmark = pytest.mark.artifact
 
@@ -107,11 +107,7 @@ def export(name: str, dynamo: bool, opset: int, free_batch: bool = False) -> tup
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = unoptimised(model)
     return list(session.run(None, {session.get_inputs()[0].name: x[0] if _is_image(model) else x}))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,6 +15,7 @@ from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.graph import cost
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.inspection import inspect
+from tests.graph.sessions import unoptimised
 
 NODE = helper.make_node
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, (2, 3))
@@ -38,12 +38,6 @@ def model(
     copy = [NODE("Identity", ["x"], ["q"])] if any(i.name == "x" for i in inputs) else []
     graph = helper.make_graph(copy + nodes, "g", list(inputs), outputs, given)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=8)
-
-
-def loads(made: onnx.ModelProto) -> None:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def optional(name: str) -> onnx.ValueInfoProto:
@@ -107,10 +101,10 @@ REWRITTEN: dict[str, Callable[[], onnx.ModelProto]] = {
 )
 def test_what_is_no_image_stays_what_it_is(what: str) -> None:
     source = REWRITTEN[what]()
-    loads(source)
+    unoptimised(source)  # it loads
     result = optimize(source)
     assert result.records and not result.warnings
-    loads(result.model)
+    unoptimised(result.model)  # it loads
     assert list(result.model.graph.output) == list(source.graph.output)
     assert optimize(result.model).model == result.model
 
@@ -129,7 +123,7 @@ def test_inspect_reads_what_runtimes_take(outputs: list[onnx.ValueInfoProto], wo
     kind = words.split()[1]
     node = {"sequence": "SequenceConstruct", "optional": "Optional"}.get(kind, "Relu")
     made = model([NODE(node, ["q"], ["y"])], outputs)
-    loads(made)
+    unoptimised(made)  # it loads
     onnx.save(made, tmp_path / "x.onnx")
     assert inspect(tmp_path / "x.onnx")["outputs"] == [words]
 
@@ -203,7 +197,7 @@ def test_outputs_without_a_shape_or_a_type_stay_without() -> None:
     typeless.graph.output[0].ClearField("type")
     for source in (shapeless, typeless):
         result = optimize(source)
-        loads(result.model)
+        unoptimised(result.model)  # it loads
         assert [r.name for r in result.records] == ["cleanup"]
         assert list(result.model.graph.output) == list(source.graph.output)
 
