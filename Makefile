@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# ONNX Runtime for this machine: the extra cpu or gpu. Pip does not know that one replaces the other.
+ORT ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+OTHER_ORT = $(if $(filter gpu,$(ORT)),onnxruntime,onnxruntime-gpu)
 READY := $(VENV)/.ready
 
 .PHONY: help demo weights weights-given check test test-all lint cpp cpp-long serve-env serve-env-if-possible serve-test
-.PHONY: web web-parts web-if-possible web-browser gpu clean
+.PHONY: web web-parts web-if-possible web-browser gpu release constraints lower-bounds clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
@@ -20,6 +23,9 @@ help:
 	@echo "make serve-test the tests that start a real Triton"
 	@echo "make web       the web page of r2mrf-lite, into out/web"
 	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
+	@echo "make release   wheel, sdist, SBOM and checksums into dist, installed and tried"
+	@echo "make constraints  the tested versions again, in constraints.txt: UPGRADE=1 for the newest"
+	@echo "make lower-bounds the package with the oldest versions that it allows, installed and tried"
 	@echo "make clean     remove what was made, the environment too"
 
 demo: $(READY)
@@ -96,7 +102,7 @@ serve-test: $(READY) serve-env-if-possible
 $(SERVE)/.ready: pyproject.toml constraints.txt
 	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
 	grep -v '^numpy==' constraints.txt > build/serve-constraints.txt
-	$(SERVE)/bin/python -m pip install --quiet --constraint build/serve-constraints.txt --editable '.[triton]'
+	$(SERVE)/bin/python -m pip install --quiet --constraint build/serve-constraints.txt --editable '.[triton,$(ORT)]'
 	@touch $@
 
 # ONNX Runtime Web comes from npm, at the pinned version. Chromium compares the page with the graph before it is written;
@@ -125,6 +131,26 @@ $(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix $(WEB)
 	@touch $@
 
+# The tools of a release have an environment of their own: they are no part of the package.
+RELEASE := build/release-env
+$(RELEASE)/.ready:
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet build twine cyclonedx-bom uv
+	@touch $@
+
+release: $(RELEASE)/.ready
+	$(RELEASE)/bin/python packaging/release.py -o dist
+
+# One file for all systems and all Pythons. Pytriton wants NumPy 1, which it gets in its own environment without this pin.
+constraints: $(RELEASE)/.ready
+	echo 'numpy>=1.26' > build/override.txt
+	$(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.10 $(if $(UPGRADE),--upgrade) --no-annotate \
+	  --override build/override.txt --custom-compile-command 'make constraints' -o constraints.txt pyproject.toml \
+	  $(foreach extra,all triton cpu gpu,--extra $(extra))
+
+lower-bounds: $(RELEASE)/.ready
+	$(RELEASE)/bin/python packaging/lower_bounds.py
+
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results
 
@@ -147,7 +173,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed: make PYTHON=python3.11 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_ORT) 2>/dev/null
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,$(ORT)]'
 	@touch $@
 
 clean:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from r2mrf_deploy import environment, runtimes
-from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy import environment, plugins, runtimes
+from r2mrf_deploy.errors import PluginError, RuntimeUnavailable
 from r2mrf_deploy.serving import server
 from r2mrf_deploy.web import library
 
@@ -40,9 +40,9 @@ _STEPS = {
 
 
 def examine() -> list[Row]:
-    """One row for each runtime, together with its variants, and one for each step."""
+    """One row for each runtime, together with its variants, one for each step, one for each addition of another package."""
     rows = []
-    known = [runtimes.get(name) for name in runtimes.names()]
+    known = runtimes.working()
     for runtime in known:
         if runtime.variant_of:
             continue
@@ -60,7 +60,7 @@ def examine() -> list[Row]:
         missing = [p for p in packages if environment.version(p) is None]
         note = f'{", ".join(missing)} missing: pip install "r2mrf-deploy[{extra}]"' if missing else ""
         rows.append(Row(name, "needs " + " ".join(packages), not missing, environment.version(packages[0]), note))
-    return [*rows, _pages(), _server()]
+    return [*rows, _pages(), _server(), *_added()]
 
 
 def _pages() -> Row:
@@ -77,3 +77,20 @@ def _server() -> Row:
     except RuntimeUnavailable as e:
         return Row("inference server", "runs repositories", False, None, str(e))
     return Row("inference server", "runs repositories", True, environment.version("nvidia-pytriton"), found.path.name)
+
+
+def _added() -> list[Row]:
+    """What other packages add."""
+    rows = []
+    for group in (plugins.NETWORKS, plugins.EXPORTERS, plugins.RUNTIMES):
+        for entry in plugins.registered(group):
+            package = entry.dist
+            note = ""
+            try:
+                plugins.load(entry, object)
+            except PluginError as e:
+                note = str(e)
+            name = f"{plugins.kind(group)} {entry.name}"
+            does = f"from {package.name}" if package else "from another package"
+            rows.append(Row(name, does, not note, package.version if package else None, note))
+    return rows

@@ -45,6 +45,7 @@ CXX = "install g++ (or name another with CXX)"
 
 
 EXTRAS = {
+    "onnxruntime": "cpu",
     **dict.fromkeys(("torch", "torchvision", "onnxscript", "onnxsim", "safetensors"), "export"),
     **dict.fromkeys(("lightning", "tensorboard"), "train"),
     "openvino": "openvino",
@@ -67,10 +68,23 @@ EXTRAS = {
 }
 """Module -> the smallest extra of this package that installs it."""
 
+ONNX_RUNTIMES = (
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn"),
+    *("onnxruntime-training", "onnxruntime-training-cpu"),
+)
+"""The distributions that install the module `onnxruntime`, each with other providers. Pip does not know that two of them
+write the same files."""
+
 
 def installs(module: str) -> str:
     """The command that installs a module of `EXTRAS`."""
-    return f'pip install "r2mrf-deploy[{EXTRAS[module]}]"'
+    extra = EXTRAS[module]
+    return f'pip install "r2mrf-deploy[{extra}]"' + (", or [gpu] for an NVIDIA GPU" if extra == "cpu" else "")
+
+
+def onnx_runtimes() -> list[str]:
+    """Which of `ONNX_RUNTIMES` are installed."""
+    return [name for name in ONNX_RUNTIMES if version(name) is not None]
 
 
 def version(package: str) -> str | None:

@@ -42,6 +42,10 @@ class RuntimeUnavailable(R2mrfError):
     """A runtime, or another optional package, that is not installed or has no device here."""
 
 
+class PluginError(R2mrfError):
+    """A network, a format or a runtime of another package that cannot be used."""
+
+
 class BuildError(R2mrfError):
     """An engine that the builder could not, or must not, build."""
 

@@ -121,7 +121,7 @@ def resolve(
             raise UsageError(f"`weights_key` {weights_key}: {path} holds no such key; {near}")
         groups = chosen
     large = {prefix: group for prefix, group in groups.items() if len(group) >= FEWEST}
-    families = [networks.preset(network)[0]] if network else networks.families()
+    families = [networks.preset(network)[0]] if network else [name for name, _ in networks.working()]
     fits = [
         fit
         for prefix, group in large.items()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from r2mrf_deploy import doctor, environment, runtimes
 from r2mrf_deploy.runtimes.aotinductor import AOTInductor
 from r2mrf_deploy.runtimes.base import Availability
+from r2mrf_deploy.runtimes.onnxruntime import installed
 from r2mrf_deploy.runtimes.pytorch import cuda
 
 
@@ -20,6 +24,24 @@ def test_variants_share_a_row_that_names_those_that_do_not_run(monkeypatch: pyte
     note = rows["pytorch-cuda"].note
     assert rows["pytorch-cuda"].ok and all(v.removeprefix("pytorch-cuda") in note for v in variants)
     assert "not pytorch-cuda-compile: " in note and "not pytorch-cuda-fp16" not in note
+
+
+def test_two_onnx_runtimes_beside_each_other_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "version", {"onnxruntime": "1.2", "onnxruntime-gpu": "1.1"}.get)
+    (row,) = [row for row in doctor.examine() if row.name == "onnxruntime"]
+    assert "onnxruntime and onnxruntime-gpu overwrite each other's files" in row.note
+    assert 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "r2mrf-deploy[cpu]"' in row.note
+
+
+def test_what_an_uninstall_leaves_of_onnx_runtime_is_no_onnx_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "version", {"onnxruntime-gpu": "1.1"}.get)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    state = installed()
+    assert not state.ok and state.version == "1.1" and "pip uninstall onnxruntime-gpu" in state.cure
 
 
 def test_a_gpu_without_cuda_s_toolkit_makes_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom to the top: a module imports its own level and those below it. CONTRIBUTING.md says what each is.
 LEVELS = (
     ("errors", "wording"),
-    ("files", "archives", "progress", "concurrency", "environment", "gpus", "metrics"),
+    ("files", "archives", "progress", "concurrency", "environment", "gpus", "metrics", "plugins"),
     ("manifest",),
     ("raw_photographs", "image_files", "images", "pixels", "large_images", "drawing", "fitting"),
     ("sample_photographs", "datasets", "protocols", "baselines"),

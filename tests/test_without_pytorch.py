@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 _PROGRAM = """
 import contextlib, io, json, sys
 from r2mrf_deploy import environment
-sys.modules.update(dict.fromkeys(environment.EXTRAS))
+sys.modules.update(dict.fromkeys(environment.EXTRAS.keys() - {"onnxruntime"} | set(sys.argv[1:])))
 from r2mrf_deploy.cli import main
 found = {}
 for command in json.load(sys.stdin):
@@ -38,10 +38,15 @@ print(json.dumps(found))
 """
 
 
-def _run(folder: Path, *commands: str) -> dict[str, tuple[int, str, str]]:
-    """Exit code, standard output and error of every command, in a process that can import no package of an extra."""
+def _run(folder: Path, *commands: str, without: tuple[str, ...] = ()) -> dict[str, tuple[int, str, str]]:
+    """Exit code, standard output and error of every command, in a process that has of all extras `cpu` only, and not the
+    modules `without`."""
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], input=json.dumps(commands), capture_output=True, text=True, cwd=folder
+        [sys.executable, "-c", _PROGRAM, *without],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     return {command: tuple(found) for command, found in json.loads(done.stdout).items()}
@@ -94,6 +99,21 @@ def test_what_works_and_what_names_its_extra(tmp_path: Path, tiny_onnx: TinyOnnx
     assert (tmp_path / "out/p_map.png").read_bytes() == (tmp_path / "named/p_map.png").read_bytes()
 
 
+@pytest.mark.artifact
+def test_what_runs_a_graph_names_the_two_extras_that_bring_onnx_runtime(tmp_path: Path, tiny_onnx: TinyOnnx) -> None:
+    tiny_onnx("x")
+    shutil.copy(ROOT / "docs" / "demo.png", tmp_path / "p.png")
+    needs = ("predict p.png", "bench x.onnx --duration 0.01 --iterations 2")
+    found = _run(tmp_path, "inspect x.onnx", "doctor --json", *needs, without=("onnxruntime",))
+    for command in needs:
+        code, _, err = found[command]
+        assert code == 2 and 'pip install "r2mrf-deploy[cpu]", or [gpu] for an NVIDIA GPU' in err, found[command]
+        assert len(err.splitlines()) == 1 and "unexpected" not in err, err
+    assert found["inspect x.onnx"][0] == 0
+    (row,) = [r for r in json.loads(found["doctor --json"][1])["rows"] if r["name"] == "onnxruntime"]
+    assert not row["ok"] and "[cpu]" in row["note"]
+
+
 def test_a_module_of_no_extra_is_an_internal_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +125,9 @@ def test_a_module_of_no_extra_is_an_internal_error(
 def test_the_extras_are_pyprojects() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 has it")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    modules = {"scikit-image": "skimage", "cuda-bindings": "cuda", "nvidia-pytriton": "pytriton"}
+    modules = {"scikit-image": "skimage", "cuda-bindings": "cuda", "nvidia-pytriton": "pytriton"} | {
+        "onnxruntime-gpu": "onnxruntime"
+    }
     installs: dict[str, set[str]] = {}
     for extra in extras.keys() - {"dev", "all"}:
         for requirement in extras[extra]:

@@ -1,6 +1,7 @@
 """Makes artifacts: one exporter for each format, found by the suffix of the file to write.
 
-A new format takes one module with an `Exporter` and one line in the registry. Each verb has its own module: `chain` (from a
+A new format takes one module with an `Exporter` and one line in the registry, or a module of another package and an entry
+point of it (see `plugins`). Each verb has its own module: `chain` (from a
 checkpoint to files of any format), `build` (from a graph to a file of any format), `convert`, `optimize`.
 """
 
@@ -10,6 +11,7 @@ import importlib
 import os
 from pathlib import Path
 
+from r2mrf_deploy import plugins
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.export.base import Exporter
 from r2mrf_deploy.web import INDEX, SUFFIX
@@ -23,6 +25,12 @@ REGISTRY = {
     ".html": "r2mrf_deploy.export.web:WebExporter",
 }
 """Suffix -> module:class."""
+_NAMES = frozenset(suffix.removeprefix(".") for suffix in REGISTRY)
+
+
+def suffixes() -> list[str]:
+    """The suffixes of the files that can be written: this package's, then those that other packages add."""
+    return [*REGISTRY, *(f".{name}" for name in plugins.added(plugins.EXPORTERS, _NAMES))]
 
 
 def exporter(path: Path) -> Exporter:
@@ -30,11 +38,14 @@ def exporter(path: Path) -> Exporter:
 
     Raises:
         UsageError: there is none.
+        PluginError: it is another package's, and cannot be imported.
     """
-    if path.suffix not in REGISTRY:
-        raise UsageError(f"{path}: no exporter writes {path.suffix or 'such'} files; known are {' '.join(REGISTRY)}")
-    module, _, attribute = REGISTRY[path.suffix].partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    if path.suffix in REGISTRY:
+        module, _, attribute = REGISTRY[path.suffix].partition(":")
+        return getattr(importlib.import_module(module), attribute)()
+    if entry := plugins.added(plugins.EXPORTERS, _NAMES).get(path.suffix.removeprefix(".")):
+        return plugins.load(entry, Exporter)()
+    raise UsageError(f"{path}: no exporter writes {path.suffix or 'such'} files; known are {' '.join(suffixes())}")
 
 
 def destination(output: Path | str) -> Path:
@@ -52,5 +63,6 @@ def destination(output: Path | str) -> Path:
 
 
 def exporters() -> list[Exporter]:
-    """One for each format."""
-    return [exporter(Path(f"x{suffix}")) for suffix in REGISTRY]
+    """One for each format that can be written."""
+    own = [exporter(Path(f"x{suffix}")) for suffix in REGISTRY]
+    return own + [found() for _, found in plugins.working(plugins.EXPORTERS, _NAMES, Exporter)]

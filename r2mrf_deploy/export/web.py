@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.parity.compare import compare, photographs_for, sample_inputs
 from r2mrf_deploy.progress import Progress, ProgressCallback
 from r2mrf_deploy.runtimes.base import Availability
-from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
+from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, installed
 from r2mrf_deploy.web import library
 
 LARGE = 8 << 20
@@ -41,8 +40,8 @@ class WebExporter(Exporter):
     precisions = ("fp32", "fp16", "int8")
 
     def availability(self) -> Availability:
-        if importlib.util.find_spec("onnxruntime") is None:
-            return Availability(False, reason="onnxruntime is not installed", cure="pip install onnxruntime-gpu")
+        if not (state := installed()).ok:
+            return state
         if reason := library.missing():
             return Availability(False, reason=reason, cure=library.cure())
         return Availability(True, library.version())

@@ -1,13 +1,15 @@
 """The papers' equations in PyTorch, and nothing else; this file is their registry.
 
-A new network is one file with a config dataclass, its presets and its module, and one line here.
+A new network is one file with a config dataclass, its presets and its module, and one line here; or a file in another
+package, and an entry point of it (see `plugins`).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from r2mrf_deploy import plugins
 from r2mrf_deploy.errors import UsageError, did_you_mean
 from r2mrf_deploy.networks.base import Detector, NetworkConfig
 
@@ -21,8 +23,8 @@ _REGISTRY = {
 
 
 def families() -> list[str]:
-    """The networks, one name for each paper."""
-    return list(_REGISTRY)
+    """The networks, one name for each paper; then those that other packages add."""
+    return [*_REGISTRY, *plugins.added(plugins.NETWORKS, _REGISTRY)]
 
 
 def get(family: str) -> type[Detector]:
@@ -30,16 +32,31 @@ def get(family: str) -> type[Detector]:
 
     Raises:
         UsageError: there is no such network.
+        PluginError: it is another package's, and cannot be imported.
     """
-    if family not in _REGISTRY:
-        raise UsageError(f"no network {family!r}: {did_you_mean(family, _REGISTRY)}")
-    module, _, attribute = _REGISTRY[family].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    if family in _REGISTRY:
+        module, _, attribute = _REGISTRY[family].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if entry := plugins.added(plugins.NETWORKS, _REGISTRY).get(family):
+        return plugins.load(entry, Detector)
+    raise UsageError(
+        f"no network {family!r}: {did_you_mean(family, families())}; is the package that adds it installed?"
+    )
+
+
+def working() -> Iterator[tuple[str, type[Detector]]]:
+    """The name and class of every network but those of other packages that cannot be imported."""
+    yield from ((family, get(family)) for family in _REGISTRY)
+    yield from plugins.working(plugins.NETWORKS, _REGISTRY, Detector)
 
 
 def presets() -> dict[str, tuple[str, NetworkConfig]]:
-    """Every preset: its name -> (network, config)."""
-    return {name: (family, config) for family in _REGISTRY for name, config in get(family).presets.items()}
+    """Every preset: its name -> (network, config). Of two with one name, the first counts."""
+    found: dict[str, tuple[str, NetworkConfig]] = {}
+    for family, network in working():
+        for name, config in network.presets.items():
+            found.setdefault(name, (family, config))
+    return found
 
 
 def preset(name: str, settings: Mapping[str, str] | None = None) -> tuple[str, NetworkConfig]:

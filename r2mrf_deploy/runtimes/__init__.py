@@ -1,6 +1,7 @@
 """Runtimes: everything that can run an artifact, behind one protocol and one registry.
 
-The registry is a table of module paths and suffixes, so that asking for one runtime imports no other.
+The registry is a table of module paths and suffixes, so that asking for one runtime imports no other. Other packages add
+runtimes by entry points (see `plugins`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from r2mrf_deploy import checkpoint_files
+from r2mrf_deploy import checkpoint_files, plugins
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, UsageError, did_you_mean
 from r2mrf_deploy.runtimes.base import MOST_STREAMS, Availability, OpenOptions, Runner, Runtime, Timing
@@ -29,6 +30,7 @@ __all__ = [
     "nearest",
     "open",
     "suitable",
+    "working",
 ]
 
 # name -> (module:class or module:class:argument, suffixes of its files). If several open a suffix, the first is the default.
@@ -52,27 +54,47 @@ _REGISTRY = {
 
 
 def names() -> list[str]:
-    return list(_REGISTRY)
+    """This package's runtimes, then those that other packages add."""
+    return [*_REGISTRY, *plugins.added(plugins.RUNTIMES, _REGISTRY)]
 
 
 def get(name: str) -> Runtime:
-    """The runtime called `name`. Raises UsageError if there is none."""
-    if name not in _REGISTRY:
-        raise UsageError(f"no runtime {name!r}: {did_you_mean(name, _REGISTRY)}")
-    module, attribute, *arguments = _REGISTRY[name][0].split(":")
-    return getattr(importlib.import_module(module), attribute)(*arguments)
+    """The runtime called `name`.
+
+    Raises:
+        UsageError: there is none.
+        PluginError: it is another package's, and cannot be imported.
+    """
+    if name in _REGISTRY:
+        module, attribute, *arguments = _REGISTRY[name][0].split(":")
+        return getattr(importlib.import_module(module), attribute)(*arguments)
+    if entry := plugins.added(plugins.RUNTIMES, _REGISTRY).get(name):
+        return plugins.load(entry, Runtime)()
+    raise UsageError(f"no runtime {name!r}: {did_you_mean(name, names())}")
+
+
+def _added() -> list[Runtime]:
+    """The runtimes of other packages, but for those that cannot be imported."""
+    return [found() for _, found in plugins.working(plugins.RUNTIMES, _REGISTRY, Runtime)]
+
+
+def working() -> list[Runtime]:
+    """Every runtime but those of other packages that cannot be imported."""
+    return [*map(get, _REGISTRY), *_added()]
 
 
 def suitable(path: Path) -> list[Runtime]:
     """Every runtime that opens such files, whether it is available or not. A checkpoint is known by its content too."""
     path = file_of(path)
     suffix = checkpoint_files.SUFFIXES[0] if checkpoint_files.is_checkpoint(path) else path.suffix.lower()
-    return [get(name) for name, (_, suffixes) in _REGISTRY.items() if suffix in suffixes]
+    own = [get(name) for name, (_, suffixes) in _REGISTRY.items() if suffix in suffixes]
+    return own + [runtime for runtime in _added() if suffix in runtime.suffixes]
 
 
 def known_suffixes() -> list[str]:
     """The suffixes of the files that runtimes open."""
-    return list(dict.fromkeys(suffix for _, suffixes in _REGISTRY.values() for suffix in suffixes))
+    own = [suffix for _, suffixes in _REGISTRY.values() for suffix in suffixes]
+    return list(dict.fromkeys([*own, *(suffix for runtime in _added() for suffix in runtime.suffixes)]))
 
 
 def default(artifact: Artifact) -> Runtime:

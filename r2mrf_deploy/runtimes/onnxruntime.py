@@ -41,9 +41,7 @@ class OnnxRuntimeCPU(Runtime):
     unsupported_precisions = frozenset({"bf16"})
 
     def availability(self) -> Availability:
-        if importlib.util.find_spec("onnxruntime") is None:
-            return Availability(False, reason="onnxruntime is not installed", cure="pip install onnxruntime-gpu")
-        return Availability(True, environment.version("onnxruntime-gpu") or environment.version("onnxruntime"))
+        return installed()
 
     def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
         """What the session may use, in order of preference: names, or pairs of a name and its options."""
@@ -70,7 +68,7 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
 
         if self.provider not in onnxruntime.get_available_providers():
             missing = f"this build has no {_short(self.provider)} provider"
-            return Availability(False, state.version, missing, "replace it: pip install onnxruntime-gpu")
+            return Availability(False, state.version, missing, _exchange("gpu"))
         if reason := environment.cuda_driver():
             return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         if reason := gpus.too_old_for_cuda(cuda_major(), environment.compute_capability()):
@@ -347,6 +345,26 @@ def _elsewhere(session: Any, wanted: str) -> str:
             f"{wanted} runs no node of this graph, all run on {', '.join(others)}: choose that runtime"
         )
     return "".join(f", {n} of {counts.total()} nodes on {name}" for name, n in others.items())
+
+
+def installed() -> Availability:
+    """Whether there is an ONNX Runtime, and only one."""
+    found = environment.onnx_runtimes()
+    version = environment.version(found[0]) if found else None
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None:
+        return Availability(False, reason="onnxruntime is not installed", cure=environment.installs("onnxruntime"))
+    if spec.origin is None:  # a folder without a package
+        return Availability(False, version, "files of onnxruntime are missing", _exchange("cpu"))
+    if len(found) > 1:
+        return Availability(True, version, f"{' and '.join(found)} overwrite each other's files", _exchange("cpu"))
+    return Availability(True, version)
+
+
+def _exchange(extra: str) -> str:
+    """How to get another ONNX Runtime: pip does not know that one replaces the other."""
+    others = " ".join(environment.onnx_runtimes() or ["onnxruntime"])
+    return f'pip uninstall {others}, then pip install "r2mrf-deploy[{extra}]"'
 
 
 def _preload() -> None:
