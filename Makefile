@@ -139,7 +139,7 @@ $(RELEASE)/.ready:
 	@touch $@
 
 release: $(RELEASE)/.ready
-	$(RELEASE)/bin/python packaging/release.py -o dist
+	$(RELEASE)/bin/python release/release.py -o dist
 
 # One file for all systems and all Pythons. Pytriton wants NumPy 1, which it gets in its own environment without this pin.
 constraints: $(RELEASE)/.ready
@@ -149,7 +149,7 @@ constraints: $(RELEASE)/.ready
 	  $(foreach extra,all triton cpu gpu,--extra $(extra))
 
 lower-bounds: $(RELEASE)/.ready
-	$(RELEASE)/bin/python packaging/lower_bounds.py
+	$(RELEASE)/bin/python release/lower_bounds.py
 
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results

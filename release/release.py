@@ -61,7 +61,8 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     """Refuse packages that lack files, or hold what is not theirs."""
     inside = zipfile.ZipFile(wheel).namelist()
     lacks = [name for name in NEEDED if f"r2mrf_deploy/{name}" not in inside]
-    source = [name.partition("/")[2] for name in tarfile.open(sdist).getnames()]
+    with tarfile.open(sdist) as archive:
+        source = [name.partition("/")[2] for name in archive.getnames()]
     lacks += [name for name in ("Makefile", "constraints.txt", "engines/cpp/CMakeLists.txt") if name not in source]
     foreign = [name for name in inside if FOREIGN.search(name)]
     foreign += [name for name in source if FOREIGN.search(name) and not name.startswith("tests")]

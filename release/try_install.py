@@ -34,6 +34,11 @@ EXPORT = (
     "predict r2mrf-edge demo.png -o maps",
 )
 """What works with the extra `export` too."""
+LOOK = """
+from PIL import Image
+low, high = Image.open("maps/demo_map.png").convert("L").getextrema()
+assert high - low > 99, "the map is flat"
+"""
 
 
 def main() -> None:
@@ -69,7 +74,8 @@ def install_and_use(package: Path, python: str, extras: Sequence[str], constrain
             [str(within / "python"), "-c", "import platform; print(platform.python_version())"], place
         ).strip()
         size = sum(f.stat().st_size for f in (place / "venv").rglob("*") if f.is_file() and not f.is_symlink())
-    return f"Python {version}: {package.name}[{','.join(extras)}], {size / 1e6:.0f} MB, installed in {installed:.0f} s, works"
+    what = f"{package.name}[{','.join(extras)}]"
+    return f"Python {version}: {what} works; {size / 1e6:.0f} MB, installed in {installed:.0f} s"
 
 
 def use(within: Path, folder: Path, extras: Sequence[str]) -> None:
@@ -77,8 +83,7 @@ def use(within: Path, folder: Path, extras: Sequence[str]) -> None:
     shutil.copy(ROOT / "docs" / "demo.png", folder)
     for command in (*RUN, *(EXPORT if "export" in extras else ())):
         run([str(within / "r2mrf"), *command.split()], folder)
-    look = "from PIL import Image; low, high = Image.open('maps/demo_map.png').convert('L').getextrema(); assert high - low > 99"
-    run([str(within / "python"), "-c", look], folder)
+    run([str(within / "python"), "-c", LOOK], folder)
     if "export" not in extras:
         there = run(
             [str(within / "python"), "-c", "import importlib.util as u; print(u.find_spec('torch') is not None)"],
