@@ -30,7 +30,7 @@ RUN = (
 EXPORT = (
     "init r2mrf-edge -o edge.pth",
     "export edge.pth -o edge.onnx --size 96x96",
-    "parity edge.pth edge.onnx --photographs 1",
+    "parity edge.pth edge.onnx",
     "predict r2mrf-edge demo.png -o maps",
 )
 """What works with the extra `export` too."""
