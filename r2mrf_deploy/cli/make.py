@@ -241,6 +241,37 @@ def optimize(
 
 
 @app.command()
+def adopt(
+    model: Annotated[Path, Argument(help="An ONNX model from a photograph to one map.")],
+    output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
+    normalize: Annotated[
+        str,
+        Option(
+            metavar="HOW",
+            help="What the model expects of a photograph: imagenet, unit (0 to 1), bytes (0 to 255), or means/deviations of "
+            "R, G and B: 0.5,0.5,0.5/0.25,0.25,0.25.",
+        ),
+    ] = "imagenet",
+    map_output: Annotated[
+        str | None, Option("--map", metavar="NAME", help="The output that is the map; by default the only one.")
+    ] = None,
+    logits: Annotated[bool, Option("--logits", help="The output is the map's logits: add a sigmoid.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Make an artifact of another tool's ONNX model: saliency, matting."""
+    from r2mrf_deploy.export.adopt import adopt_artifact
+
+    with shown_progress() as progress:
+        done = adopt_artifact(
+            model, output, normalize=normalize, map_output=map_output, logits=logits, progress=progress
+        )
+    if as_json:
+        print_json({"file": str(done.path), "inputs": done.manifest.inputs, "outputs": done.manifest.outputs})
+        return
+    _print_exported(done)
+
+
+@app.command()
 def build(
     model: Annotated[Path, Argument(parser=flags.graph_file, metavar="MODEL", help="An ONNX artifact.")],
     output: Annotated[

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @app.command()
 def parity(
     checkpoint: Annotated[
-        Path, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="The reference, run by PyTorch in FP32.")
+        Path,
+        Argument(
+            parser=flags.model_file, metavar="REFERENCE", help="A checkpoint, run by PyTorch in FP32, or an artifact."
+        ),
     ],
     artifacts: Annotated[list[Path] | None, Argument(help="Artifacts to compare with it.")] = None,
     server: flags.Server = None,
@@ -48,7 +51,7 @@ def parity(
     rename: flags.Rename = None,
     as_json: flags.Json = False,
 ) -> None:
-    """Compare artifacts with the checkpoint on photographs."""
+    """Compare artifacts with a checkpoint or a graph on photographs."""
     from r2mrf_deploy.parity.artifacts import compare_artifacts
     from r2mrf_deploy.report import plots, tables
 
@@ -58,7 +61,7 @@ def parity(
     )  # fmt: skip
     if not artifacts and not server:
         raise UsageError(
-            "there is nothing to compare with the checkpoint: name artifacts, or a served model by `server`"
+            "there is nothing to compare with the reference: name artifacts, or a served model by `server`"
         )
     if plot is not None:
         plots.refuse(plot)

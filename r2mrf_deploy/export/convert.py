@@ -199,6 +199,9 @@ class _Conversion:
 
     def _inputs(self, photographs: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
         spec = self.contract.inputs[0]
+        if spec.layout is None or len(self.contract.inputs) > 1:
+            path = self.source.path
+            raise UsageError(f"{path} does not say how its input takes a photograph: run `r2mrf adopt` on it first")
         profile = self.contract.profile(spec.name)
         optimum = {"max": profile["opt"]} if profile else {}
         return [{spec.name: a} for a in sample_inputs(spec, self.contract.preprocess, photographs, optimum)]

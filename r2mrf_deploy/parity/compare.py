@@ -220,7 +220,7 @@ def _measure(
             got = candidate.run({candidate.inputs[0].name: array})
             for name in names:
                 if got[name].shape != wanted[name].shape:
-                    return f"{name} is {list(got[name].shape)}, PyTorch's is {list(wanted[name].shape)}"
+                    return f"{name} is {list(got[name].shape)}, the reference's is {list(wanted[name].shape)}"
             _add(result.map, wanted["map"], got["map"], len(inputs))
             _add(of_logits, logit(wanted["map"]), logit(got["map"]), len(inputs))
             result.f_measure = min(result.f_measure, agreement(got["map"], wanted["map"]))
@@ -251,7 +251,7 @@ def _structure(reference: Runner, candidate: Runner) -> str:
     wanted = {s.name: s for s in reference.outputs}
     for spec in candidate.outputs:
         if spec.name not in wanted:
-            return f"it has an output {spec.name!r} that PyTorch does not have"
+            return f"it has an output {spec.name!r} that the reference does not have"
         if spec.dtype != wanted[spec.name].dtype:
             return f"{spec.name} is {spec.dtype}, not {wanted[spec.name].dtype}"
         if len(spec.shape) != len(wanted[spec.name].shape):

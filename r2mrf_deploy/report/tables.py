@@ -42,12 +42,16 @@ def parity_table(results: Sequence[Parity]) -> Sheet:
     return table
 
 
+def _whose(r: Parity) -> str:
+    return "the checkpoint's" if r.reference == "PyTorch" else f"{r.reference}'s"
+
+
 def parity_lines(r: Parity, bisect: bool) -> list[str]:
     """What the table does not say about one result."""
     lines = [f"{r.artifact}: {r.reason}"] if r.reason else []
     if whole := r.whole_path:
         found = f"F {whole.f:.3f}, MAE {whole.mae:.3f}"
-        lines.append(f"{r.artifact}: from a photograph to its map, against the checkpoint's own: {found}")
+        lines.append(f"{r.artifact}: from a photograph to its map, against {_whose(r)} own: {found}")
     if r.not_recorded:
         lines.append(f"not recorded: {r.not_recorded}")
     if (search := r.bisect) is not None:
@@ -333,9 +337,7 @@ def exported_lines(done: Exported) -> list[str]:
         found = f"{p.verdict}, map within {p.map.largest:.1e}, {p.map.mean:.1e} on average"
         lines.append(f"parity with {p.reference}: {found} ({p.runtime}, {p.device})")
     if p is not None and (whole := p.whole_path):
-        lines.append(
-            f"from a photograph to its map, against the checkpoint's own: F {whole.f:.3f}, MAE {whole.mae:.3f}"
-        )
+        lines.append(f"from a photograph to its map, against {_whose(p)} own: F {whole.f:.3f}, MAE {whole.mae:.3f}")
     if p is not None and p.passed and p.reason:
         lines.append(p.reason)
     return lines

@@ -159,7 +159,7 @@ def test_a_graph_in_fp64_is_its_checkpoint_in_fp64(
 @pytest.mark.parametrize(
     ("candidate", "message"),
     [
-        (Fixed(map=RAMP, extra=RAMP), "an output 'extra' that PyTorch does not have"),
+        (Fixed(map=RAMP, extra=RAMP), "an output 'extra' that the reference does not have"),
         (Fixed(other=RAMP), "an output 'other'"),
         (Fixed(map=RAMP.astype(np.float16)), "map is float16, not float32"),
         (Fixed(map=RAMP[0]), "map has rank 3, not 4"),

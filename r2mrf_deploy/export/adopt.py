@@ -1,0 +1,186 @@
+"""`r2mrf adopt`: an ONNX model of another tool, from a photograph to a map, becomes an artifact like ours.
+
+A saliency, matting or segmentation network of one class does to a photograph what a blur detector does. What its file does
+not say is how a photograph becomes its input, and which output is the map. Once that is stated, every verb can use it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_package
+from onnx import helper
+
+from r2mrf_deploy import environment, runtimes
+from r2mrf_deploy.artifact import Artifact, publish
+from r2mrf_deploy.errors import CheckFailed, GraphError, UsageError, did_you_mean
+from r2mrf_deploy.export import onnx
+from r2mrf_deploy.export.base import Exported
+from r2mrf_deploy.graph import files
+from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, TensorSpec
+from r2mrf_deploy.networks.base import IMAGENET
+from r2mrf_deploy.parity.compare import photographs_for, sample_inputs
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+
+NORMALIZATIONS = {
+    "imagenet": IMAGENET,
+    "unit": NEUTRAL,
+    "bytes": NEUTRAL.model_copy(update={"std": (1 / 255,) * 3}),
+}
+"""Name -> what the model expects of a photograph: ImageNet's mean and deviation removed; values from 0 to 1; to 255."""
+MARGIN = 1e-3
+"""How far a value may be outside 0..1 by rounding."""
+
+
+def adopt_artifact(
+    model: Path | str,
+    output: Path | str,
+    *,
+    normalize: str = "imagenet",
+    map_output: str | None = None,
+    logits: bool = False,
+    progress: ProgressCallback = silent,
+) -> Exported:
+    """Make an artifact of an ONNX model that takes a photograph and gives one map.
+
+    Args:
+        model: has one input [N, 3, H, W] or [N, H, W, 3], float32, or uint8, which needs no `normalize`, and an output
+            [N, 1, H, W] or [N, H, W], float32. The file is not changed.
+        output: the `.onnx` to write.
+        normalize: a name in `NORMALIZATIONS`, or the means and deviations of R, G and B, of values from 0 to 1, as
+            `0.5,0.5,0.5/0.25,0.25,0.25`.
+        map_output: the name of the output that is the map; by default the only one.
+        logits: the output is the map's logits: a sigmoid is added.
+
+    Raises:
+        InputError: no such file.
+        UsageError: the model is an artifact already, an argument is wrong, or it is no model from a photograph to a map.
+        GraphError: the model is damaged.
+        CheckFailed: the map of a photograph is not finite or not within 0..1. Nothing is written.
+        ArtifactError: the file cannot be written.
+    """
+    path = Path(output)
+    if path.suffix != ".onnx":
+        raise UsageError(f"`output` {path}: the name of an adopted model must end in .onnx")
+    source = Artifact.open(model)
+    if source.path.suffix.lower() != ".onnx":
+        raise UsageError(f"{source.path} is no .onnx file: only these can be adopted")
+    if source.contract is not None:
+        raise UsageError(f"{source.path} says already how it takes a photograph: it needs no `r2mrf adopt`")
+    graph = files.read(source.path)
+    taken = _input(graph)
+    _name_the_map(graph, _output(graph, map_output), logits)
+    found = onnx.describe(graph)
+    preprocess = (NEUTRAL if taken.dtype == "uint8" else _preprocess(normalize)).model_copy(
+        update={"inside": taken.dtype == "uint8"}
+    )
+    contract = found.model_copy(
+        update={"inputs": [taken], "preprocess": preprocess, "tools": environment.tool_versions("r2mrf-deploy", "onnx")}
+    )
+
+    def check(artifact: Artifact) -> list[dict[str, object]]:
+        progress(Progress(f"trying {path.name} on a photograph"))
+        _refuse_other_values(artifact, contract)
+        return []
+
+    return Exported(publish(path, lambda file: onnx.write(graph, contract, file), check))
+
+
+def _input(model: onnx_package.ModelProto) -> TensorSpec:
+    """The input with its layout: normalised floats are NCHW and bytes NHWC, as in every artifact; a model that has it the
+    other way gets a Transpose."""
+    inputs = onnx.describe(model).inputs
+    spec = inputs[0] if len(inputs) == 1 and len(inputs[0].shape) == 4 else None
+    if spec is None or spec.dtype not in ("float32", "uint8") or 3 not in (spec.shape[1], spec.shape[3]):
+        has = "; ".join(map(str, inputs)) or "none"
+        raise UsageError(
+            "a model from a photograph to a map has one input, float32 or uint8, [N, 3, H, W] or [N, H, W, 3]; "
+            f"this has {has}"
+        )
+    channels, wanted = (1, "NCHW") if spec.dtype == "float32" else (3, "NHWC")
+    if spec.shape[channels] == 3:
+        return spec.model_copy(update={"layout": wanted})
+    order = (0, 2, 3, 1) if wanted == "NCHW" else (0, 3, 1, 2)  # from ours to the model's
+    shape: list[int | str] = [0] * 4
+    for axis, place in enumerate(order):
+        shape[place] = spec.shape[axis]
+    graph = model.graph
+    inside = _renamed(graph, spec.name, f"{spec.name}.source")
+    graph.node.insert(0, helper.make_node("Transpose", [spec.name], [inside], name="r2mrf.transpose", perm=order))
+    (value,) = (v for v in graph.input if v.name == spec.name)
+    value.CopyFrom(helper.make_tensor_value_info(spec.name, value.type.tensor_type.elem_type, shape))
+    return spec.model_copy(update={"shape": shape, "layout": wanted})
+
+
+def _output(model: onnx_package.ModelProto, name: str | None) -> TensorSpec:
+    outputs = {spec.name: spec for spec in onnx.describe(model).outputs}
+    if name is None and len(outputs) > 1:
+        raise UsageError(f"the model has the outputs {', '.join(outputs)}: set `map_output` to the map's")
+    if name is not None and name not in outputs:
+        raise UsageError(f"`map_output` {name}: the model has no such output; {did_you_mean(name, outputs)}")
+    spec = outputs[name] if name else next(iter(outputs.values()))
+    if spec.dtype != "float32" or (len(spec.shape) != 3 and not (len(spec.shape) == 4 and spec.shape[1] == 1)):
+        raise UsageError(
+            f"a map is float32 [N, 1, H, W] or [N, H, W], and the model gives {spec}: name another `map_output`"
+        )
+    return spec
+
+
+def _name_the_map(model: onnx_package.ModelProto, spec: TensorSpec, logits: bool) -> None:
+    """Make `map` [N, 1, H, W] the model's only output."""
+    graph = model.graph
+    if any("map" in (*node.input, *node.output) for node in graph.node) and spec.name != "map":
+        raise GraphError("the graph has a tensor `map` that is not the output: rename it")
+    steps: list[tuple[str, list[str]]] = []
+    if len(spec.shape) == 3:
+        axes = onnx_package.numpy_helper.from_array(np.array([1]), "r2mrf.axes")
+        graph.initializer.append(axes)
+        steps.append(("Unsqueeze", [axes.name]))
+    if logits:
+        steps.append(("Sigmoid", []))
+    current = spec.name
+    if not steps:
+        steps = [] if current == "map" else [("Identity", [])]
+    elif current == "map":
+        current = _renamed(graph, "map", "map.source")
+    for number, (kind, further) in enumerate(steps, 1):
+        target = "map" if number == len(steps) else f"map.{number}"
+        graph.node.append(helper.make_node(kind, [current, *further], [target], name=f"r2mrf.{kind.lower()}"))
+        current = target
+    shape = spec.shape if len(spec.shape) == 4 else [spec.shape[0], 1, *spec.shape[1:]]
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("map", onnx_package.TensorProto.FLOAT, shape))
+
+
+def _renamed(graph: onnx_package.GraphProto, old: str, new: str) -> str:
+    """Rename a tensor wherever it stands."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    return new
+
+
+def _preprocess(text: str) -> Preprocess:
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+        return Preprocess(mean=mean, std=std)  # type: ignore[arg-type]
+    except ValueError:
+        known = ", ".join(NORMALIZATIONS)
+        raise UsageError(f"`normalize` {text}: give {known}, or means/deviations: 0.5,0.5,0.5/0.25,0.25,0.25") from None
+
+
+def _refuse_other_values(artifact: Artifact, contract: Contract) -> None:
+    (spec,) = contract.inputs
+    (array,) = sample_inputs(spec, contract.preprocess, photographs_for(None)[:1])
+    with runtimes.open(artifact, runtimes.nearest("fp32").name) as runner:
+        found = runner.run({spec.name: array})["map"]
+    if not np.isfinite(found).all():
+        raise CheckFailed("the map of a photograph is not finite: nothing was written")
+    if found.min() < -MARGIN or found.max() > 1 + MARGIN:
+        raise CheckFailed(
+            f"the map of a photograph has values from {found.min():.3g} to {found.max():.3g}, and not from 0 to 1: if these "
+            "are logits, set `logits`; nothing was written"
+        )

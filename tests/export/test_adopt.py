@@ -1,0 +1,182 @@
+"""Models of other tools: what `adopt` writes is an artifact that every verb can use. The model finds saliency."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from r2mrf_deploy import images
+from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.cli import main
+from r2mrf_deploy.errors import CheckFailed, UsageError
+from r2mrf_deploy.export.adopt import adopt_artifact
+from r2mrf_deploy.parity.compare import photographs_for
+from r2mrf_deploy.predictor import Predictor
+
+SIZE = (48, 64)
+
+
+def saliency(
+    folder: Path,
+    *,
+    nhwc: bool = False,
+    bytes_in: bool = False,
+    flat: bool = False,
+    logits: bool = False,
+    two: bool = False,
+) -> Path:
+    """Three convolutions; the last two are applied again to the same features and the map before, as an unrolled recurrence.
+
+    Args:
+        flat: the map is [N, H, W].
+        two: the features are an output too.
+    """
+    rng = np.random.default_rng(3)
+    constants = {
+        name: (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        for name, shape in (("w0", (32, 3, 3, 3)), ("w1", (32, 33, 3, 3)), ("w2", (1, 32, 1, 1)))
+    }
+    nodes, current = [], "photo"
+    if bytes_in:
+        nodes.append(helper.make_node("Cast", [current], ["floats"], to=TensorProto.FLOAT))
+        current = "floats"
+    if nhwc:
+        nodes.append(helper.make_node("Transpose", [current], ["channels_first"], perm=[0, 3, 1, 2]))
+        current = "channels_first"
+    nodes += [
+        helper.make_node("Conv", [current, "w0"], ["c0"], name="first", pads=[1] * 4),
+        helper.make_node("Relu", ["c0"], ["features"]),
+    ]
+    constants["before"] = np.zeros((1, 1, *SIZE), np.float32)
+    before = "before"
+    for step in range(4):
+        nodes += [
+            helper.make_node("Concat", ["features", before], [f"cat{step}"], axis=1),
+            helper.make_node("Conv", [f"cat{step}", "w1"], [f"c{step}a"], name=f"wide{step}", pads=[1] * 4),
+            helper.make_node("Relu", [f"c{step}a"], [f"r{step}"]),
+            helper.make_node("Conv", [f"r{step}", "w2"], [f"logits{step}"], name=f"score{step}"),
+            helper.make_node("Sigmoid", [f"logits{step}"], [f"m{step}"]),
+        ]
+        before = f"m{step}"
+    result = "logits3" if logits else before
+    if flat:
+        constants["axis"] = np.array([1])
+        nodes.append(helper.make_node("Squeeze", [result, "axis"], ["flat"]))
+        result = "flat"
+    taken = helper.make_tensor_value_info(
+        "photo", TensorProto.UINT8 if bytes_in else TensorProto.FLOAT, [1, *SIZE, 3] if nhwc else [1, 3, *SIZE]
+    )
+    given = [helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, *SIZE] if flat else [1, 1, *SIZE])]
+    if two:
+        given.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 32, *SIZE]))
+    weights = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "saliency", [taken], given, weights)
+    path = folder / "saliency.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"nhwc": True}, {"flat": True}, {"nhwc": True, "bytes_in": True}, {"bytes_in": True}, {"two": True}],
+    ids=lambda form: " ".join(form) or "plain",
+)  # fmt: skip
+def test_what_is_adopted_computes_what_the_model_computes(form: dict[str, bool], tmp_path: Path) -> None:
+    model = saliency(tmp_path, **form)
+    done = adopt_artifact(model, tmp_path / "mine.onnx", normalize="unit", map_output="m3" if form.get("two") else None)
+    photograph = images.resize(photographs_for(None)[0], SIZE)
+    pixels = photograph if form.get("bytes_in") else photograph.astype(np.float32) / np.float32(255)
+    fed = (pixels if form.get("nhwc") else pixels.transpose(2, 0, 1))[None]
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"photo": fed})[0].reshape(SIZE)
+    assert wanted.std() > 0.01, "a flat map proves nothing"
+    with Predictor.open(done.path) as predictor:
+        # the same nodes on the same numbers; a transposed input may be convolved in another order
+        np.testing.assert_allclose(predictor(photograph), wanted, atol=1e-6)
+    assert Artifact.open(done.path).manifest is not None
+
+
+def test_logits_become_a_map_and_are_refused_as_one(tmp_path: Path) -> None:
+    model = saliency(tmp_path, logits=True, flat=True)
+    with pytest.raises(CheckFailed, match=r"has values from -?\d.* set `logits`"):
+        adopt_artifact(model, tmp_path / "mine.onnx", normalize="bytes")
+    assert not (tmp_path / "mine.onnx").exists()
+    adopt_artifact(model, tmp_path / "mine.onnx", normalize="bytes", logits=True)
+    with Predictor.open(tmp_path / "mine.onnx") as predictor:
+        focus = predictor(photographs_for(None)[0])
+    assert 0 <= focus.min() < focus.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "message"),
+    [
+        ({"two": True}, {}, "has the outputs m3, features: set `map_output`"),
+        ({"two": True}, {"map_output": "m4"}, "`map_output` m4: the model has no such output"),
+        ({"two": True}, {"map_output": "features"}, r"a map is float32 \[N, 1, H, W\]"),
+        ({}, {"normalize": "imagnet"}, "`normalize` imagnet: give imagenet, unit, bytes"),
+        ({}, {"normalize": "0,0,0/1,1"}, "`normalize` 0,0,0/1,1: give"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    form: dict[str, bool], options: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        adopt_artifact(saliency(tmp_path, **form), tmp_path / "mine.onnx", **options)
+    assert {p.name for p in tmp_path.iterdir()} == {"saliency.onnx"}
+
+
+def test_an_artifact_is_not_adopted_twice(tmp_path: Path) -> None:
+    adopt_artifact(saliency(tmp_path), tmp_path / "mine.onnx")
+    with pytest.raises(UsageError, match="says already"):
+        adopt_artifact(tmp_path / "mine.onnx", tmp_path / "again.onnx")
+
+
+@pytest.mark.artifact
+def test_every_verb_takes_a_model_that_was_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of docs/any-model.md."""
+    monkeypatch.chdir(tmp_path)
+    saliency(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    for number, photograph in enumerate(photographs_for(None)):
+        Image.fromarray(photograph).save(tmp_path / "photographs" / f"{number}.png")
+    refused = ("convert saliency.onnx -o x.onnx --precision fp16", "parity saliency.onnx saliency.onnx")
+    for command in refused:
+        assert main(command.split()) == 2
+        assert "r2mrf adopt" in capsys.readouterr().err
+    for command in (
+        "adopt saliency.onnx -o mine.onnx --normalize imagenet",
+        "optimize mine.onnx -o fast.onnx",
+        "convert fast.onnx -o half.onnx --precision fp16",
+        "convert fast.onnx -o int8.onnx --precision int8 --calibration photographs",
+        "build fast.onnx -o fast.xml",
+        "parity mine.onnx fast.onnx half.onnx int8.onnx fast.xml",
+        "bench mine.onnx fast.onnx fast.xml --duration 0.05 --iterations 3",
+        "predict fast.xml photographs -o maps",
+    ):
+        assert main(command.split()) == 0, capsys.readouterr().err
+    optimized = json.loads((tmp_path / "fast.onnx.json").read_text())
+    first, last = optimized["rewrites"][0], optimized["rewrites"][-1]
+    # the features are convolved once, and not at each of the four steps
+    assert last["multiply_adds_after"] < 0.5 * first["multiply_adds_before"]
+    assert {p["reference"] for p in json.loads((tmp_path / "int8.onnx.json").read_text())["parity"]} == {
+        "FP32",
+        "mine.onnx",
+    }
+
+
+def test_a_reference_that_takes_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, form in (("floats", {}), ("bytes", {"nhwc": True, "bytes_in": True})):
+        (tmp_path / name).mkdir()
+        adopt_artifact(saliency(tmp_path / name, **form), tmp_path / f"{name}.onnx")
+    assert main(["parity", str(tmp_path / "floats.onnx"), str(tmp_path / "bytes.onnx")]) == 2
+    assert "which is not what the artifact takes" in capsys.readouterr().err
+    assert main(["parity", str(tmp_path / "floats.onnx"), str(tmp_path / "floats.onnx"), "--bisect"]) == 2
+    assert "--bisect compares with a checkpoint" in capsys.readouterr().err
