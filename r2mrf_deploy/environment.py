@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import math
 import os
@@ -75,6 +74,8 @@ def installs(module: str) -> str:
 
 def version(package: str) -> str | None:
     """The installed version of a distribution, found without importing it."""
+    import importlib.metadata  # its parser of e-mail is slow to import
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
