@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import platform
 import shlex
 import sys
@@ -25,7 +26,6 @@ from r2mrf_deploy.cli import (  # the order of their commands in --help
 )
 from r2mrf_deploy.cli.common import (
     ANSWERED,
-    LOG,
     RUNNING,
     app,
     command,
@@ -39,6 +39,7 @@ from r2mrf_deploy.cli.help import ANYWHERE
 from r2mrf_deploy.errors import INTERRUPTED, R2mrfError, UsageError
 from r2mrf_deploy.wording import masked, plain
 
+_LOG = logging.getLogger(__name__)
 __all__ = ["main", "make", "make_cheaper", "measure", "predict", "serve", "train", "use"]
 
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         with libraries_shown(), shown_notes(verbose=not {"-v", "--verbose"}.isdisjoint(given)):
             started = time.perf_counter()
             code, message = _run(arguments, debug)
-            LOG.debug("exit code %d after %.3f s", code, time.perf_counter() - started)
+            _LOG.debug("exit code %d after %.3f s", code, time.perf_counter() - started)
     finally:
         if debug:  # typer has set its own meanwhile
             sys.excepthook = _show_traceback
@@ -82,12 +83,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         RUNNING.set(running)
         ANSWERED.set(False)
         _refuse_json_file(arguments)
-        LOG.debug(
-            "r2mrf-deploy %s, Python %s: %s",
-            environment.version("r2mrf-deploy"),
-            platform.python_version(),
-            masked(shlex.join(arguments)),
-        )
+        version, given = environment.version("r2mrf-deploy"), shlex.join(map(masked, arguments))
+        _LOG.debug("r2mrf-deploy %s, Python %s: r2mrf %s", version, platform.python_version(), given)
         if running is None:
             code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
         else:

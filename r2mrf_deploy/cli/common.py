@@ -93,7 +93,7 @@ def table(*tables: Sheet) -> None:
         out.print(each, crop=False)
 
 
-LOG = logging.getLogger("r2mrf_deploy")
+_LOG = logging.getLogger("r2mrf_deploy")
 
 
 @contextmanager
@@ -103,14 +103,14 @@ def shown_notes(*, verbose: bool = False) -> Iterator[None]:
     Args:
         verbose: print all that it logs, each line with the time and the module.
     """
-    before, handler = LOG.level, _Log() if verbose else _Notes()
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    before, handler = _LOG.level, _Log() if verbose else _Notes()
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         yield
     finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(before)
+        _LOG.removeHandler(handler)
+        _LOG.setLevel(before)
 
 
 class _Notes(logging.Handler):
@@ -174,7 +174,7 @@ def shown_progress(*, rate: bool = False) -> Iterator[ProgressCallback]:
             else:
                 if p.description != doing:
                     doing = p.description
-                    LOG.getChild("progress").debug("%s ...", doing)
+                    _LOG.getChild("progress").debug("%s ...", doing)
                 bar.update(task, description=plain(p.description), completed=p.done, total=p.total)
 
         yield show
