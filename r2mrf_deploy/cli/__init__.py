@@ -39,24 +39,28 @@ from r2mrf_deploy.cli.help import ANYWHERE
 from r2mrf_deploy.errors import INTERRUPTED, R2mrfError, UsageError
 from r2mrf_deploy.wording import masked, plain
 
-_LOG = logging.getLogger(__name__)
 __all__ = ["main", "make", "make_cheaper", "measure", "predict", "serve", "train", "use"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is 0 for done, 1 for a failed check, 2 for wrong use or bad input, 130 for
     Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a terminal may not have every character
     if arguments[:1] == [completion.ASKED]:
         completion.answer(arguments[1:])
         return 0
     arguments, given = _split(arguments)
-    debug = "--debug" in given
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a terminal may not have every character
+    debug, verbose = "--debug" in given, not {"-v", "--verbose"}.isdisjoint(given)
+    started = time.perf_counter()
     try:
-        with libraries_shown(), shown_notes(verbose=not {"-v", "--verbose"}.isdisjoint(given)):
-            started = time.perf_counter()
+        with libraries_shown(), shown_notes(verbose=verbose):
+            if verbose:
+                version, said = environment.version("r2mrf-deploy"), shlex.join(map(masked, arguments))
+                _LOG.debug("r2mrf-deploy %s, Python %s: r2mrf %s", version, platform.python_version(), said)
             code, message = _run(arguments, debug)
             _LOG.debug("exit code %d after %.3f s", code, time.perf_counter() - started)
     finally:
@@ -83,8 +87,6 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         RUNNING.set(running)
         ANSWERED.set(False)
         _refuse_json_file(arguments)
-        version, given = environment.version("r2mrf-deploy"), shlex.join(map(masked, arguments))
-        _LOG.debug("r2mrf-deploy %s, Python %s: r2mrf %s", version, platform.python_version(), given)
         if running is None:
             code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
         else:

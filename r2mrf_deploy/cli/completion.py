@@ -63,7 +63,9 @@ function __r2mrf_complete
     set -l option (string match -r -- '^--[^=]*=' "$current")
     for line in (command $words[1] __complete $words[2..-1] "$current" 2>/dev/null)
         if string match -q -- \t'*' "$line"
-            __fish_complete_path (string replace -r -- '^--[^=]*=' '' "$current")
+            for file in (__fish_complete_path (string replace -r -- '^--[^=]*=' '' "$current"))
+                echo "$option$file"
+            end
         else
             echo "$option$line"
         end

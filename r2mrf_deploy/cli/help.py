@@ -43,7 +43,7 @@ class Group(str, Enum):
     CLUSTER = "Many machines"
     SERVING = "How models are served"
     ADDRESSES = "Where the server listens"
-    CHECKPOINT = "Checkpoints of other training scripts"
+    CHECKPOINT = "Network and checkpoint"
 
 
 class Verb(TyperCommand):
