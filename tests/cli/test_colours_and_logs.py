@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,11 @@ LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} [a-z_.]+: \S")
 DID = ("made", "compared", "checked")
 
 
-def on_a_terminal(*arguments: str, **environment: str) -> str:
-    with Terminal(
-        [*COMMAND, *arguments], PLAIN | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)} | environment
-    ) as t:
-        return t.read()
+def on_a_terminal(command: Sequence[str], **changed: str) -> str:
+    """What a command writes on a terminal."""
+    environment = PLAIN | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)} | changed
+    with Terminal(command, environment) as terminal:
+        return terminal.read()
 
 
 @pytest.mark.parametrize(
