@@ -10,6 +10,7 @@ if they are as it left them; whatever else is in the folder stays.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +23,12 @@ from r2mrf_deploy import formats, web, weights
 from r2mrf_deploy.errors import ArtifactError, no_file
 from r2mrf_deploy.files import flush, locked, refuse_special, sha256, staging
 from r2mrf_deploy.manifest import Contract, Manifest
+from r2mrf_deploy.progress import timed
 
 Evidence = Mapping[str, Any]
 """One measurement of parity, latency or accuracy, as JSON."""
 
+_LOG = logging.getLogger(__name__)
 _SAME = {
     "parity": ("runtime", "device", "reference"),
     "latency": ("runtime", "device", "batch", "shape", "options"),
@@ -78,7 +81,10 @@ class Artifact:
                 raise no_file(path)
             before = _state(path)
             try:
-                manifest, content = _manifest_of(path), formats.read(path)
+                with timed(_LOG, "verified %s", path):
+                    manifest, content = _manifest_of(path), formats.read(path)
+                if manifest is None:
+                    _LOG.debug("%s has no manifest", path)
                 _refuse_contradiction(path, manifest, content.contract)
                 return cls(path, manifest, manifest or content.contract, content.header)
             except ArtifactError:
@@ -140,7 +146,8 @@ def publish(path: Path, write: Callable[[Path], Contract], check: Callable[[Arti
     _refuse_foreign(path, path)
     with staging(path) as folder:
         file = folder / path.name
-        contract = write(file)
+        with timed(_LOG, "made %s", path.name):
+            contract = write(file)
         companions = sorted(f for f in folder.iterdir() if f != file)
         for companion in companions:
             refuse_special(path.with_name(companion.name))
@@ -149,10 +156,12 @@ def publish(path: Path, write: Callable[[Path], Contract], check: Callable[[Arti
             flush(written)
         manifest = Manifest.bind(contract, file, companions)
         header = formats.read(file).header
-        evidence = check(Artifact(file, manifest, manifest, header))
+        with timed(_LOG, "checked %s", path.name):
+            evidence = check(Artifact(file, manifest, manifest, header))
         manifest = manifest.model_copy(update={"parity": list(evidence)})
         with locked(path.parent):
             _move(file, companions, manifest, path)
+    _LOG.debug("published %s, %d bytes, and its manifest", path, manifest.bytes)
     return Artifact(path, manifest, manifest, header)
 
 

@@ -23,10 +23,11 @@ from r2mrf_deploy.files import sha256, write_atomically
 from r2mrf_deploy.fitting import as_input
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import IMAGENET, Detector, NetworkConfig
+from r2mrf_deploy.progress import timed
 from r2mrf_deploy.state_dicts import resolve
 from r2mrf_deploy.torch_file import read_file
 from r2mrf_deploy.weight_checks import checked, difference, shapes, wanted_shapes, with_counters
-from r2mrf_deploy.wording import first
+from r2mrf_deploy.wording import count, first
 
 _FORMATS = "r2mrf-checkpoint/"
 FORMAT = f"{_FORMATS}1"
@@ -113,7 +114,8 @@ class Checkpoint:
             RuntimeUnavailable: safetensors is not installed.
         """
         path, settings = Path(path), settings or {}
-        content = read_content(path)
+        with timed(LOG, "read %s", path):
+            content = read_content(path)
         said = content.get("format")
         if isinstance(said, str) and said == FORMAT:
             if given := [name for name, value in (("weights_key", weights_key), ("rename", rename)) if value]:
@@ -137,7 +139,9 @@ class Checkpoint:
             LOG.log(logging.WARNING if found.chosen else logging.INFO, "%s: %s", path.name, found)
             checkpoint = cls(found.family, found.config, found.state, found.config.preprocess, found=found.facts())
             state = dict(found.state)
-        return replace(checkpoint, state_dict=checked(path, state), sha256=sha256(path))
+        loaded = replace(checkpoint, state_dict=checked(path, state), sha256=sha256(path))
+        LOG.debug("%s: %s, %s", path.name, loaded.network, count(loaded.parameters, "parameter"))
+        return loaded
 
     def save(self, path: Path | str, *, half: bool = False) -> Path:
         """Write the checkpoint, whole or not at all.

@@ -5,6 +5,7 @@ A mask does not show whether white means sharp or blurred, so the caller always 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from r2mrf_deploy.errors import InputError, UsageError, did_you_mean, no_file, r
 from r2mrf_deploy.files import document
 from r2mrf_deploy.wording import count, first
 
+_LOG = logging.getLogger(__name__)
 White = Literal["sharp", "blurred"]
 
 _FOLDERS = {
@@ -182,6 +184,7 @@ def read_dataset(
             f"{folder}: there is no mask for {len(missing)} of {count(len(names), 'photograph')}: {first(missing, 3)}"
         )
     pairs = [Pair(n, photographs[n], found[n]) for n in names]
+    _LOG.debug("%s: %d of %d photographs, each with a mask; white is %s", folder, len(pairs), len(everything), white)
     return Dataset(folder, white, pairs, len(everything) - len(photographs), dataset or "")
 
 

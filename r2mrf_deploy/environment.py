@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import math
 import os
@@ -89,6 +88,8 @@ def onnx_runtimes() -> list[str]:
 
 def version(package: str) -> str | None:
     """The installed version of a distribution, found without importing it."""
+    import importlib.metadata  # its parser of e-mail is slow to import
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -76,8 +76,11 @@ class ModelCache:
                 if _is_sound(file):
                     with suppress(OSError):  # of a cache that can only be read
                         os.utime(file)  # it was used
+                    _LOG.debug("found a compiled model: %s", file)
                     return file
+            _LOG.debug("removed a damaged file: %s", file)
             self.discard(file)
+        _LOG.debug("no compiled model is kept in %s", self.folder)
         return None
 
     def discard(self, file: Path) -> None:
@@ -117,6 +120,7 @@ class ModelCache:
         with locked(self.folder):
             self._make_room(size)
             file.replace(self.folder / name)
+        _LOG.debug("kept a compiled model of %d bytes: %s", size, self.folder / name)
 
     def _make_room(self, size: int) -> None:
         """Remove those that were not used for the longest time, and what killed processes left, until `size` bytes fit."""

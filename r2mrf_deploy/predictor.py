@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,13 @@ from r2mrf_deploy.fitting import Fitting, as_input, largest, size_in_words
 from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, side_outputs
 from r2mrf_deploy.model_cache import ModelCache
 from r2mrf_deploy.pixels import as_pixels
+from r2mrf_deploy.progress import timed
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime
+from r2mrf_deploy.wording import count
 
 T = TypeVar("T")
 R = TypeVar("R")
+_LOG = logging.getLogger(__name__)
 MOST_STREAMS = runtimes.MOST_STREAMS
 """The most inferences that are computed side by side on a CPU unless more are asked for."""
 
@@ -243,7 +247,8 @@ class Predictor:
         spec = self.runner.inputs[0]
         own = spec.shape[0] if isinstance(spec.shape[0], int) else len(views)
         full = [*views, *[views[-1]] * (own - len(views))]
-        outputs = self.runner.run({spec.name: full[0] if own == 1 else np.concatenate(full)})
+        with timed(_LOG, "computed %s of %s", count(len(views), "map"), views[0].shape):
+            outputs = self.runner.run({spec.name: full[0] if own == 1 else np.concatenate(full)})
         return {name: output[: len(views), 0].astype(np.float32) for name, output in outputs.items()}
 
 

@@ -1,5 +1,5 @@
-"""Progress of long work as a value, passed to one type of callback everywhere; what is kept of work that is interrupted; and
-silence for libraries meanwhile."""
+"""Progress of long work as a value, passed to one type of callback everywhere; how long steps took, for the log; what is
+kept of work that is interrupted; and silence for libraries meanwhile."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import io
 import logging
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,6 +69,18 @@ ProgressCallback = Callable[[Progress], None]
 
 def silent(progress: Progress) -> None:
     """The callback that shows nothing."""
+
+
+@contextlib.contextmanager
+def timed(log: logging.Logger, what: str, *names: object) -> Iterator[None]:
+    """Log at DEBUG what was done within, and in how many seconds, unless it raises.
+
+    Args:
+        what: in the past tense, with a placeholder for each of `names`: "read %s".
+    """
+    start = time.perf_counter()
+    yield
+    log.debug(f"{what} in %.3f s", *names, time.perf_counter() - start)
 
 
 _LOUD = ("torch", "torch.onnx", "torch.onnx._internal.exporter", "onnxscript", "onnx_ir")

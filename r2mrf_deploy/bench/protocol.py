@@ -7,6 +7,7 @@ within a turn. In the pause between turns, the thread pools of the previous cand
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import threading
@@ -27,7 +28,7 @@ from r2mrf_deploy.bench.profiling import Profile, profile
 from r2mrf_deploy.bench.summary import Summary
 from r2mrf_deploy.errors import ArtifactError, R2mrfError, RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.manifest import DEFAULT_SIZE
-from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent, timed
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
 from r2mrf_deploy.runtimes.base import Pending, changed
 
@@ -43,6 +44,7 @@ __all__ = [
     "median_interval",
 ]
 
+_LOG = logging.getLogger(__name__)
 PAUSE = 0.05
 """Seconds between turns."""
 TURN = 0.5
@@ -299,7 +301,8 @@ def measure(
     try:
         with ThreadPoolExecutor(most) as streams:
             for candidate in candidates:
-                _attempt(candidate, _warm_up, protocol, streams)
+                with timed(_LOG, "warmed up %s", candidate.title):
+                    _attempt(candidate, _warm_up, protocol, streams)
             while any(c.failure is None and share < 1 for c, share in zip(candidates, shares, strict=True)):
                 # all take part until the last is done, so that every turn yields a ratio
                 for number, candidate in enumerate(candidates):

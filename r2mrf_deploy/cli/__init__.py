@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import logging
+import platform
+import shlex
 import sys
+import time
 import traceback
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from r2mrf_deploy import environment
 from r2mrf_deploy.cli import (  # the order of their commands in --help
+    completion,
     make,
     make_cheaper,
     measure,
@@ -18,24 +24,45 @@ from r2mrf_deploy.cli import (  # the order of their commands in --help
     train,
     use,
 )
-from r2mrf_deploy.cli.common import ANSWERED, RUNNING, app, command, err, libraries_shown, line, print_json, shown_notes
+from r2mrf_deploy.cli.common import (
+    ANSWERED,
+    RUNNING,
+    app,
+    command,
+    err,
+    libraries_shown,
+    line,
+    print_json,
+    shown_notes,
+)
+from r2mrf_deploy.cli.help import ANYWHERE
 from r2mrf_deploy.errors import INTERRUPTED, R2mrfError, UsageError
-from r2mrf_deploy.wording import plain
+from r2mrf_deploy.wording import masked, plain
 
 __all__ = ["main", "make", "make_cheaper", "measure", "predict", "serve", "train", "use"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is 0 for done, 1 for a failed check, 2 for wrong use or bad input, 130 for
     Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a terminal may not have every character
+    if arguments[:1] == [completion.ASKED]:
+        completion.answer(arguments[1:])
+        return 0
+    arguments, given = _split(arguments)
+    debug, verbose = "--debug" in given, not {"-v", "--verbose"}.isdisjoint(given)
+    started = time.perf_counter()
     try:
-        with libraries_shown():
+        with libraries_shown(), shown_notes(verbose=verbose):
+            if verbose:
+                version, said = environment.version("r2mrf-deploy"), shlex.join(map(masked, arguments))
+                _LOG.debug("r2mrf-deploy %s, Python %s: r2mrf %s", version, platform.python_version(), said)
             code, message = _run(arguments, debug)
+            _LOG.debug("exit code %d after %.3f s", code, time.perf_counter() - started)
     finally:
         if debug:  # typer has set its own meanwhile
             sys.excepthook = _show_traceback
@@ -46,14 +73,24 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+def _split(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+    """The arguments without the options that every command takes, and those of them that are given, before any `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    known = {name for names in ANYWHERE for name in names}
+    return [a for n, a in enumerate(arguments) if n >= end or a not in known], known & {*arguments[:end]}
+
+
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     """The exit code and the error message."""
     try:
-        RUNNING.set(command(arguments))
+        running = command(arguments)
+        RUNNING.set(running)
         ANSWERED.set(False)
         _refuse_json_file(arguments)
-        with shown_notes():
+        if running is None:
             code = app(arguments or ["--help"], prog_name="r2mrf", standalone_mode=False) or 0
+        else:
+            code = running(arguments[1:], prog_name=f"r2mrf {arguments[0]}", standalone_mode=False) or 0
         return code, "interrupted" if code == INTERRUPTED else ""
     except R2mrfError as e:
         code, message = e.exit_code, str(e)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Context, Option
 
-from r2mrf_deploy import web, weights
+from r2mrf_deploy import weights
 from r2mrf_deploy.checkpoint_files import Loading
+from r2mrf_deploy.cli import values
+from r2mrf_deploy.cli.help import Group
 from r2mrf_deploy.errors import InputError, UsageError, no_file, reading
 
 if TYPE_CHECKING:
@@ -24,76 +26,171 @@ if TYPE_CHECKING:
 White = Literal["sharp", "blurred"]
 
 Json = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
-Set = Annotated[list[str] | None, Option("--set", metavar="K=V", help="Set a field of the network's config.")]
-Network = Annotated[str | None, Option(help="Network of a plain state dict.")]
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="K=V", help="Set a field of the network's config.", rich_help_panel=Group.CHECKPOINT),
+]
+Network = Annotated[
+    str | None,
+    Option(
+        help="Network of a plain state dict.",
+        autocompletion=values.one_of(values.PRESETS),
+        rich_help_panel=Group.CHECKPOINT,
+    ),
+]
 WeightsKey = Annotated[
-    str | None, Option(metavar="KEY", help="Key of the weights in the file (ema, state_dict.net), where several fit.")
+    str | None,
+    Option(
+        metavar="KEY",
+        help="Key of the weights in the file (ema, state_dict.net), where several fit.",
+        rich_help_panel=Group.CHECKPOINT,
+    ),
 ]
 Rename = Annotated[
     list[str] | None,
     Option(
-        metavar="FROM=TO", help="Replace a part of the tensors' names, by a regular expression; repeat it for several."
+        metavar="FROM=TO",
+        help="Replace a part of the tensors' names, by a regular expression; repeat it for several.",
+        rich_help_panel=Group.CHECKPOINT,
     ),
 ]
 Images = Annotated[Path | None, Option(help="Folder of photographs; by default those of scikit-image.")]
-Record = Annotated[bool, Option("--record/--no-record", help="Record the figures in the manifests of the artifacts.")]
+Record = Annotated[
+    bool,
+    Option(
+        "--record/--no-record",
+        help="Record the figures in the manifests of the artifacts.",
+        rich_help_panel=Group.OUTPUT,
+    ),
+]
 Cache = Annotated[
-    bool, Option("--cache/--no-cache", help="Keep what the runtime compiled in a folder of yours, to start sooner.")
+    bool,
+    Option(
+        "--cache/--no-cache",
+        help="Keep what the runtime compiled in a folder of yours, to start sooner.",
+        rich_help_panel=Group.RUNTIME,
+    ),
 ]
-Trust = Annotated[bool, Option("--trust", help="Open a plan, a package or a page that has no manifest.")]
-Threads = Annotated[int | None, Option(min=1, help="CPU threads of the inferences.")]
-Runtime = Annotated[str | None, Option(help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...")]
+Trust = Annotated[
+    bool,
+    Option("--trust", help="Open a plan, a package or a page that has no manifest.", rich_help_panel=Group.RUNTIME),
+]
+Threads = Annotated[int | None, Option(min=1, help="CPU threads of the inferences.", rich_help_panel=Group.RUNTIME)]
+Runtime = Annotated[
+    str | None,
+    Option(
+        help="Runtime: pytorch, onnxruntime, openvino, tensorrt, ...", autocompletion=values.one_of(values.RUNTIMES)
+    ),
+]
 Buffers = Annotated[
-    Literal["cuda-python", "pycuda"] | None, Option(help="Package that allocates and copies on the GPU.")
+    Literal["cuda-python", "pycuda"] | None,
+    Option(help="Package that allocates and copies on the GPU.", rich_help_panel=Group.RUNTIME),
 ]
-RuntimeCache = Annotated[Path | None, Option("--runtimeCache", help="File that keeps what was compiled for this GPU.")]
+RuntimeCache = Annotated[
+    Path | None,
+    Option("--runtimeCache", help="File that keeps what was compiled for this GPU.", rich_help_panel=Group.RUNTIME),
+]
 
 Server = Annotated[
     str | None,
-    Option(metavar="URL", help="A model on an inference server (KServe v2): http://HOST:8000/NAME, grpc://HOST/NAME."),
+    Option(
+        metavar="URL",
+        help="A model on an inference server (KServe v2): http://HOST:8000/NAME, grpc://HOST/NAME.",
+        rich_help_panel=Group.SERVER,
+    ),
 ]
 Deadline = Annotated[
-    float | None, Option(metavar="SECONDS", help="Within what time a server must answer a request; by default 60.")
+    float | None,
+    Option(
+        metavar="SECONDS",
+        help="Within what time a server must answer a request; by default 60.",
+        rich_help_panel=Group.SERVER,
+    ),
 ]
 RetryFor = Annotated[
     float | None,
     Option(
-        metavar="SECONDS", help="For how long a request is repeated while a server is away; by default 60, in bench 0."
+        metavar="SECONDS",
+        help="For how long a request is repeated while a server is away; by default 60, in bench 0.",
+        rich_help_panel=Group.SERVER,
     ),
 ]
 TokenFile = Annotated[
-    Path | None, Option(metavar="FILE", help="File of the server's bearer token; by default R2MRF_TOKEN's value.")
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="File of the server's bearer token; by default R2MRF_TOKEN's value.",
+        rich_help_panel=Group.SERVER,
+    ),
 ]
-CA = Annotated[Path | None, Option("--ca", metavar="FILE", help="Certificates of the server's authority, PEM.")]
-Certificate = Annotated[Path | None, Option("--cert", metavar="FILE", help="Our own certificate for the server, PEM.")]
-Key = Annotated[Path | None, Option(metavar="FILE", help="Its key, PEM, unless it is in the same file.")]
+CA = Annotated[
+    Path | None,
+    Option("--ca", metavar="FILE", help="Certificates of the server's authority, PEM.", rich_help_panel=Group.SERVER),
+]
+Certificate = Annotated[
+    Path | None,
+    Option("--cert", metavar="FILE", help="Our own certificate for the server, PEM.", rich_help_panel=Group.SERVER),
+]
+Key = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="Its key, PEM, unless it is in the same file.", rich_help_panel=Group.SERVER),
+]
 
 Flip = Annotated[
     bool, Option("--flip", help="Average each map with that of the mirrored photograph; it takes twice the time.")
 ]
 
-MaskWhite = Annotated[White | None, Option(help="What is white in the masks.")]
-Dataset = Annotated[str | None, Option(help="Name of the dataset: cuhk, cuhk-320, dut, ctcug, ebd.")]
+MaskWhite = Annotated[White | None, Option(help="What is white in the masks.", rich_help_panel=Group.DATASET)]
+Dataset = Annotated[
+    str | None,
+    Option(
+        help="Name of the dataset: cuhk, cuhk-320, dut, ctcug, ebd.",
+        autocompletion=values.one_of(values.DATASETS),
+        rich_help_panel=Group.DATASET,
+    ),
+]
 SPLIT = "a file, one name per line, or if there is none a shipped split: cuhk-train, cuhk-test, ..."
-ImageFolder = Annotated[str | None, Option("--images", help="Folder of the photographs in --data.")]
+ImageFolder = Annotated[
+    str | None, Option("--images", help="Folder of the photographs in --data.", rich_help_panel=Group.DATASET)
+]
 
 Precision = Annotated[Literal["fp32", "fp16", "bf16", "int8"], Option(help="Precision of the graph.")]
-Calibration = Annotated[Path | None, Option(help="Folder of photographs like those to come; 300 are recommended.")]
+Calibration = Annotated[
+    Path | None,
+    Option(help="Folder of photographs like those to come; 300 are recommended.", rich_help_panel=Group.PRECISION),
+]
 Method = Annotated[
-    Literal["minmax", "entropy", "percentile"] | None, Option(help="How INT8 finds ranges; by default percentile.")
+    Literal["minmax", "entropy", "percentile"] | None,
+    Option(help="How INT8 finds ranges; by default percentile.", rich_help_panel=Group.PRECISION),
 ]
 Keep = Annotated[
-    list[str] | None, Option(metavar="NAME", help="Node or scope (step1.branch5) that stays in higher precision.")
+    list[str] | None,
+    Option(
+        metavar="NAME",
+        help="Node or scope (step1.branch5) that stays in higher precision.",
+        rich_help_panel=Group.PRECISION,
+    ),
 ]
-QuantizeEnds = Annotated[bool, Option("--quantize-ends", help="Quantise the first and the last layers too.")]
+QuantizeEnds = Annotated[
+    bool, Option("--quantize-ends", help="Quantise the first and the last layers too.", rich_help_panel=Group.PRECISION)
+]
 MaxDrop = Annotated[
-    float | None, Option(help="Keep the fewest nodes for which MAE and F get worse by no more than this.")
+    float | None,
+    Option(
+        help="Keep the fewest nodes for which MAE and F get worse by no more than this.",
+        rich_help_panel=Group.PRECISION,
+    ),
 ]
-Resume = Annotated[Path | None, Option(help="File that keeps a search, so that it can be resumed.")]
+Resume = Annotated[
+    Path | None, Option(help="File that keeps a search, so that it can be resumed.", rich_help_panel=Group.PRECISION)
+]
 AllowFailedParity = Annotated[
     bool, Option("--allow-failed-parity", help="Write a file that fails its comparison too; its manifest says so.")
 ]
-Gpus = Annotated[list[str] | None, Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.")]
+Gpus = Annotated[
+    list[str] | None,
+    Option("--gpu", metavar="NAME", help="GPU class to build for, e.g. rtx3090.", autocompletion=values.cards),
+]
 
 
 def model_file(text: str) -> Path:
@@ -103,6 +200,8 @@ def model_file(text: str) -> Path:
         InputError: there is neither, but something nearby has a similar name.
         UsageError: it is a network without shipped weights.
     """
+    from r2mrf_deploy import web  # imports pydantic, for which neither help nor completion should wait
+
     path = web.file_of(Path(text))
     if path.is_file() or any(c in text for c in "*?["):
         return path

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from r2mrf_deploy import weights
-from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli import flags, values
 from r2mrf_deploy.cli.common import app, err, kept_when_interrupted, line, print_json, shown_progress, table
+from r2mrf_deploy.cli.help import Group, Verb
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.progress import Progress
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 _CHECKPOINTS = (".pth", ".pt")
 
 
-@app.command()
+@app.command(cls=Verb)
 def init(
-    network: Annotated[str, Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...")],
+    network: Annotated[
+        str, Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...", autocompletion=values.one_of(values.PRESETS))
+    ],
     output: Annotated[Path, Option("-o", "--output", help="The checkpoint to write.")],
     settings: flags.Set = None,
     images: flags.Images = None,
@@ -49,18 +52,31 @@ def _refuse_other_names(output: Path) -> None:
         raise UsageError(f"-o {output}: the name of a checkpoint must end in {' or '.join(_CHECKPOINTS)}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def calibrate(
     checkpoint: Annotated[
-        Path, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
+        Path,
+        Argument(
+            parser=flags.model_file,
+            autocompletion=values.shipped_or_files,
+            metavar="CHECKPOINT",
+            help="A checkpoint or a plain state dict.",
+        ),
     ],
     data: Annotated[Path, Option(help="Folder of photographs and masks that it was not trained on.")],
     output: Annotated[Path, Option("-o", "--output", help="The calibrated checkpoint to write.")],
     white: flags.MaskWhite = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help=f"Names to use: {flags.SPLIT}.")] = None,
+    split: Annotated[
+        Path | None,
+        Option(
+            help=f"Names to use: {flags.SPLIT}.", autocompletion=values.splits_or_files, rich_help_panel=Group.DATASET
+        ),
+    ] = None,
     image_folder: flags.ImageFolder = None,
-    mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
+    mask_folder: Annotated[
+        str | None, Option("--masks", help="Folder of the masks in --data.", rich_help_panel=Group.DATASET)
+    ] = None,
     network: flags.Network = None,
     settings: flags.Set = None,
     weights_key: flags.WeightsKey = None,
@@ -89,10 +105,16 @@ def calibrate(
     line(f"{done.path}: {done.network}, temperature {done.temperature:.3f}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def export(
     checkpoint: Annotated[
-        Path | None, Argument(parser=flags.model_file, metavar="CHECKPOINT", help="A checkpoint or a plain state dict.")
+        Path | None,
+        Argument(
+            parser=flags.model_file,
+            autocompletion=values.shipped_or_files,
+            metavar="CHECKPOINT",
+            help="A checkpoint or a plain state dict.",
+        ),
     ] = None,
     outputs: Annotated[
         list[Path] | None,
@@ -109,9 +131,11 @@ def export(
     size: Annotated[
         str | None, Option(metavar="HxW", help="Input size in pixels; by default a square of the checkpoint's scale.")
     ] = None,
-    batch: Annotated[int, Option(min=1, help="Images per inference.")] = 1,
-    dynamic: Annotated[bool, Option("--dynamic", help="Leave batch, height and width free.")] = False,
-    steps: Annotated[int | None, Option(min=1, help="Number of recurrent steps.")] = None,
+    batch: Annotated[int, Option(min=1, help="Images per inference.", rich_help_panel=Group.GRAPH)] = 1,
+    dynamic: Annotated[
+        bool, Option("--dynamic", help="Leave batch, height and width free.", rich_help_panel=Group.GRAPH)
+    ] = False,
+    steps: Annotated[int | None, Option(min=1, help="Number of recurrent steps.", rich_help_panel=Group.GRAPH)] = None,
     precision: flags.Precision = "fp32",
     calibration: flags.Calibration = None,
     method: flags.Method = None,
@@ -121,17 +145,24 @@ def export(
     resume: flags.Resume = None,
     gpus: flags.Gpus = None,
     io: Annotated[
-        Literal["image", "tensor"], Option(help="Input: uint8 NHWC RGB, or normalised float NCHW.")
+        Literal["image", "tensor"],
+        Option(help="Input: uint8 NHWC RGB, or normalised float NCHW.", rich_help_panel=Group.GRAPH),
     ] = "image",
     fit: Annotated[
-        Literal["letterbox", "stretch"], Option(help="What a static input does with a photograph of another aspect.")
+        Literal["letterbox", "stretch"],
+        Option(help="What a static input does with a photograph of another aspect.", rich_help_panel=Group.GRAPH),
     ] = "letterbox",
-    opset: Annotated[int, Option(help="ONNX opset, 17 to 23.")] = 17,
-    optimize: Annotated[bool, Option(help="Apply the exact rewrites.")] = True,
-    all_steps: Annotated[bool, Option("--all-steps", help="Output every step of every branch too.")] = False,
+    opset: Annotated[int, Option(help="ONNX opset, 17 to 23.", rich_help_panel=Group.GRAPH)] = 17,
+    optimize: Annotated[bool, Option(help="Apply the exact rewrites.", rich_help_panel=Group.GRAPH)] = True,
+    all_steps: Annotated[
+        bool, Option("--all-steps", help="Output every step of every branch too.", rich_help_panel=Group.GRAPH)
+    ] = False,
     device: Annotated[
         Literal["cpu", "cuda"] | None,
-        Option(help="Device that a .pt2 package is compiled for; by default the GPU if there is one."),
+        Option(
+            help="Device that a .pt2 package is compiled for; by default the GPU if there is one.",
+            rich_help_panel=Group.RUNTIME,
+        ),
     ] = None,
     network: flags.Network = None,
     settings: flags.Set = None,
@@ -186,7 +217,7 @@ def export(
     show(done)
 
 
-@app.command()
+@app.command(cls=Verb)
 def convert(
     model: Annotated[Path, Argument(parser=flags.graph_file, metavar="MODEL", help="An FP32 ONNX artifact.")],
     output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
@@ -216,7 +247,7 @@ def convert(
         _print_exported(done)
 
 
-@app.command()
+@app.command(cls=Verb)
 def optimize(
     model: Annotated[Path, Argument(help="Any ONNX model of opset 13 or later.")],
     output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
@@ -240,7 +271,7 @@ def optimize(
     _print_exported(done)
 
 
-@app.command()
+@app.command(cls=Verb)
 def adopt(
     model: Annotated[Path, Argument(help="An ONNX model from a photograph to one map.")],
     output: Annotated[Path, Option("-o", "--output", help="The ONNX file to write.")],
@@ -271,7 +302,7 @@ def adopt(
     _print_exported(done)
 
 
-@app.command()
+@app.command(cls=Verb)
 def build(
     model: Annotated[Path, Argument(parser=flags.graph_file, metavar="MODEL", help="An ONNX artifact.")],
     output: Annotated[
@@ -289,51 +320,87 @@ def build(
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"] | None, Option(help="Convert the graph to it first, as `convert` does.")
     ] = None,
-    fp16: Annotated[bool, Option("--fp16", help="trtexec's name for --precision fp16.")] = False,
-    bf16: Annotated[bool, Option("--bf16", help="trtexec's name for --precision bf16.")] = False,
-    int8: Annotated[bool, Option("--int8", help="trtexec's name for --precision int8.")] = False,
+    fp16: Annotated[
+        bool, Option("--fp16", help="trtexec's name for --precision fp16.", rich_help_panel=Group.TENSORRT)
+    ] = False,
+    bf16: Annotated[
+        bool, Option("--bf16", help="trtexec's name for --precision bf16.", rich_help_panel=Group.TENSORRT)
+    ] = False,
+    int8: Annotated[
+        bool, Option("--int8", help="trtexec's name for --precision int8.", rich_help_panel=Group.TENSORRT)
+    ] = False,
     calibration: flags.Calibration = None,
     method: flags.Method = None,
     keep: flags.Keep = None,
     quantize_ends: flags.QuantizeEnds = False,
     max_drop: flags.MaxDrop = None,
     resume: flags.Resume = None,
-    min_shapes: Annotated[str, Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.")] = "",
-    opt_shapes: Annotated[str, Option("--opt", help="Shapes to optimise for.")] = "",
-    max_shapes: Annotated[str, Option("--max", help="Largest shapes.")] = "",
+    min_shapes: Annotated[
+        str, Option("--min", metavar="image:1x64x64x3", help="Smallest shapes.", rich_help_panel=Group.TENSORRT)
+    ] = "",
+    opt_shapes: Annotated[str, Option("--opt", help="Shapes to optimise for.", rich_help_panel=Group.TENSORRT)] = "",
+    max_shapes: Annotated[str, Option("--max", help="Largest shapes.", rich_help_panel=Group.TENSORRT)] = "",
     mem_pool_size: Annotated[
         str,
-        Option("--memPoolSize", metavar="workspace:1G", help="Memory of the builder: workspace, tacticSharedMem, ..."),
+        Option(
+            "--memPoolSize",
+            metavar="workspace:1G",
+            help="Memory of the builder: workspace, tacticSharedMem, ...",
+            rich_help_panel=Group.TENSORRT,
+        ),
     ] = "",
     builder_optimization_level: Annotated[
-        int | None, Option("--builderOptimizationLevel", min=0, max=5, help="0 builds fastest, 5 runs fastest.")
+        int | None,
+        Option(
+            "--builderOptimizationLevel",
+            min=0,
+            max=5,
+            help="0 builds fastest, 5 runs fastest.",
+            rich_help_panel=Group.TENSORRT,
+        ),
     ] = None,
     timing_cache_file: Annotated[
-        Path | None, Option("--timingCacheFile", help="File that keeps kernel times, so that later builds are faster.")
+        Path | None,
+        Option(
+            "--timingCacheFile",
+            help="File that keeps kernel times, so that later builds are faster.",
+            rich_help_panel=Group.TENSORRT,
+        ),
     ] = None,
     version_compatible: Annotated[
-        bool, Option("--versionCompatible", help="Later minor versions open the plan too.")
+        bool,
+        Option("--versionCompatible", help="Later minor versions open the plan too.", rich_help_panel=Group.TENSORRT),
     ] = False,
     hardware_compatibility_level: Annotated[
         Literal["none", "ampere+", "sameComputeCapability"] | None,
-        Option("--hardwareCompatibilityLevel", help="Which other GPUs the plan must run on."),
+        Option(
+            "--hardwareCompatibilityLevel",
+            help="Which other GPUs the plan must run on.",
+            rich_help_panel=Group.TENSORRT,
+        ),
     ] = None,
     strip_weights: Annotated[
-        bool, Option("--stripWeights", help="Leave the weights out, to be refitted later.")
+        bool,
+        Option("--stripWeights", help="Leave the weights out, to be refitted later.", rich_help_panel=Group.TENSORRT),
     ] = False,
-    no_tf32: Annotated[bool, Option("--noTF32", help="Compute FP32 in full precision, not as TF32.")] = False,
+    no_tf32: Annotated[
+        bool, Option("--noTF32", help="Compute FP32 in full precision, not as TF32.", rich_help_panel=Group.TENSORRT)
+    ] = False,
     max_aux_streams: Annotated[
-        int | None, Option("--maxAuxStreams", min=0, help="Number of auxiliary streams.")
+        int | None,
+        Option("--maxAuxStreams", min=0, help="Number of auxiliary streams.", rich_help_panel=Group.TENSORRT),
     ] = None,
     profiling_verbosity: Annotated[
         Literal["layer_names_only", "detailed", "none"] | None,
         Option(
-            "--profilingVerbosity", help="How much the plan says of its layers; by default detailed if there is a GPU."
+            "--profilingVerbosity",
+            help="How much the plan says of its layers; by default detailed if there is a GPU.",
+            rich_help_panel=Group.TENSORRT,
         ),
     ] = None,
     library: Annotated[
         Literal["tensorrt", "tensorrt_rtx"] | None,
-        Option(help="Library that builds; by default the one that fits the GPU."),
+        Option(help="Library that builds; by default the one that fits the GPU.", rich_help_panel=Group.TENSORRT),
     ] = None,
     allow_failed_parity: flags.AllowFailedParity = False,
     as_json: flags.Json = False,

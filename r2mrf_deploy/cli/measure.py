@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Context, Option
 
-from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli import flags, values
 from r2mrf_deploy.cli.common import app, err, kept_when_interrupted, line, print_json, shown_progress, table
+from r2mrf_deploy.cli.help import Group, Verb
 from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
 from r2mrf_deploy.progress import Progress
 from r2mrf_deploy.wording import count
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from r2mrf_deploy.report.screen import Sheet
 
 
-@app.command()
+@app.command(cls=Verb)
 def parity(
     checkpoint: Annotated[
         Path,
         Argument(
-            parser=flags.model_file, metavar="REFERENCE", help="A checkpoint, run by PyTorch in FP32, or an artifact."
+            parser=flags.model_file,
+            autocompletion=values.shipped_or_files,
+            metavar="REFERENCE",
+            help="A checkpoint, run by PyTorch in FP32, or an artifact.",
         ),
     ],
     artifacts: Annotated[list[Path] | None, Argument(help="Artifacts to compare with it.")] = None,
@@ -38,7 +42,9 @@ def parity(
     key: flags.Key = None,
     images: flags.Images = None,
     per_step: Annotated[bool, Option("--per-step", help="Compare every step of every branch.")] = False,
-    plot: Annotated[Path | None, Option(help="Plot the errors of the steps: .png, .svg, .pdf.")] = None,
+    plot: Annotated[
+        Path | None, Option(help="Plot the errors of the steps: .png, .svg, .pdf.", rich_help_panel=Group.OUTPUT)
+    ] = None,
     bisect: Annotated[
         bool, Option("--bisect", help="Find the fewest nodes whose precision explains a failure.")
     ] = False,
@@ -91,37 +97,73 @@ def parity(
         raise RuntimeUnavailable(f"not compared, for want of a device or a runtime: {', '.join(absent)}")
 
 
-@app.command("eval")
+@app.command("eval", cls=Verb)
 def evaluate(
     data: Annotated[Path, Option(help="Folder of photographs and masks: image/ and gt/.")],
     sources: Annotated[
         list[Path] | None,
         Argument(
-            parser=flags.model_file, metavar="[FILE...]", help="Artifacts, checkpoints, names of shipped weights."
+            parser=flags.model_file,
+            autocompletion=values.shipped_or_files,
+            metavar="FILE",
+            help="Artifacts, checkpoints, names of shipped weights.",
         ),
     ] = None,
     white: flags.MaskWhite = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help=f"Names to evaluate: {flags.SPLIT}")] = None,
+    split: Annotated[
+        Path | None,
+        Option(
+            help=f"Names to evaluate: {flags.SPLIT}",
+            autocompletion=values.splits_or_files,
+            rich_help_panel=Group.DATASET,
+        ),
+    ] = None,
     image_folder: flags.ImageFolder = None,
-    mask_folder: Annotated[str | None, Option("--masks", help="Folder of the masks in --data.")] = None,
+    mask_folder: Annotated[
+        str | None, Option("--masks", help="Folder of the masks in --data.", rich_help_panel=Group.DATASET)
+    ] = None,
     protocol: Annotated[
-        str | None, Option(help="Published protocol: common, r2mrf. Fixes --positive, and for common the input's size.")
+        str | None,
+        Option(
+            help="Published protocol: common, r2mrf. Fixes --positive, and for common the input's size.",
+            autocompletion=values.one_of(values.PROTOCOLS),
+        ),
     ] = None,
     positive: Annotated[
-        flags.White | None, Option(help="The positive class of precision and recall; by default sharp.")
+        flags.White | None,
+        Option(help="The positive class of precision and recall; by default sharp.", rich_help_panel=Group.MEASUREMENT),
     ] = None,
     baselines: Annotated[
-        list[str] | None, Option("--baseline", help="A baseline without training: lbp, svd, hifst, spectrum.")
+        list[str] | None,
+        Option(
+            "--baseline",
+            metavar="NAME",
+            help="A baseline without training: lbp, svd, hifst, spectrum.",
+            autocompletion=values.one_of(values.BASELINES),
+        ),
     ] = None,
     steps: Annotated[
-        bool, Option("--steps", help="Evaluate the map after each recurrent step of a checkpoint.")
+        bool,
+        Option(
+            "--steps",
+            help="Evaluate the map after each recurrent step of a checkpoint.",
+            rich_help_panel=Group.MEASUREMENT,
+        ),
     ] = False,
-    branches: Annotated[bool, Option("--branches", help="Evaluate each branch of the last step alone.")] = False,
+    branches: Annotated[
+        bool,
+        Option("--branches", help="Evaluate each branch of the last step alone.", rich_help_panel=Group.MEASUREMENT),
+    ] = False,
     flip: flags.Flip = False,
     output: Annotated[Path | None, Option("-o", "--output", help="Folder for curves and worst cases.")] = None,
-    markdown: Annotated[Path | None, Option(help="Write the table to a Markdown file.")] = None,
-    latex: Annotated[Path | None, Option(help="Write the table to a LaTeX file, for the package booktabs.")] = None,
+    markdown: Annotated[
+        Path | None, Option(help="Write the table to a Markdown file.", rich_help_panel=Group.OUTPUT)
+    ] = None,
+    latex: Annotated[
+        Path | None,
+        Option(help="Write the table to a LaTeX file, for the package booktabs.", rich_help_panel=Group.OUTPUT),
+    ] = None,
     runtime: flags.Runtime = None,
     record: flags.Record = True,
     trust: flags.Trust = False,
@@ -189,26 +231,51 @@ def evaluate(
         line(*map(str, written), exact=True)
 
 
-@app.command()
+@app.command(cls=Verb)
 def bench(
     context: Context,
     artifacts: Annotated[
         list[Path] | None,
-        Argument(parser=flags.model_file, metavar="[FILE...]", help="Artifacts and checkpoints, timed side by side."),
+        Argument(
+            parser=flags.model_file,
+            autocompletion=values.shipped_or_files,
+            metavar="FILE",
+            help="Artifacts and checkpoints, timed side by side.",
+        ),
     ] = None,
     server: Annotated[
         list[str] | None,
-        Option("--server", metavar="URL", help="Put a served model (http://HOST:8000/NAME) under load; repeatable."),
+        Option(
+            "--server",
+            metavar="URL",
+            help="Put a served model (http://HOST:8000/NAME) under load; repeatable.",
+            rich_help_panel=Group.SERVER,
+        ),
     ] = None,
-    concurrency: Annotated[str, Option(metavar="N,N", help="Requests in flight at a server, a row for each.")] = "1",
+    concurrency: Annotated[
+        str, Option(metavar="N,N", help="Requests in flight at a server, a row for each.", rich_help_panel=Group.SERVER)
+    ] = "1",
     rate: Annotated[
-        str | None, Option(metavar="R,R", help="Requests in a second at a server, at random times, a row for each.")
+        str | None,
+        Option(
+            metavar="R,R",
+            help="Requests in a second at a server, at random times, a row for each.",
+            rich_help_panel=Group.SERVER,
+        ),
     ] = None,
     images: Annotated[
-        Path | None, Option(help="Folder of photographs to send to a server; by default random values.")
+        Path | None,
+        Option(
+            help="Folder of photographs to send to a server; by default random values.", rich_help_panel=Group.SERVER
+        ),
     ] = None,
     outputs: Annotated[
-        str, Option(metavar="NAME,...", help="Outputs to ask a server for; of a model that takes files by default png.")
+        str,
+        Option(
+            metavar="NAME,...",
+            help="Outputs to ask a server for; of a model that takes files by default png.",
+            rich_help_panel=Group.SERVER,
+        ),
     ] = "",
     deadline: flags.Deadline = None,
     retry_for: flags.RetryFor = None,
@@ -216,48 +283,101 @@ def bench(
     ca: flags.CA = None,
     certificate: flags.Certificate = None,
     key: flags.Key = None,
-    runtime: Annotated[list[str] | None, Option(help="Runtime to time each file on; repeat it for several.")] = None,
+    runtime: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help="Runtime to time each file on; repeat it for several.",
+            autocompletion=values.one_of(values.RUNTIMES),
+        ),
+    ] = None,
     mode: Annotated[
         Literal["latency", "throughput", "both"],
         Option(help="Time one inference after the other, as many side by side as pay, or both."),
     ] = "latency",
     size: Annotated[str | None, Option(metavar="HxW", help="Input size where it is free; by default 320x320.")] = None,
-    batch: Annotated[str, Option(metavar="N,N", help="Batch size where it is free; several sizes make a sweep.")] = "1",
-    shapes: Annotated[str, Option(metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.")] = "",
-    inputs: Annotated[
-        str, Option("--loadInputs", metavar="image:FILE", help="Values of an input: a .npy file, or raw bytes.")
+    batch: Annotated[
+        str,
+        Option(
+            metavar="N,N", help="Batch size where it is free; several sizes make a sweep.", rich_help_panel=Group.INPUT
+        ),
+    ] = "1",
+    shapes: Annotated[
+        str,
+        Option(metavar="image:1x320x320x3", help="Shapes of inputs with free dimensions.", rich_help_panel=Group.INPUT),
     ] = "",
-    warm_up: Annotated[float, Option("--warmUp", help="Length of the warm-up in milliseconds.")] = 200,
+    inputs: Annotated[
+        str,
+        Option(
+            "--loadInputs",
+            metavar="image:FILE",
+            help="Values of an input: a .npy file, or raw bytes.",
+            rich_help_panel=Group.INPUT,
+        ),
+    ] = "",
+    warm_up: Annotated[
+        float, Option("--warmUp", help="Length of the warm-up in milliseconds.", rich_help_panel=Group.MEASUREMENT)
+    ] = 200,
     duration: Annotated[float, Option(help="Minimum length of a measurement in seconds.")] = 3,
-    iterations: Annotated[int, Option(help="Minimum number of inferences.")] = 10,
+    iterations: Annotated[int, Option(help="Minimum number of inferences.", rich_help_panel=Group.MEASUREMENT)] = 10,
     avg_runs: Annotated[
-        int | None, Option("--avgRuns", help="Inferences per turn, by default 10; prints the average of each turn.")
+        int | None,
+        Option(
+            "--avgRuns",
+            help="Inferences per turn, by default 10; prints the average of each turn.",
+            rich_help_panel=Group.MEASUREMENT,
+        ),
     ] = None,
     percentiles: Annotated[
-        str, Option("--percentile", help="Percentiles of the latency, comma-separated.")
+        str,
+        Option("--percentile", help="Percentiles of the latency, comma-separated.", rich_help_panel=Group.MEASUREMENT),
     ] = "90,95,99",
-    streams: Annotated[int, Option("--infStreams", "--streams", help="Number of inference streams.")] = 1,
+    streams: Annotated[
+        int, Option("--infStreams", "--streams", help="Number of inference streams.", rich_help_panel=Group.MEASUREMENT)
+    ] = 1,
     cuda_graph: Annotated[
-        bool | None, Option("--useCudaGraph/--noCudaGraph", help="Launch each inference as a CUDA graph.")
+        bool | None,
+        Option(
+            "--useCudaGraph/--noCudaGraph",
+            help="Launch each inference as a CUDA graph.",
+            rich_help_panel=Group.MEASUREMENT,
+        ),
     ] = None,
     transfers: Annotated[
-        bool, Option("--dataTransfers/--noDataTransfers", help="Include the copies to and from the device.")
+        bool,
+        Option(
+            "--dataTransfers/--noDataTransfers",
+            help="Include the copies to and from the device.",
+            rich_help_panel=Group.MEASUREMENT,
+        ),
     ] = True,
-    spin_wait: Annotated[bool, Option("--useSpinWait", help="Poll the GPU instead of sleeping.")] = False,
+    spin_wait: Annotated[
+        bool, Option("--useSpinWait", help="Poll the GPU instead of sleeping.", rich_help_panel=Group.MEASUREMENT)
+    ] = False,
     buffers: flags.Buffers = None,
     runtime_cache: flags.RuntimeCache = None,
     threads: flags.Threads = None,
     export_times: Annotated[
-        Path | None, Option("--exportTimes", help="Write every inference's times to a JSON file.")
+        Path | None,
+        Option("--exportTimes", help="Write every inference's times to a JSON file.", rich_help_panel=Group.OUTPUT),
     ] = None,
-    profile: Annotated[bool, Option("--dumpProfile", help="Print where the time goes.")] = False,
+    profile: Annotated[
+        bool, Option("--dumpProfile", help="Print where the time goes.", rich_help_panel=Group.OUTPUT)
+    ] = False,
     export_profile: Annotated[
-        Path | None, Option("--exportProfile", help="Write every layer's times to a JSON file.")
+        Path | None,
+        Option("--exportProfile", help="Write every layer's times to a JSON file.", rich_help_panel=Group.OUTPUT),
     ] = None,
-    csv: Annotated[Path | None, Option(help="Write the figures to a CSV file.")] = None,
-    markdown: Annotated[Path | None, Option(help="Write the table to a Markdown file.")] = None,
-    plot: Annotated[Path | None, Option(help="Plot the latencies: .png, .svg, .pdf.")] = None,
-    summary: Annotated[bool, Option("--summary", help="Print trtexec's summary of each file.")] = False,
+    csv: Annotated[Path | None, Option(help="Write the figures to a CSV file.", rich_help_panel=Group.OUTPUT)] = None,
+    markdown: Annotated[
+        Path | None, Option(help="Write the table to a Markdown file.", rich_help_panel=Group.OUTPUT)
+    ] = None,
+    plot: Annotated[
+        Path | None, Option(help="Plot the latencies: .png, .svg, .pdf.", rich_help_panel=Group.OUTPUT)
+    ] = None,
+    summary: Annotated[
+        bool, Option("--summary", help="Print trtexec's summary of each file.", rich_help_panel=Group.OUTPUT)
+    ] = False,
     record: flags.Record = True,
     trust: flags.Trust = False,
     network: flags.Network = None,
@@ -343,18 +463,30 @@ def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: 
     line(*bench_tables.bench_lines(done.measurements), *absent, *unrecorded)
 
 
-@app.command()
+@app.command(cls=Verb)
 def budget(
-    source: Annotated[str, Argument(help="An ONNX file, a checkpoint or a preset's name.")],
+    source: Annotated[
+        str, Argument(help="An ONNX file, a checkpoint or a preset's name.", autocompletion=values.presets_or_files)
+    ],
     gpus: Annotated[
         list[str] | None,
-        Option("--gpu", help="GPU class, Jetson or pi5; by default all. Exits with 1 if over budget."),
+        Option(
+            "--gpu",
+            metavar="NAME",
+            help="GPU class, Jetson or pi5; by default all. Exits with 1 if over budget.",
+            autocompletion=values.devices,
+        ),
     ] = None,
     ms: Annotated[float, Option(min=0.001, help="The budget for one image.")] = 100,
     size: Annotated[str | None, Option(metavar="HxW", help="Input size; by default the file's, or 320x320.")] = None,
-    efficiency: Annotated[float, Option(help="Share of the roofline that kernels reach.")] = 0.5,
+    efficiency: Annotated[
+        float, Option(help="Share of the roofline that kernels reach.", rich_help_panel=Group.MEASUREMENT)
+    ] = 0.5,
     threads: Annotated[
-        int | None, Option(min=1, help="CPU cores that compute, on a pi5 and here; by default all.")
+        int | None,
+        Option(
+            min=1, help="CPU cores that compute, on a pi5 and here; by default all.", rich_help_panel=Group.MEASUREMENT
+        ),
     ] = None,
     network: flags.Network = None,
     settings: flags.Set = None,

@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from typer import Argument, Context, Option
 
-from r2mrf_deploy.cli import clusters, flags, served
+from r2mrf_deploy.cli import clusters, flags, served, values
 from r2mrf_deploy.cli.common import app, err, line, print_json, shown_progress
+from r2mrf_deploy.cli.help import Group, Verb
 from r2mrf_deploy.errors import InputError, R2mrfError, UsageError
 from r2mrf_deploy.progress import Interrupted, ProgressCallback
 from r2mrf_deploy.wording import count, masked
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from r2mrf_deploy.predictor import Predictor
 
 
-@app.command()
+@app.command(cls=Verb)
 def predict(
     context: Context,
     inputs: Annotated[
         list[str],
         Argument(
             metavar="[FILE] IMAGE...",
+            autocompletion=values.shipped_or_files,
             help="An artifact, a checkpoint or shipped weights (by default r2mrf-lite); then images, folders, globs, "
             "addresses (s3://...), films, cameras (camera:0, rtsp://...), or - for a list on standard input.",
         ),
@@ -43,47 +45,101 @@ def predict(
         list[str],
         Option(
             metavar="KIND,...",
+            autocompletion=values.listed(values.SAVED),
             help="What to write: map, map16, float, overlay, cutout, contour, thumbnail, scores, coco.",
         ),
     ] = ["map,overlay"],  # noqa: B006
-    recursive: Annotated[bool, Option("-r", "--recursive", help="Search folders in folders too.")] = False,
+    recursive: Annotated[
+        bool, Option("-r", "--recursive", help="Search folders in folders too.", rich_help_panel=Group.INPUT)
+    ] = False,
     resume: Annotated[bool, Option("--resume", help="Skip what predictions.jsonl in the folder says is done.")] = False,
     report: Annotated[
-        Path | None, Option(metavar="FILE.html", help="Write a page to sort and filter the photographs by score.")
+        Path | None,
+        Option(
+            metavar="FILE.html",
+            help="Write a page to sort and filter the photographs by score.",
+            rich_help_panel=Group.OUTPUT,
+        ),
     ] = None,
-    xmp: Annotated[bool, Option("--xmp", help="Write a sidecar with a rating beside each photograph.")] = False,
-    scores_format: Annotated[Literal["jsonl", "csv", "parquet"], Option(help="Format of the scores.")] = "jsonl",
+    xmp: Annotated[
+        bool,
+        Option("--xmp", help="Write a sidecar with a rating beside each photograph.", rich_help_panel=Group.OUTPUT),
+    ] = False,
+    scores_format: Annotated[
+        Literal["jsonl", "csv", "parquet"], Option(help="Format of the scores.", rich_help_panel=Group.OUTPUT)
+    ] = "jsonl",
     roi: Annotated[
         Path | None,
-        Option(metavar="PATH", help="Where each subject is: a folder of masks, or a JSON or CSV file of boxes."),
+        Option(
+            metavar="PATH",
+            help="Where each subject is: a folder of masks, or a JSON or CSV file of boxes.",
+            rich_help_panel=Group.INPUT,
+        ),
     ] = None,
     tile: Annotated[
-        bool, Option("--tile", help="Compute maps at the photograph's own scale, tile by tile, of any size.")
+        bool,
+        Option(
+            "--tile",
+            help="Compute maps at the photograph's own scale, tile by tile, of any size.",
+            rich_help_panel=Group.INPUT,
+        ),
     ] = False,
-    overlap: Annotated[float | None, Option(help="Share of a tile that overlaps the next; by default 0.25.")] = None,
-    map_side: Annotated[
-        int | None, Option(min=1, help="Longest side of maps, in pixels; by default the photograph's.")
+    overlap: Annotated[
+        float | None,
+        Option(help="Share of a tile that overlaps the next; by default 0.25.", rich_help_panel=Group.INPUT),
     ] = None,
-    overlay_side: Annotated[int, Option(min=1, help="Longest side of overlays, in pixels.")] = 2048,
+    map_side: Annotated[
+        int | None,
+        Option(
+            min=1, help="Longest side of maps, in pixels; by default the photograph's.", rich_help_panel=Group.OUTPUT
+        ),
+    ] = None,
+    overlay_side: Annotated[
+        int, Option(min=1, help="Longest side of overlays, in pixels.", rich_help_panel=Group.OUTPUT)
+    ] = 2048,
     overlay_format: Annotated[
-        Literal["png", "jpg"], Option(help="Format of overlays; png keeps every value and takes ten times as long.")
+        Literal["png", "jpg"],
+        Option(
+            help="Format of overlays; png keeps every value and takes ten times as long.", rich_help_panel=Group.OUTPUT
+        ),
     ] = "jpg",
-    float_format: Annotated[Literal["npy", "tiff"], Option(help="Format of float maps.")] = "npy",
+    float_format: Annotated[
+        Literal["npy", "tiff"], Option(help="Format of float maps.", rich_help_panel=Group.OUTPUT)
+    ] = "npy",
     smooth: Annotated[
         float,
-        Option(min=0, metavar="SECONDS", help="Smooth the maps of a film over about this time, but not over cuts."),
+        Option(
+            min=0,
+            metavar="SECONDS",
+            help="Smooth the maps of a film over about this time, but not over cuts.",
+            rich_help_panel=Group.FILMS,
+        ),
     ] = 0.0,
     limit: Annotated[
-        float | None, Option(min=0, metavar="SECONDS", help="End a film or a camera after this time.")
+        float | None,
+        Option(min=0, metavar="SECONDS", help="End a film or a camera after this time.", rich_help_panel=Group.FILMS),
     ] = None,
     ray: Annotated[
-        bool, Option("--ray", help="Spread photographs over the cores of this machine, and write Parquet files.")
+        bool,
+        Option(
+            "--ray",
+            help="Spread photographs over the cores of this machine, and write Parquet files.",
+            rich_help_panel=Group.CLUSTER,
+        ),
     ] = False,
     ray_address: Annotated[
-        str | None, Option(metavar="ADDRESS", help="The same over a Ray cluster: HOST:PORT, or auto.")
+        str | None,
+        Option(
+            metavar="ADDRESS", help="The same over a Ray cluster: HOST:PORT, or auto.", rich_help_panel=Group.CLUSTER
+        ),
     ] = None,
     actors: Annotated[
-        int | None, Option(min=1, help="Workers of --ray that open the model; by default as many as suit the machines.")
+        int | None,
+        Option(
+            min=1,
+            help="Workers of --ray that open the model; by default as many as suit the machines.",
+            rich_help_panel=Group.CLUSTER,
+        ),
     ] = None,
     server: flags.Server = None,
     deadline: flags.Deadline = None,
@@ -95,10 +151,18 @@ def predict(
     runtime: flags.Runtime = None,
     flip: flags.Flip = False,
     batch: Annotated[
-        int | None, Option(min=1, help="Photographs of one inference; by default the artifact's own batch.")
+        int | None,
+        Option(
+            min=1,
+            help="Photographs of one inference; by default the artifact's own batch.",
+            rich_help_panel=Group.RUNTIME,
+        ),
     ] = None,
     streams: Annotated[
-        int | None, Option(min=1, help="Inferences side by side; by default as many as pay, up to 8.")
+        int | None,
+        Option(
+            min=1, help="Inferences side by side; by default as many as pay, up to 8.", rich_help_panel=Group.RUNTIME
+        ),
     ] = None,
     buffers: flags.Buffers = None,
     runtime_cache: flags.RuntimeCache = None,

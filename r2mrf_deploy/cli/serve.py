@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from typer import Argument, Context, Option
 
-from r2mrf_deploy import web, weights
-from r2mrf_deploy.cli import flags
+from r2mrf_deploy import weights
+from r2mrf_deploy.cli import flags, values
 from r2mrf_deploy.cli.common import app, line, print_json, table
+from r2mrf_deploy.cli.help import Group, Verb
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -24,35 +25,59 @@ if TYPE_CHECKING:
 Backend = Annotated[
     Literal["tensorrt", "onnxruntime", "openvino", "python"] | None,
     Option(
-        help="Triton's backend: python is this package's runtimes. serve-repo's default is the file's, serve's python."
+        help="Triton's backend: python is this package's runtimes. serve-repo's default is the file's, serve's python.",
+        rich_help_panel=Group.SERVING,
     ),
 ]
-Runtime = Annotated[str | None, Option(help="Runtime in the backend python: onnxruntime, openvino, tensorrt, ...")]
+Runtime = Annotated[
+    str | None,
+    Option(
+        help="Runtime in the backend python: onnxruntime, openvino, tensorrt, ...",
+        autocompletion=values.one_of(values.RUNTIMES),
+        rich_help_panel=Group.SERVING,
+    ),
+]
 TargetMs = Annotated[
     float | None, Option(help="Answer within so many milliseconds: requests wait for others as long as that allows.")
 ]
-Instances = Annotated[int | None, Option(min=1, help="How often a network is loaded; by default once.")]
-Workers = Annotated[
-    int | None, Option(min=1, help="Processes that decode files, and that draw maps; by default up to 4.")
+Instances = Annotated[
+    int | None, Option(min=1, help="How often a network is loaded; by default once.", rich_help_panel=Group.SERVING)
 ]
-Threads = Annotated[int | None, Option(min=1, help="CPU threads of each instance.")]
-MaxBatch = Annotated[int | None, Option(min=1, help="The most images of one inference.")]
+Workers = Annotated[
+    int | None,
+    Option(
+        min=1,
+        help="Processes that decode files, and that draw maps; by default up to 4.",
+        rich_help_panel=Group.SERVING,
+    ),
+]
+Threads = Annotated[int | None, Option(min=1, help="CPU threads of each instance.", rich_help_panel=Group.SERVING)]
+MaxBatch = Annotated[int | None, Option(min=1, help="The most images of one inference.", rich_help_panel=Group.SERVING)]
 Gpu = Annotated[bool, Option("--gpu", help="Run .onnx files on a GPU; plans always do.")]
-NoJpeg = Annotated[bool, Option("--no-jpeg", help="Serve tensors only, not files of photographs.")]
+NoJpeg = Annotated[
+    bool, Option("--no-jpeg", help="Serve tensors only, not files of photographs.", rich_help_panel=Group.SERVING)
+]
 
 
 def artifact_file(text: str) -> Path:
     """The file that an argument names: its path, or the shipped artifact of that name."""
     if text in weights.ARTIFACTS and not Path(text).exists():
         return weights.artifact(text)
+    from r2mrf_deploy import web
+
     return page if web.is_page(page := web.file_of(Path(text))) or page.is_dir() else flags.model_file(text)
 
 
-@app.command("serve-repo")
+@app.command("serve-repo", cls=Verb)
 def serve_repo(
     artifacts: Annotated[
         list[Path],
-        Argument(parser=artifact_file, metavar="ARTIFACT...", help=".onnx, .xml or .plan files, or shipped weights."),
+        Argument(
+            parser=artifact_file,
+            autocompletion=values.artifacts_or_files,
+            metavar="ARTIFACT...",
+            help=".onnx, .xml or .plan files, or shipped weights.",
+        ),
     ],
     output: Annotated[Path, Option("-o", "--output", help="Folder of the repository; one that is there is added to.")],
     server: Annotated[Literal["triton", "ovms"], Option(help="Triton, or OpenVINO Model Server.")] = "triton",
@@ -81,13 +106,14 @@ def serve_repo(
     line(f"{output}: start it with {_start(output, server, entries)}", exact=True)
 
 
-@app.command()
+@app.command(cls=Verb)
 def serve(
     context: Context,
     served: Annotated[
         list[Path] | None,
         Argument(
             parser=artifact_file,
+            autocompletion=values.artifacts_or_files,
             metavar="[REPOSITORY|ARTIFACT...|PAGE]",
             help=f"A repository of serve-repo, artifacts to make one of, by default {weights.DEFAULT}, or a web page.",
         ),
@@ -95,10 +121,14 @@ def serve(
     server: Annotated[
         Path | None, Option(metavar="PATH", help="tritonserver or ovms; by default what is found.")
     ] = None,
-    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
-    http_port: Annotated[int, Option(min=1, max=65535, help="Port of HTTP.")] = 8000,
-    grpc_port: Annotated[int, Option(min=1, max=65535, help="Port of gRPC.")] = 8001,
-    metrics_port: Annotated[int, Option(min=1, max=65535, help="Port of Triton's metrics.")] = 8002,
+    host: Annotated[
+        str, Option(help="Address to listen on; 0.0.0.0 is every network.", rich_help_panel=Group.ADDRESSES)
+    ] = "127.0.0.1",
+    http_port: Annotated[int, Option(min=1, max=65535, help="Port of HTTP.", rich_help_panel=Group.ADDRESSES)] = 8000,
+    grpc_port: Annotated[int, Option(min=1, max=65535, help="Port of gRPC.", rich_help_panel=Group.ADDRESSES)] = 8001,
+    metrics_port: Annotated[
+        int, Option(min=1, max=65535, help="Port of Triton's metrics.", rich_help_panel=Group.ADDRESSES)
+    ] = 8002,
     log: Annotated[Path | None, Option(help="File for what the server says; - is standard error.")] = None,
     backend: Backend = None,
     runtime: Runtime = None,
@@ -112,6 +142,7 @@ def serve(
     as_json: flags.Json = False,
 ) -> None:
     """Start an inference server, or show a web page."""
+    from r2mrf_deploy import web
     from r2mrf_deploy.files import refuse_unwritable, scratch
     from r2mrf_deploy.serving import server as servers
 

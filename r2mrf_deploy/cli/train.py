@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from typer import Argument, Option
 
-from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli import flags, values
 from r2mrf_deploy.cli.common import app, err, line, print_json
+from r2mrf_deploy.cli.help import Group, Verb
 from r2mrf_deploy.errors import UsageError
 from r2mrf_deploy.progress import Notice, Progress
 from r2mrf_deploy.wording import count
@@ -23,61 +24,122 @@ if TYPE_CHECKING:
     from r2mrf_deploy.training.recipe import Recipe
 
 
-@app.command()
+@app.command(cls=Verb)
 def train(
-    preset: Annotated[str, Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...")],
+    preset: Annotated[
+        str, Argument(help="A preset: r2mrf, r2mrf-r50, r2mrf-edge, ...", autocompletion=values.one_of(values.PRESETS))
+    ],
     output: Annotated[Path, Option("-o", "--output", help="Folder of the run.")],
     data: Annotated[Path | None, Option(help="Folder of photographs and masks.")] = None,
     white: Annotated[flags.White | None, Option(help="What is white in the masks of --data.")] = None,
     dataset: flags.Dataset = None,
-    split: Annotated[Path | None, Option(help=f"Names to train on: {flags.SPLIT}")] = None,
+    split: Annotated[
+        Path | None,
+        Option(
+            help=f"Names to train on: {flags.SPLIT}",
+            autocompletion=values.splits_or_files,
+            rich_help_panel=Group.DATASET,
+        ),
+    ] = None,
     image_folder: flags.ImageFolder = None,
-    sharp: Annotated[Path | None, Option(help="Folder of sharp photographs to make composites from.")] = None,
+    sharp: Annotated[
+        Path | None,
+        Option(help="Folder of sharp photographs to make composites from.", rich_help_panel=Group.COMPOSITES),
+    ] = None,
     mix: Annotated[
-        float | None, Option(help="Share of composites where --data and --sharp are given; by default 0.5.")
+        float | None,
+        Option(
+            help="Share of composites where --data and --sharp are given; by default 0.5.",
+            rich_help_panel=Group.COMPOSITES,
+        ),
     ] = None,
     mask_folder: Annotated[
         Path | None,
-        Option("--masks", help="Folder of the masks in --data; with --sharp, drawn masks for the composites."),
+        Option(
+            "--masks",
+            help="Folder of the masks in --data; with --sharp, drawn masks for the composites.",
+            rich_help_panel=Group.DATASET,
+        ),
     ] = None,
-    masks_white: Annotated[flags.White | None, Option(help="What is white in drawn masks.")] = None,
-    val: Annotated[Path | None, Option(help="Folder of photographs and masks to validate on.")] = None,
-    val_white: Annotated[flags.White | None, Option(help="What is white in the masks of --val.")] = None,
-    val_split: Annotated[Path | None, Option(help=f"Names in --val to use: {flags.SPLIT}")] = None,
+    masks_white: Annotated[
+        flags.White | None, Option(help="What is white in drawn masks.", rich_help_panel=Group.COMPOSITES)
+    ] = None,
+    val: Annotated[
+        Path | None, Option(help="Folder of photographs and masks to validate on.", rich_help_panel=Group.VALIDATION)
+    ] = None,
+    val_white: Annotated[
+        flags.White | None, Option(help="What is white in the masks of --val.", rich_help_panel=Group.VALIDATION)
+    ] = None,
+    val_split: Annotated[
+        Path | None,
+        Option(
+            help=f"Names in --val to use: {flags.SPLIT}",
+            autocompletion=values.splits_or_files,
+            rich_help_panel=Group.VALIDATION,
+        ),
+    ] = None,
     recipe: Annotated[
         Literal["paper", "scratch", "finetune"] | None,
         Option(help="By default scratch; with a pretrained backbone the paper's, or finetune for -edge and -lite."),
     ] = None,
-    iterations: Annotated[int | None, Option(min=1, help="Iterations; by default the recipe's.")] = None,
-    batch: Annotated[int | None, Option(min=1, help="Batch size over all devices.")] = None,
-    size: Annotated[int | None, Option(min=32, help="Side of the training images in pixels.")] = None,
-    learning_rate: Annotated[float | None, Option("--lr", help="The largest learning rate of the schedule.")] = None,
-    average: Annotated[float | None, Option(help="Decay of the weights' moving average (EMA); 0 turns it off.")] = None,
-    backbone: Annotated[
-        str | None, Option("--backbone-weights", metavar="FILE|imagenet", help="Weights of a pretrained backbone.")
+    iterations: Annotated[
+        int | None, Option(min=1, help="Iterations; by default the recipe's.", rich_help_panel=Group.RECIPE)
     ] = None,
-    precision: Annotated[Literal["32", "bf16-mixed", "16-mixed"], Option(help="Precision of the training.")] = "32",
-    devices: Annotated[int, Option(min=1, help="GPUs (or processes) on each machine.")] = 1,
-    nodes: Annotated[int, Option(min=1, help="Number of machines.")] = 1,
-    accelerator: Annotated[Literal["auto", "cpu", "gpu"], Option(help="What to train on.")] = "auto",
-    seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
+    batch: Annotated[
+        int | None, Option(min=1, help="Batch size over all devices.", rich_help_panel=Group.RECIPE)
+    ] = None,
+    size: Annotated[
+        int | None, Option(min=32, help="Side of the training images in pixels.", rich_help_panel=Group.RECIPE)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, Option("--lr", help="The largest learning rate of the schedule.", rich_help_panel=Group.RECIPE)
+    ] = None,
+    average: Annotated[
+        float | None,
+        Option(help="Decay of the weights' moving average (EMA); 0 turns it off.", rich_help_panel=Group.RECIPE),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        Option(
+            "--backbone-weights",
+            metavar="FILE|imagenet",
+            help="Weights of a pretrained backbone.",
+            rich_help_panel=Group.RECIPE,
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["32", "bf16-mixed", "16-mixed"],
+        Option(help="Precision of the training.", rich_help_panel=Group.TRAINING),
+    ] = "32",
+    devices: Annotated[
+        int, Option(min=1, help="GPUs (or processes) on each machine.", rich_help_panel=Group.TRAINING)
+    ] = 1,
+    nodes: Annotated[int, Option(min=1, help="Number of machines.", rich_help_panel=Group.TRAINING)] = 1,
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu"], Option(help="What to train on.", rich_help_panel=Group.TRAINING)
+    ] = "auto",
+    seed: Annotated[int, Option(min=0, help="Seed of the random numbers.", rich_help_panel=Group.TRAINING)] = 0,
     limit: Annotated[
         str | None, Option("--time", metavar="HH:MM:SS", help="Stop after this time; --resume continues.")
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the run in -o.")] = False,
     early_stop: Annotated[
-        int | None, Option(min=1, help="Stop after this many validations without improvement.")
+        int | None,
+        Option(min=1, help="Stop after this many validations without improvement.", rich_help_panel=Group.VALIDATION),
     ] = None,
-    every: Annotated[int, Option(min=1, help="Iterations between checkpoints.")] = 50,
+    every: Annotated[int, Option(min=1, help="Iterations between checkpoints.", rich_help_panel=Group.TRAINING)] = 50,
     validate_every: Annotated[
         int,
         Option(
             min=1,
             help="Iterations between validations, once all recurrent steps are trained: scratch trains one step alone "
             "for the first 70 %, and until then the step that gives the map is untrained.",
+            rich_help_panel=Group.VALIDATION,
         ),
     ] = 500,
-    logger: Annotated[Literal["csv", "tensorboard"], Option(help="Format of the log.")] = "csv",
+    logger: Annotated[
+        Literal["csv", "tensorboard"], Option(help="Format of the log.", rich_help_panel=Group.TRAINING)
+    ] = "csv",
     settings: flags.Set = None,
     as_json: flags.Json = False,
 ) -> None:

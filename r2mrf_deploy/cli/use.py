@@ -1,17 +1,18 @@
-"""Commands that use what exists: demo, inspect, doctor."""
+"""Commands that use what exists: demo, inspect, doctor, completion."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from r2mrf_deploy.cli import flags
+from r2mrf_deploy.cli import flags, values
 from r2mrf_deploy.cli.common import app, line, out, print_json, shown_progress, table
+from r2mrf_deploy.cli.help import Verb
 
 
-@app.command()
+@app.command(cls=Verb)
 def demo(
     output: Annotated[Path, Option("-o", "--output", help="Folder for the artifacts.")] = Path("out/demo"),
     as_json: flags.Json = False,
@@ -29,12 +30,13 @@ def demo(
         line(*result.summary())
 
 
-@app.command()
+@app.command(cls=Verb)
 def inspect(
     file: Annotated[
         Path,
         Argument(
             parser=flags.model_file,
+            autocompletion=values.shipped_or_files,
             metavar="FILE",
             help="A checkpoint, an ONNX file, a plan, an OpenVINO model, a .pt2 or .pte file or a manifest.",
         ),
@@ -57,7 +59,7 @@ def inspect(
             out.print(text, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Verb)
 def doctor(as_json: flags.Json = False) -> None:
     """Show what is installed, what is missing, and how to get it."""
     from r2mrf_deploy import environment
@@ -71,3 +73,13 @@ def doctor(as_json: flags.Json = False) -> None:
     line(tables.where(machine, {}))
     table(tables.doctor_table(rows))
     line(*tables.doctor_lines(rows))
+
+
+@app.command(cls=Verb)
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], Argument(help="The shell to complete commands in.")],
+) -> None:
+    """Print the script that completes commands in a shell."""
+    from r2mrf_deploy.cli.completion import SCRIPTS
+
+    out.print(SCRIPTS[shell].strip(), soft_wrap=True)

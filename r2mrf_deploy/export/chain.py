@@ -6,6 +6,7 @@ artifact is converted to it. Every other file is made from the result.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,14 +28,16 @@ from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked, trace
 from r2mrf_deploy.manifest import Contract, RewriteRecord
 from r2mrf_deploy.networks.deployed import Deployed
-from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent, timed
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
+from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from r2mrf_deploy.checkpoint_files import Loading
 
+_LOG = logging.getLogger(__name__)
 SMALLEST, LARGEST = 64, 1280
 """Sides of a dynamic graph's profile, in pixels."""
 LARGEST_BATCH = 4
@@ -153,7 +156,9 @@ def _export_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions, che
     )
     check.progress(Progress("tracing"))
     size = options.size or (checkpoint.preprocess.longest_side,) * 2
-    model = trace(deployed, size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
+    with timed(_LOG, "traced %s at %dx%d", checkpoint.network, *size):
+        model = trace(deployed, size, batch=options.batch, dynamic=options.dynamic, opset=options.opset)
+    _LOG.debug("the graph has %s of opset %d", count(len(model.graph.node), "node"), onnx.opset(model))
     rewrites: list[RewriteRecord] = []
     left_out: list[str] = []
     if options.optimize:

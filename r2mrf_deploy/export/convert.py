@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -27,9 +28,10 @@ from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.parity import node_search
 from r2mrf_deploy.parity.compare import photographs_for, sample_inputs
 from r2mrf_deploy.parity.node_search import Drop, Search
-from r2mrf_deploy.progress import Progress, ProgressCallback, silent
+from r2mrf_deploy.progress import Progress, ProgressCallback, silent, timed
 from r2mrf_deploy.wording import count, first
 
+_LOG = logging.getLogger(__name__)
 ENOUGH = 20
 """With fewer photographs to calibrate on, there is a warning."""
 METHOD: Method = "percentile"
@@ -114,7 +116,8 @@ class _Conversion:
         """The graph in the precision asked for. Any further nodes that must be kept are added to `keep`."""
         candidates, lower = self._int8() if self.options.precision == "int8" else self._half()
         if self.options.max_drop is None:
-            return lower(self.keep), None
+            with timed(_LOG, "converted to %s, with %s kept", self.options.precision, count(len(self.keep), "node")):
+                return lower(self.keep), None
         kept = set(self.keep)
         search = self._search(
             [name for name in candidates if name not in kept],
@@ -142,7 +145,8 @@ class _Conversion:
         if set(candidates) <= set(self.keep):
             raise UsageError("nothing is left to quantise: `keep` fewer nodes")
         self.by_design = quantize.depthwise(self.graph)
-        ranges = quantize.calibrate(self.graph, self.feeds, self.method, self.progress)
+        with timed(_LOG, "found ranges by %s", self.method):
+            ranges = quantize.calibrate(self.graph, self.feeds, self.method, self.progress)
         self.progress(Progress("quantising"))
         whole = quantize.quantize(self.graph, ranges)
         return candidates, lambda kept: quantize.restore(whole, self.graph, kept)

@@ -7,6 +7,7 @@ verdict is then "uninformative" instead of "pass".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,8 +24,11 @@ from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, TensorSpec, sid
 from r2mrf_deploy.metrics import agreement
 from r2mrf_deploy.parity.node_search import Search
 from r2mrf_deploy.parity.whole_path import WholePath
+from r2mrf_deploy.progress import timed
 from r2mrf_deploy.runtimes import Runner
+from r2mrf_deploy.wording import count
 
+_LOG = logging.getLogger(__name__)
 FLAT = 0.02
 """Standard deviation below which a reference map is called flat."""
 LOGIT_LIMIT = float(np.log(999))
@@ -188,7 +192,8 @@ def compare(
     shapes = [list(shape) for shape in dict.fromkeys(array.shape for array in inputs)]
     result = Parity(*about, "pass", "", len(inputs), shapes, emulates=candidate.emulates, rounding=artifact.rounding)
     result.stated = tolerance
-    result.reason = _structure(reference, candidate) or _measure([(result, candidate)], reference, inputs, per_step)
+    with timed(_LOG, "compared %s on %s with %s, on %s", *about[:2], reference.runtime, count(len(inputs), "input")):
+        result.reason = _structure(reference, candidate) or _measure([(result, candidate)], reference, inputs, per_step)
     if result.reason:
         return replace(result, verdict="fail")
     _judge(result, *_failures(result))

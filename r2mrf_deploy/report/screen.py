@@ -63,9 +63,10 @@ def screen(*, stderr: bool = False) -> Screen:
 class Sheet:
     """A table of names, prose and numbers that fits the screen or is not a table.
 
-    Names and numbers are never broken. Prose is folded between words. Where the width does not suffice, the columns in
-    `spare` are left out, the last first; where that does not suffice either, each row is printed as a record: the row's
-    name, and below it a line for each column. A column in `once` is a line above the table if all its cells are alike.
+    Names and numbers are never broken. Prose is folded between words, and so is a name that is in `prose` too. Where the
+    width does not suffice, the columns in `spare` are left out, the last first; where that does not suffice either, each row
+    is printed as a record: the row's name, and below it a line for each column. A column in `once` is a line above the table
+    if all its cells are alike.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Sheet:
         once: Sequence[str] = (),
         title: str = "",
     ) -> None:
-        self.heads = [plain(head) for head in (*names, *prose, *numbers)]
+        self.heads = [plain(head) for head in dict.fromkeys((*names, *prose, *numbers))]
         self.numbers, self.prose, self.title = frozenset(numbers), frozenset(prose), plain(title)
         self.rows: list[list[Text]] = []
         self.sections: set[int] = set()

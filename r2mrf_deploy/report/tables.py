@@ -267,7 +267,7 @@ def demo_table(rows: Sequence[dict[str, Any]]) -> Sheet:
 
 
 def doctor_table(rows: Sequence[Row]) -> Sheet:
-    table = Sheet("what", "here", "version", prose=("does",))
+    table = Sheet("what", "here", "version", prose=("what", "version", "does"))
     for row in rows:
         table.add(row.name, Text("yes", "green") if row.ok else Text("no", "yellow"), row.version or "-", row.does)
     return table

@@ -6,6 +6,7 @@ arguments and call the backend's `_` methods. Nothing above this package sees a 
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from r2mrf_deploy.errors import InputError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.manifest import Preprocess, TensorSpec
 from r2mrf_deploy.model_cache import ModelCache
 
+_LOG = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 MOST_STREAMS = 8
 """The most inferences that are computed side by side on a CPU unless more are asked for: each takes memory of its own."""
@@ -285,7 +287,11 @@ class Runtime(ABC):
         state = self.availability()
         if not state.ok:
             raise RuntimeUnavailable(f"{self.title} cannot run {artifact.path.name}: {state.reason}; {state.cure}")
-        return self._open(artifact, chosen)
+        start = time.perf_counter()
+        runner = self._open(artifact, chosen)
+        took = time.perf_counter() - start
+        _LOG.debug("opened %s with %s %s on %s in %.3f s", artifact.path, self.name, state.version, runner.device, took)
+        return runner
 
 
 def changed(options: Any) -> list[str]:

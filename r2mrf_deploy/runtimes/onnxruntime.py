@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib.util
 import json
+import logging
 import re
 import tempfile
 from collections import Counter
@@ -29,6 +30,7 @@ from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING, ContextRunner, ExecutionContext
 from r2mrf_deploy.wording import count
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = {"float": "float32", "double": "float64"}  # its other names are numpy's
 
 
@@ -148,6 +150,7 @@ class OnnxRuntimeRunner(Runner):
             self.session = self._opened(runtime, artifact, options)
         except Exception as e:  # its exceptions share no base class
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {first_line(e)}") from None
+        _LOG.debug("providers of the session: %s", ", ".join(self.session.get_providers()))
         _check_provider(self.session, runtime.provider)
         if runtime.provider == "CPUExecutionProvider":
             self.device = f"CPU, {count(threads * self.streams, 'thread')}"

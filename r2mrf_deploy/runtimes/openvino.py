@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -21,6 +22,7 @@ from r2mrf_deploy.runtimes import kept, specs
 from r2mrf_deploy.runtimes.base import MOST_STREAMS, Arrays, Availability, LayerTimes, OpenOptions, Runner, Runtime
 from r2mrf_deploy.wording import count
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i64": "int64"}
 
 
@@ -63,6 +65,7 @@ class OpenVINORunner(Runner):
             model, self._kept = _compiled(artifact, settings, None if options.profile else options.cache)
         except Exception as e:  # RuntimeError, or one of OpenVINO's own
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {last_line(e)}") from None
+        _LOG.debug("compiled with %s", settings)
         threads = model.get_property("INFERENCE_NUM_THREADS")
         if options.streams or options.throughput:
             self.streams = options.streams or model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")

@@ -12,6 +12,7 @@ import numpy as np
 from r2mrf_deploy.errors import ArtifactError, InputError, UsageError, did_you_mean, reading
 from r2mrf_deploy.formats import KEY
 from r2mrf_deploy.manifest import Contract, TensorSpec
+from r2mrf_deploy.progress import timed
 from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Runner, changed
 from r2mrf_deploy.runtimes.kserve import tensors
 from r2mrf_deploy.runtimes.kserve.client import Client
@@ -167,7 +168,9 @@ def connect(
         raise UsageError(f"a server does not support `{refused[0]}`: leave it out")
     client = Client(connection)
     try:
-        runner = client.call(_found(client, contract, options.streams or IN_FLIGHT))
+        with timed(log, "connected to %s", client.address):
+            runner = client.call(_found(client, contract, options.streams or IN_FLIGHT))
+        log.debug("it is %s, with the model %s", runner.device, runner.model)
         if photographs:
             _refuse_no_photographs(runner)
             runner.outputs = tuple(s for s in runner.outputs if s.layout == "NCHW")

@@ -7,6 +7,8 @@ read comes back as it was.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -62,6 +64,7 @@ _ATTEMPTS = (("", REWRITES), ("merging", _WITHOUT_MERGING), ("sharing", _WITHOUT
 """What each attempt leaves out in addition to the one before, and its rewrites. The first attempt that does not raise the
 peak memory is taken: merged outputs are all alive at once, and a shared one lives until its last reader."""
 
+_LOG = logging.getLogger(__name__)
 _MOST_ROUNDS = 20
 """Every rewrite lowers the effort or the number of nodes, so there is a fixpoint; real graphs reach it in two or three."""
 
@@ -112,6 +115,7 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
     Raises:
         GraphError: the model is invalid or too old.
     """
+    start = time.perf_counter()
     _check(model)
     weights = Weights()
     try:
@@ -124,6 +128,7 @@ def optimize(model: onnx.ModelProto, *, explain: bool = False) -> Optimized:
         runs.append(_optimize(runs[-1].model, weights))
     result = runs[-1].model
     weights.put(result)
+    _LOG.debug("rewrote the graph in %d rounds and %.3f s", len(runs), time.perf_counter() - start)
     records: dict[str, RewriteRecord] = {}
     for record in (record for run in runs for record in run.records):
         _add(records, record)
