@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: help demo weights weights-given check test test-all lint cpp cpp-long serve-env serve-env-if-possible serve-test
-.PHONY: web web-parts web-if-possible web-browser gpu clean
+.PHONY: docs web web-parts web-if-possible web-browser gpu clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
 	@echo "make weights   train the shipped weights again: CUHK=folder of image/ and gt/, SHARP=folder of photographs"
 	@echo "make check     lint, types and the quick tests: what to run while working"
-	@echo "make test      lint, types, the C++ library and tests"
+	@echo "make test      lint, types, the documents, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"
 	@echo "make lint      lint and types only"
 	@echo "make cpp       the C++ library, tested (also with sanitizers), into out/cpp"
@@ -19,6 +19,7 @@ help:
 	@echo "make serve-env Triton with its python backend, in an environment of its own: build/serve-env/bin/r2mrf serve"
 	@echo "make serve-test the tests that start a real Triton"
 	@echo "make web       the web page of r2mrf-lite, into out/web"
+	@echo "make docs      the documents as a site that needs no other host, into out/docs"
 	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
 	@echo "make clean     remove what was made, the environment too"
 
@@ -44,11 +45,11 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 check: lint
 	$(PYTEST) -m "not slow and not artifact and not gpu"
 
-test: lint cpp serve-env-if-possible web-if-possible
+test: lint docs cpp serve-env-if-possible web-if-possible
 	$(PYTEST) -m "not slow and not gpu"
 	$(BIN)/python -m pytest -m "not slow and gpu" tests/gpu
 
-test-all: lint cpp serve-env-if-possible web-if-possible
+test-all: lint docs cpp serve-env-if-possible web-if-possible
 	$(PYTEST) -m "not gpu"
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -124,6 +125,10 @@ $(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json
 	{ echo "make web finds no npm: install Node.js (Debian's packages: nodejs npm)"; exit 2; }
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix $(WEB)
 	@touch $@
+
+# A warning is an error: a link to nothing, a heading that is not there, a page outside the navigation. (With --quiet none is.)
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results

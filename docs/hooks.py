@@ -1,8 +1,8 @@
 """What `mkdocs build` does besides: files of the repository that documents link to become part of the site.
 
-On a code host, `../engines/cpp/README.md` leads to that file. The site has only what is in `docs`, so the files that are linked from
-there are added under `repository/`, Markdown as pages and all others as they are. A link to a folder becomes its text. A link to nothing
-stays, and the strict build refuses it.
+On a code host, `../engines/cpp/README.md` leads to that file. The site has only what is in `docs`, so the files that are
+linked from there are added under `repository/`, Markdown as pages and all others as they are. A link to a folder becomes its
+text. A link to nothing stays, and the strict build refuses it.
 """
 
 from __future__ import annotations

@@ -23,10 +23,8 @@ NETWORKS = [
 
 def test_make_s_targets_exist() -> None:
     makefile = read("Makefile")
-    lines = [
-        line for page in pages() for block in fenced(page) if block.language == "sh" for line in block.text.splitlines()
-    ]
-    targets = {target for line in lines for target in re.findall(r"(?:^|; )make ([\w-]+)", line)}
+    blocks = [block.text for page in pages() for block in fenced(page) if block.language == "sh"]
+    targets = {target for block in blocks for target in re.findall(r"(?:^|; )make ([\w-]+)", block, re.MULTILINE)}
     assert len(targets) > 5
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
