@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: help demo weights weights-given check test test-all lint cpp cpp-long serve-env serve-env-if-possible serve-test
-.PHONY: docs web web-parts web-if-possible web-browser gpu clean
+.PHONY: web web-parts web-if-possible web-browser gpu clean
 
 help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
@@ -127,6 +127,7 @@ $(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json
 	@touch $@
 
 # A warning is an error: a link to nothing, a heading that is not there, a page outside the navigation. (With --quiet none is.)
+.PHONY: docs
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
