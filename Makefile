@@ -58,6 +58,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A warning is an error: a link to nothing, a heading that is not there, a page outside the navigation. (With --quiet none is.)
+.PHONY: docs
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # TensorRT's headers are public but not ours to pass on: make cpp TENSORRT_ROOT=folder-with-include
 CPP_PACKAGES := cmake ninja-build g++ pkg-config nlohmann-json3-dev libstb-dev libpng-dev cppcheck
 CPP_TOOLS := cmake ninja c++ pkg-config cppcheck
@@ -125,11 +130,6 @@ $(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json
 	{ echo "make web finds no npm: install Node.js (Debian's packages: nodejs npm)"; exit 2; }
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix $(WEB)
 	@touch $@
-
-# A warning is an error: a link to nothing, a heading that is not there, a page outside the navigation. (With --quiet none is.)
-.PHONY: docs
-docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results
