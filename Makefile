@@ -14,7 +14,7 @@ help:
 	@echo "make demo      the whole chain on a sample photograph, into out/demo"
 	@echo "make weights   train the shipped weights again: CUHK=folder of image/ and gt/, SHARP=folder of photographs"
 	@echo "make check     lint, types and the quick tests: what to run while working"
-	@echo "make test      lint, types, the C++ library and tests"
+	@echo "make test      lint, types, the documents, the C++ library and tests"
 	@echo "make test-all  the slow tests too: every preset"
 	@echo "make lint      lint and types only"
 	@echo "make cpp       the C++ library, tested (also with sanitizers), into out/cpp"
@@ -22,6 +22,7 @@ help:
 	@echo "make serve-env Triton with its python backend, in an environment of its own: build/serve-env/bin/r2mrf serve"
 	@echo "make serve-test the tests that start a real Triton"
 	@echo "make web       the web page of r2mrf-lite, into out/web"
+	@echo "make docs      the documents as a site that needs no other host, into out/docs"
 	@echo "make gpu       the first minutes on the GPU at hand: every step leaves its result in out/gpu"
 	@echo "make release   wheel, sdist, SBOM and checksums into dist, installed and tried"
 	@echo "make constraints  the tested versions again, in constraints.txt: UPGRADE=1 for the newest"
@@ -50,11 +51,11 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 check: lint
 	$(PYTEST) -m "not slow and not artifact and not gpu"
 
-test: lint cpp serve-env-if-possible web-if-possible
+test: lint docs cpp serve-env-if-possible web-if-possible
 	$(PYTEST) -m "not slow and not gpu"
 	$(BIN)/python -m pytest -m "not slow and gpu" tests/gpu
 
-test-all: lint cpp serve-env-if-possible web-if-possible
+test-all: lint docs cpp serve-env-if-possible web-if-possible
 	$(PYTEST) -m "not gpu"
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -62,6 +63,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A warning is an error: a link to nothing, a heading that is not there, a page outside the navigation. (With --quiet none is.)
+.PHONY: docs
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # TensorRT's headers are public but not ours to pass on: make cpp TENSORRT_ROOT=folder-with-include
 CPP_PACKAGES := cmake ninja-build g++ pkg-config nlohmann-json3-dev libstb-dev libpng-dev cppcheck

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import in_code, markdown
 
 from r2mrf_deploy import environment, images, runtimes, sample_photographs
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
@@ -74,6 +75,19 @@ def side_by_side(network: str, size: int, seconds: float, threads: int) -> dict[
         for candidate in candidates:
             candidate.runner.close()
     return row
+
+
+def table(found: dict[str, Any]) -> str:
+    """Milliseconds of both packages, and how far their maps are from PyTorch's."""
+    rows = []
+    for row in found["networks"]:
+        both = [row[form] for form in FORMS]
+        off = ", ".join(f"{each['parity']['map']['largest']:.1e}".replace("e-0", "e-") for each in both)
+        ms = [f"{each['latency']['median']:.1f} ms" for each in both]
+        rows.append([in_code(row["network"]), *ms, f"{row['rewritten']['speed_up']:.2f}×", off])
+    size = found["networks"][0]["size"]
+    off = "largest difference from PyTorch, traced and rewritten"
+    return markdown([f"network at {size}×{size}, FP32", "as traced", "rewritten", "ratio", off], rows)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from tables import markdown
 
 from r2mrf_deploy import environment, images, sample_photographs, weights
 from r2mrf_deploy.checkpoint import Checkpoint
@@ -185,6 +186,16 @@ def store(row: dict[str, Any], results: dict[str, Any], file: Path | None) -> No
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def table(found: dict[str, Any]) -> str:
+    """The time of a calibration over that of the bare inference, by method."""
+    rows = {row["method"]: row for row in found["calibration"]}
+    ratios = ([f"`{m}`", *(f"{rows[m][f'{who}_over_bare']:.1f}" for who in ("ours", "peer"))] for m in _SIMPLEST_FIRST)
+    return markdown(["", "ours", "ONNX Runtime's calibrator"], ratios)
+
+
+_SIMPLEST_FIRST = ("minmax", "percentile", "entropy")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from predict import made
+from tables import markdown
 
 from r2mrf_deploy import budget, environment, weights
 from r2mrf_deploy.predict import Outputs, Source, Sources
@@ -207,15 +208,73 @@ def predictions(model: Path, gpus: list[str]) -> list[dict[str, Any]]:
 
 def show(found: dict[str, Any]) -> None:
     print(f"{found['machine']}\n{found['tools']}\n{found['listing']}\n")
-    print("| step, ms | " + " | ".join(SIZES) + " |\n|---|" + "---:|" * len(SIZES))
-    for name in next(iter(found["steps"].values()))["ms"]:
-        print(f"| {name} | " + " | ".join(f"{found['steps'][size]['ms'][name]:.2f}" for size in SIZES) + " |")
-    for name in next(iter(found["steps"].values()))["bytes"]:
-        print(
-            f"| bytes of {name} | " + " | ".join(f"{found['steps'][size]['bytes'][name]:,.0f}" for size in SIZES) + " |"
-        )
+    print(f"{steps_table(found)}\n\n{bytes_table(found)}\n\n{cores_table(found)}")
     for each in (*found["runs"], *found["gpus"]):
         print(each)
+
+
+STEPS = {
+    "read the file": "reading the file (part of the next line)",
+    "read, decode, fit": "reading, decoding, fitting it into the input",
+    "network": "the network",
+    "hand over, twice": "packing and unpacking between the steps",
+    "scores, map as PNG": "scores, and the map as PNG",
+    "scores, map of 1024 pixels as PNG": "the same with `--map-side 1024`",
+    "scores alone": "the same with `--save scores`",
+    "write Parquet": "writing Parquet",
+}
+BYTES = {
+    "file": "the JPEG file",
+    "input": "the network's input, handed over",
+    "map": "the network's map, handed over",
+    "row": "the row with its map",
+}
+WHOLE = ("read, decode, fit", "network", "hand over, twice", "scores, map as PNG", "write Parquet")
+"""What is done to a photograph whose map is as large as it is."""
+A_SECOND = 10_000_000 / 86_400
+LOAD = 0.7
+
+
+def steps_table(found: dict[str, Any]) -> str:
+    """Milliseconds of one core for each step, and for all of them."""
+    ms = {size: each["ms"] for size, each in found["steps"].items()}
+    rows = [[title, *(f"{ms[size][name]:.2f}" for size in SIZES)] for name, title in STEPS.items()]
+    rows.append(["**all, with the map at the photograph's size**", *(f"**{_whole(ms[size]):.1f}**" for size in SIZES)])
+    return markdown(["step, milliseconds of one core", *_megapixels()], rows)
+
+
+def bytes_table(found: dict[str, Any]) -> str:
+    rows = [[title, *(f"{found['steps'][s]['bytes'][name]:,.0f}" for s in SIZES)] for name, title in BYTES.items()]
+    return markdown(["bytes of", *_megapixels()], rows)
+
+
+def cores_table(found: dict[str, Any]) -> str:
+    """Cores for ten million photographs in a day, from the milliseconds of their steps."""
+    every: dict[str, list[float]] = {
+        "cores that are busy, on CPUs alone": [],
+        f"cores at a load of {LOAD:g}": [],
+        "the same, with `--map-side 1024`": [],
+        "the same, with `--save scores`": [],
+        "the same with maps at the photographs' size, the network on GPUs": [],
+    }
+    for size in SIZES:
+        ms = found["steps"][size]["ms"]
+        whole, png = _whole(ms), ms["scores, map as PNG"]
+        small = whole - png + ms["scores, map of 1024 pixels as PNG"]
+        alone = whole - png + ms["scores alone"]
+        needed = (whole * LOAD, whole, small, alone, whole - ms["network"])
+        for cells, each in zip(every.values(), needed, strict=True):
+            cells.append(A_SECOND * each / 1000 / LOAD)
+    rows = [[title, *(f"{cores:.1f}" for cores in cells)] for title, cells in every.items()]
+    return markdown([f"{A_SECOND:.1f} photographs in a second", *_megapixels()], rows)
+
+
+def _whole(ms: dict[str, float]) -> float:
+    return sum(ms[name] for name in WHOLE)
+
+
+def _megapixels() -> list[str]:
+    return [size.replace("MP", "megapixels") for size in SIZES]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tables import markdown
+
 from r2mrf_deploy import environment, weights
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
 from r2mrf_deploy.compression import CompressionOptions, compress_artifact
@@ -48,7 +50,7 @@ def main() -> None:
         results[_name(given)] = run(given)
         write_atomically(given.json, (json.dumps(results, indent=2) + "\n").encode())
     for found in results.values():
-        print("\n".join(["", *table(found)]))
+        print(f"\n{title(found)}\n\n{table(found)}")
     if given.plot:
         plot(list(results.values()), given.plot)
 
@@ -141,18 +143,20 @@ def _say(progress: Progress) -> None:
         print(progress, flush=True)
 
 
-def table(found: Mapping[str, Any]) -> list[str]:
-    """The points in Markdown."""
+def title(found: Mapping[str, Any]) -> str:
+    """What was measured, and where."""
     machine, tools = found["machine"], found["tools"]
-    head = ["point", "changed", "predicted", "median", "times as fast", "MB", "MAE lost", "F lost", "within"]
-    lines = [head, ["---:", "---", *["---:"] * (len(head) - 3), "---"], *map(_cells, found["rows"])]
     size = "x".join(map(str, found["size"])) if found["size"] else "its own size"
-    return [
+    return (
         f"{found['network']} at {size}, loss against {found['judged']}; {count(machine['threads'], 'thread')}, "
-        f"{where(machine, {found['runtime']: tools[found['runtime']]})}",
-        "",
-        *(f"| {' | '.join(cells)} |" for cells in lines),
-    ]
+        f"{where(machine, {found['runtime']: tools[found['runtime']]})}"
+    )
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The points in Markdown."""
+    head = ["point", "changed", "predicted", "median", "times as fast", "MB", "MAE lost", "F lost", "within"]
+    return markdown(head, map(_cells, found["rows"]), names=2)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables import markdown
+
 ROOT = Path(__file__).parents[1]
 STAGES = {
     "import": "imports of the package and of PyTorch",
@@ -182,6 +184,25 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the results to this file after each number of steps")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def table(found: dict[str, Any]) -> str:
+    """Seconds of each part of an export, before and now, for each number of steps."""
+    titles = {
+        "torch.onnx": "`torch.onnx.export`",
+        "trace": "tidying, simplifying, checking",
+        "rewrite": "the rewrites",
+        "check": "inference and check of the result",
+        "compare": "comparison with PyTorch",
+        "process": "the whole process",
+    }
+    exports = found["exports"]
+    head = [f"{export['steps']} steps, {side}" for export in exports for side in ("before", "now")]
+    rows = []
+    for stage, title in titles.items():
+        seconds = (export[side]["times"][stage][0] for export in exports for side in ("before", "now"))
+        rows.append([title, *(f"{each:.2f}" for each in seconds)])
+    return markdown(["seconds", *head], rows)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tables import RUNTIMES, in_code, markdown
+
 from r2mrf_deploy import environment, images, sample_photographs, weights
 from r2mrf_deploy.artifact import publish
 from r2mrf_deploy.files import write_atomically
@@ -99,8 +101,7 @@ def main() -> None:
         "turns": given.turns,
         "rows": [],
     }
-    print("| | bare | no cache | first run | cached | cached - bare | with --no-cache: - bare |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(markdown(HEAD, []))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photograph = images.resize(sample_photographs.sample("coffee"), SIZE)
@@ -184,10 +185,21 @@ def parts(predict: Sequence[str], variables: dict[str, str], turns: int) -> dict
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
-    seconds = " | ".join(f"{row['seconds'][way]:.2f} s" for way in ("bare", "no cache", "first run", "cached"))
-    more = " | ".join(f"{row['over_bare'][way]:+.2f} s" for way in ("cached", "no cache"))
-    return f"| {row['model']} ({row['megabytes']:.0f} MB) on {row['runtime']} | {seconds} | {more} |"
+    return f"| {' | '.join(_cells(row))} |"
+
+
+HEAD = ["seconds", "bare", "`--no-cache`", "first run", "later runs", "later runs over bare"]
+
+
+def table(found: dict[str, Any]) -> str:
+    """The seconds of a whole process, for each model and runtime."""
+    return markdown(HEAD, map(_cells, found["rows"]))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    seconds = [f"{row['seconds'][way]:.2f}" for way in ("bare", "no cache", "first run", "cached")]
+    more = f"{row['over_bare']['cached']:+.2f}".replace("-", "−")
+    return [f"{in_code(row['model'])} ({row['megabytes']:.0f} MB), {RUNTIMES[row['runtime']]}", *seconds, more]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from rewrites import FORMS, RUNTIMES, Run, in_turns, open_with, parsed, photograph
+from tables import in_code, markdown
 
 from r2mrf_deploy import environment, gpus
 
@@ -124,6 +125,46 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--count-only", action="store_true", help="only count, do not measure times")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
+
+
+PAPERS = {
+    "r2mrf": "0.096 s, 0.061 s ¹",
+    "defusionnet": "0.103 s, 0.087 s ¹; 0.056 s ²",
+    "btbnet": "about 25 s ³",
+}
+"""What papers report; docs/networks.md names them below the table."""
+
+
+def table(found: dict[str, Any]) -> str:
+    """The cost of each network, traced → rewritten, where the two differ. Presets come before their narrow forms."""
+    head = ["preset", "parameters", "multiply-adds", "PyTorch", "ONNX Runtime", "OpenVINO", "1080 Ti", "papers"]
+    rows = sorted(
+        found["networks"], key=lambda row: (":" in row["network"], _ORDER.index(row["network"].split(":")[0]))
+    )
+    return markdown(head, map(_cells, rows))
+
+
+_ORDER = ("r2mrf", "br2net", "br2net-vgg16", "defusionnet", "btbnet-1s", "btbnet", "btbcrl")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    both = [row[form]["multiply_adds"] / 1e9 for form in FORMS]
+    ms = [f"{row[form]['gtx1080ti_ms']:,.0f}" for form in FORMS]
+    times = [[f"{value:.0f}" for value in found["median_ms"].values()] for found in row.get("runtimes", {}).values()]
+    return [
+        in_code(row["network"]),
+        f"{row['parameters'] / 1e6:.1f} M",
+        f"{_change([f'{value:,.1f}' if value < 1000 else f'{value:,.0f}' for value in both])} G",
+        f"{row['pytorch_ms']:.0f} ms" if row.get("pytorch_ms") else "",
+        *([f"{' → '.join(each)} ms" for each in times] or ["", ""]),
+        f"{_change(ms)} ms",
+        PAPERS.get(row["network"], ""),
+    ]
+
+
+def _change(both: list[str]) -> str:
+    """Before and after, or one figure where they are equal."""
+    return " → ".join(dict.fromkeys(both))
 
 
 if __name__ == "__main__":

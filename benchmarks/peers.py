@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from peer_models import BOUND, HELD_OUT, Row, Work, album, size_on_disk
+from tables import markdown
 
 from r2mrf_deploy import environment, weights
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
@@ -50,6 +51,8 @@ from r2mrf_deploy.wording import count
 EAGER = "PyTorch eager"
 RUN_BY = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
 """The tools whose versions the table gives."""
+SHORT = ("PyTorch eager", "torch.compile", "ONNX Runtime", "OpenVINO", "NNCF INT8", "ours, exact", "ours, INT8")
+"""The rows of the short table."""
 EXACT, INT8, BEST = 1.6, 1.5, 12.0
 """The goals: how many times as fast as the best FP32 peer; as NNCF's INT8, at no less accuracy; as PyTorch eager."""
 
@@ -240,8 +243,16 @@ def _median(turn: Sequence[Timing]) -> float:
 def table(found: Mapping[str, Any]) -> str:
     """The rows in Markdown, in the order in which they were measured."""
     head = ["", "runs on", "median", "× eager", "× FP32 peer", "MB", "F max", "F at 0.5", "MAE", "Δmap"]
-    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *map(_cells, found["rows"])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(head, map(_cells, found["rows"]), names=2)
+
+
+def short_table(found: Mapping[str, Any]) -> str:
+    """The rows of which every column is a figure of the same network, computed in FP32 or INT8, without BF16."""
+    head = ["", "median", "times as fast", "MB", "F", "MAE"]
+    rows = [row for row in found["rows"] if row["title"] in SHORT]
+    return markdown(
+        [f"`{found['network']}`", *head[1:]], ([c[0], c[2], c[3], c[5], c[6], c[8]] for c in map(_cells, rows))
+    )
 
 
 def _cells(row: Row) -> list[str]:

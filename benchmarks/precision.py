@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tables import markdown
+
 from r2mrf_deploy import environment, images, runtimes, sample_photographs
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench.protocol import Protocol, bench_artifacts
@@ -135,6 +137,21 @@ def _album(folder: Path) -> Path:
 def _scored(predictor: Predictor, data: Path) -> dict[str, Any]:
     method = Method(lambda image: {"map": predictor(image)}, predictor.runner.runtime)
     return evaluate([method], read_dataset(data, white="sharp"))[0].scores.to_dict()
+
+
+def speed_table(found: dict[str, Any]) -> str:
+    """Every artifact on every runtime, in the order in which they took turns."""
+    forms = {
+        "traced": "as traced, FP32",
+        "fp32": "rewritten, FP32",
+        "bf16": "rewritten, BF16",
+        "int8": "rewritten, INT8",
+    }
+    rows = []
+    for row in found["rows"]:
+        title = forms.get(Path(row["artifact"]).stem, "PyTorch eager, FP32")
+        rows.append([title, row["runtime"], f"{row['median_ms']:.1f} ms", f"{row['over_pytorch_eager']:.2f}"])
+    return markdown(["", "runtime", "median", "speed-up over PyTorch eager"], rows, names=2)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import RUNTIMES, in_code, markdown
 
 from r2mrf_deploy import drawing, environment, images, sample_photographs, weights
 from r2mrf_deploy.export.chain import export_artifact
@@ -48,6 +49,7 @@ LARGE = (4000, 6000)
 NOISE = 3.0
 """Standard deviation, in levels of 255."""
 WAYS = ("network", "network, streams", "one by one", "pipeline", "pipeline, maps only", "film")
+HEAD = ["images per second", "network", "with streams", "one by one", "`predict`", "maps only", "film"]
 TURN = 3.0
 """Seconds that the network alone runs in a turn."""
 
@@ -70,7 +72,7 @@ def main() -> None:
         photographs = list(made(folder / "photographs", given.count, SIZE))
         clip = made_film(folder / "clip.mp4", max(30, given.count // 3))
         rows = []
-        print("| artifact on runtime | " + " | ".join(WAYS) + " |\n|---|" + "---:|" * len(WAYS))
+        print(markdown(HEAD, []))
         for model in models:
             for runtime in given.runtime or ("onnxruntime", "openvino"):
                 rows.append(throughput(model, runtime, photographs, clip, folder / "out", given.turns))
@@ -235,8 +237,18 @@ def parts(photograph: Path, predictor: Predictor, turns: int) -> list[dict[str, 
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table: images per second, and in brackets the share of the network alone, and of it with streams."""
-    cells = []
+    return f"| {' | '.join(_cells(row))} |"
+
+
+def table(found: dict[str, Any]) -> str:
+    """Images per second, and in brackets the share of the network alone, and of it with streams."""
+    return markdown(HEAD, map(_cells, found["rows"]))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    model = row["model"].removesuffix(".onnx")
+    title = f"{in_code(model.removesuffix('-int8'))} {'INT8' if model.endswith('-int8') else 'FP32'}"
+    cells = [f"{title}, {RUNTIMES[row['runtime']]}"]
     for way in WAYS:
         shares = [
             f"{row['ratios'][name]:.2f}"
@@ -244,7 +256,7 @@ def line(row: dict[str, Any]) -> str:
             if name in row["ratios"]
         ]
         cells.append(f"{row['images_per_second'][way]:.1f}" + (f" ({', '.join(shares)})" if shares else ""))
-    return f"| {row['model']} on {row['runtime']} | " + " | ".join(cells) + " |"
+    return cells
 
 
 if __name__ == "__main__":

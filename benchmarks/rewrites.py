@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import in_code, markdown
 
 from r2mrf_deploy import environment, images, sample_photographs
 from r2mrf_deploy.bench.protocol import PAUSE
@@ -247,6 +248,45 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def table(found: dict[str, Any]) -> str:
+    """Multiply-adds, and the time and the peak memory in each runtime."""
+    rows = []
+    for row in found["networks"]:
+        before, after = (row[form]["multiply_adds"] / 1e9 for form in FORMS)
+        cells = [in_code(row["network"]), f"{before:.1f} → {after:.1f} G"]
+        for runtime in RUNTIMES:
+            ms, mb = (row["runtimes"][runtime][name] for name in ("median_ms", "peak_memory_mb"))
+            cells.append(f"{ms['traced']:.0f} → {ms['rewritten']:.0f} ms, {row['runtimes'][runtime]['speedup']:.2f}×")
+            cells.append(f"{mb['traced']} → {mb['rewritten']} MB")
+        rows.append(cells)
+    return markdown(["network", "multiply-adds", "ONNX Runtime", "peak", "OpenVINO", "peak"], rows)
+
+
+def growth_table(found: dict[str, Any]) -> str:
+    """The first network at each size."""
+    rows = []
+    for row in found["growth"]:
+        cells = [f"{row['size']}×{row['size']}"]
+        for runtime in RUNTIMES:
+            ms, mb = (row["runtimes"][runtime][name] for name in ("median_ms", "peak_memory_mb"))
+            seconds = (f"{ms[form] / 1000:.2f}" for form in FORMS)
+            cells.append(f"{' → '.join(seconds)} s, {row['runtimes'][runtime]['speedup']:.2f}×")
+            cells.append(f"{' → '.join(f'{mb[form] / 1000:.2f}' for form in FORMS)} GB")
+        rows.append(cells)
+    return markdown(["pixels", "ONNX Runtime", "peak", "OpenVINO", "peak"], rows)
+
+
+def exactness_table(found: dict[str, Any]) -> str:
+    """The difference of the first network's logits from PyTorch's: the largest, then the root mean square."""
+    runtimes = [found["networks"][0]["runtimes"][runtime] for runtime in RUNTIMES]
+    rows = []
+    for form in FORMS:
+        off = [runtime["difference_to_pytorch"][form] for runtime in runtimes]
+        rows.append([form, *(f"{each['max']:.1e}, {each['rms']:.1e}".replace("e-0", "e-") for each in off)])
+    between = [f"{runtime['largest_difference']:.1e} at most".replace("e-0", "e-") for runtime in runtimes]
+    return markdown(["", "ONNX Runtime", "OpenVINO"], [*rows, ["rewritten against traced", *between]])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from predict import TURN, alone, made
+from tables import markdown
 
 from r2mrf_deploy import environment, images, weights
 from r2mrf_deploy.bench.load import Load, LoadResult, bench_servers
@@ -181,6 +182,34 @@ def resident(parent: int) -> float:
     for _ in range(4):
         known |= {pid for pid, of, _ in rows if of in known}
     return sum(size for pid, _, size in rows if pid in known) / 1024
+
+
+def network_table(found: dict[str, Any]) -> str:
+    """The network in process and behind the server."""
+    rate, ratios = found["images_per_second"], found["ratios"]
+    rows = [
+        ["the network in process, one after the other on all cores, as `r2mrf bench` runs it", rate["in process"], ""],
+        ["the network in process, a stream for each core", rate["in process, streams"], ""],
+    ]
+    for way in ("gRPC", "HTTP"):
+        alone, streams = (ratios[f"served, {way} / {base}"] for base in ("in process", "in process, streams"))
+        shares = f"{100 * alone:.0f} %; {100 * streams:.0f} % of streams"
+        rows.append([f"the network behind the server, {IN_FLIGHT} in flight, {way}", rate[f"served, {way}"], shares])
+    return markdown(["", "images per second", "of the network in process"], ([a, f"{b:.1f}", c] for a, b, c in rows))
+
+
+def files_table(found: dict[str, Any]) -> str:
+    """Files through `predict` and through the server."""
+    rate, share = found["images_per_second"], found["ratios"]["served, files / predict"]
+    rows = [
+        ["files through `r2mrf predict` in process, maps only", f"{rate['predict']:.1f}", ""],
+        [
+            f"files through `NAME_jpeg`, {IN_FLIGHT} in flight, gRPC, the answer a PNG",
+            f"{rate['served, files']:.1f}",
+            f"{100 * share:.0f} %",
+        ],
+    ]
+    return markdown(["", "images per second", "of `predict`"], rows)
 
 
 if __name__ == "__main__":

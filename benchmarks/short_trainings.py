@@ -25,6 +25,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tables import markdown
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait actively hinder each other; read with torch
 
 import torch
@@ -191,6 +193,48 @@ def _time(rows: dict[str, dict[str, Any]], threads: int) -> dict[str, Any]:
 def _write(path: Path | None, facts: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
     if path:
         path.write_text(json.dumps(facts | {"rows": list(rows.values())}, indent=2) + "\n")
+
+
+CHANGED = {
+    "": "nothing",
+    "seed=1": "another seed",
+    "size=160,batch=8,scales=0.35:0.9": "crops of 160 of less reduced photographs, batch 8",
+    "mix=0.25": "a quarter of the batch are composites",
+    "augmented=false": "photographs as they are",
+    "rotation=0,aspect=1:1": "photographs neither turned nor squeezed",
+    "overlap=0": "no overlap in the loss",
+    "average=0": "the last weights instead of their average",
+    "backbone_rate=0.1": "the backbone at a tenth of the rate",
+    "overlap=4,augmented=false": "four times the overlap, photographs as they are",
+    "overlap=4,augmented=false,seed=1": "the same, another seed",
+    "overlap=4,augmented=false,iterations=800": "the first seed, and twice the iterations",
+    "photographs=136": "a quarter of the photographs",
+    "photographs=272": "half of them",
+    "backbone=efficientnet_lite2": "a larger backbone",
+}
+"""The rows of `recipe`, in words and in the order of the table."""
+
+
+def recipe_table(found: dict[str, Any]) -> str:
+    rows = {row["changes"]: row for row in found["rows"]}
+    titles = {changes: f"{words} (`{changes}`)" if changes else words for changes, words in CHANGED.items()}
+    return markdown(["changed", "F", "MAE", "AUC"], ([titles[c], *_scores(rows[c])] for c in CHANGED if c in rows))
+
+
+def refinement_table(found: dict[str, Any]) -> str:
+    rows = []
+    for row in found["rows"]:
+        changes = dict(each.split("=") for each in row["changes"].split(","))
+        steps = changes["steps"] + (", another seed" if "seed" in changes else "")
+        widths = [changes[name] for name in ("width", "amdf_channels", "initial_channels")]
+        ms = [f"{row['ms'][runtime]:.0f} ms" for runtime in ("onnxruntime", "openvino")]
+        rows.append([steps, *widths, f"{row['multiply_adds'] / 1e9:.1f} G", *ms, *_scores(row)])
+    head = ["T", "width", "AMDF", "initial", "multiply-adds", "ONNX Runtime", "OpenVINO", "F", "MAE", "AUC"]
+    return markdown(head, rows)
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    return [f"{row[name]:.3f}" for name in ("f", "mae", "auc")]
 
 
 if __name__ == "__main__":

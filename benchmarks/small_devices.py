@@ -1,6 +1,6 @@
 """Measures what the shipped networks cost on one thread of a CPU: latency and peak memory, for every runtime that is here.
 
-    nice python benchmarks/small_devices.py --json benchmarks/results/small-devices.json --page docs/edge.md
+    nice python benchmarks/small_devices.py --json benchmarks/results/small-devices.json
     python benchmarks/small_devices.py --table benchmarks/results/small-devices.json
 
 Each network is exported at each size in FP32 and in INT8, in the format that each runtime opens first. All runtimes and both
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import markdown
 
 from r2mrf_deploy import environment, gpus, images, runtimes, sample_photographs, weights
 from r2mrf_deploy.artifact import Artifact
@@ -57,11 +58,10 @@ def main() -> None:
     elif given.imported:
         print(json.dumps({"peak": imported(json.load(sys.stdin))}))
     elif given.table:
-        print("\n\n".join(tables(json.loads(given.table.read_text())).values()))
+        found = json.loads(given.table.read_text())
+        print(f"{measured_table(found)}\n\n{predicted_table(found)}")
     else:
-        measured = run(given)
-        if given.page:
-            write_page(given.page, tables(measured))
+        run(given)
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
@@ -341,12 +341,8 @@ def predictions(files: Files, network: str, size: int) -> list[dict[str, Any]]:
 # ---- tables
 
 
-def tables(found: Mapping[str, Any]) -> dict[str, str]:
-    """The tables in Markdown, by the names of their places in the page."""
-    return {"small-devices": _measured_table(found), "predictions": _predicted_table(found["predictions"])}
-
-
-def _measured_table(found: Mapping[str, Any]) -> str:
+def measured_table(found: Mapping[str, Any]) -> str:
+    """Each network and size in each runtime, in FP32 and INT8."""
     rows, imported_mib = found["rows"], found["imported_mib"]
     head = ["network, input", "runtime", "FP32", "INT8", "ratio", "memory FP32", "memory INT8", "imports", "Δmap INT8"]
     lines = []
@@ -359,7 +355,7 @@ def _measured_table(found: Mapping[str, Any]) -> str:
         difference = f"{by['int8']['map_difference']:.4f}" if "int8" in by else "-"
         imports = f"{imported_mib[key[2]]:.0f} MiB" if key[2] in imported_mib else "-"
         lines.append([f"`{key[0]}`, {key[1]}", key[2], *latency, ratio, *peaks, imports, difference])
-    return _markdown(head, lines, names=2)
+    return markdown(head, lines, names=2)
 
 
 def _mib(row: Row | None) -> str:
@@ -369,8 +365,9 @@ def _mib(row: Row | None) -> str:
     return f"{row['peak_mib']:.0f}{children} MiB"
 
 
-def _predicted_table(rows: Sequence[Row]) -> str:
+def predicted_table(found: Mapping[str, Any]) -> str:
     """For each device FP32, and the precision of which least is predicted."""
+    rows = found["predictions"]
     columns = list(dict.fromkeys((r["network"], r["size"]) for r in rows))
     lines = []
     for title in dict.fromkeys(r["title"] for r in rows):
@@ -381,25 +378,7 @@ def _predicted_table(rows: Sequence[Row]) -> str:
         for precision in dict.fromkeys(("fp32", min(ms, key=lambda p: sum(ms[p].values())))):
             cells = [f"{ms[precision][c]:.1f}" if c in ms[precision] else "-" for c in columns]
             lines.append([title, precision.upper(), *cells])
-    return _markdown(["predicted ms", "", *(f"`{network}`, {size}" for network, size in columns)], lines, names=2)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> str:
-    rule = ["---"] * names + ["---:"] * (len(head) - names)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
-
-
-def write_page(page: Path, found: Mapping[str, str]) -> None:
-    """Put each table between the comments in a page that name its place."""
-    text = page.read_text()
-    for name, table in found.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, found_begin, rest = text.partition(begin)
-        _, found_end, after = rest.partition(end)
-        if not (found_begin and found_end):
-            raise SystemExit(f"{page} has no place for the table: write {begin} and {end}, each on a line of its own")
-        text = f"{before}{begin}\n{table}\n{end}{after}"
-    page.write_text(text)
+    return markdown(["predicted ms", "", *(f"`{network}`, {size}" for network, size in columns)], lines, names=2)
 
 
 def _arguments() -> argparse.Namespace:
@@ -411,9 +390,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="folder of photographs for INT8 (default: sample photographs)")
     parser.add_argument("--folder", type=Path, help="keep the files here, and use those that are here already")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument(
-        "--page", type=Path, help="write the tables into this page, where its comments name their places"
-    )
     parser.add_argument("--table", type=Path, metavar="JSON", help="only print the tables of such a file")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--imported", action="store_true", help=argparse.SUPPRESS)

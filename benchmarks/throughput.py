@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import RUNTIMES, in_code, markdown
 
 from r2mrf_deploy import environment, images, sample_photographs, weights
 from r2mrf_deploy.bench.power import UNTOLD
@@ -35,6 +36,17 @@ from r2mrf_deploy.predictor import Predictor
 SIZE = (427, 640)
 NOISE = 3.0
 """Standard deviation, in levels of 255."""
+HEAD = [
+    "images per second",
+    "in flight",
+    "one by one",
+    "throughput",
+    "ratio",
+    "latency",
+    "`predict`, one by one",
+    "`predict`",
+    "ratio",
+]
 
 
 def main() -> None:
@@ -55,8 +67,7 @@ def main() -> None:
         "photographs": {"count": given.count, "size": SIZE, "turns": given.turns},
         "rows": [],
     }
-    print("| | in flight | one by one | throughput | ratio | latency | predict, latency | predict | ratio |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print(markdown(HEAD, []))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photographs = list(made(folder / "photographs", given.count))
@@ -129,19 +140,27 @@ def pipelines(
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    return f"| {' | '.join(_cells(row))} |"
+
+
+def table(found: dict[str, Any]) -> str:
+    """Images per second in both modes, of the network alone and of `predict`."""
+    return markdown(HEAD, map(_cells, found["rows"]))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
     rate, ms, files = row["images_per_second"], row["latency_ms"], row["predict"]
-    cells = [
+    return [
+        f"{in_code(row['model'])}, {RUNTIMES[row['runtime']]}",
         str(row["requests"]),
-        f"{rate['latency']:.1f} /s",
-        f"{rate['throughput']:.1f} /s",
+        f"{rate['latency']:.1f}",
+        f"{rate['throughput']:.1f}",
         f"{row['ratio']:.2f}",
-        f"{ms['latency']['median']:.0f} -> {ms['throughput']['median']:.0f} ms",
-        f"{files['images_per_second']['latency']:.1f} /s",
-        f"{files['images_per_second']['throughput']:.1f} /s",
+        f"{ms['latency']['median']:.0f} → {ms['throughput']['median']:.0f} ms",
+        f"{files['images_per_second']['latency']:.1f}",
+        f"{files['images_per_second']['throughput']:.1f}",
         f"{files['ratio']:.2f}",
     ]
-    return f"| {row['model']} on {row['runtime']} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import markdown
 
 from r2mrf_deploy import environment, images, runtimes, sample_photographs, weights
 from r2mrf_deploy.artifact import Artifact
@@ -145,6 +146,24 @@ def timed(runner: Runner, arrays: dict[str, np.ndarray], runs: int) -> float:
 
 def over(turns: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Milliseconds, and their ratios to one thread of ONNX Runtime in Python: a column for each model."""
+    titles = {
+        "onnxruntime, 1 thread": "ONNX Runtime in Python, one thread",
+        "onnxruntime, 2 threads": "ONNX Runtime in Python, two threads",
+        "web, 1 thread": "the page, one thread",
+        "web, 2 threads": "the page, two threads",
+        "web-webgpu": "the page, WebGPU",
+    }
+    models = found["rows"]
+    first = [f"{model['cold_ms']['first'] / 1000:.1f} s" for model in models]
+    rows = [["from an empty browser's navigation to the first map", *first]]
+    for name, title in titles.items():
+        if name in models[0]["ms"]:
+            rows.append([title, *(f"{m['ms'][name]:.1f} ms, {m['ratios'][name]:.2f}" for m in models)])
+    return markdown(["", *("INT8" if "int8" in model["model"] else "FP32" for model in models)], rows)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from tables import markdown
 
 from r2mrf_deploy import environment, weights
 from r2mrf_deploy.datasets import Dataset, read_dataset
@@ -52,12 +54,10 @@ def main() -> None:
     step = max(1, len(dataset) // given.count)
     dataset = replace(dataset, pairs=list(dataset.pairs)[::step][: given.count])
     rows = measured(checkpoint, dataset, given.program)
-    print("| | f_max | MAE | AUC |\n|---|---:|---:|---:|")
-    for row in rows:
-        print(f"| {row['name']} | {row['f_max']:.3f} | {row['mae']:.3f} | {row['auc']:.3f} |")
+    names = [pair.name for pair in dataset.pairs]
+    found = {"machine": environment.describe(), "photographs": names, "rows": rows}
+    print(table(found))
     if given.json:
-        names = [pair.name for pair in dataset.pairs]
-        found = {"machine": environment.describe(), "photographs": names, "rows": rows}
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
@@ -91,6 +91,12 @@ def of_program(program: Path, artifact: Path, dataset: Dataset) -> Callable[[np.
 def scored(name: str, call: Callable[[np.ndarray], np.ndarray], dataset: Dataset) -> dict[str, object]:
     (row,) = evaluate([Method(lambda image: {name: call(image)}, name)], dataset)
     return {"name": name, **row.scores.to_dict()}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    head = ["", "f_max", "MAE", "AUC"]
+    rows = ([row["name"], *(f"{row[name]:.3f}" for name in ("f_max", "mae", "auc"))] for row in found["rows"])
+    return markdown(head, ([f"`{name}`" if name.startswith("--") else name, *rest] for name, *rest in rows))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import onnx
 from rewrites import RUNTIMES, open_with, photograph
+from tables import in_code, markdown
 
 from r2mrf_deploy import environment
 from r2mrf_deploy.bench.protocol import PAUSE
@@ -154,6 +155,37 @@ def _memory_in_a_process(runtime: str, path: Path, image: np.ndarray, threads: i
     script = Path(__file__).with_name("rewrites.py")
     command = [sys.executable, str(script), "--memory-of", runtime, str(path), str(image.shape[1]), str(threads)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+_FILES = (("multiply_adds", 1e9, 1), ("bytes", 1e6, 0))
+"""Of a graph, its unit and its digits."""
+
+
+def table(found: dict[str, Any]) -> str:
+    """Each network in OpenVINO, direct → by Winograd's filtering."""
+    rows = []
+    for row in found["networks"]:
+        of, openvino = [row[form] for form in FORMS], row["runtimes"]["openvino"]
+        operations, size = (
+            " → ".join(f"{each[name] / unit:.{digits}f}" for each in of) for name, unit, digits in _FILES
+        )
+        ms = " → ".join(f"{each:.0f}" for each in openvino["median_ms"].values())
+        peak = " → ".join(map(str, openvino["peak_memory_mb"].values()))
+        low, middle, high = openvino["ratio_quartiles"]
+        rows.append(
+            [
+                in_code(row["network"]),
+                str(row["replaced"]),
+                f"{operations} G",
+                f"{ms} ms",
+                f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                f"{peak} MB",
+                f"{size} MB",
+                f"{openvino['largest_change']:.1e}".replace("e-0", "e-"),
+            ]
+        )
+    clock, moved = found["clock"], "logits change by"
+    return markdown(["network", "replaced", "multiply-adds", clock, "ratio, quartiles", "peak", "file", moved], rows)
 
 
 if __name__ == "__main__":

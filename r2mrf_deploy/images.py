@@ -150,7 +150,8 @@ def size(source: Path | str | bytes, *, name: str = "") -> tuple[int, int]:
     """(height, width) of a photograph, upright, without reading its pixels.
 
     Args:
-        source, name: as for `load`.
+        source: as for `load`.
+        name: as for `load`.
 
     Raises:
         InputError: the file does not exist, is damaged, is not an image, or is too large.

@@ -1,11 +1,8 @@
-"""The README's commands and Python are run as they stand, in the order in which they stand."""
+"""What documents say of the package is so: targets of make, the table of networks, the public names."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,50 +10,24 @@ import pytest
 
 import r2mrf_deploy
 
+from .documents import fenced, pages, read
+
 pytestmark = pytest.mark.artifact
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SET_UP = ("make", "pip")
-"""What a test cannot run from within itself."""
+TEXT = read("docs/networks.md")
 NETWORKS = [
     name if name == "r2mrf-edge" else pytest.param(name, marks=pytest.mark.slow)
     for name in re.findall(r"^\| `([\w-]+)` \| .* G \|$", TEXT, re.MULTILINE)
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-
-
-def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
-    for folder in ("export", "engines", "benchmarks", "docs"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    lines = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    commands = [line for line in lines if line and line.split()[0] not in SET_UP]
-    assert len(commands) >= 8
-    scripts = Path(sys.executable).parent
-    for command in commands:
-        name, *arguments = command.split()
-        done = subprocess.run(
-            [str(scripts / name), *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    made = {p.name for p in tmp_path.iterdir()}
-    assert {"ckpt.onnx", "ckpt.onnx.json", "ckpt.plan", "ckpt.plan.json", "ckpt.xml", "ckpt.bin"} <= made
-    for code in blocks("python"):
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-
-
 def test_make_s_targets_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"\bmake (\w+)", " ".join(blocks("sh"))):
+    makefile = read("Makefile")
+    blocks = [block.text for page in pages() for block in fenced(page) if block.language == "sh"]
+    targets = {target for block in blocks for target in re.findall(r"(?:^|; )make ([\w-]+)", block, re.MULTILINE)}
+    assert len(targets) > 5
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-def test_links_and_pictures_exist() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert link.startswith("https://") or (ROOT / link).is_file(), link
 
 
 def test_the_table_of_networks_is_true() -> None:

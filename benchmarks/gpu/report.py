@@ -63,3 +63,38 @@ def _row(m: dict[str, Any], roofs: dict[str, Any]) -> str:
         f"| {m['runtime']} | {m['name']} | {m['latency']['median']:.2f} | {m['images_per_second']:.0f} | {share} | "
         f"{m['speed_up']:.2f} |"
     )
+
+
+def medians(found: dict[str, Any]) -> str:
+    """Median milliseconds by configuration; where a CUDA graph runs, the share of the roof in brackets."""
+    timings = [line["result"] for line in found["steps"] if "measurements" in (line.get("result") or {})]
+    configs = list(dict.fromkeys(timing["config"] for timing in timings))
+    rows: dict[str, dict[str, str]] = {}
+    for timing in timings:
+        for m in timing["measurements"]:
+            rows.setdefault(_title(m), {})[timing["config"]] = _median(m, found["roofs"].get(timing["config"], {}))
+    head = ["median milliseconds", *(_config(config) for config in configs)]
+    lines = [[title, *(cells.get(config, "-") for config in configs)] for title, cells in sorted(rows.items())]
+    rule = ["---", *["---:"] * len(configs)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+
+
+def _title(m: dict[str, Any]) -> str:
+    library = "ONNX Runtime CUDA" if m["runtime"].startswith("onnxruntime") else "PyTorch"
+    last = ", channels last" if "channels last" in m["device"] else ""
+    graph = ", CUDA graph" if "CUDA graph" in m["name"] else ", eager" if library == "PyTorch" else ""
+    return f"{library}, {m['precision'].upper()}, {m['form'] if m['form'] == 'rewritten' else 'as traced'}{last}{graph}"
+
+
+def _median(m: dict[str, Any], roofs: dict[str, Any]) -> str:
+    ms, roof = f"{m['latency']['median']:.2f}", roofs.get(f"{m['form']}-{m['precision']}")
+    if roof is None or "CUDA graph" not in m["name"]:
+        return ms
+    return f"{ms} ({100 * roof['roof_ms'] / m['compute']['median']:.0f} %)"
+
+
+def _config(config: str) -> str:
+    """`427x640-b16` -> 640×427, batch 16: width first, as photographs' sizes are said."""
+    size, batch = config.split("-b")
+    height, width = size.split("x")
+    return f"{width}×{height}" + (f", batch {batch}" if batch != "1" else "")

@@ -21,7 +21,8 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes import Runner, Timing
 from tests.benchmarks.conftest import FOLDER, load
 
-models = load("peer_models")  # which the other imports by this name
+load("tables")  # the scripts import these by their names
+models = load("peer_models")
 peers = load("peers")
 SIZE = (64, 64)
 

@@ -15,8 +15,9 @@ import pytest
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.bench.protocol import Protocol
 from r2mrf_deploy.errors import UsageError
-from tests.benchmarks.conftest import FOLDER, load
+from tests.benchmarks.conftest import load
 
+load("tables")  # which the script imports by this name
 small = load("small_devices")
 MIB = 1 << 20
 
@@ -99,25 +100,7 @@ FOUND = {
 
 
 def test_the_tables_say_what_was_found() -> None:
-    tables = small.tables(FOUND)
-    lines = tables["small-devices"].splitlines()
+    lines = small.measured_table(FOUND).splitlines()
     assert lines[2] == "| `r2mrf-lite`, 192 | onnxruntime | 20.0 ms | 8.0 ms | 2.50 | 100 MiB | - | 76 MiB | 0.0125 |"
     assert lines[3] == "| `r2mrf-lite`, 192 | web | 30.0 ms | - | - | 100 + 300 MiB | - | - | - |"
-    assert tables["predictions"].splitlines()[2:] == ["| Jetson | FP32 | 3.0 |", "| Jetson | FP16 | 1.5 |"]
-
-
-def test_a_page_gets_its_tables_and_keeps_its_text(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- t -->\nold\n<!-- end of t -->\nafter\n")
-    for table in ("| new |", "| newer |"):
-        small.write_page(page, {"t": table})
-        assert page.read_text() == f"before\n<!-- t -->\n{table}\n<!-- end of t -->\nafter\n"
-    with pytest.raises(SystemExit, match="no place for the table: write <!-- u -->"):
-        small.write_page(page, {"u": "| new |"})
-    assert "newer" in page.read_text()
-
-
-def test_the_page_of_this_project_has_places_for_them() -> None:
-    text = (FOLDER.parent / "docs" / "edge.md").read_text()
-    for name in small.tables(FOUND):
-        assert f"<!-- {name} -->\n" in text and f"\n<!-- end of {name} -->\n" in text
+    assert small.predicted_table(FOUND).splitlines()[2:] == ["| Jetson | FP32 | 3.0 |", "| Jetson | FP16 | 1.5 |"]

@@ -1,35 +1,28 @@
-"""The README's program compiles, links as engines/cpp/README.md says, and runs."""
+"""The program of docs/cpp.md compiles, links as engines/cpp/README.md says, and runs."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.documents import run
+
 from .conftest import PREFIX, TinyOnnx
 
 pytestmark = pytest.mark.artifact
-
-ROOT = Path(__file__).parents[2]
-
-
-def block(file: str, language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
-    assert found
-    return found[1]
 
 
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("way", ["sh", "cmake"])
 def test_it_does(tiny_onnx: TinyOnnx, tmp_path: Path, way: str) -> None:
     tiny_onnx("ckpt")
-    (tmp_path / "main.cpp").write_text(block("README.md", "cpp"))
+    (tmp_path / "main.cpp").write_text(run("docs/cpp.md", "cpp")[0])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cpp").symlink_to(PREFIX)
-    commands = block("engines/cpp/README.md", way)
+    commands = run("engines/cpp/README.md", way)[0]
     if way == "cmake":
         head = "cmake_minimum_required(VERSION 3.20)\nproject(main CXX)\nadd_executable(main main.cpp)\n"
         (tmp_path / "CMakeLists.txt").write_text(head + commands)

@@ -14,13 +14,10 @@ from r2mrf_deploy import images, sample_photographs
 from r2mrf_deploy.cli.common import command
 from r2mrf_deploy.predict.outputs import KINDS
 from r2mrf_deploy.predict.summaries import COLUMNS
+from tests.documents import read, run
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+PAGE = "docs/predict.md"
+TEXT = read(PAGE)
 
 
 @pytest.mark.artifact
@@ -36,12 +33,12 @@ def test_the_commands_and_the_python_run(tmp_path: Path) -> None:
         for n in range(5):
             film.mux(stream.encode(av.VideoFrame.from_ndarray(picture[n : n + 48, n : n + 64].copy(), format="rgb24")))
         film.mux(stream.encode(None))
-    for line in "".join(blocks("sh")).splitlines():
+    for line in "".join(run(PAGE, "sh")).splitlines():
         _, *arguments = shlex.split(line, comments=True)
-        run = [sys.executable, "-m", "r2mrf_deploy", *arguments]
-        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+        program = [sys.executable, "-m", "r2mrf_deploy", *arguments]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    (code,) = blocks("python")
+    (code,) = run(PAGE, "python")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
     made = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
