@@ -15,3 +15,6 @@ artifact=$(dirname "$2")/cpp/tests/artifacts/weighted.onnx
 "$2/embed" "$artifact" "$2/map.pgm"
 "$2/embed_c" "$artifact"
 "$2/embed_pkg_config" "$artifact"
+# two frames, and a map of one byte for each pixel
+head -c 24576 /dev/urandom | "$2/camera" "$artifact" 64 64 "$2/maps.gray"
+test "$(wc -c < "$2/maps.gray")" -eq 8192
