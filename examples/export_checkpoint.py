@@ -4,7 +4,7 @@
     python examples/export_checkpoint.py mine.pth --network r2mrf -o out/mine
 
 Without a checkpoint, it takes the weights in the package, and saves them as many training scripts do: under a key, with a
-prefix, beside an optimizer's state. The network must be one of this package's or of a package that adds it (examples/plugin).
+prefix, beside an optimizer's state. The network must be one of this package's, or one that a package adds (examples/plugin).
 """
 
 from __future__ import annotations

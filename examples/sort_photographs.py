@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def scores(folder: Path, model: Path) -> dict[Path, Scores]:
-    """The scores of every photograph in a folder and below it; one that cannot be read is named and left out."""
+    """The scores of every photograph in a folder; one that cannot be read is named and left out."""
     found = {}
     with Predictor.open(model) as predictor:
         for path in images.find([folder]):

@@ -18,7 +18,7 @@ from .documents import ROOT, fenced, pages, read, run
 
 SHELL = ("sh", "bash", "shell", "console")
 COMMANDS = ("r2mrf ", "python ", "python3 ", "make ", "pip ", "cmake ", "nice ", "curl ", "docker ")
-HERE = ["README.md", *(f"docs/{page}.md" for page in ("tutorial", "artifacts", "sorting"))]
+HERE = ["README.md", *(f"docs/{page}.md" for page in ("tutorial", "artifacts", "sorting", "command-line"))]
 """The pages whose commands and Python are run by this test, one after the other in one folder for each page."""
 ELSEWHERE = {
     "docs/predict.md": "tests/predict/test_docs.py",
@@ -80,6 +80,7 @@ MADE = {
         "small/demo_map.png",
     },
     "docs/artifacts.md": {"ckpt.onnx", "ckpt.onnx.json", "ckpt.plan", "ckpt.plan.json", "ckpt.xml", "ckpt.bin"},
+    "docs/command-line.md": set(),
     "docs/sorting.md": {"scores/sheet.html", "scores/scores.jsonl"},
 }
 """What the commands say that they make."""
