@@ -2,8 +2,9 @@
 
     python benchmarks/learn_baselines.py --data CUHK
 
-CUHK has the training photographs in `image/` and their masks in `gt/`, where white is blurred. No other photographs are used,
-not those of `cuhk-validation` either. All that is random comes from `--seed`; the same machine writes the same bytes again.
+CUHK has the training photographs in `image/` and their masks in `gt/`, where white is blurred. No others are
+used, not those of `cuhk-validation` either. All that is random comes from `--seed`; the same machine writes the same bytes
+again.
 `--only NAME` learns one of them. `dhde` needs PyTorch. The files go to `r2mrf_deploy/baselines/learned/`, or to `--output`.
 """
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CUHK's photographs: image/ and gt/")
     parser.add_argument("--only", choices=LEARNERS, help="learn this one")
-    parser.add_argument("--every", type=int, default=3, help="use every n-th photograph of the split")
+    parser.add_argument("--every", type=int, help="use every n-th photograph of the split, by default as shipped")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=FOLDER)
     given = parser.parse_args()
@@ -42,7 +43,8 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     for name in [given.only] if given.only else LEARNERS:
         started = time.monotonic()
-        found = LEARNERS[name](data, given.every, np.random.default_rng(given.seed))
+        learn, every = LEARNERS[name]
+        found = learn(data, given.every or every, np.random.default_rng(given.seed))
         path = given.output / f"{name}.npz"
         np.savez_compressed(path, **{key: np.asarray(value, np.float16) for key, value in found.items()})
         print(f"{path}: {path.stat().st_size:,} bytes, {time.monotonic() - started:.0f} s")
@@ -135,11 +137,13 @@ def _symmetric(side: int) -> np.ndarray:
 
 
 def _log_ratio(values: np.ndarray, labels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The log ratio of the densities of `values` in focus and out of focus, in BINS bins that are centred from low to high."""
+    """The log ratio of the densities of `values` in focus and out of focus, in BINS bins, from low to high."""
     half = (high - low) / (BINS - 1) / 2
     edges = np.linspace(low - half, high + half, BINS + 1)
     inside = np.clip(values, low, high)
-    counts = (gaussian_filter1d(np.histogram(inside[part], edges)[0] + 5.0, 1, mode="nearest") for part in (labels, ~labels))
+    counts = (
+        gaussian_filter1d(np.histogram(inside[part], edges)[0] + 5.0, 1, mode="nearest") for part in (labels, ~labels)
+    )
     sharp, blurred = (count / count.sum() for count in counts)
     return np.log(sharp / blurred)
 
@@ -195,8 +199,8 @@ def learn_dhde(data: Dataset, every: int, rng: np.random.Generator) -> dict[str,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * (len(labels) // batch))
     for _ in range(epochs):
         for chosen in torch.randperm(len(labels))[: len(labels) // batch * batch].split(batch):
-            seen = pictures[chosen]
-            seen = seen.flip(*(axis for axis in (2, 3) if rng.random() < 0.5)) if rng.random() < 0.75 else seen.mT
+            seen = torch.flip(pictures[chosen], [axis for axis in (2, 3) if rng.random() < 0.5])
+            seen = seen.mT if rng.random() < 0.5 else seen
             deep = network["filters1"](network["filters0"](seen).relu()).relu().mean((2, 3))
             hidden = network["hidden"](torch.cat([features[chosen], deep], 1)).relu()
             hidden = nn.functional.dropout(hidden, 0.2)
@@ -244,7 +248,10 @@ def _photographs(data: Dataset, every: int, start: int = 0) -> Iterator[tuple[np
 
 def _places(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of `count` places at random, none near an edge of the mask."""
-    far = np.argwhere(binary_erosion(mask, iterations=MARGIN, border_value=1) | binary_erosion(~mask, iterations=MARGIN, border_value=1))
+    far = np.argwhere(
+        binary_erosion(mask, iterations=MARGIN, border_value=1)
+        | binary_erosion(~mask, iterations=MARGIN, border_value=1)
+    )
     chosen = far[rng.choice(len(far), min(count, len(far)), replace=False)]
     return chosen[:, 0], chosen[:, 1]
 
@@ -252,7 +259,9 @@ def _places(mask: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.
 def _patches(grey: np.ndarray, inside: np.ndarray, side: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """At most `count` patches [N, side, side] whose middle is inside and not near its edge."""
     windows, half = np.lib.stride_tricks.sliding_window_view(grey, (side, side)), side // 2
-    allowed = np.argwhere(binary_erosion(inside, iterations=MARGIN, border_value=1)[half:, half:][: windows.shape[0], : windows.shape[1]])
+    allowed = np.argwhere(
+        binary_erosion(inside, iterations=MARGIN, border_value=1)[half:, half:][: windows.shape[0], : windows.shape[1]]
+    )
     chosen = allowed[rng.choice(len(allowed), min(count, len(allowed)), replace=False)]
     return windows[chosen[:, 0], chosen[:, 1]]
 
@@ -266,7 +275,8 @@ def _logistic(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return weights
 
 
-LEARNERS = {"jnb": learn_jnb, "dbdf": learn_dbdf, "ksfv": learn_ksfv, "dhde": learn_dhde}
+LEARNERS = {"jnb": (learn_jnb, 6), "dbdf": (learn_dbdf, 6), "ksfv": (learn_ksfv, 6), "dhde": (learn_dhde, 4)}
+"""How each is learned, and of every how many photographs the shipped files are."""
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Likelihoods of blur kernels: which of several blurs explains the local spectrum of the gradient best.
 
 Chakrabarti, Zickler and Freeman, Analyzing spatially-varying blur, CVPR (2010). A gradient in focus is white, with a
-variance s of its own at each pixel (a Gaussian scale mixture, Eqs. 5 to 8). In a band with the filter f_i, a gradient
-blurred by k has then the variance s·Σ|k ∗ f_i|² plus that of the noise (Eqs. 10 and 11). The s that fits best gives the
-likelihood of k. There are three departures. The paper compares motion blurs; here k is a disc, as in a photograph that is
-out of focus, and the horizontal and the vertical gradient count alike. The likelihoods are averaged over a window and a
-guided filter replaces the segmentation by colour and a Markov random field. The map is not the most likely k but the
-expectation of its radius.
+variance s of its own at each pixel (a Gaussian scale mixture). In a band with the filter f_i, a gradient blurred by k has
+then the variance s·Σ|k ∗ f_i|² plus that of the noise. The s that fits best gives the likelihood of k. There are three
+departures. The paper compares motion blurs; here k is a disc, as in a photograph that is out of focus, and the horizontal
+and the vertical gradient count alike. The likelihoods are averaged over a window, stronger blurs are likelier beforehand,
+and a guided filter replaces the segmentation by colour and a Markov random field. The map is not the most likely k but the
+expectation of its rank among the radii.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ NOISE = (2.0 / 255) ** 2
 NEIGHBOURHOOD = 15
 """Side in pixels of the squares over which log-likelihoods are averaged."""
 PRIOR = 6.0
-"""What each further radius must add to the mean log-likelihood; where there is no detail, nothing is in focus."""
+"""By how much the log-likelihood of the greatest radius exceeds that of no blur beforehand, rising from rank to rank: where
+there is no detail, nothing is in focus."""
 
 
 def focus(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] RGB -> float32 [H, W] in 0..1, 1 = in focus.
 
-    Normalisation: linear, from the largest expected radius in the photograph to the smallest.
+    Normalisation: linear, from the highest expected rank of the radius in the photograph to the lowest.
 
     Raises:
         InputError: the array is not such a photograph.
@@ -75,7 +76,10 @@ def _energies(grey: np.ndarray) -> np.ndarray:
     gradient = np.diff(np.pad(grey, ((0, 0), (1, 1)), mode="symmetric"), axis=1)
     found = []
     for f in _filters():
-        energy = correlate1d(gradient, f.real, 1, mode="reflect") ** 2 + correlate1d(gradient, f.imag, 1, mode="reflect") ** 2
+        energy = (
+            correlate1d(gradient, f.real, 1, mode="reflect") ** 2
+            + correlate1d(gradient, f.imag, 1, mode="reflect") ** 2
+        )
         found.append((energy[:, 1:] + energy[:, :-1]) / 2)
     return np.stack(found)
 

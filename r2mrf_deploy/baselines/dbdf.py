@@ -86,7 +86,8 @@ def probability(described: np.ndarray, scale: int, known: dict[str, np.ndarray])
 def evidence(described: np.ndarray, ranges: np.ndarray, ratios: np.ndarray) -> np.ndarray:
     """The sum over the features of the log ratio of their densities in focus and out of focus: float64 [...].
 
-    `ranges` is the first and the last centre of the bins, [FEATURES, 2], and `ratios` the log ratio at each, [FEATURES, bins].
+    `ranges` is the first and the last centre of the bins, [FEATURES, 2], and `ratios` the log ratio at each,
+    [FEATURES, bins].
     """
     total = np.zeros(described.shape[1:])
     for values, (low, high), ratio in zip(described, ranges, ratios, strict=True):

@@ -7,7 +7,7 @@ probabilities give an expected σ at edges, which the matting Laplacian propagat
 patches of both sizes, instead of small ones at strong edges and large ones at weak ones. The network is much smaller, takes
 the grey patch, and its filters see all of it alike. Training blurs what is in focus in photographs, as in the paper, and
 adds what is out of focus in them as the strongest level. The sparse map is not filtered before it is propagated. It
-lies on a grid of every fourth pixel, and a guided filter leads to the pixels.
+lies on a grid of every sixth pixel, and a guided filter leads to the pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATCHES = (15, 27)
 """Sides of the two patches in pixels."""
 LEVELS = np.linspace(0.5, 2.0, 11)
 """σ of the levels of blur in pixels."""
-STRIDE = 4
+STRIDE = 6
 """Distance between places in pixels."""
 EDGE = 0.02, 0.06
 """The two thresholds of Canny's edges, of gradients of intensities in 0..1; edges are sought after a Gaussian of σ = 1."""

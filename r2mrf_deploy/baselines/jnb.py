@@ -1,8 +1,8 @@
 """Sparse codes over blurred patches: the sharper a patch, the more atoms of blur it takes to represent it.
 
 Shi, Xu and Jia, Just noticeable defocus blur detection and estimation, CVPR (2015): a dictionary of 64 atoms is learned from
-8 × 8 patches that are slightly blurred. A patch is represented to within ε by as few atoms as possible (Eqs. 1 and 3), and
-their number measures its sharpness. There are four departures. The patches for learning are out-of-focus parts of
+8 × 8 patches that are slightly blurred. A patch is represented to within ε by as few atoms as possible, and their number
+measures its sharpness. There are four departures. The patches for learning are out-of-focus parts of
 photographs. The atoms are chosen by orthogonal matching pursuit, after the patch's mean is subtracted. A logistic curve,
 which is learned too, leads from the number to the probability of being in focus, not to the σ of a blur. A guided filter
 replaces the edge-preserving smoothing.
@@ -41,7 +41,9 @@ def focus(image: np.ndarray) -> np.ndarray:
     known = learned("jnb")
     numbers, rows, columns = numbers_of_atoms(grey, known["atoms"])
     sharp = probability(numbers, known["curve"])
-    return np.clip(guided(spread(sharp, rows - 0.5, columns - 0.5, grey.shape), grey, 15, 1e-3), 0, 1).astype(np.float32)
+    return np.clip(guided(spread(sharp, rows - 0.5, columns - 0.5, grey.shape), grey, 15, 1e-3), 0, 1).astype(
+        np.float32
+    )
 
 
 def probability(numbers: np.ndarray, curve: np.ndarray) -> np.ndarray:

@@ -5,11 +5,13 @@ of a kernel is the product of the variance of the filtered kernel and the varian
 the pool has kernels of defocus, of motion, and both; a support vector machine decides. There are four departures. The
 filters are the differences of successive Gaussians, and a kernel's products are summed over them. The logarithms of the
 sums are taken, from windows of two sizes. The motions are horizontal, vertical and diagonal, and those of one length count
-as one kernel. The machine is a reduced one (Lee and Mangasarian, 2001), whose support vectors are a random subset; a logistic
-curve of its margin is the map.
+as one kernel. The machine is a reduced one (Lee and Mangasarian, 2001), whose support vectors are a random subset; a
+logistic curve of its margin is the map.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
@@ -34,8 +36,7 @@ WIDTH = 0.15
 def focus(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] RGB -> float32 [H, W] in 0..1, 1 = in focus.
 
-    Normalisation: the logistic curve of the margin, the same for every photograph; what has less detail than one 8-bit level
-    is 0.
+    Normalisation: the logistic curve of the margin, the same for every photograph; one without any contrast is 0.
 
     Raises:
         InputError: the array is not such a photograph.
@@ -44,7 +45,6 @@ def focus(image: np.ndarray) -> np.ndarray:
     rows, columns = (every(n, STRIDE) for n in grey.shape)
     described = features(grey)[:, rows][:, :, columns]
     sharp = judge(described.reshape(len(described), -1).T, learned("ksfv")).reshape(len(rows), len(columns))
-    sharp[np.ptp(described, axis=0) < 0] = 0
     fine = guided(spread(sharp, rows, columns, grey.shape), grey, 15, 1e-3)
     return (np.clip(fine, 0, 1) * (np.ptp(grey) > 1e-6)).astype(np.float32)
 
@@ -58,7 +58,7 @@ def features(grey: np.ndarray) -> np.ndarray:
     bands = np.zeros((len(SIGMAS) - 1, *grey.shape))
     for gradient in gradients:
         smooth = [gaussian_filter(gradient, s, mode="reflect") if s else gradient for s in SIGMAS]
-        bands += np.stack([(a - b) ** 2 for a, b in zip(smooth, smooth[1:], strict=False)])
+        bands += np.stack([(a - b) ** 2 for a, b in itertools.pairwise(smooth)])
     kernels = _kernels()
     found = []
     for side in WINDOWS:
@@ -72,7 +72,9 @@ def judge(described: np.ndarray, machine: dict[str, np.ndarray]) -> np.ndarray:
     from scipy.special import expit
 
     hidden = similar((described - machine["mean"]) / machine["deviation"], machine["vectors"])
-    return np.asarray(expit(machine["curve"][0] * (hidden @ machine["weights"] + machine["offset"]) + machine["curve"][1]))
+    return np.asarray(
+        expit(machine["curve"][0] * (hidden @ machine["weights"] + machine["offset"]) + machine["curve"][1])
+    )
 
 
 def similar(these: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -82,7 +84,7 @@ def similar(these: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _kernels() -> np.ndarray:
-    """The variance of each filtered kernel by each filter, relative to the greatest of the filter: float64 [K, SIGMAS - 1]."""
+    """The variance of each kernel after each filter, relative to the greatest of the filter: float64 [K, SIGMAS - 1]."""
     from scipy.ndimage import gaussian_filter
 
     size = 61
