@@ -16,6 +16,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +40,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with image/ and gt/")
     parser.add_argument("--dataset", default="cuhk", choices=KNOWN)
     parser.add_argument("--split", default="cuhk-validation")
+    parser.add_argument("--workers", type=int, default=1, help="processes; the seconds of a baseline are of the CPU")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     data = read_dataset(given.data, white=KNOWN[given.dataset].white, split=given.split, dataset=given.dataset)
-    results = measured(data, given.files) | {
+    results = measured(data, given.files, given.workers) | {
         "dataset": given.dataset,
         "split": given.split,
-        "photographs": len(data),
         "command": " ".join(["python benchmarks/table1.py", *_shown(sys.argv[1:])]),
         "machine": environment.describe(),
         "tools": environment.tool_versions("numpy", "scipy", "scikit-image"),
@@ -54,36 +57,69 @@ def main() -> None:
         given.json.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
-def measured(data: Dataset, files: Sequence[Path]) -> dict[str, Any]:
-    """A row for each method of the table that can be computed, beside what the paper prints."""
+def measured(data: Dataset, files: Sequence[Path], workers: int = 1) -> dict[str, Any]:
+    """A row for each method of the table, beside what the paper prints; of the photographs done so far if it is
+    interrupted."""
+    done: list[Judged] = []
+    numbers = range(len(data))
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn"), _begin, (data, files))
+        if workers > 1
+        else nullcontext() as pool
+    ):
+        if pool is None:
+            _begin(data, files)
+        try:
+            for one in (map if pool is None else pool.map)(_judged, numbers):
+                done.append(one)
+                print(f"{len(done)} of {len(data)}", file=sys.stderr)
+        except KeyboardInterrupt:
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+    rows = [_row(printed, done) for printed in protocols.table1(data.published)]
+    constants = {"all_in_focus": _constant(data, 1.0), "all_blurred": _constant(data, 0.0)}
+    return {"rows": rows, "photographs": len(done)} | constants
+
+
+Judged = dict[str, tuple[Any, Any, float]]
+"""By the name of a baseline or a network: its scores with what is in focus positive, and with what is blurred; the seconds."""
+_OPEN: dict[str, Any] = {}
+"""What a worker needs for each photograph."""
+
+
+def _begin(data: Dataset, files: Sequence[Path]) -> None:
     own = [name for name in protocols.TABLE1.values() if name in BASELINES]
     names = [*evaluation.families(files), *own]
-    judged: dict[str, list[list[Any]]] = {name: [[], []] for name in names}
-    seconds = dict.fromkeys(names, 0.0)
-    with evaluation.opened(files, baselines=own) as methods:
-        for number in range(len(data)):
-            image, truth = data.image(number), data.truth(number)
-            for name, method in zip(names, methods, strict=True):
-                started = time.process_time() if name in own else time.perf_counter()
-                (found,) = method.maps(image).values()
-                seconds[name] += (time.process_time() if name in own else time.perf_counter()) - started
-                judged[name][0].append(judge(found, truth, "sharp"))
-                judged[name][1].append(judge(found, truth, "blurred"))
-            print(f"{number + 1} of {len(data)}", file=sys.stderr)
-    rows = []
-    for printed in protocols.table1(data.published):
-        name = protocols.TABLE1[printed.method]
-        row: dict[str, Any] = {"method": printed.method, "computed_by": name}
-        row["printed"] = {"f": printed.f, "mae": printed.mae}
-        if name in judged:
-            (sharp, _), (blurred, _) = (average(some) for some in judged[name])
-            figures = {k: round(float(v), 4) for k, v in sharp.to_dict().items() if k != "photographs"}
-            row |= {"f": figures["f_adaptive"], **figures}
-            row["within"] = bool(abs(sharp.f_adaptive - printed.f) <= WITHIN)
-            row["blurred_positive"] = {k: round(getattr(blurred, k), 4) for k in ("f_max", "f_adaptive", "f_half")}
-            row["seconds"] = round(seconds[name] / len(data), 3)
-        rows.append(row)
-    return {"rows": rows, "all_in_focus": _constant(data, 1.0), "all_blurred": _constant(data, 0.0)}
+    stack = ExitStack()
+    methods = stack.enter_context(evaluation.opened(files, baselines=own))
+    _OPEN.update(data=data, methods=dict(zip(names, methods, strict=True)), stack=stack)
+
+
+def _judged(number: int) -> Judged:
+    image, truth = _OPEN["data"].image(number), _OPEN["data"].truth(number)
+    found = {}
+    for name, method in _OPEN["methods"].items():
+        clock = time.process_time if name in BASELINES else time.perf_counter
+        started = clock()
+        (values,) = method.maps(image).values()
+        seconds = clock() - started
+        found[name] = judge(values, truth, "sharp"), judge(values, truth, "blurred"), seconds
+    return found
+
+
+def _row(printed: protocols.Published, done: Sequence[Judged]) -> dict[str, Any]:
+    name = protocols.TABLE1[printed.method]
+    row: dict[str, Any] = {"method": printed.method, "computed_by": name}
+    row["printed"] = {"f": printed.f, "mae": printed.mae}
+    if not done or name not in done[0]:
+        return row
+    (sharp, _), (blurred, _) = (average([one[name][which] for one in done]) for which in (0, 1))
+    figures = {k: round(float(v), 4) for k, v in sharp.to_dict().items() if k != "photographs"}
+    row |= {"f": figures["f_adaptive"], **figures}
+    row["within"] = bool(abs(sharp.f_adaptive - printed.f) <= WITHIN)
+    row["blurred_positive"] = {k: round(getattr(blurred, k), 4) for k in ("f_max", "f_adaptive", "f_half")}
+    row["seconds"] = round(float(np.mean([one[name][2] for one in done])), 3)
+    return row
 
 
 def _constant(data: Dataset, value: float) -> dict[str, float]:
