@@ -82,7 +82,7 @@ def measured(data: Dataset, files: Sequence[Path], workers: int = 1) -> dict[str
 
 
 Judged = dict[str, tuple[Any, Any, float]]
-"""By the name of a baseline or a network: its scores with what is in focus positive, and with what is blurred; the seconds."""
+"""By the name of a baseline or a network: its scores with what is in focus positive, and with what is blurred; seconds."""
 _OPEN: dict[str, Any] = {}
 """What a worker needs for each photograph."""
 
