@@ -56,9 +56,12 @@ def sheet(found: Sequence[Line]) -> Sheet:
     table = Sheet(
         "method", "computed by", "input", numbers=numbers, spare=("Δmae", "input", "auc", "f_max"), once=("input",)
     )
+    notes = list(dict.fromkeys(each.printed.note for each in found if each.printed and each.printed.note))
     for each in found:
         printed, own = each.printed, each.own
         title = "-" if printed is None else printed.title
+        if printed is not None and printed.note:
+            title += f" {'*' * (notes.index(printed.note) + 1)}"  # as the lines below the table count them
         theirs = (None, None) if printed is None else (printed.f, printed.mae)
         if own is None:
             table.add(title, "-", "", f"{theirs[0]:.3f}", "-", "-", f"{theirs[1]:.3f}", *["-"] * 4)

@@ -95,6 +95,7 @@ def test_rows_find_their_figures_by_network(data: Dataset) -> None:
     f, mae = scores.f_adaptive, scores.mae
     assert cells[5][:6] == ["LBP (TIP 2016)", "lbp", "as it is", "0.866", f"{f:.3f}", f"{f - 0.866:+.3f}"]
     assert cells[5][6:9] == ["0.186", f"{mae:.3f}", f"{mae - 0.186:+.3f}"]
+    assert [line[0] for line in cells[10:13]] == ["DeFusionNet (CVPR 2019)", *["R²MRF (AAAI 2020) *"] * 2]
     assert cells[0][3:9] == ["0.731", "-", "-", "0.636", "-", "-"] and cells[-1][3:6] == ["-", f"{f:.3f}", "-"]
 
 
