@@ -6,7 +6,7 @@ the pool has kernels of defocus, of motion, and both; a support vector machine d
 filters are the differences of successive Gaussians, and a kernel's products are summed over them. The logarithms of the
 sums are taken, from windows of two sizes. The motions are horizontal, vertical and diagonal, and those of one length count
 as one kernel. The machine is a reduced one (Lee and Mangasarian, 2001), whose support vectors are a random subset; a
-logistic curve of its margin is the map.
+logistic curve of its margin is the map. This follows the paper's abstract: its list of kernels and filters was not at hand.
 """
 
 from __future__ import annotations

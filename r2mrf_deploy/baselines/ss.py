@@ -7,6 +7,7 @@ and in the distribution of their gradients, again and again, so that a smooth re
 neighbours. There are four departures. The residual is what remains after the average of the photograph's blocks is
 subtracted. The regions are square cells, since superpixels prefer a side. The distribution of gradients is represented by
 the logarithms of their mean and standard deviation. A guided filter leads from the cells to the pixels.
+This follows the letter's abstract: its own formulas of the residual and of the update were not at hand.
 """
 
 from __future__ import annotations
