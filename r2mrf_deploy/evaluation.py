@@ -1,7 +1,7 @@
 """Evaluate maps on photographs with masks: the papers' figures, curves and ablation tables.
 
 Everything that computes a map is a `Method`: an artifact on any runtime, a checkpoint, each of its recurrent steps or side
-outputs, a baseline that needs no training. All get the same photographs, prepared as `r2mrf predict` prepares them.
+outputs, a baseline. All get the same photographs, prepared as `r2mrf predict` prepares them.
 """
 
 from __future__ import annotations
@@ -225,8 +225,23 @@ def opened(
             own = f"at most {NEUTRAL.longest_side}x{NEUTRAL.longest_side}"
             words = own if size is None else stretched_in_words(size)
             for name in baselines:
-                methods.append(Method(_alone(name, _resized(registry.get(name), size)), "no training", words))
+                how = "learned" if name in registry.LEARNED else "no training"
+                methods.append(Method(_alone(name, _resized(registry.get(name), size)), how, words))
         yield methods
+
+
+def families(sources: Sequence[Path], **loading: Unpack[Loading]) -> list[str]:
+    """The network of each artifact and checkpoint; empty where an artifact does not say."""
+    return [_family(source, loading) for source in sources]
+
+
+def _family(source: Path, loading: Loading) -> str:
+    if is_checkpoint(source):
+        from r2mrf_deploy.checkpoint import Checkpoint
+
+        return Checkpoint.load(source, **loading).network
+    contract = Artifact.open(source).contract
+    return (contract and contract.network) or ""
 
 
 def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:

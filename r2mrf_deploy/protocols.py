@@ -63,6 +63,23 @@ PROTOCOLS = {
 }
 
 
+TABLE1 = {
+    "ASVB": "asvb",
+    "SVD": "svd",
+    "JNB": "jnb",
+    "DBDF": "dbdf",
+    "SS": "ss",
+    "LBP": "lbp",
+    "KSFV": "ksfv",
+    "DHDE": "dhde",
+    "HiFST": "hifst",
+    "BTBNet": "btbnet",
+    "DeFusionNet": "defusionnet",
+    "R²MRF": "r2mrf",
+}
+"""The rows of Table 1 of the R²MRF paper in its order, and what computes each: a baseline or a network."""
+
+
 @dataclass(frozen=True)
 class Published:
     """One published row."""
@@ -115,6 +132,18 @@ def published(protocol: Protocol, dataset: str) -> list[Published]:
     """The rows published under a protocol for a dataset (a key of `datasets.KNOWN`, or empty)."""
     name = KNOWN[dataset].copy_of or dataset if dataset else ""
     return [row for row in read_published() if (row.protocol, row.dataset) == (protocol.name, name)]
+
+
+def table1(dataset: str) -> list[Published]:
+    """The twelve rows of Table 1 of the R²MRF paper for a dataset (a key of `datasets.KNOWN`, or empty), in its order.
+
+    Raises:
+        UsageError: the table has no figures of the dataset.
+    """
+    if found := published(PROTOCOLS["r2mrf"], dataset):
+        return found
+    have = [name for name in KNOWN if published(PROTOCOLS["r2mrf"], name)]
+    raise UsageError(f"`table1` has figures of {', '.join(have)}: name yours with `dataset`")
 
 
 def read_published() -> list[Published]:

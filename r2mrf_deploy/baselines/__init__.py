@@ -1,7 +1,9 @@
-"""Focus maps that need no training, to compare trained networks with.
+"""Focus maps of the papers before the networks, to compare trained networks with.
 
 Each is one paper's measure of sharpness, implemented from the paper with NumPy, SciPy and scikit-image. Its module says
-where it departs from the paper. A flat photograph has nothing in focus: its map is 0 everywhere.
+where it departs from the paper. `jnb`, `dbdf`, `ksfv` and `dhde` are learned, from CUHK's training photographs, and what
+they have learned is in `learned/`; the others need no training. A flat photograph has nothing in focus: its map is 0
+everywhere.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import numpy as np
 from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.sample_photographs import CURE
 
-BASELINES = ("lbp", "svd", "hifst", "spectrum")
+BASELINES = ("lbp", "svd", "hifst", "spectrum", "asvb", "jnb", "dbdf", "ss", "ksfv", "dhde")
 """Their names, which are also the names of their modules."""
+LEARNED = ("jnb", "dbdf", "ksfv", "dhde")
+"""Those that are learned, by `benchmarks/learn_baselines.py`."""
 
 
 def get(name: str) -> Callable[[np.ndarray], np.ndarray]:

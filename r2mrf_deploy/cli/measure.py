@@ -139,10 +139,13 @@ def evaluate(
         Option(
             "--baseline",
             metavar="NAME",
-            help="A baseline without training: lbp, svd, hifst, spectrum.",
+            help="A baseline: lbp, svd, hifst, spectrum, asvb, jnb, dbdf, ss, ksfv, dhde.",
             autocompletion=values.one_of(values.BASELINES),
         ),
     ] = None,
+    table1: Annotated[
+        bool, Option("--table1", help="Table 1 of the R²MRF paper beside your figures, by its protocol.")
+    ] = False,
     steps: Annotated[
         bool,
         Option(
@@ -174,21 +177,32 @@ def evaluate(
     as_json: flags.Json = False,
 ) -> None:
     """Evaluate maps on photographs with masks."""
+    from r2mrf_deploy import baselines as registry
     from r2mrf_deploy import evaluation, protocols
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables
+    from r2mrf_deploy.report import table1 as comparison
 
+    if table1:
+        if baselines or steps or branches or protocol not in (None, "r2mrf"):
+            raise UsageError(
+                "`table1` has its own baselines, `protocol` r2mrf and no parts of maps: leave out --baseline, `steps`, "
+                "`branches` and other protocols"
+            )
+        protocol, baselines = "r2mrf", [name for name in protocols.TABLE1.values() if name in registry.BASELINES]
     chosen = None if protocol is None else protocols.get(protocol)
     scored = protocols.positive_class(chosen, positive)
     photographs = read_dataset(
         data, white=polarity(dataset, white), split=split, image_folder=image_folder, mask_folder=mask_folder,
         dataset=dataset,
     )  # fmt: skip
+    printed = protocols.table1(photographs.published) if table1 else []
+    loading = flags.loading(network, settings, weights_key, rename)
+    families = [*evaluation.families(sources or [], **loading), *(baselines or [])] if table1 else []
     evaluation_files.check(output, markdown, latex)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
-        size=None if chosen is None else chosen.size, flip=flip,
-        **flags.loading(network, settings, weights_key, rename),
+        size=None if chosen is None else chosen.size, flip=flip, **loading,
     )  # fmt: skip
     facts: dict[str, Any] = {"data": photographs.folder.name, "white": photographs.white, "positive": scored}
     published = protocols.published(chosen, photographs.published) if chosen else []
@@ -199,19 +213,26 @@ def evaluate(
         }  # fmt: skip
 
     def sheet(rows: list[Evaluation]) -> Sheet:
+        if table1:
+            return comparison.sheet(comparison.lines(rows, families, printed))
         return tables.protocol_table(rows, chosen, published) if chosen else tables.evaluation_table(rows)
 
-    def notes(done: int) -> list[str]:
-        return tables.protocol_lines(chosen, published, photographs, done) if chosen else []
+    def notes(rows: list[Evaluation]) -> list[str]:
+        absent = comparison.missing(comparison.lines(rows, families, printed)) if table1 else []
+        done = len(rows[0].photographs)
+        return absent + (tables.protocol_lines(chosen, published, photographs, done) if chosen else [])
+
+    def compared(rows: list[Evaluation]) -> dict[str, Any]:
+        return {"table1": [each.to_dict() for each in comparison.lines(rows, families, printed)]} if table1 else {}
 
     def show(rows: list[Evaluation]) -> None:
         if as_json:
             found = [tables.evaluation_dict(row, chosen) for row in rows]
-            print_json(facts | (found[0] if len(found) == 1 else {}) | {"rows": found})
+            print_json(facts | compared(rows) | (found[0] if len(found) == 1 else {}) | {"rows": found})
         elif rows:
             done = len(rows[0].photographs)
             table(sheet(rows))
-            line(tables.evaluation_line(photographs, scored, done), *notes(done))
+            line(tables.evaluation_line(photographs, scored, done), *notes(rows))
             if chosen is not None and not photographs.published:
                 line("published figures are shown beside a published dataset: name it with `dataset`")
         if rows and (doubt := evaluation.doubt(rows, photographs)):
@@ -223,10 +244,12 @@ def evaluate(
         show(rows)  # at once, since writing and drawing may fail
         if not as_json:
             line(*(f"not recorded: {why}" for why in unrecorded))
-        written = evaluation_files.write_tables(sheet(rows), notes(len(photographs)), markdown, latex)
+        written = evaluation_files.write_tables(sheet(rows), notes(rows), markdown, latex)
         if output is not None:
             progress(Progress("drawing"))
-            written += evaluation_files.write(rows, facts, methods, photographs, output, chosen, published)
+            written += evaluation_files.write(
+                rows, facts | compared(rows), methods, photographs, output, chosen, published
+            )
     if not as_json:
         line(*map(str, written), exact=True)
 

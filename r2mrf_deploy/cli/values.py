@@ -25,7 +25,7 @@ RUNTIMES = (
 DATASETS = ("cuhk", "cuhk-320", "dut", "ctcug", "ebd")
 SPLITS = ("cuhk-fit", "cuhk-test", "cuhk-train", "cuhk-validation")
 PROTOCOLS = ("common", "r2mrf")
-BASELINES = ("lbp", "svd", "hifst", "spectrum")
+BASELINES = ("lbp", "svd", "hifst", "spectrum", "asvb", "jnb", "dbdf", "ss", "ksfv", "dhde")
 SAVED = ("map", "map16", "float", "overlay", "cutout", "contour", "thumbnail", "scores", "coco")
 
 

@@ -20,7 +20,7 @@ fft = pytest.importorskip("scipy.fft")
 pytest.importorskip("skimage")
 
 RNG = np.random.default_rng(7)
-all_four = pytest.mark.parametrize("name", baselines.BASELINES)
+every_one = pytest.mark.parametrize("name", baselines.BASELINES)
 
 
 def textured(height: int, width: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def half_blurred(height: int = 96, width: int = 128) -> np.ndarray:
     return image
 
 
-@all_four
+@every_one
 def test_the_sharp_half_scores_higher(name: str) -> None:
     found = baselines.get(name)(half_blurred())
     sharp, blurred = found[:, :48], found[:, -48:]  # windows of up to 32 pixels see both sides of the border
@@ -46,7 +46,7 @@ def test_the_sharp_half_scores_higher(name: str) -> None:
     assert np.mean(sharp.ravel()[:, None] > blurred.ravel()[None, ::7]) > 0.97
 
 
-@all_four
+@every_one
 def test_a_stronger_blur_scores_lower(name: str) -> None:
     image = textured(64, 192)
     for i, sigma in enumerate((1.0, 3.0)):
@@ -57,7 +57,7 @@ def test_a_stronger_blur_scores_lower(name: str) -> None:
     assert middles[0] > middles[1] > middles[2] - 1e-6 and middles[0] > middles[2]
 
 
-@all_four
+@every_one
 @pytest.mark.parametrize("turn", [np.fliplr, np.flipud, lambda a: np.swapaxes(a, 0, 1)], ids=["left", "up", "diagonal"])
 def test_a_mirrored_photograph_has_the_mirrored_map(name: str, turn: object) -> None:
     image, focus = half_blurred(50, 67), baselines.get(name)
@@ -65,7 +65,7 @@ def test_a_mirrored_photograph_has_the_mirrored_map(name: str, turn: object) -> 
     np.testing.assert_allclose(focus(np.ascontiguousarray(turn(image))), turn(focus(image)), atol=0.02)  # type: ignore[operator]
 
 
-@all_four
+@every_one
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (33, 40)])
 def test_any_size(name: str, size: tuple[int, int]) -> None:
     image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -80,7 +80,7 @@ def test_any_size(name: str, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(focus(image), found)
 
 
-@all_four
+@every_one
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (90, 17, 203)])
 @pytest.mark.parametrize("size", [(1, 1), (20, 31)])
 def test_nothing_is_in_focus_in_a_flat_photograph(
@@ -92,7 +92,7 @@ def test_nothing_is_in_focus_in_a_flat_photograph(
     np.testing.assert_array_equal(found, np.zeros(size, np.float32))
 
 
-@all_four
+@every_one
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -114,7 +114,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 
 def test_the_registry_has_every_module_and_needs_no_torch() -> None:
-    assert [baselines.get(n) for n in baselines.BASELINES] == [m.focus for m in (lbp, svd, hifst, spectrum)]
+    assert [baselines.get(n).__module__.rpartition(".")[2] for n in baselines.BASELINES] == list(baselines.BASELINES)
     code = (
         "import sys, numpy as np; from r2mrf_deploy import baselines; assert 'scipy' not in sys.modules;"
         "[baselines.get(n)(np.eye(9, dtype=np.uint8)[..., None].repeat(3, 2)) for n in baselines.BASELINES];"
