@@ -58,7 +58,7 @@ def test_commands_and_options_are_completed(capsys: pytest.CaptureFixture[str]) 
         ("predict --runtime onnx", {"onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"}),
         ("eval --dataset c", {"cuhk", "cuhk-320", "ctcug"}),
         ("eval --split cuhk-te", {"cuhk-test", ""}),
-        ("eval --baseline s", {"svd", "spectrum"}),
+        ("eval --baseline s", {"svd", "ss", "spectrum"}),
         ("inspect --network r2mrf-l", {"r2mrf-lite"}),
         ("init r2mrf-r", {"r2mrf-r50"}),
         ("init r2mrf-r50 ?", set()),  # it takes one
