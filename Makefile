@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# ONNX Runtime for this machine: the extra cpu or gpu. Pip does not know that one replaces the other.
-ORT ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+# ONNX Runtime here: the extra cpu or gpu. The tests look into the one for GPUs, which computes on a CPU as well. Pip does not
+# know that one replaces the other.
+ORT ?= $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 OTHER_ORT = $(if $(filter gpu,$(ORT)),onnxruntime,onnxruntime-gpu)
 READY := $(VENV)/.ready
 

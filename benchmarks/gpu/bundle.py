@@ -94,7 +94,7 @@ def collect(python: str, there: Mapping[str, str | None], folder: Path) -> list[
     _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
     (own,) = folder.glob("r2mrf_deploy-*.whl")
     wheels, done = [own], {"r2mrf-deploy"}
-    waiting = [*_needs(own, python, "export"), Requirement("cuda-bindings>=12.6"), Requirement("pytest>=9.0")]
+    waiting = [*_needs(own, python, "export", "gpu"), Requirement("cuda-bindings>=12.6"), Requirement("pytest>=9.0")]
     while waiting:
         need = waiting.pop(0)
         name = canonicalize_name(need.name)

@@ -289,7 +289,7 @@ def adopt(
     logits: Annotated[bool, Option("--logits", help="The output is the map's logits: add a sigmoid.")] = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Make an artifact of another tool's ONNX model: saliency, matting."""
+    """Make an artifact of another tool's ONNX model."""
     from r2mrf_deploy.export.adopt import adopt_artifact
 
     with shown_progress() as progress:

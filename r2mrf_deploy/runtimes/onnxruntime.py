@@ -66,13 +66,13 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
         state = super().availability()
         if not state.ok:
             return state
+        if reason := environment.cuda_driver():
+            return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         import onnxruntime
 
         if self.provider not in onnxruntime.get_available_providers():
             missing = f"this build has no {_short(self.provider)} provider"
             return Availability(False, state.version, missing, _exchange("gpu"))
-        if reason := environment.cuda_driver():
-            return Availability(False, state.version, reason, "run it on a machine with an NVIDIA GPU")
         if reason := gpus.too_old_for_cuda(cuda_major(), environment.compute_capability()):
             return Availability(False, state.version, reason, "install an onnxruntime-gpu for CUDA 12: docs/gpu.md")
         return state
