@@ -25,12 +25,14 @@ def main() -> None:
     found = scores(given.photographs, given.model or weights.artifact(weights.DEFAULT))
     ranked = sorted(found.items(), key=lambda item: item[1].subject, reverse=True)
     given.output.mkdir(parents=True, exist_ok=True)
+    for old in given.output.glob("[0-9][0-9][0-9][0-9]-*"):
+        if old.is_symlink():
+            old.unlink()
     for place, (path, score) in enumerate(ranked, 1):
         print(
             f"{place:4} subject {score.subject:.2f}  in focus {100 * score.in_focus:3.0f} %  {score.verdict:11}  {path.name}"
         )
         link = given.output / f"{place:04}-{score.subject:.2f}-{path.name}"
-        link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from r2mrf_deploy import environment, plugins, runtimes
 from r2mrf_deploy.errors import PluginError, RuntimeUnavailable
+from r2mrf_deploy.export import exporter
 from r2mrf_deploy.serving import server
 from r2mrf_deploy.web import library
 
@@ -82,15 +86,24 @@ def _server() -> Row:
 def _added() -> list[Row]:
     """What other packages add."""
     rows = []
-    for group in (plugins.NETWORKS, plugins.EXPORTERS, plugins.RUNTIMES):
+    for group, find in _FINDS.items():
         for entry in plugins.registered(group):
-            package = entry.dist
-            note = ""
             try:
-                plugins.load(entry, object)
-            except PluginError as e:
+                found, own = find(entry.name), plugins.load(entry, object)
+                taken = (found if isinstance(found, type) else type(found)) is not own
+                note = "left out: another has this name" if taken else ""
+            except (PluginError, ImportError) as e:  # networks cannot be asked without PyTorch
                 note = str(e)
-            name = f"{plugins.kind(group)} {entry.name}"
+            package = entry.dist
             does = f"from {package.name}" if package else "from another package"
+            name = f"{plugins.kind(group)} {entry.name}"
             rows.append(Row(name, does, not note, package.version if package else None, note))
     return rows
+
+
+_FINDS: dict[str, Callable[[str], Any]] = {
+    plugins.NETWORKS: lambda name: importlib.import_module("r2mrf_deploy.networks").get(name),
+    plugins.EXPORTERS: lambda name: exporter(Path(f"x.{name}")),
+    plugins.RUNTIMES: runtimes.get,
+}
+"""The group of entry points -> what finds one of its names, as the commands do."""

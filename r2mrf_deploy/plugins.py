@@ -3,14 +3,14 @@
     [project.entry-points."r2mrf_deploy.networks"]
     my-network = "my_package.my_network:MyNetwork"
 
-A class is imported when it is asked for, and not before. A package that cannot be imported fails alone: what does not need
-it goes on with a warning.
+A class is imported when it is asked for, or when all of its kind are looked through. One that cannot be imported or made
+fails alone: what does not need it goes on with a warning.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
@@ -25,6 +25,7 @@ RUNTIMES = "r2mrf_deploy.runtimes"
 """The name of a runtime -> its `Runtime`."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 _LOG = logging.getLogger(__name__)
 
 
@@ -64,11 +65,26 @@ def load(entry: EntryPoint, base: type[T]) -> type[T]:
     return found
 
 
-def working(group: str, own: Collection[str], base: type[T]) -> Iterator[tuple[str, type[T]]]:
-    """The name and class of each that can be imported; a warning names each that cannot."""
+def made(entry: EntryPoint, base: type[T]) -> T:
+    """An instance of the class of an entry point, which takes no arguments.
+
+    Raises:
+        PluginError: it cannot be imported or made, or is no subclass of `base`.
+    """
+    kind = load(entry, base)
+    try:
+        return kind()
+    except Exception as e:  # such as an abstract method that a newer version of this package wants
+        raise PluginError(f"{_words(entry)} cannot be used: {type(e).__name__}: {e}; {_cure(entry)}") from e
+
+
+def working(
+    group: str, own: Collection[str], base: type[T], get: Callable[[EntryPoint, type[T]], R]
+) -> Iterator[tuple[str, R]]:
+    """The name of each, and what `get` (`load` or `made`) makes of it; a warning names each that fails."""
     for name, entry in added(group, own).items():
         try:
-            found = load(entry, base)
+            found = get(entry, base)
         except PluginError as e:
             _LOG.warning("%s", e)
         else:

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -40,7 +41,16 @@ def main() -> None:
     folder: Path = given.output.resolve()
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"{given.output} is not empty: a release has a folder of its own, so move these files away")
-    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:  # so that a release that fails leaves nothing
+        made = make(Path(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in made:
+            shutil.copy(file, folder)
+            print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
+
+
+def make(folder: Path) -> list[Path]:
+    """Make the files of a release in a folder, and check them."""
     print("building")
     run([sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], ROOT)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -50,11 +60,9 @@ def main() -> None:
         print(install_and_use(package, sys.executable, ["cpu"]))
     bill = folder / f"{wheel.name.split('-py3')[0]}.cdx.json"
     bill.write_text(json.dumps(materials(wheel), indent=2) + "\n")
-    files = (wheel, sdist, bill)
-    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files]
-    (folder / "SHA256SUMS").write_text("".join(lines))
-    for file in files:
-        print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+    files, sums = [wheel, sdist, bill], folder / "SHA256SUMS"
+    sums.write_text("".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files))
+    return [*files, sums]
 
 
 def check_contents(wheel: Path, sdist: Path) -> None:

@@ -3,7 +3,7 @@
     python release/try_install.py dist/r2mrf_deploy-0.1.0-py3-none-any.whl --python python3.10 --python python3.13
     python release/try_install.py dist/r2mrf_deploy-0.1.0.tar.gz --extras cpu,export
 
-A table says how large each environment is. The first command that fails ends it, with what was printed.
+A line says how large each environment is. The first command that fails ends it, with what was printed.
 """
 
 from __future__ import annotations

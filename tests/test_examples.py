@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
@@ -38,10 +37,10 @@ def test_the_sharpest_photograph_comes_first(tmp_path: Path) -> None:
     for name, radius in (("a-blurred", 6), ("b-sharp", 0), ("c-soft", 1.5)):
         sharp.filter(ImageFilter.GaussianBlur(radius)).save(folder / f"{name}.png")
     (folder / "broken.jpg").write_bytes(b"no picture")
-    for _ in range(2):  # a second run replaces the links of the first
-        said = _run("sort_photographs.py", "photographs", folder=tmp_path)
-        assert re.findall(r"\w-(sharp|soft|blurred)\.png", said) == ["sharp", "soft", "blurred"]
-        assert "left out: " in said and "broken.jpg" in said
+    said = _run("sort_photographs.py", "photographs", folder=tmp_path)
+    assert re.findall(r"\w-(sharp|soft|blurred)\.png", said) == ["sharp", "soft", "blurred"]
+    assert "left out: " in said and "broken.jpg" in said
+    (folder / "b-sharp.png").replace(folder / "a-blurred.png")  # a second run replaces the links of the first
+    _run("sort_photographs.py", "photographs", folder=tmp_path)
     links = sorted((tmp_path / "out" / "sorted").iterdir())
-    assert len(links) == 3 and links[0].resolve() == folder / "b-sharp.png"
-    assert np.array(Image.open(links[0])).std() > 0
+    assert [link.resolve().name for link in links] == ["a-blurred.png", "c-soft.png"]

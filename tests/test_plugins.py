@@ -23,6 +23,14 @@ class Mine(R2MRF):
 class NoNetwork:
     pass
 """,
+    "runtime.py": """
+from r2mrf_deploy.runtimes.base import Runtime
+
+class Half(Runtime):
+    suffixes = (".onnx",)
+
+    def availability(self): ...
+""",
     "broken.py": "import a_module_that_nobody_has",
 }
 Package = Callable[[str, dict[str, dict[str, str]]], None]
@@ -91,6 +99,22 @@ def test_broken_formats_and_runtimes_fail_alone_too(package: Package) -> None:
     notes = {row.name: (row.ok, row.note) for row in doctor.examine() if row.name.endswith(" bad")}
     assert notes.keys() == {"exporter bad", "runtime bad"}
     assert not any(ok for ok, _ in notes.values()) and all("pip uninstall bad" in note for _, note in notes.values())
+
+
+def test_a_class_that_cannot_be_made_fails_alone_too(package: Package, caplog: pytest.LogCaptureFixture) -> None:
+    package("old", {plugins.RUNTIMES: {"half": "runtime:Half"}})
+    with caplog.at_level(logging.WARNING):
+        assert next(r.name for r in runtimes.suitable(Path("x.onnx"))) == "onnxruntime"
+    assert "cannot be used: TypeError" in caplog.text and "pip uninstall old" in caplog.text
+    (row,) = [row for row in doctor.examine() if row.name == "runtime half"]
+    assert not row.ok and "abstract" in row.note
+
+
+def test_doctor_says_what_is_left_out_or_no_network(package: Package) -> None:
+    package("a", {plugins.NETWORKS: {"r2mrf": "good:Mine", "wrong": "good:NoNetwork"}})
+    rows = {row.name: row for row in doctor.examine()}
+    assert not rows["network r2mrf"].ok and rows["network r2mrf"].note.startswith("left out")
+    assert not rows["network wrong"].ok and "is no subclass" in rows["network wrong"].note
 
 
 def test_a_name_that_is_taken_is_left_out(package: Package, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,10 +89,13 @@ def answer(words: Sequence[str]) -> None:
 def _fitting(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
     """The words that fit, each with its meaning; an empty word stands for names of files."""
     before = [word for word in before if word != "="]  # bash makes three words of --size=320x320
+    while before and any(before[0] in names for names in ANYWHERE):
+        before = before[1:]
     if running := command(before):
         yield from _in_command(running, before[1:], current.removeprefix("="))
     elif not before:
         options = {"--version": "Show the version and exit.", "--help": "Show the commands and exit."}
+        options |= {name: text for names, text in ANYWHERE.items() for name in names}
         yield from _beginning(current, options if current.startswith("-") else verbs())
 
 

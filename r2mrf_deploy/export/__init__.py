@@ -44,7 +44,7 @@ def exporter(path: Path) -> Exporter:
         module, _, attribute = REGISTRY[path.suffix].partition(":")
         return getattr(importlib.import_module(module), attribute)()
     if entry := plugins.added(plugins.EXPORTERS, _NAMES).get(path.suffix.removeprefix(".")):
-        return plugins.load(entry, Exporter)()
+        return plugins.made(entry, Exporter)
     raise UsageError(f"{path}: no exporter writes {path.suffix or 'such'} files; known are {' '.join(suffixes())}")
 
 
@@ -65,4 +65,4 @@ def destination(output: Path | str) -> Path:
 def exporters() -> list[Exporter]:
     """One for each format that can be written."""
     own = [exporter(Path(f"x{suffix}")) for suffix in REGISTRY]
-    return own + [found() for _, found in plugins.working(plugins.EXPORTERS, _NAMES, Exporter)]
+    return own + [found for _, found in plugins.working(plugins.EXPORTERS, _NAMES, Exporter, plugins.made)]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx as onnx_package
-from onnx import helper
+import onnx_ir as ir
+from onnx_ir.passes import common
 
 from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.artifact import Artifact, publish
-from r2mrf_deploy.errors import CheckFailed, GraphError, UsageError, did_you_mean
+from r2mrf_deploy.errors import CheckFailed, UsageError, did_you_mean
 from r2mrf_deploy.export import onnx
 from r2mrf_deploy.export.base import Exported
 from r2mrf_deploy.graph import files
@@ -68,15 +69,22 @@ def adopt_artifact(
         raise UsageError(f"{source.path} is no .onnx file: only these can be adopted")
     if source.contract is not None:
         raise UsageError(f"{source.path} says already how it takes a photograph: it needs no `r2mrf adopt`")
-    graph = files.read(source.path)
-    taken = _input(graph)
-    _name_the_map(graph, _output(graph, map_output), logits)
-    found = onnx.describe(graph)
-    preprocess = (NEUTRAL if taken.dtype == "uint8" else _preprocess(normalize)).model_copy(
-        update={"inside": taken.dtype == "uint8"}
-    )
-    contract = found.model_copy(
-        update={"inputs": [taken], "preprocess": preprocess, "tools": environment.tool_versions("r2mrf-deploy", "onnx")}
+    if path.resolve() == source.path.resolve():
+        raise UsageError(f"`output` {path} would overwrite the model that it is made from: name another file")
+    proto = files.read(source.path)
+    takes, gives = _input(proto), _output(proto, map_output)
+    edited = ir.from_proto(proto)
+    takes = _as_ours(edited, takes)
+    _name_the_map(edited, gives, logits)
+    ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.NameFixPass())(edited)
+    graph = ir.to_proto(edited)
+    preprocess = NEUTRAL if takes.dtype == "uint8" else _preprocess(normalize)
+    contract = onnx.describe(graph).model_copy(
+        update={
+            "inputs": [takes],
+            "preprocess": preprocess.model_copy(update={"inside": takes.dtype == "uint8"}),
+            "tools": environment.tool_versions("r2mrf-deploy", "onnx"),
+        }
     )
 
     def check(artifact: Artifact) -> list[dict[str, object]]:
@@ -88,8 +96,7 @@ def adopt_artifact(
 
 
 def _input(model: onnx_package.ModelProto) -> TensorSpec:
-    """The input with its layout: normalised floats are NCHW and bytes NHWC, as in every artifact; a model that has it the
-    other way gets a Transpose."""
+    """The input, as the model has it."""
     inputs = onnx.describe(model).inputs
     spec = inputs[0] if len(inputs) == 1 and len(inputs[0].shape) == 4 else None
     if spec is None or spec.dtype not in ("float32", "uint8") or 3 not in (spec.shape[1], spec.shape[3]):
@@ -98,19 +105,7 @@ def _input(model: onnx_package.ModelProto) -> TensorSpec:
             "a model from a photograph to a map has one input, float32 or uint8, [N, 3, H, W] or [N, H, W, 3]; "
             f"this has {has}"
         )
-    channels, wanted = (1, "NCHW") if spec.dtype == "float32" else (3, "NHWC")
-    if spec.shape[channels] == 3:
-        return spec.model_copy(update={"layout": wanted})
-    order = (0, 2, 3, 1) if wanted == "NCHW" else (0, 3, 1, 2)  # from ours to the model's
-    shape: list[int | str] = [0] * 4
-    for axis, place in enumerate(order):
-        shape[place] = spec.shape[axis]
-    graph = model.graph
-    inside = _renamed(graph, spec.name, f"{spec.name}.source")
-    graph.node.insert(0, helper.make_node("Transpose", [spec.name], [inside], name="r2mrf.transpose", perm=order))
-    (value,) = (v for v in graph.input if v.name == spec.name)
-    value.CopyFrom(helper.make_tensor_value_info(spec.name, value.type.tensor_type.elem_type, shape))
-    return spec.model_copy(update={"shape": shape, "layout": wanted})
+    return spec
 
 
 def _output(model: onnx_package.ModelProto, name: str | None) -> TensorSpec:
@@ -127,38 +122,56 @@ def _output(model: onnx_package.ModelProto, name: str | None) -> TensorSpec:
     return spec
 
 
-def _name_the_map(model: onnx_package.ModelProto, spec: TensorSpec, logits: bool) -> None:
+def _as_ours(model: ir.Model, spec: TensorSpec) -> TensorSpec:
+    """The input with its layout: normalised floats are NCHW and bytes NHWC, as in every artifact. A model that has it the
+    other way gets a Transpose."""
+    channels, wanted = (1, "NCHW") if spec.dtype == "float32" else (3, "NHWC")
+    if spec.shape[channels] == 3:
+        return spec.model_copy(update={"layout": wanted})
+    order = (0, 2, 3, 1) if wanted == "NCHW" else (0, 3, 1, 2)  # from ours to the model's
+    shape: list[int | str] = [0] * 4
+    for axis, place in enumerate(order):
+        shape[place] = spec.shape[axis]
+    graph = model.graph
+    (given,) = (value for value in graph.inputs if value.name == spec.name)
+    ours = ir.Value(name=spec.name, shape=ir.Shape(shape), type=given.type)
+    transpose = ir.node("Transpose", [ours], {"perm": order}, name="r2mrf.transpose")
+    given.name = f"{spec.name}.inside"
+    ir.convenience.replace_all_uses_with(given, transpose.outputs[0])
+    graph.inputs[list(graph.inputs).index(given)] = ours
+    graph.insert_before(graph[0], transpose)
+    return spec.model_copy(update={"shape": shape, "layout": wanted})
+
+
+def _name_the_map(model: ir.Model, spec: TensorSpec, logits: bool) -> None:
     """Make `map` [N, 1, H, W] the model's only output."""
     graph = model.graph
-    if any("map" in (*node.input, *node.output) for node in graph.node) and spec.name != "map":
-        raise GraphError("the graph has a tensor `map` that is not the output: rename it")
-    steps: list[tuple[str, list[str]]] = []
+    (found,) = (value for value in graph.outputs if value.name == spec.name)
     if len(spec.shape) == 3:
-        axes = onnx_package.numpy_helper.from_array(np.array([1]), "r2mrf.axes")
-        graph.initializer.append(axes)
-        steps.append(("Unsqueeze", [axes.name]))
+        if model.opset_imports.get("", 1) >= 13:
+            axes = _appended(graph, ir.node("Constant", [], {"value": ir.tensor(np.array([1]))}, name="r2mrf.axes"))
+            found = _appended(graph, ir.node("Unsqueeze", [found, axes], name="r2mrf.unsqueeze"))
+        else:
+            found = _appended(graph, ir.node("Unsqueeze", [found], {"axes": (1,)}, name="r2mrf.unsqueeze"))
     if logits:
-        steps.append(("Sigmoid", []))
-    current = spec.name
-    if not steps:
-        steps = [] if current == "map" else [("Identity", [])]
-    elif current == "map":
-        current = _renamed(graph, "map", "map.source")
-    for number, (kind, further) in enumerate(steps, 1):
-        target = "map" if number == len(steps) else f"map.{number}"
-        graph.node.append(helper.make_node(kind, [current, *further], [target], name=f"r2mrf.{kind.lower()}"))
-        current = target
+        found = _appended(graph, ir.node("Sigmoid", [found], name="r2mrf.sigmoid"))
+    if found.producer() is None:  # an output that is the input
+        found = _appended(graph, ir.node("Identity", [found], name="r2mrf.identity"))
     shape = spec.shape if len(spec.shape) == 4 else [spec.shape[0], 1, *spec.shape[1:]]
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("map", onnx_package.TensorProto.FLOAT, shape))
+    found.shape, found.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+    nodes = ir.traversal.RecursiveGraphIterator(graph)
+    inside = [value for node in nodes for value in node.outputs]
+    for value in (*inside, *graph.inputs, *graph.initializers.values()):
+        if value.name == "map" and value is not found:
+            value.name = "map.inside"
+    found.name = "map"
+    graph.outputs.clear()
+    graph.outputs.append(found)
 
 
-def _renamed(graph: onnx_package.GraphProto, old: str, new: str) -> str:
-    """Rename a tensor wherever it stands."""
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [new if name == old else name for name in names]
-    return new
+def _appended(graph: ir.Graph, node: ir.Node) -> ir.Value:
+    graph.append(node)
+    return node.outputs[0]
 
 
 def _preprocess(text: str) -> Preprocess:

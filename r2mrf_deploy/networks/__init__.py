@@ -47,7 +47,7 @@ def get(family: str) -> type[Detector]:
 def working() -> Iterator[tuple[str, type[Detector]]]:
     """The name and class of every network but those of other packages that cannot be imported."""
     yield from ((family, get(family)) for family in _REGISTRY)
-    yield from plugins.working(plugins.NETWORKS, _REGISTRY, Detector)
+    yield from plugins.working(plugins.NETWORKS, _REGISTRY, Detector, plugins.load)
 
 
 def presets() -> dict[str, tuple[str, NetworkConfig]]:

@@ -118,7 +118,9 @@ def compare_artifacts(
 
 def _is_artifact(path: Path | str) -> bool:
     path = file_of(Path(path))
-    return path.suffix.lower() in formats.KINDS and not checkpoint_files.is_checkpoint(path)
+    suffix = path.suffix.lower()
+    known = suffix in formats.KINDS or suffix in {*runtimes.known_suffixes()} - {*checkpoint_files.SUFFIXES}
+    return known and not checkpoint_files.is_checkpoint(path)
 
 
 class _Reference(Protocol):
@@ -170,7 +172,8 @@ class _OfArtifact:
     def open(self, contract: Contract | None, runner: Runner) -> tuple[Runner, Callable[[], Runner] | None]:
         reference = runtimes.open(self._artifact, judge(self._artifact), trust=self._trust)
         mine, its = reference.inputs[0], runner.inputs[0]
-        if (mine.dtype, mine.layout) != (its.dtype, its.layout):
+        fixed = [(m, i) for m, i in zip(mine.shape, its.shape, strict=False) if isinstance(m, int)]
+        if (mine.dtype, mine.layout) != (its.dtype, its.layout) or any(m != i for m, i in fixed):
             reference.close()
             raise UsageError(f"{self.name} takes {mine}, which is not what the artifact takes: {its}")
         graph = self._artifact.path.suffix.lower() == ".onnx" and self._artifact.precision == "fp32"

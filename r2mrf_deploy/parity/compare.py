@@ -318,8 +318,8 @@ def _judge(result: Parity, failures: Sequence[str], drift: str | None) -> None:
     elif result.reference_spread < FLAT:
         result.verdict = "uninformative"
         result.reason = (
-            f"PyTorch's own map is nearly flat (standard deviation {result.reference_spread:.4f} < {FLAT}), so "
-            "agreement proves nothing: use trained weights, those of `r2mrf init`, or other photographs"
+            f"the reference's own map is nearly flat (standard deviation {result.reference_spread:.4f} < {FLAT}), so "
+            "agreement proves nothing: use trained weights, for a checkpoint those of `r2mrf init`, or other photographs"
         )
     elif result.emulates:
         result.verdict = "emulated"

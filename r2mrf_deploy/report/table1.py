@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from r2mrf_deploy.baselines import BASELINES
 from r2mrf_deploy.protocols import PROTOCOLS, TABLE1
 from r2mrf_deploy.report.screen import Sheet
 
@@ -80,9 +81,10 @@ def _compared(printed: float | None, own: float) -> tuple[str, str, str]:
 
 def missing(found: Sequence[Line]) -> list[str]:
     """What the rows without own figures need."""
-    return [
-        f"{each.printed.method} has no figures of your own: give a checkpoint or an artifact of the network "
-        f"{TABLE1[each.printed.method]}"
-        for each in found
-        if each.printed is not None and each.own is None
-    ]
+    lines = []
+    for each in found:
+        if each.printed is not None and each.own is None:
+            name = TABLE1[each.printed.method]
+            need = f"the baseline {name}" if name in BASELINES else f"a checkpoint or an artifact of the network {name}"
+            lines.append(f"{each.printed.method} has no figures of your own: give {need}")
+    return lines

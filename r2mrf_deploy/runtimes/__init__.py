@@ -1,7 +1,7 @@
 """Runtimes: everything that can run an artifact, behind one protocol and one registry.
 
-The registry is a table of module paths and suffixes, so that asking for one runtime imports no other. Other packages add
-runtimes by entry points (see `plugins`).
+The registry is a table of module paths and suffixes, so that asking for one of them imports no other. Other packages add
+runtimes by entry points (see `plugins`), which are imported to learn their suffixes.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def get(name: str) -> Runtime:
         module, attribute, *arguments = _REGISTRY[name][0].split(":")
         return getattr(importlib.import_module(module), attribute)(*arguments)
     if entry := plugins.added(plugins.RUNTIMES, _REGISTRY).get(name):
-        return plugins.load(entry, Runtime)()
+        return plugins.made(entry, Runtime)
     raise UsageError(f"no runtime {name!r}: {did_you_mean(name, names())}")
 
 
 def _added() -> list[Runtime]:
     """The runtimes of other packages, but for those that cannot be imported."""
-    return [found() for _, found in plugins.working(plugins.RUNTIMES, _REGISTRY, Runtime)]
+    return [found for _, found in plugins.working(plugins.RUNTIMES, _REGISTRY, Runtime, plugins.made)]
 
 
 def working() -> list[Runtime]:

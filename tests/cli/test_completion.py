@@ -32,7 +32,8 @@ def test_commands_and_options_are_completed(capsys: pytest.CaptureFixture[str]) 
         "serve-repo": "Write a model repository for an inference server.",
         "serve": "Start an inference server, or show a web page.",
     }
-    assert completed(capsys, "--v") == {"--version": "Show the version and exit."}
+    assert completed(capsys, "--ve")["--version"] == "Show the version and exit."
+    assert completed(capsys, "-v", "insp").keys() == {"inspect"}
     assert completed(capsys, "explode", "") == {}
     found = completed(capsys, "export", "--")
     assert {"--output", "--no-optimize", "--quantize-ends", "--help", "--debug", "--verbose"} <= found.keys()
@@ -51,6 +52,7 @@ def test_commands_and_options_are_completed(capsys: pytest.CaptureFixture[str]) 
         ("export --precision = fp", {"fp32", "fp16"}),  # as bash splits it
         ("export --precision =", {"fp32", "fp16", "bf16", "int8"}),
         ("export x.pth --gpu rtx3", {"rtx3060", "rtx3090"}),
+        ("-v export --gpu rtx309", {"rtx3090"}),
         ("budget --gpu p", {"pi5"}),
         ("compress --for open", {"openvino"}),
         ("predict --save m", {"map", "map16"}),
@@ -137,7 +139,7 @@ def test_a_shell_on_a_terminal_completes_what_is_typed(shell: str, place: dict[s
             ("r2mrf export --quantize", "r2mrf export --quantize-ends "),
             ("r2mrf export --precision b", "r2mrf export --precision bf16 "),
             ("r2mrf export --precision=b", "r2mrf export --precision=bf16 "),
-            ("r2mrf build --gpu rtx30", "r2mrf build --gpu rtx30"),  # 3060 and 3090
+            ("r2mrf build --gpu rtx3", "r2mrf build --gpu rtx30"),  # 3060 and 3090
             ("r2mrf build --gpu rtx309", "r2mrf build --gpu rtx3090 "),
             ("r2mrf predict r2mrf-l", "r2mrf predict r2mrf-lite "),
             ("r2mrf predict r2mrf-lite fir", "r2mrf predict r2mrf-lite first.jpg "),

@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from r2mrf_deploy import images
-from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.cli import main
 from r2mrf_deploy.errors import CheckFailed, UsageError
 from r2mrf_deploy.export.adopt import adopt_artifact
@@ -23,20 +22,13 @@ from r2mrf_deploy.predictor import Predictor
 SIZE = (48, 64)
 
 
-def saliency(
-    folder: Path,
-    *,
-    nhwc: bool = False,
-    bytes_in: bool = False,
-    flat: bool = False,
-    logits: bool = False,
-    two: bool = False,
-) -> Path:
+def saliency(folder: Path, *form: str) -> Path:
     """Three convolutions; the last two are applied again to the same features and the map before, as an unrolled recurrence.
 
     Args:
-        flat: the map is [N, H, W].
-        two: the features are an output too.
+        form: "nhwc"; "bytes": uint8; "flat": the map is [N, H, W]; "logits"; "two": features that nothing else needs are an
+            output too; "body": the branches of an If read the input and the features; "old": opset 11; "clash": tensors have
+            names that `adopt` gives.
     """
     rng = np.random.default_rng(3)
     constants = {
@@ -44,16 +36,17 @@ def saliency(
         for name, shape in (("w0", (32, 3, 3, 3)), ("w1", (32, 33, 3, 3)), ("w2", (1, 32, 1, 1)))
     }
     nodes, current = [], "photo"
-    if bytes_in:
+    if "bytes" in form:
         nodes.append(helper.make_node("Cast", [current], ["floats"], to=TensorProto.FLOAT))
         current = "floats"
-    if nhwc:
+    if "nhwc" in form:
         nodes.append(helper.make_node("Transpose", [current], ["channels_first"], perm=[0, 3, 1, 2]))
         current = "channels_first"
     nodes += [
         helper.make_node("Conv", [current, "w0"], ["c0"], name="first", pads=[1] * 4),
         helper.make_node("Relu", ["c0"], ["features"]),
     ]
+    constants["w2"] *= 6  # a map that is not flat
     constants["before"] = np.zeros((1, 1, *SIZE), np.float32)
     before = "before"
     for step in range(4):
@@ -65,45 +58,81 @@ def saliency(
             helper.make_node("Sigmoid", [f"logits{step}"], [f"m{step}"]),
         ]
         before = f"m{step}"
-    result = "logits3" if logits else before
-    if flat:
+    result = "logits3" if "logits" in form else before
+    if "body" in form:
+        # divides by the length of the input's last axis: 3 channels
+        floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("then", "else")]
+        yes = helper.make_graph(
+            [
+                helper.make_node("Shape", ["photo"], ["sides"]),
+                helper.make_node("Gather", ["sides", "three"], ["last"]),
+                helper.make_node("Cast", ["last"], ["number"], to=TensorProto.FLOAT),
+                helper.make_node("Div", [result, "number"], ["then"]),
+            ],
+            "then", [], floats[:1],
+        )  # fmt: skip
+        no = helper.make_graph([helper.make_node("Identity", ["features"], ["else"])], "else", [], floats[1:])
+        constants |= {"three": np.array(3), "true": np.array(True)}
+        nodes.append(helper.make_node("If", ["true"], ["chosen"], then_branch=yes, else_branch=no))
+        result = "chosen"
+    if "flat" in form:
         constants["axis"] = np.array([1])
-        nodes.append(helper.make_node("Squeeze", [result, "axis"], ["flat"]))
+        squeeze = ([result], {"axes": [1]}) if "old" in form else ([result, "axis"], {})
+        nodes.append(helper.make_node("Squeeze", squeeze[0], ["flat"], **squeeze[1]))
         result = "flat"
     taken = helper.make_tensor_value_info(
-        "photo", TensorProto.UINT8 if bytes_in else TensorProto.FLOAT, [1, *SIZE, 3] if nhwc else [1, 3, *SIZE]
+        "photo",
+        TensorProto.UINT8 if "bytes" in form else TensorProto.FLOAT,
+        [1, *SIZE, 3] if "nhwc" in form else [1, 3, *SIZE],
     )
-    given = [helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, *SIZE] if flat else [1, 1, *SIZE])]
-    if two:
-        given.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 32, *SIZE]))
+    given = [helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, *SIZE] if "flat" in form else [1, 1, *SIZE])]
+    if "two" in form:
+        constants["w3"] = constants["w0"]
+        nodes.append(helper.make_node("Conv", [current, "w3"], ["more"], pads=[1] * 4))
+        given.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1, 32, *SIZE]))
+    if "clash" in form:
+        for node in nodes:
+            for names in (node.input, node.output):
+                names[:] = [{"c0": "map", "features": "photo.inside", "w0": "r2mrf.axes"}.get(n, n) for n in names]
+        constants["r2mrf.axes"] = constants.pop("w0")
     weights = [numpy_helper.from_array(v, k) for k, v in constants.items()]
     graph = helper.make_graph(nodes, "saliency", [taken], given, weights)
     path = folder / "saliency.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11 if "old" in form else 17)], ir_version=8),
+        path,
+    )
     return path
 
 
 @pytest.mark.parametrize(
-    "form", [{}, {"nhwc": True}, {"flat": True}, {"nhwc": True, "bytes_in": True}, {"bytes_in": True}, {"two": True}],
-    ids=lambda form: " ".join(form) or "plain",
-)  # fmt: skip
-def test_what_is_adopted_computes_what_the_model_computes(form: dict[str, bool], tmp_path: Path) -> None:
-    model = saliency(tmp_path, **form)
-    done = adopt_artifact(model, tmp_path / "mine.onnx", normalize="unit", map_output="m3" if form.get("two") else None)
+    "form",
+    ["", "nhwc", "flat", "flat old", "nhwc bytes", "bytes", "two", "nhwc body", "nhwc flat clash"],
+    ids=lambda form: form or "plain",
+)
+def test_what_is_adopted_computes_what_the_model_computes(form: str, tmp_path: Path) -> None:
+    model = saliency(tmp_path, *form.split())
+    done = adopt_artifact(model, tmp_path / "mine.onnx", normalize="unit", map_output="m3" if "two" in form else None)
     photograph = images.resize(photographs_for(None)[0], SIZE)
-    pixels = photograph if form.get("bytes_in") else photograph.astype(np.float32) / np.float32(255)
-    fed = (pixels if form.get("nhwc") else pixels.transpose(2, 0, 1))[None]
+    pixels = photograph if "bytes" in form else photograph.astype(np.float32) / np.float32(255)
+    fed = (pixels if "nhwc" in form else pixels.transpose(2, 0, 1))[None]
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     wanted = session.run(None, {"photo": fed})[0].reshape(SIZE)
     assert wanted.std() > 0.01, "a flat map proves nothing"
     with Predictor.open(done.path) as predictor:
         # the same nodes on the same numbers; a transposed input may be convolved in another order
         np.testing.assert_allclose(predictor(photograph), wanted, atol=1e-6)
-    assert Artifact.open(done.path).manifest is not None
+    # without the nodes and the weights of outputs that are dropped
+    assert (
+        done.manifest.parameters
+        == adopt_artifact(
+            saliency(tmp_path, *form.replace("two", "").split()), tmp_path / "alone.onnx", normalize="unit"
+        ).manifest.parameters
+    )
 
 
 def test_logits_become_a_map_and_are_refused_as_one(tmp_path: Path) -> None:
-    model = saliency(tmp_path, logits=True, flat=True)
+    model = saliency(tmp_path, "logits", "flat")
     with pytest.raises(CheckFailed, match=r"has values from -?\d.* set `logits`"):
         adopt_artifact(model, tmp_path / "mine.onnx", normalize="bytes")
     assert not (tmp_path / "mine.onnx").exists()
@@ -116,19 +145,25 @@ def test_logits_become_a_map_and_are_refused_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "options", "message"),
     [
-        ({"two": True}, {}, "has the outputs m3, features: set `map_output`"),
-        ({"two": True}, {"map_output": "m4"}, "`map_output` m4: the model has no such output"),
-        ({"two": True}, {"map_output": "features"}, r"a map is float32 \[N, 1, H, W\]"),
-        ({}, {"normalize": "imagnet"}, "`normalize` imagnet: give imagenet, unit, bytes"),
-        ({}, {"normalize": "0,0,0/1,1"}, "`normalize` 0,0,0/1,1: give"),
+        ("two", {}, "has the outputs m3, more: set `map_output`"),
+        ("two", {"map_output": "m4"}, "`map_output` m4: the model has no such output"),
+        ("two", {"map_output": "more"}, r"a map is float32 \[N, 1, H, W\]"),
+        ("", {"normalize": "imagnet"}, "`normalize` imagnet: give imagenet, unit, bytes"),
+        ("", {"normalize": "0,0,0/1,1"}, "`normalize` 0,0,0/1,1: give"),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    form: dict[str, bool], options: dict[str, str], message: str, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_refused(form: str, options: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        adopt_artifact(saliency(tmp_path, **form), tmp_path / "mine.onnx", **options)
+        adopt_artifact(saliency(tmp_path, *form.split()), tmp_path / "mine.onnx", **options)
     assert {p.name for p in tmp_path.iterdir()} == {"saliency.onnx"}
+
+
+def test_the_model_itself_is_never_replaced(tmp_path: Path) -> None:
+    model = saliency(tmp_path)
+    before = model.read_bytes()
+    with pytest.raises(UsageError, match="would overwrite the model"):
+        adopt_artifact(model, model)
+    assert model.read_bytes() == before
 
 
 def test_an_artifact_is_not_adopted_twice(tmp_path: Path) -> None:
@@ -173,9 +208,9 @@ def test_every_verb_takes_a_model_that_was_adopted(
 
 
 def test_a_reference_that_takes_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, form in (("floats", {}), ("bytes", {"nhwc": True, "bytes_in": True})):
+    for name, form in (("floats", ""), ("bytes", "nhwc bytes")):
         (tmp_path / name).mkdir()
-        adopt_artifact(saliency(tmp_path / name, **form), tmp_path / f"{name}.onnx")
+        adopt_artifact(saliency(tmp_path / name, *form.split()), tmp_path / f"{name}.onnx")
     assert main(["parity", str(tmp_path / "floats.onnx"), str(tmp_path / "bytes.onnx")]) == 2
     assert "which is not what the artifact takes" in capsys.readouterr().err
     assert main(["parity", str(tmp_path / "floats.onnx"), str(tmp_path / "floats.onnx"), "--bisect"]) == 2

@@ -150,6 +150,7 @@ def test_what_contradicts_it_is_refused(
 
 @pytest.mark.usefixtures("bright")
 def test_the_benchmark_measures_the_nine(data: Dataset) -> None:
+    load("tables")
     found = load("table1").measured(data, [])
     assert [row["method"] for row in found["rows"]] == ORDER
     assert all("f" in row and row["seconds"] >= 0 for row in found["rows"][:9])

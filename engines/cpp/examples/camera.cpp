@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <fstream>
 #include <r2mrf/r2mrf.hpp>
+#include <stdexcept>
+#include <string>
 
 namespace {
 
@@ -49,6 +51,7 @@ int main(int argc, char **argv) {
     const r2mrf::Engine engine(argv[1]);
     std::ofstream maps;
     if (argc == 5) maps.open(argv[4], std::ios::binary);
+    if (!maps) throw std::runtime_error(std::string(argv[4]) + " cannot be opened");
     std::vector<std::uint8_t> frame(std::size_t{width} * height * 3);
     std::size_t read = 0;
     for (int number = 0; (read = std::fread(frame.data(), 1, frame.size(), stdin)) == frame.size(); ++number) {
@@ -58,8 +61,9 @@ int main(int argc, char **argv) {
       std::printf("frame %d: %.0f %% in focus, %.2f in the middle, %.1f ms\n", number, 100 * share_in_focus(map),
                   aim(map), took.count());
       std::fflush(stdout);
-      if (maps.is_open()) {
-        maps.write(reinterpret_cast<const char *>(map.values.data()), static_cast<std::streamsize>(map.values.size()));
+      const auto *bytes = reinterpret_cast<const char *>(map.values.data());
+      if (maps.is_open() && !maps.write(bytes, static_cast<std::streamsize>(map.values.size()))) {
+        throw std::runtime_error(std::string(argv[4]) + " cannot be written: is the disk full?");
       }
     }
     if (read != 0) {
