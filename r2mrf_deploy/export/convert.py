@@ -203,7 +203,8 @@ class _Conversion:
 
     def _inputs(self, photographs: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
         spec = self.contract.inputs[0]
-        if spec.layout is None or len(self.contract.inputs) > 1:
+        takes_bytes = spec.dtype == "uint8" and spec.shape[3:] == [3]  # which need no word on how
+        if len(self.contract.inputs) > 1 or (spec.layout is None and not takes_bytes):
             path = self.source.path
             raise UsageError(f"{path} does not say how its input takes a photograph: run `r2mrf adopt` on it first")
         profile = self.contract.profile(spec.name)
