@@ -19,6 +19,7 @@ from r2mrf_deploy.cli import (  # the order of their commands in --help
     make,
     make_cheaper,
     measure,
+    measure_maps,
     predict,
     serve,
     train,
@@ -39,7 +40,7 @@ from r2mrf_deploy.cli.help import ANYWHERE
 from r2mrf_deploy.errors import INTERRUPTED, R2mrfError, UsageError
 from r2mrf_deploy.wording import masked, plain
 
-__all__ = ["main", "make", "make_cheaper", "measure", "predict", "serve", "train", "use"]
+__all__ = ["main", "make", "make_cheaper", "measure", "measure_maps", "predict", "serve", "train", "use"]
 
 _LOG = logging.getLogger(__name__)
 
