@@ -1,7 +1,7 @@
-"""Lower a graph to opset 17, the last that TensorRT 8.6 (and so a GTX 1080 Ti) reads.
+"""Lower a graph from opset 18 to 17, the last that TensorRT 8.6 (and so a GTX 1080 Ti) reads.
 
-PyTorch's exporter writes opset 18 and later. onnx's version converter does the lowering, but it fails on attributes that
-opset 17 does not have, even if they only state a default. Those are removed before and after.
+PyTorch's exporter writes opset 18 and later. onnx's version converter lowers a Resize only since onnx 1.23, and earlier ones
+lose weights. Few operators differ between the two opsets, and of those the networks use what both have.
 """
 
 from __future__ import annotations
@@ -9,39 +9,68 @@ from __future__ import annotations
 from copy import deepcopy
 
 import onnx
-from onnx import version_converter
+from onnx import helper, numpy_helper
 
 from r2mrf_deploy.errors import GraphError, first_line
 
 LOWEST, LOWEST_TRACED, HIGHEST = 17, 18, 23
 
-# operator -> attributes that opset 18 added, with the value for which opset 17 does the same
-_NEW_IN_18: dict[str, dict[str, int | bytes]] = {
-    **{op: {"noop_with_empty_axes": 0} for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")},
+_REDUCTIONS = {
+    f"Reduce{which}" for which in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+}
+"""Their axes are an attribute in opset 17, and an input in opset 18."""
+# operator that opset 18 changed -> attributes that it added, with the value for which opset 17 does the same
+_ADDED: dict[str, dict[str, int | bytes]] = {
+    **{name: {"noop_with_empty_axes": 0} for name in _REDUCTIONS},
+    "Pad": {},
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
+    "ScatterElements": {"reduction": b"none"},
+    "ScatterND": {"reduction": b"none"},
+    "Split": {},  # and the number of its outputs
 }
 
 
-def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The model at a lower opset.
+def lower(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model at opset 17.
+
+    Args:
+        model: at opset 18, without nested graphs.
 
     Raises:
-        GraphError: it uses something that the lower opset does not have.
+        GraphError: it uses something that opset 17 does not have.
     """
     lowered = deepcopy(model)
-    _drop_defaults(lowered)
+    (standard,) = (each for each in lowered.opset_import if not each.domain)
+    standard.version = LOWEST
+    constants = {tensor.name: tensor for tensor in lowered.graph.initializer}
+    moved = set()
+    for node in lowered.graph.node:
+        if node.op_type in _ADDED:
+            _drop_defaults(node)
+        elif not node.domain and onnx.defs.get_schema(node.op_type, LOWEST_TRACED).since_version == LOWEST_TRACED:
+            raise _refused(f"it has {node.op_type}")
+        if node.op_type in _REDUCTIONS and len(node.input) > 1 and (name := node.input.pop()):
+            if name not in constants:
+                raise _refused(f"the axes of {node.op_type} are computed")
+            axes = numpy_helper.to_array(constants[name]).tolist()
+            node.attribute.append(helper.make_attribute("axes", axes, attr_type=onnx.AttributeProto.INTS))
+            moved.add(name)
+    for name in moved.difference(*(node.input for node in lowered.graph.node)):
+        lowered.graph.initializer.remove(constants[name])
     try:
-        lowered = version_converter.convert_version(lowered, opset)
-        _drop_defaults(lowered)
-        onnx.checker.check_model(lowered)
-    except Exception as e:  # the converter's exceptions and the checker's share no base class
-        raise GraphError(f"this network cannot be written at opset {opset}: {first_line(e)}") from None
+        onnx.checker.check_model(lowered)  # it finds what else opset 18 added: attributes and inputs
+    except onnx.checker.ValidationError as e:
+        raise _refused(first_line(e)) from None
     return lowered
 
 
-def _drop_defaults(model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        defaults = _NEW_IN_18.get(node.op_type, {})
-        kept = [a for a in node.attribute if defaults.get(a.name) != onnx.helper.get_attribute_value(a)]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+def _drop_defaults(node: onnx.NodeProto) -> None:
+    defaults = {"num_outputs": len(node.output)} if node.op_type == "Split" else _ADDED[node.op_type]
+    for attribute in [a for a in node.attribute if a.name in defaults]:
+        if (value := helper.get_attribute_value(attribute)) != defaults[attribute.name]:
+            raise _refused(f"{node.op_type} has the {attribute.name} {value!r}")
+        node.attribute.remove(attribute)
+
+
+def _refused(why: str) -> GraphError:
+    return GraphError(f"this network cannot be written at opset {LOWEST}: {why}; give `opset` {LOWEST_TRACED}")

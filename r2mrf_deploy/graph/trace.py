@@ -74,7 +74,7 @@ def trace(
         _drop_notes(model)
         light, _ = onnxsim.simplify(apart.inputs(model, large=apart.is_placeholder))
     if opset < opsets.LOWEST_TRACED:
-        light = opsets.lower(light, opset)
+        light = opsets.lower(light)
     if dynamic:
         _name_free_dimensions(light)
     model = apart.initializers(checked(light), model, large=apart.is_placeholder)
