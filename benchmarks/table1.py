@@ -30,6 +30,7 @@ from r2mrf_deploy.baselines import BASELINES
 from r2mrf_deploy.checkpoint_files import is_checkpoint
 from r2mrf_deploy.datasets import KNOWN, Dataset, read_dataset
 from r2mrf_deploy.metrics import average, judge
+from r2mrf_deploy.report import table1
 
 WITHIN = 0.05
 """A difference in F below which the table counts as reproduced."""
@@ -89,11 +90,9 @@ _OPEN: dict[str, Any] = {}
 
 
 def _begin(data: Dataset, files: Sequence[Path]) -> None:
-    own = [name for name in protocols.TABLE1.values() if name in BASELINES]
-    names = [*evaluation.families(files), *own]
     stack = ExitStack()
-    methods = stack.enter_context(evaluation.opened(files, baselines=own))
-    _OPEN.update(data=data, methods=dict(zip(names, methods, strict=True)), stack=stack)
+    methods = stack.enter_context(evaluation.opened(files, baselines=table1.BASELINES_OF_IT))
+    _OPEN.update(data=data, methods={method.computed_by: method for method in methods}, stack=stack)
 
 
 def _judged(number: int) -> Judged:

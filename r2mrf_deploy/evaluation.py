@@ -52,6 +52,8 @@ class Method:
     runtime: str
     size: str = ""
     """Of the input that the photographs lie in, in words; empty if it is not known."""
+    computed_by: str | None = None
+    """The network or the baseline, if it is known."""
     artifact: Path | None = None
     """The artifact that computes the map, where its manifest can keep the scores."""
 
@@ -66,6 +68,8 @@ class Evaluation:
     runtime: str
     size: str
     """Of the input that the photographs lay in, in words."""
+    computed_by: str | None
+    """The network or the baseline, if it is known."""
     scores: Scores
     curves: Curves
     photographs: dict[str, Scores]
@@ -125,7 +129,8 @@ def _averaged(
         photographs = {name: scores for name, (scores, _) in row.items()}
         method = methods[index]
         averaged = average(list(row.values()))
-        evaluations.append(Evaluation(title, index, method.runtime, method.size, *averaged, photographs))
+        about = (method.runtime, method.size, method.computed_by)
+        evaluations.append(Evaluation(title, index, *about, *averaged, photographs))
     return evaluations
 
 
@@ -213,7 +218,7 @@ def opened(
                 continue
             predictor = prepared(stack.enter_context(_predictor(stack, source, runtime, trust, chosen, size)), source)
             file = None if is_checkpoint(source) or steps or branches or flip else source
-            about = (predictor.runner.runtime, predictor.size)
+            about = (predictor.runner.runtime, predictor.size, predictor.network)
             methods.append(Method(_alone(name, predictor), *about, file))
             if branches:
                 if not (sides := _of_last_step(predictor)):
@@ -226,22 +231,8 @@ def opened(
             words = own if size is None else stretched_in_words(size)
             for name in baselines:
                 how = "learned" if name in registry.LEARNED else "no training"
-                methods.append(Method(_alone(name, _resized(registry.get(name), size)), how, words))
+                methods.append(Method(_alone(name, _resized(registry.get(name), size)), how, words, name))
         yield methods
-
-
-def families(sources: Sequence[Path], **loading: Unpack[Loading]) -> list[str]:
-    """The network of each artifact and checkpoint; empty where an artifact does not say."""
-    return [_family(source, loading) for source in sources]
-
-
-def _family(source: Path, loading: Loading) -> str:
-    if is_checkpoint(source):
-        from r2mrf_deploy.checkpoint import Checkpoint
-
-        return Checkpoint.load(source, **loading).network
-    contract = Artifact.open(source).contract
-    return (contract and contract.network) or ""
 
 
 def _alone(title: str, call: Callable[[np.ndarray], np.ndarray]) -> Maps:
@@ -300,7 +291,7 @@ def _ablations(
     checkpoint = Checkpoint.load(source, **chosen.loading)
     predictor = prepared(Predictor.of(stack.enter_context(PyTorchRunner(checkpoint, all_steps=True))), source)
     network = checkpoint.module()
-    made, sides, about = [], [], ("pytorch", predictor.size)
+    made, sides, about = [], [], ("pytorch", predictor.size, predictor.network)
     if steps and 1 in network.steps_range:
         for t in range(1, network.default_steps + 1):
             runner = stack.enter_context(PyTorchRunner(checkpoint, steps=t))

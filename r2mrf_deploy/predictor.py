@@ -46,6 +46,8 @@ class Predictor:
     The two are computed one after the other even where the artifact has a batch of several. Only then is the map of the
     mirrored photograph exactly the mirrored map: runtimes may round differently at another place in a batch.
     """
+    network: str | None = None
+    """The name of the network, if the artifact or the checkpoint says it."""
 
     @classmethod
     def open(
@@ -87,8 +89,9 @@ class Predictor:
     def of(cls, runner: Runner, contract: Contract | None = None, *, flip: bool = False) -> Predictor:
         """Feed a runner as its artifact's contract says, or if it has none as its checkpoint says."""
         if contract is None:
-            return cls(runner, runner.preprocess or NEUTRAL, flip=flip)
-        return cls(runner, contract.preprocess or NEUTRAL, contract.profile(runner.inputs[0].name), flip)
+            return cls(runner, runner.preprocess or NEUTRAL, flip=flip, network=runner.network)
+        profile = contract.profile(runner.inputs[0].name)
+        return cls(runner, contract.preprocess or NEUTRAL, profile, flip, contract.network)
 
     def stretched(self, size: tuple[int, int]) -> Predictor:
         """The same runner, with every photograph stretched to one height and width, whatever the artifact or the checkpoint

@@ -98,19 +98,18 @@ def evaluate(
     as_json: flags.Json = False,
 ) -> None:
     """Evaluate maps on photographs with masks."""
-    from r2mrf_deploy import baselines as registry
     from r2mrf_deploy import evaluation, protocols
     from r2mrf_deploy.datasets import polarity, read_dataset
     from r2mrf_deploy.report import evaluation_files, tables
     from r2mrf_deploy.report import table1 as comparison
 
     if table1:
-        if baselines or steps or branches or protocol not in (None, "r2mrf"):
+        if baselines or steps or branches or protocol not in (None, comparison.PROTOCOL.name):
             raise UsageError(
                 "`table1` has its own baselines, `protocol` r2mrf and no parts of maps: leave out --baseline, `steps`, "
                 "`branches` and other protocols"
             )
-        protocol, baselines = "r2mrf", [name for name in protocols.TABLE1.values() if name in registry.BASELINES]
+        protocol, baselines = comparison.PROTOCOL.name, list(comparison.BASELINES_OF_IT)
     chosen = None if protocol is None else protocols.get(protocol)
     scored = protocols.positive_class(chosen, positive)
     photographs = read_dataset(
@@ -119,7 +118,6 @@ def evaluate(
     )  # fmt: skip
     printed = protocols.table1(photographs.published) if table1 else []
     loading = flags.loading(network, settings, weights_key, rename)
-    families = [*evaluation.families(sources or [], **loading), *(baselines or [])] if table1 else []
     evaluation_files.check(output, markdown, latex)
     opening = evaluation.opened(
         sources or [], runtime=runtime, baselines=baselines or [], steps=steps, branches=branches, trust=trust,
@@ -135,16 +133,16 @@ def evaluate(
 
     def sheet(rows: list[Evaluation]) -> Sheet:
         if table1:
-            return comparison.sheet(comparison.lines(rows, families, printed))
+            return comparison.sheet(comparison.lines(rows, printed))
         return tables.protocol_table(rows, chosen, published) if chosen else tables.evaluation_table(rows)
 
     def notes(rows: list[Evaluation]) -> list[str]:
-        absent = comparison.missing(comparison.lines(rows, families, printed)) if table1 else []
+        absent = comparison.missing(comparison.lines(rows, printed)) if table1 else []
         done = len(rows[0].photographs)
         return absent + (tables.protocol_lines(chosen, published, photographs, done) if chosen else [])
 
     def compared(rows: list[Evaluation]) -> dict[str, Any]:
-        return {"table1": [each.to_dict() for each in comparison.lines(rows, families, printed)]} if table1 else {}
+        return {"table1": [each.to_dict() for each in comparison.lines(rows, printed)]} if table1 else {}
 
     def show(rows: list[Evaluation]) -> None:
         if as_json:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from r2mrf_deploy.protocols import Published
 
 PROTOCOL = PROTOCOLS["r2mrf"]
+BASELINES_OF_IT = tuple(name for name in TABLE1.values() if name in BASELINES)
+"""The baselines that compute rows of the table. The other rows need a checkpoint or an artifact of a network."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +38,18 @@ class Line:
         }
 
 
-def lines(rows: Sequence[Evaluation], families: Sequence[str], published: Sequence[Published]) -> list[Line]:
+def lines(rows: Sequence[Evaluation], published: Sequence[Published]) -> list[Line]:
     """The lines of the table, in the paper's order, then the rows of methods that are not in it.
 
     Args:
-        rows: what was measured.
-        families: for each method of the rows, the name of its network or baseline.
+        rows: what was measured. A row belongs to the line of the network or the baseline that computed it.
         published: the rows that the paper prints.
     """
     found = []
     for printed in published:
-        own = [row for row in rows if families[row.method] == TABLE1[printed.method]]
+        own = [row for row in rows if row.computed_by == TABLE1[printed.method]]
         found += [Line(printed, row) for row in own] or [Line(printed, None)]
-    return found + [Line(None, row) for row in rows if families[row.method] not in TABLE1.values()]
+    return found + [Line(None, row) for row in rows if row.computed_by not in TABLE1.values()]
 
 
 def sheet(found: Sequence[Line]) -> Sheet:

@@ -176,6 +176,8 @@ class Runner(AbstractContextManager["Runner"]):
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess | None = None
     """What a checkpoint says of its photographs; an artifact's contract says it otherwise."""
+    network: str | None = None
+    """The network of a checkpoint, as `preprocess`."""
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Compute the outputs.

@@ -69,21 +69,25 @@ def test_other_datasets_are_refused(dataset: str) -> None:
         protocols.table1(dataset)
 
 
-def _measured(data: Dataset, names: list[str]) -> list[Evaluation]:
-    def named(name: str) -> Method:
-        return Method(lambda image: {name: image.mean(2, dtype=np.float32) / 255}, "none", "as it is")
+def _measured(data: Dataset, methods: dict[str, str | None]) -> list[Evaluation]:
+    """Rows of these names, and of what computed them."""
 
-    return evaluate([named(name) for name in names], data)
+    def named(name: str, computed_by: str | None) -> Method:
+        return Method(lambda image: {name: image.mean(2, dtype=np.float32) / 255}, "none", "as it is", computed_by)
+
+    return evaluate([named(*each) for each in methods.items()], data)
 
 
 def test_rows_find_their_figures_by_network(data: Dataset) -> None:
     """Two of one network are two lines; one that the paper does not have is the last; the others stay empty."""
-    rows = _measured(data, ["mine.pth", "lbp", "yours.onnx", "other.onnx"])
-    found = table1.lines(rows, ["r2mrf", "lbp", "r2mrf", "br2net"], protocols.table1("cuhk"))
+    rows = _measured(
+        data, {"mine.pth": "r2mrf", "lbp": "lbp", "yours.onnx": "r2mrf", "other.onnx": "br2net", "unknown.onnx": None}
+    )
+    found = table1.lines(rows, protocols.table1("cuhk"))
     titles = [None if each.printed is None else each.printed.method for each in found]
-    assert titles == [*ORDER, "R²MRF", None]
+    assert titles == [*ORDER, "R²MRF", None, None]
     own = [None if each.own is None else each.own.name for each in found]
-    assert own == [None] * 5 + ["lbp"] + [None] * 5 + ["mine.pth", "yours.onnx", "other.onnx"]
+    assert own == [None] * 5 + ["lbp"] + [None] * 5 + ["mine.pth", "yours.onnx", "other.onnx", "unknown.onnx"]
     assert [line.partition(" has no figures")[0] for line in table1.missing(found)] == ORDER[:5] + ORDER[6:11]
     assert "the network defusionnet" in table1.missing(found)[-1]
     document = found[5].to_dict()
@@ -155,7 +159,7 @@ def test_the_benchmark_measures_the_nine(data: Dataset) -> None:
     assert [row["method"] for row in found["rows"]] == ORDER
     assert all("f" in row and row["seconds"] >= 0 for row in found["rows"][:9])
     assert not any("f" in row for row in found["rows"][9:])
-    (own,) = _measured(data, ["x"])
+    (own,) = _measured(data, {"x": None})
     red = evaluate([Method(lambda i: {"x": (i[:, :, 0] / 255).astype(np.float32)}, "none")], data)[0].scores
     assert found["rows"][0]["f"] == pytest.approx(red.f_adaptive, abs=1e-4) != own.scores.f_adaptive
     assert found["rows"][0]["within"] is bool(abs(red.f_adaptive - 0.731) <= 0.05)

@@ -87,7 +87,7 @@ class PyTorchCUDA(Runtime):
             cuda_graph=self.variant.cuda_graph,
             options=options,
         )
-        runner.preprocess = loaded.preprocess
+        runner.preprocess, runner.network = loaded.preprocess, loaded.network
         return runner
 
 

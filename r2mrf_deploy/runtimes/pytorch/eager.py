@@ -107,7 +107,7 @@ class PyTorchRunner(ProgramRunner):
             super().__init__("pytorch", widened(module), inputs, doubles(outputs), "eager FP64", threads)
         else:
             super().__init__("pytorch", module, inputs, outputs, "eager FP32", threads)
-        self.preprocess = checkpoint.preprocess
+        self.preprocess, self.network = checkpoint.preprocess, checkpoint.network
 
 
 def widened(module: nn.Module) -> Program:
