@@ -28,10 +28,14 @@ RUN = (
 )
 """What works with the extra `cpu` or `gpu`."""
 EXPORT = (
-    "init r2mrf-edge -o edge.pth",
-    "export edge.pth -o edge.onnx --size 96x96",
-    "parity edge.pth edge.onnx",
-    "predict r2mrf-edge demo.png -o maps",
+    "init r2mrf-r50 -o r50.pth",
+    "export r50.pth -o r50.onnx --size 96x96",
+    "export r2mrf-edge -o edge.onnx --size 96x96",
+    "export r2mrf-edge -o free.onnx --dynamic",
+    "parity r2mrf-edge edge.onnx",
+    "convert edge.onnx -o edge-fp16.onnx --precision fp16",
+    "convert edge.onnx -o edge-int8.onnx --precision int8 --calibration .",
+    "predict edge-int8.onnx demo.png -o maps",
 )
 """What works with the extra `export` too."""
 LOOK = """
