@@ -287,6 +287,9 @@ def adopt(
         str | None, Option("--map", metavar="NAME", help="The output that is the map; by default the only one.")
     ] = None,
     logits: Annotated[bool, Option("--logits", help="The output is the map's logits: add a sigmoid.")] = False,
+    size: Annotated[
+        str | None, Option(metavar="HxW", help="Input size in pixels, where the model leaves it free.")
+    ] = None,
     as_json: flags.Json = False,
 ) -> None:
     """Make an artifact of another tool's ONNX model."""
@@ -294,8 +297,9 @@ def adopt(
 
     with shown_progress() as progress:
         done = adopt_artifact(
-            model, output, normalize=normalize, map_output=map_output, logits=logits, progress=progress
-        )
+            model, output, normalize=normalize, map_output=map_output, logits=logits,
+            size=flags.parse_size(size) if size else None, progress=progress,
+        )  # fmt: skip
     if as_json:
         print_json({"file": str(done.path), "inputs": done.manifest.inputs, "outputs": done.manifest.outputs})
         return

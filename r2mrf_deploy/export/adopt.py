@@ -15,10 +15,10 @@ from onnx_ir.passes import common
 
 from r2mrf_deploy import environment, runtimes
 from r2mrf_deploy.artifact import Artifact, publish
-from r2mrf_deploy.errors import CheckFailed, UsageError, did_you_mean
+from r2mrf_deploy.errors import ArtifactError, CheckFailed, UsageError, did_you_mean
 from r2mrf_deploy.export import onnx
 from r2mrf_deploy.export.base import Exported
-from r2mrf_deploy.graph import files
+from r2mrf_deploy.graph import files, interface
 from r2mrf_deploy.manifest import NEUTRAL, Contract, Preprocess, TensorSpec
 from r2mrf_deploy.networks.base import IMAGENET
 from r2mrf_deploy.parity.compare import photographs_for, sample_inputs
@@ -41,6 +41,7 @@ def adopt_artifact(
     normalize: str = "imagenet",
     map_output: str | None = None,
     logits: bool = False,
+    size: tuple[int, int] | None = None,
     progress: ProgressCallback = silent,
 ) -> Exported:
     """Make an artifact of an ONNX model that takes a photograph and gives one map.
@@ -53,12 +54,14 @@ def adopt_artifact(
             `0.5,0.5,0.5/0.25,0.25,0.25`.
         map_output: the name of the output that is the map; by default the only one.
         logits: the output is the map's logits: a sigmoid is added.
+        size: (height, width) in pixels of the input, where the model leaves them free. Photographs are stretched to it. By
+            default they stay free.
 
     Raises:
         InputError: no such file.
         UsageError: the model is an artifact already, an argument is wrong, or it is no model from a photograph to a map.
         GraphError: the model is damaged.
-        CheckFailed: the map of a photograph is not finite or not within 0..1. Nothing is written.
+        CheckFailed: a photograph cannot be computed, or its map is not finite or not within 0..1. Nothing is written.
         ArtifactError: the file cannot be written.
     """
     path = Path(output)
@@ -72,6 +75,8 @@ def adopt_artifact(
     if path.resolve() == source.path.resolve():
         raise UsageError(f"`output` {path} would overwrite the model that it is made from: name another file")
     proto = files.read(source.path)
+    if size is not None:
+        _fix(proto, size)
     takes, gives = _input(proto), _output(proto, map_output)
     edited = ir.from_proto(proto)
     takes = _as_ours(edited, takes)
@@ -106,6 +111,27 @@ def _input(model: onnx_package.ModelProto) -> TensorSpec:
             f"this has {has}"
         )
     return spec
+
+
+def _fix(model: onnx_package.ModelProto, size: tuple[int, int]) -> None:
+    """Give the input one photograph of a size, and the output what follows from it."""
+    spec = _input(model)
+    batch = spec.shape[0] if isinstance(spec.shape[0], int) else 1
+    shape = (batch, 3, *size) if spec.shape[1] == 3 else (batch, *size, 3)
+    if any(isinstance(has, int) and has != side for has, side in zip(spec.shape, shape, strict=True)):
+        raise UsageError(f"`size` {size[0]}x{size[1]}: the input is {spec}, and cannot have another size; leave it out")
+    consistent = interface.infer(model).level
+    (given,) = (value for value in model.graph.input if value.name == spec.name)
+    for dim, side in zip(given.type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = side
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    found = interface.infer(model)
+    if found.level > consistent:
+        raise UsageError(f"`size` {size[0]}x{size[1]}: the model cannot compute it: {found.error}")
+    del model.graph.output[:], model.graph.value_info[:]
+    model.graph.output.extend(found.model.graph.output)
 
 
 def _output(model: onnx_package.ModelProto, name: str | None) -> TensorSpec:
@@ -188,8 +214,17 @@ def _preprocess(text: str) -> Preprocess:
 def _refuse_other_values(artifact: Artifact, contract: Contract) -> None:
     (spec,) = contract.inputs
     (array,) = sample_inputs(spec, contract.preprocess, photographs_for(None)[:1])
-    with runtimes.open(artifact, runtimes.nearest("fp32").name) as runner:
-        found = runner.run({spec.name: array})["map"]
+    try:
+        with runtimes.open(artifact, runtimes.nearest("fp32").name) as runner:
+            found = runner.run({spec.name: array})["map"]
+    except ArtifactError as e:
+        free = any(not isinstance(side, int) for side in spec.shape[1:])
+        cure = (
+            "; if not every height and width is possible, as in many networks, set `size` to one that is"
+            if free
+            else ""
+        )
+        raise CheckFailed(f"{e}; its input was {list(array.shape)}{cure}; nothing was written") from None
     if not np.isfinite(found).all():
         raise CheckFailed("the map of a photograph is not finite: nothing was written")
     if found.min() < -MARGIN or found.max() > 1 + MARGIN:

@@ -158,6 +158,52 @@ def test_what_does_not_fit_is_refused(form: str, options: dict[str, str], messag
     assert {p.name for p in tmp_path.iterdir()} == {"saliency.onnx"}
 
 
+def unet(folder: Path) -> Path:
+    """Any batch, and any even height and width."""
+    rng = np.random.default_rng(5)
+    shapes = {"w0": (8, 3, 3, 3), "w1": (8, 8, 2, 2), "w2": (1, 16, 1, 1)}
+    weights = [
+        numpy_helper.from_array((rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32), n)
+        for n, s in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["photo", "w0"], ["full"], pads=[1] * 4),
+        helper.make_node("MaxPool", ["full"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("ConvTranspose", ["half", "w1"], ["again"], strides=[2, 2]),
+        helper.make_node("Concat", ["full", "again"], ["both"], axis=1),
+        helper.make_node("Conv", ["both", "w2"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["saliency"]),
+    ]
+    taken = helper.make_tensor_value_info("photo", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    given = helper.make_tensor_value_info("saliency", TensorProto.FLOAT, ["n", 1, "h", "w"])
+    model = helper.make_model(
+        helper.make_graph(nodes, "unet", [taken], [given], weights),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, folder / "unet.onnx")
+    return folder / "unet.onnx"
+
+
+def test_a_free_size_that_must_be_even_can_be_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, mine = unet(tmp_path), tmp_path / "mine.onnx"
+    assert main(["adopt", str(model), "-o", str(mine)]) == 1  # a sample photograph has an odd height
+    assert "set --size to one that is; nothing was written" in capsys.readouterr().err
+    assert main(["adopt", str(model), "-o", str(mine), "--size", "47x64"]) == 2
+    assert "--size 47x64: the model cannot compute it" in capsys.readouterr().err
+    assert not mine.exists()
+    done = adopt_artifact(model, mine, normalize="unit", size=SIZE)
+    assert (done.manifest.inputs[0].shape, done.manifest.outputs[0].shape) == ([1, 3, *SIZE], [1, 1, *SIZE])
+    photograph = images.resize(photographs_for(None)[0], SIZE)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"photo": (photograph.astype(np.float32) / np.float32(255)).transpose(2, 0, 1)[None]})[0]
+    with Predictor.open(mine) as predictor:
+        np.testing.assert_allclose(predictor(photograph), wanted[0, 0], atol=1e-6)
+    assert wanted.std() > 0.01, "a flat map proves nothing"
+    with pytest.raises(UsageError, match=r"`size` 64x48: the input is .*, and cannot have another size"):
+        adopt_artifact(saliency(tmp_path), tmp_path / "other.onnx", size=(SIZE[1], SIZE[0]))
+
+
 def test_the_model_itself_is_never_replaced(tmp_path: Path) -> None:
     model = saliency(tmp_path)
     before = model.read_bytes()
