@@ -157,6 +157,7 @@ constraints: $(RELEASE)/.ready
 
 lower-bounds: $(RELEASE)/.ready
 	$(RELEASE)/bin/python release/lower_bounds.py
+	$(RELEASE)/bin/python release/lower_bounds.py --extras cpu,export,openvino
 
 gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/first_minutes.py --folder out/gpu --output benchmarks/results

@@ -19,25 +19,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-RUN = (
-    "--version",
-    "doctor",
-    "inspect r2mrf-lite",
-    "predict demo.png -o maps",
-    "bench r2mrf-lite --iterations 3 --duration 0 --warmUp 0",
+USES: tuple[tuple[set[str], tuple[str, ...]], ...] = (
+    (
+        set(),
+        (
+            "--version",
+            "doctor",
+            "inspect r2mrf-lite",
+            "predict demo.png -o maps",
+            "bench r2mrf-lite --iterations 3 --duration 0 --warmUp 0",
+        ),
+    ),
+    (
+        {"export"},
+        (
+            "init r2mrf-r50 -o r50.pth",
+            "export r50.pth -o r50.onnx --size 96x96",
+            "export r2mrf-edge -o edge.onnx --size 96x96",
+            "export r2mrf-edge -o free.onnx --dynamic",
+            "parity r2mrf-edge edge.onnx",
+            "convert edge.onnx -o edge-fp16.onnx --precision fp16",
+            "convert edge.onnx -o edge-int8.onnx --precision int8 --calibration .",
+            "predict edge-int8.onnx demo.png -o maps",
+        ),
+    ),
+    ({"export", "openvino"}, ("build edge.onnx -o edge.xml", "predict edge.xml demo.png -o maps")),
 )
-"""What works with the extra `cpu` or `gpu`."""
-EXPORT = (
-    "init r2mrf-r50 -o r50.pth",
-    "export r50.pth -o r50.onnx --size 96x96",
-    "export r2mrf-edge -o edge.onnx --size 96x96",
-    "export r2mrf-edge -o free.onnx --dynamic",
-    "parity r2mrf-edge edge.onnx",
-    "convert edge.onnx -o edge-fp16.onnx --precision fp16",
-    "convert edge.onnx -o edge-int8.onnx --precision int8 --calibration .",
-    "predict edge-int8.onnx demo.png -o maps",
-)
-"""What works with the extra `export` too."""
+"""Extras that are needed beside `cpu` or `gpu`, and commands that work with them."""
 LOOK = """
 from PIL import Image
 low, high = Image.open("maps/demo_map.png").convert("L").getextrema()
@@ -85,8 +93,9 @@ def install_and_use(package: Path, python: str, extras: Sequence[str], constrain
 def use(within: Path, folder: Path, extras: Sequence[str]) -> None:
     """Run the commands of what the extras make possible; a map that is flat, or PyTorch without `export`, is a failure."""
     shutil.copy(ROOT / "docs" / "demo.png", folder)
-    for command in (*RUN, *(EXPORT if "export" in extras else ())):
-        run([str(within / "r2mrf"), *command.split()], folder)
+    for needed, commands in USES:
+        for command in commands if needed <= set(extras) else ():
+            run([str(within / "r2mrf"), *command.split()], folder)
     run([str(within / "python"), "-c", LOOK], folder)
     if "export" not in extras:
         there = run(

@@ -103,6 +103,7 @@ class Frame:
 def opened(source: str, limit: float | None) -> Iterator[Reader]:
     """Open a source. Raises InputError if it cannot be read."""
     import av
+    from av.stream import Disposition
 
     name, live = masked(source), is_live(source)
     if not live and not Path(source).is_file():
@@ -114,15 +115,11 @@ def opened(source: str, limit: float | None) -> Iterator[Reader]:
         raise InputError(_refused(name, live, e)) from None
     with container:
         stream = container.streams.best("video")
-        if stream is None or stream.disposition & _ATTACHED_PICTURE:
+        if stream is None or Disposition.attached_pic in Disposition(stream.disposition):
             raise InputError(f"{name} has no video stream: name a film")
         if stream.codec_context is None:
             raise InputError(f"{name}: this PyAV has no decoder for it; convert it to H.264 first")
         yield (Live if live else Reader)(name, container, stream, limit)
-
-
-_ATTACHED_PICTURE = 1 << 10
-"""AV_DISPOSITION_ATTACHED_PIC: the cover of an album."""
 
 
 def _address(source: str) -> tuple[str, dict[str, Any]]:
