@@ -94,7 +94,7 @@ def adopt_artifact(
 
     def check(artifact: Artifact) -> list[dict[str, object]]:
         progress(Progress(f"trying {path.name} on a photograph"))
-        _refuse_other_values(artifact, contract)
+        _try_on_photograph(artifact, contract)
         return []
 
     return Exported(publish(path, lambda file: onnx.write(graph, contract, file), check))
@@ -211,7 +211,7 @@ def _preprocess(text: str) -> Preprocess:
         raise UsageError(f"`normalize` {text}: give {known}, or means/deviations: 0.5,0.5,0.5/0.25,0.25,0.25") from None
 
 
-def _refuse_other_values(artifact: Artifact, contract: Contract) -> None:
+def _try_on_photograph(artifact: Artifact, contract: Contract) -> None:
     (spec,) = contract.inputs
     (array,) = sample_inputs(spec, contract.preprocess, photographs_for(None)[:1])
     try:
@@ -219,12 +219,8 @@ def _refuse_other_values(artifact: Artifact, contract: Contract) -> None:
             found = runner.run({spec.name: array})["map"]
     except ArtifactError as e:
         free = any(not isinstance(side, int) for side in spec.shape[1:])
-        cure = (
-            "; if not every height and width is possible, as in many networks, set `size` to one that is"
-            if free
-            else ""
-        )
-        raise CheckFailed(f"{e}; its input was {list(array.shape)}{cure}; nothing was written") from None
+        cure = "if not every height and width is possible, set `size` to one that is; " if free else ""
+        raise CheckFailed(f"{e}; its input was {list(array.shape)}; {cure}nothing was written") from None
     if not np.isfinite(found).all():
         raise CheckFailed("the map of a photograph is not finite: nothing was written")
     if found.min() < -MARGIN or found.max() > 1 + MARGIN:

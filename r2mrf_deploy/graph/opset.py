@@ -1,7 +1,8 @@
 """Lower a graph from opset 18 to 17, the last that TensorRT 8.6 (and so a GTX 1080 Ti) reads.
 
-PyTorch's exporter writes opset 18 and later. onnx's version converter lowers a Resize only since onnx 1.23, and earlier ones
-lose weights. Few operators differ between the two opsets, and of those the networks use what both have.
+PyTorch's exporter writes opset 18 and later. onnx's own version converter lowers a Resize only since onnx 1.23, and that of
+onnx 1.18 loses the axes of a ReduceMean. Few operators differ between the two opsets, and of those the networks use what is
+in both.
 """
 
 from __future__ import annotations
