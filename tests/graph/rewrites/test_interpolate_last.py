@@ -128,7 +128,11 @@ def test_an_empty_batch_stays_empty(graph: Graph, apply: Any) -> None:
         assert session.run(None, {"x": np.zeros((0, 64, 4, 7), np.float32)})[0].shape == (0, 4, 12, 21)
 
 
-@pytest.mark.parametrize(("axes", "scales"), [([2], [2]), ([3], [3]), ([3, 2], [2, 3]), ([-2], [3])])
+OLD = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 24)  # the newest for Python 3.10 is 1.23
+NEGATIVE = pytest.param([-2], [3], marks=pytest.mark.skipif(OLD, reason="this ONNX Runtime knows no negative axes"))
+
+
+@pytest.mark.parametrize(("axes", "scales"), [([2], [2]), ([3], [3]), ([3, 2], [2, 3]), NEGATIVE])
 def test_scales_of_some_axes(graph: Graph, exact: Any, axes: list[int], scales: list[float]) -> None:
     text = f"""g (double[1,64,8,9] x) => (double[1,4,?,?] y) {{
         u = Resize<mode="linear", axes={axes}>(x, , k) y = Conv<pads=[1,1,1,1]>(u, w) }}"""
