@@ -47,6 +47,7 @@ KIT = (
     "artifacts.py",
     "timings.py",
     "report.py",
+    "suite.py",
     "native_stack.c",
 )
 LARGE = "libonnxruntime_providers_cuda.so"

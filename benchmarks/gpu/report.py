@@ -51,6 +51,12 @@ def table(found: list[Line], roofs: dict[str, Any], name: str) -> str:
         own = [timing for timing in timings if timing["config"] == config]
         said += [_row(m, roofs.get(config, {})) for timing in own for m in timing["measurements"]]
         said += [f"\n- {what} was not timed: {why}" for timing in own for what, why in timing["skipped"].items()]
+    for line in found:
+        if line["ok"] and "passed" in line["result"]:
+            skipped = ", ".join(dict.fromkeys(line["result"]["skipped"].values()))
+            said.append(
+                f"\n- {line['step']}: {line['result']['passed']} passed" + (f"; skipped: {skipped}" if skipped else "")
+            )
     said += [f"\n- {line['step']} failed: {line['reason']}" for line in found if not line["ok"]]
     return "\n".join(said)
 
@@ -79,8 +85,17 @@ def medians(found: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
 
 
+LIBRARIES = {
+    "aotinductor": "AOTInductor",
+    "onnxruntime-cuda": "ONNX Runtime CUDA",
+    "pytorch-cuda-compile": "PyTorch, compiled",
+    "tensorrt": "TensorRT",
+}
+"""Runtime -> what the tables call it; the others are PyTorch."""
+
+
 def _title(m: dict[str, Any]) -> str:
-    library = "ONNX Runtime CUDA" if m["runtime"].startswith("onnxruntime") else "PyTorch"
+    library = LIBRARIES.get(m["runtime"], "PyTorch")
     last = ", channels last" if "channels last" in m["device"] else ""
     graph = ", CUDA graph" if "CUDA graph" in m["name"] else ", eager" if library == "PyTorch" else ""
     return f"{library}, {m['precision'].upper()}, {m['form'] if m['form'] == 'rewritten' else 'as traced'}{last}{graph}"

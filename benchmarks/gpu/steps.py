@@ -16,7 +16,8 @@ from typing import Any
 from artifacts import export, make, minimal
 from device import card, parity, smoke
 from place import Config, Place, Result
-from timings import COMPILE, COMPILED, COMPILED_AS, GRAPHS, PYTORCH, as_modules, kernel_times, overlap, pair, timing
+from suite import files, tests
+from timings import COMPILE, GRAPHS, PAIRS, PYTORCH, SUFFIXES, kernel_times, overlap, pair, timing
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,22 @@ def steps(sizes: Sequence[tuple[int, int]], batches: Sequence[int], families: Se
     found = [Step("card", 60, card), Step("bindings", 60, smoke), Step("parity", 150, parity)]
     if "aotinductor" in families:
         found.append(Step("aotinductor-minimal", 200, minimal))
-    suffixes = [COMPILED[family][1] for family in families if family in COMPILED]
+    suffixes = list(dict.fromkeys(SUFFIXES[family] for family in families))
     for config in (Config(size, batch) for batch in batches for size in sizes):
         if "pytorch" in families:
             ways = PYTORCH if config == first else GRAPHS
             found.append(Step(f"pytorch-{config}", 120, partial(timing, config=config, ways=ways)))
-        if suffixes:
-            found.append(Step(f"export-{config}", 280, partial(export, config=config, suffixes=suffixes)))
+        found.append(Step(f"export-{config}", 280, partial(export, config=config, suffixes=suffixes)))
         for family in families:
-            for precision, graph in COMPILED_AS if family in COMPILED else ():  # a step each: a crash ends one
+            for precision, graph in PAIRS:  # a step each: a crash ends one
                 name = f"{family}-{config}-{precision}{'-graph' if graph else ''}"
                 found.append(Step(name, 90, partial(timing, config=config, ways=pair(family, precision, graph))))
     if "pytorch" in families:
-        found.append(Step(f"compile-{first}", 280, partial(timing, config=first, ways=COMPILE)))
+        for what, ways in COMPILE.items():
+            found.append(Step(f"compile-{first}-{what}", 280, partial(timing, config=first, ways=ways)))
         found.append(Step(f"streams-{first}", 90, partial(overlap, config=first)))
-        found.append(Step(f"modules-{first}", 90, partial(as_modules, config=first)))
         found.append(Step(f"kernels-{first}", 90, partial(kernel_times, config=first)))
+    found += [Step(f"tests-{name}", 300, partial(tests, name=name)) for name in files(families)]
     return found
 
 

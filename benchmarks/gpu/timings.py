@@ -7,14 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from device import milliseconds
 from place import FORMS, Config, Place, Result
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.bench import feeds
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
 from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable
-from r2mrf_deploy.graph import files
 from r2mrf_deploy.runtimes import OpenOptions
 
 
@@ -50,20 +48,34 @@ PYTORCH = (
     Way("pytorch-cuda-tf32", precision="tf32", cuda_graph=True),
 )
 GRAPHS = tuple(w for w in PYTORCH if w.cuda_graph)
-COMPILE = (*PYTORCH[:3], Way("pytorch-cuda-compile", precision="fp16"))
-COMPILED = {
-    "aotinductor": ("aotinductor", ".pt2"),
-    "onnxruntime": ("onnxruntime-cuda", ".onnx"),
-    "tensorrt": ("tensorrt", ".plan"),
+COMPILE = {
+    "checkpoint": (*PYTORCH[:3], Way("pytorch-cuda-compile", precision="fp16")),
+    "rewritten": tuple(
+        Way(runtime, "rewritten", "fp16", graph, ".onnx")
+        for runtime, graph in (
+            ("pytorch-cuda-channels-last", True),
+            ("pytorch-cuda-compile", False),
+            ("pytorch-cuda-compile", True),
+        )
+    ),
 }
-COMPILED_AS = (("fp16", True), ("fp32", True), ("fp16", False))
-"""Pairs of a precision and whether to launch a CUDA graph."""
+"""What PyTorch's compiler gains, and what it gains beside the rewrites."""
+SUFFIXES = {"pytorch": ".onnx", "aotinductor": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".plan"}
+"""Family -> the files that it opens."""
+PAIRS = (("fp16", True), ("fp32", True), ("fp16", False))
+"""A precision, and whether to launch a CUDA graph."""
 
 
 def pair(family: str, precision: str, graph: bool) -> tuple[Way, ...]:
-    """The traced and the rewritten graph: the ratio of their times is what the rewrites gain."""
-    runtime, suffix = COMPILED[family]
-    return tuple(Way(runtime, form, precision, graph, suffix) for form in FORMS)
+    """The traced and the rewritten graph: the ratio of their times is what the rewrites gain.
+
+    PyTorch has the checkpoint in place of the traced graph.
+    """
+    if family == "pytorch":
+        name = "pytorch-cuda-channels-last" if precision == "fp16" else "pytorch-cuda"
+        return Way(name, precision=precision, cuda_graph=graph), Way(name, "rewritten", precision, graph, ".onnx")
+    name = "onnxruntime-cuda" if family == "onnxruntime" else family
+    return tuple(Way(name, form, precision, graph, SUFFIXES[family]) for form in FORMS)
 
 
 ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime", "tensorrt": "tensorrt"}
@@ -97,7 +109,9 @@ def timing(place: Place, config: Config, ways: Sequence[Way], protocol: Protocol
 
 
 def _runtime(place: Place, way: Way) -> str:
-    return way.runtime if place.device == "cuda" else ON_CPU.get(way.runtime, "pytorch")
+    if place.device == "cuda":
+        return way.runtime
+    return ON_CPU.get(way.runtime, "onnxruntime" if way.suffix == ".onnx" else "pytorch")
 
 
 def _opened(
@@ -126,36 +140,6 @@ def overlap(place: Place, config: Config) -> Result:
         f"{streams} streams": timing(place, config, ways, Protocol(duration=place.seconds, streams=streams))
         for streams in (1, 2, 3)
     }
-
-
-def as_modules(place: Place, config: Config) -> Result:
-    """Milliseconds of the FP16 graphs as PyTorch modules in CUDA graphs: what the rewrites gain without a compiler."""
-    import torch
-
-    from r2mrf_deploy.graph.torch_module import to_module
-
-    found: Result = {}
-    image = torch.randint(0, 256, (config.batch, *config.size, 3), dtype=torch.uint8, device=place.device)
-    for form in FORMS:
-        module = to_module(files.read(place.artifact(config, form, place.device == "cuda", ".onnx"))).to(place.device)
-        with torch.inference_mode():
-            if place.device == "cpu":
-                found[form] = [list(output.shape) for output in module(image)]
-                continue
-            for layout in ("NCHW", "NHWC"):
-                for buffer in module.buffers() if layout == "NHWC" else ():
-                    if buffer.ndim == 4:
-                        buffer.data = buffer.data.contiguous(memory_format=torch.channels_last)
-                torch.backends.cudnn.benchmark = True
-                with torch.cuda.stream(torch.cuda.Stream()):
-                    for _ in range(3):
-                        module(image)
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    module(image)
-                found[f"{form}, {layout}"] = milliseconds(graph.replay)[15]
-    return found
 
 
 def kernel_times(place: Place, config: Config, shown: int = 25) -> Result:

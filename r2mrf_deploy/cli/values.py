@@ -18,9 +18,9 @@ PRESETS = (
     "defusionnet", "btbnet", "btbnet-1s", "btbcrl",
 )  # fmt: skip
 RUNTIMES = (
-    "pytorch", "pytorch-cuda", "pytorch-cuda-tf32", "pytorch-cuda-fp16", "pytorch-cuda-channels-last",
-    "pytorch-cuda-compile", "pytorch-cuda-graph", "aotinductor", "onnxruntime", "onnxruntime-cuda",
-    "onnxruntime-tensorrt", "openvino", "tensorrt", "executorch", "web", "web-webgpu",
+    "pytorch", "aotinductor", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino",
+    "pytorch-cuda", "pytorch-cuda-tf32", "pytorch-cuda-fp16", "pytorch-cuda-channels-last",
+    "pytorch-cuda-compile", "pytorch-cuda-graph", "tensorrt", "executorch", "web", "web-webgpu",
 )  # fmt: skip
 DATASETS = ("cuhk", "cuhk-320", "dut", "ctcug", "ebd")
 SPLITS = ("cuhk-fit", "cuhk-test", "cuhk-train", "cuhk-validation")

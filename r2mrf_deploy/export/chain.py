@@ -23,7 +23,7 @@ from r2mrf_deploy.export.check import Check
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, FormatOptions
 from r2mrf_deploy.files import refuse_unwritable, scratch
-from r2mrf_deploy.graph import cost
+from r2mrf_deploy.graph import cost, interface
 from r2mrf_deploy.graph.rewrites import optimize
 from r2mrf_deploy.graph.trace import checked, trace
 from r2mrf_deploy.manifest import Contract, RewriteRecord
@@ -192,7 +192,7 @@ def _describe(
         config=checkpoint.config.to_dict() | {"steps": deployed.steps},
         export=options.record(size, deployed.steps),
         inputs=[spec],
-        outputs=[onnx.spec(value, "NCHW") for value in model.graph.output],
+        outputs=[interface.spec(value, "NCHW") for value in model.graph.output],
         profiles={spec.name: profile} if options.dynamic else {},
         preprocess=checkpoint.preprocess.model_copy(update={"inside": options.io == "image", "fit": options.fit}),
         opset=options.opset,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -13,9 +12,9 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import GraphError
 from r2mrf_deploy.export.base import Exporter, Written
 from r2mrf_deploy.export.options import FormatOptions
-from r2mrf_deploy.graph import cost, files
+from r2mrf_deploy.graph import cost, files, interface
 from r2mrf_deploy.graph.inference import Shapes
-from r2mrf_deploy.manifest import Contract, TensorSpec
+from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.progress import ProgressCallback
 from r2mrf_deploy.runtimes.base import Availability
 
@@ -46,11 +45,10 @@ def write(model: onnx.ModelProto, contract: Contract, file: Path) -> Contract:
 
 def describe(model: onnx.ModelProto) -> Contract:
     """The contract of a graph that has none: what the graph says of itself."""
-    constants = {t.name for t in model.graph.initializer}
     return Contract(
         kind="onnx",
-        inputs=[spec(v) for v in model.graph.input if v.name not in constants],
-        outputs=[spec(v) for v in model.graph.output],
+        inputs=[interface.spec(v) for v in interface.inputs(model)],
+        outputs=[interface.spec(v) for v in model.graph.output],
         opset=opset(model),
         parameters=parameters(model),
         multiply_adds=multiply_adds(model),
@@ -71,16 +69,6 @@ def multiply_adds(model: onnx.ModelProto, shapes: Shapes | None = None) -> int |
         return cost.multiply_adds_per_image(model, shapes)
     except GraphError:
         return None
-
-
-def spec(value: Any, layout: Any = None) -> TensorSpec:
-    """An input or output of a graph. A free dimension without a name is named after its tensor and axis."""
-    tensor = value.type.tensor_type
-    known = value.type.WhichOneof("value") == "tensor_type"
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if known else value.type.WhichOneof("value")
-    dims = enumerate(tensor.shape.dim) if known else ()
-    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}" for i, d in dims]
-    return TensorSpec(name=value.name, dtype=str(dtype), shape=shape, layout=layout)
 
 
 def opset(model: onnx.ModelProto) -> int | None:

@@ -17,6 +17,24 @@ import onnx
 
 from r2mrf_deploy.errors import first_line
 from r2mrf_deploy.graph import apart
+from r2mrf_deploy.manifest import TensorSpec
+
+
+def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of a graph without its weights, which old files list among them."""
+    constants = {t.name for t in model.graph.initializer}
+    return [v for v in model.graph.input if v.name not in constants]
+
+
+def spec(value: Any, layout: Any = None) -> TensorSpec:
+    """An input or output of a graph. A free dimension without a name is named after its tensor and axis."""
+    tensor = value.type.tensor_type
+    known = value.type.WhichOneof("value") == "tensor_type"
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if known else value.type.WhichOneof("value")
+    dims = enumerate(tensor.shape.dim) if known else ()
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}" for i, d in dims]
+    return TensorSpec(name=value.name, dtype=str(dtype), shape=shape, layout=layout)
+
 
 _ATTEMPTS = ((True, True), (True, False), (False, False))
 """Whether the inference is strict, and whether it includes what outputs are declared to be: files in use may declare wrong

@@ -73,10 +73,11 @@ class _Graph(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         values = self._numbers | {name: getattr(self, buffer) for name, buffer in self._tensors.items()}
         values.update(zip(self._inputs, inputs, strict=True))
-        with inputs[0].device:  # for Range, which has no tensor to take the device from
-            for call, sources, targets in self._calls:
-                result = call(*(values[name] for name in sources))
-                values.update(zip(targets, result if isinstance(result, tuple) else (result,), strict=True))
+        for call, sources, targets in self._calls:
+            if call is _range:  # it has no tensor to take the device from
+                call = partial(call, device=inputs[0].device)
+            result = call(*(values[name] for name in sources))
+            values.update(zip(targets, result if isinstance(result, tuple) else (result,), strict=True))
         return tuple(values[name] for name in self._outputs)
 
 
@@ -105,7 +106,7 @@ def _call(node: onnx.NodeProto, operators: Operators) -> Callable[..., Value]:
         signature.bind(*node.input, **attributes)
     except TypeError as e:
         raise GraphError(f"{name} cannot be turned into PyTorch: {e}") from None
-    return partial(function, **attributes)
+    return partial(function, **attributes) if attributes else function
 
 
 def _conv(
@@ -235,11 +236,24 @@ def _squeeze(x: Value, axes: list[int] | None = None) -> Value:
     return x.squeeze() if axes is None else x.squeeze(tuple(axes))
 
 
+def _range(start: Any, end: Any, step: Any, *, device: torch.device | None = None) -> Tensor:
+    return torch.arange(start, end, step, device=device)
+
+
+_DTYPES: dict[int, torch.dtype] = {
+    getattr(onnx.TensorProto, ours): getattr(torch, theirs)
+    for ours, theirs in (
+        ("FLOAT", "float32"), ("FLOAT16", "float16"), ("BFLOAT16", "bfloat16"), ("DOUBLE", "float64"), ("BOOL", "bool"),
+        ("UINT8", "uint8"), ("INT8", "int8"), ("INT16", "int16"), ("INT32", "int32"), ("INT64", "int64"),
+    )
+}  # fmt: skip
+
+
 def _cast(x: Value, *, to: int) -> Value:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+    dtype = _DTYPES[to]
     if isinstance(x, Tensor):
-        return x.to(getattr(torch, dtype.name))
-    convert: Callable[[Any], Any] = torch.sym_float if dtype.kind == "f" else torch.sym_int
+        return x.to(dtype)
+    convert: Callable[[Any], Any] = torch.sym_float if dtype.is_floating_point else torch.sym_int
     return [convert(v) for v in x] if isinstance(x, list) else convert(x)
 
 
@@ -286,7 +300,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "MaxPool": _max_pool,
     "Mul": _arithmetic(mul),
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
-    "Range": lambda start, end, step: torch.arange(start, end, step),
+    "Range": _range,
     "ReduceMean": lambda x, axes_=None, *, axes=None, keepdims=1: x.mean(axes or axes_, bool(keepdims)),
     "Relu": lambda x: F.relu(x),
     "Reshape": _reshape,
@@ -301,7 +315,7 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "Unsqueeze": lambda x, axes: reduce(torch.unsqueeze, sorted(axes), x) if isinstance(x, Tensor) else [x],
 }
 
-SOME: dict[str, tuple[Any, ...]] = {"auto_pad": ("NOTSET", "", "SAME_UPPER")}
+SOME: dict[str, tuple[Any, ...]] = {"auto_pad": ("NOTSET", "", "SAME_UPPER"), "to": tuple(_DTYPES)}
 """Attributes that a function takes, with the values that it knows, where these are not all."""
 ONLY: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("allowzero", "antialias", "ceil_mode", "exclude_outside", "extrapolation_value"), (0,)),

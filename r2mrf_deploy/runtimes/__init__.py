@@ -36,16 +36,18 @@ __all__ = [
 # name -> (module:class or module:class:argument, suffixes of its files). If several open a suffix, the first is the default.
 _REGISTRY = {
     "pytorch": ("r2mrf_deploy.runtimes.pytorch.eager:PyTorch", checkpoint_files.SUFFIXES),
-    "pytorch-cuda": ("r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA", checkpoint_files.SUFFIXES),
-    **{
-        f"pytorch-cuda-{kind}": (f"r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:-{kind}", checkpoint_files.SUFFIXES)
-        for kind in ("tf32", "fp16", "channels-last", "compile", "graph")
-    },
     "aotinductor": ("r2mrf_deploy.runtimes.aotinductor:AOTInductor", (".pt2",)),
     "onnxruntime": ("r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCPU", (".onnx",)),
     "onnxruntime-cuda": ("r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeCUDA", (".onnx",)),
     "onnxruntime-tensorrt": ("r2mrf_deploy.runtimes.onnxruntime:OnnxRuntimeTensorRT", (".onnx",)),
     "openvino": ("r2mrf_deploy.runtimes.openvino:OpenVINO", (".xml", ".onnx")),
+    **{
+        f"pytorch-cuda{kind}": (
+            f"r2mrf_deploy.runtimes.pytorch.cuda:PyTorchCUDA:{kind}",
+            (*checkpoint_files.SUFFIXES, ".onnx"),
+        )
+        for kind in ("", "-tf32", "-fp16", "-channels-last", "-compile", "-graph")
+    },
     "tensorrt": ("r2mrf_deploy.runtimes.tensorrt.runner:TensorRT", (".plan",)),
     "executorch": ("r2mrf_deploy.runtimes.executorch:ExecuTorch", (".pte",)),
     "web": ("r2mrf_deploy.runtimes.web.runner:Web", (".html",)),

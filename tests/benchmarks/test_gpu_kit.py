@@ -279,11 +279,63 @@ def test_the_table_shows_every_measurement_beside_its_roof_and_every_failure(tmp
     assert kept["roofs"] == {"32x32-b1": {"traced-fp32": {"roof_ms": 1.0}}} and len(kept["steps"]) == 3
 
 
+def test_no_two_ways_of_running_share_a_row() -> None:
+    timings = load("timings")
+    ways = {*timings.PYTORCH, *(way for ways in timings.COMPILE.values() for way in ways)}
+    ways |= {way for family in timings.SUFFIXES for as_ in timings.PAIRS for way in timings.pair(family, *as_)}
+    ways.discard(timings.Way("pytorch-cuda-graph", precision="fp16", cuda_graph=True))  # it is this one:
+    assert timings.Way("pytorch-cuda-channels-last", precision="fp16", cuda_graph=True) in ways
+    last = ("channels-last", "compile")
+    rows = [
+        report._title(
+            {"runtime": way.runtime, "precision": way.precision, "form": way.form, "name": str(way)}
+            | {"device": "channels last" if way.runtime.endswith(last) else ""}
+        )
+        for way in ways
+    ]
+    assert len(rows) == len(set(rows)) > 20
+
+
+def test_every_step_has_a_name_of_its_own_and_they_are_those_of_the_wanted_families() -> None:
+    steps = load("steps")
+    every = [step.name for step in steps.steps([(320, 320), (427, 640)], [1, 16], list(steps.SUFFIXES))]
+    assert len(every) == len(set(every))
+    few = [step.name for step in steps.steps([(320, 320)], [1], ["pytorch"])]
+    assert set(few) < set(every) and not [name for name in few if "tensorrt" in name or "onnx" in name]
+    assert {"pytorch-320x320-b1-fp16-graph", "compile-320x320-b1-rewritten", "tests-pytorch_cuda"} < set(few)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def test_a():\n    pass\n\n@pytest.mark.skip('no card')\ndef test_b():\n    pass\n", None),
+        ("def test_a():\n    pass\n\ndef test_b():\n    assert not 1\n", "1 of 2 tests failed, the first: test_b"),
+        ("def test_a():\n    __import__('os')._exit(3)\n", "pytest did not run to its end"),
+    ],
+)  # fmt: skip
+def test_the_project_s_tests_are_steps_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str | None
+) -> None:
+    suite = load("suite")
+    assert suite.files(["pytorch", "tensorrt"]) == ["pytorch_cuda", "tensorrt", "training_cuda", "latency"]
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "FOLDER", tmp_path)
+    assert suite.files(["pytorch"]) == []  # as in a bundle
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+    (tmp_path / "test_latency.py").write_text(f"import pytest\npytestmark = pytest.mark.gpu\n\n{content}")
+    place = suite.Place(tmp_path, "cuda", "r2mrf")
+    if said is None:
+        assert suite.tests(place, "latency") == {"tests": 2, "passed": 1, "skipped": {"test_b": "no card"}}
+    else:
+        with pytest.raises(AssertionError, match=said):
+            suite.tests(place, "latency")
+
+
 @pytest.mark.artifact
 def test_the_steps_run_on_a_cpu_and_go_on_where_they_were_cut_off(tmp_path: Path) -> None:
     command = [sys.executable, str(KIT / "first_minutes.py"), "--dry-run", "--folder", str(tmp_path / "dry")]
     few = [*command, "--only", "card", "--only", "bindings", "--runtimes", "pytorch"]
-    done = subprocess.run([*few, "--only", "pytorch-*"], capture_output=True, text=True)
+    done = subprocess.run([*few, "--only", "pytorch-65x96-b1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {line["step"]: line for line in report.lines(tmp_path / "dry" / "steps.jsonl")}
     assert list(found) == ["card", "bindings", "pytorch-65x96-b1"] and all(line["ok"] for line in found.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2mrf_deploy import runtimes, sample_photographs
+from r2mrf_deploy import environment, runtimes, sample_photographs
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import now_ms
@@ -19,6 +19,12 @@ TinyOnnx = Callable[..., Path]
 IMAGE = {"image": resize(sample_photographs.sample("chelsea"), (96, 128))[None]}
 # CUDA: FP32 sums in another order, as parity allows. TensorRT: TF32's operands of 11 bits, as for PyTorch's TF32.
 TOLERANCES = {"onnxruntime-cuda": 1e-4, "onnxruntime-tensorrt": 1e-2}
+
+
+@pytest.fixture(scope="session", autouse=True)  # before anything is exported
+def device() -> None:
+    if reason := environment.cuda_driver():
+        pytest.skip(f"needs a CUDA device: {reason}")
 
 
 @pytest.fixture(params=TOLERANCES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ TOLERANCES = {"pytorch-cuda": 1e-4} | {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # before anything is exported
 def device() -> None:
     state = cuda_availability()
     if not state.ok:
@@ -41,8 +42,8 @@ def picture(height: int = 96, width: int = 128) -> dict[str, np.ndarray]:
     return {"image": resize(CAT, (height, width))[None]}
 
 
-def opened(small: Path, name: str, **options: bool) -> Runner:
-    return runtimes.open(small, name, options=OpenOptions(**options))  # type: ignore[arg-type]
+def opened(file: Path, name: str, **options: bool | None) -> Runner:
+    return runtimes.open(file, name, options=OpenOptions(**options))  # type: ignore[arg-type]
 
 
 def test_every_variant_has_a_tolerance() -> None:
@@ -68,6 +69,37 @@ def test_every_variant_can_be_a_cuda_graph(small: Path, reference: PyTorchRunner
             found = runner.run(picture(*size))["map"]
             np.testing.assert_allclose(found, reference.run(picture(*size))["map"], atol=TOLERANCES[name])
         assert runner.device.endswith(", CUDA graph")
+
+
+@pytest.mark.parametrize("cuda_graph", [None, True])
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_a_graph_gives_the_cpu_s_outputs(
+    exported: Path, converted: Callable[[str], Path], name: str, cuda_graph: bool | None
+) -> None:
+    runtime = runtimes.get(name)
+    assert isinstance(runtime, PyTorchCUDA)
+    with runtimes.open(exported, "onnxruntime") as cpu:
+        wanted = cpu.run(picture())
+    file = converted("fp16") if runtime.variant.half else exported
+    with runtimes.open(file, name, options=OpenOptions(cuda_graph=cuda_graph)) as runner:
+        for _ in range(3):
+            found = runner.run(picture())
+            for output, value in wanted.items():
+                allowed = TOLERANCES[name] * (1 if output == "map" else 10 * value.std())  # the others are logits
+                np.testing.assert_allclose(found[output], value, atol=allowed)
+        assert ("CUDA graph" in runner.device) == bool(cuda_graph or runtime.variant.cuda_graph)
+        assert "could not be captured" not in runner.device
+
+
+@pytest.mark.parametrize("cuda_graph", [None, True])
+def test_a_graph_of_free_sizes_gives_the_cpu_s_map(
+    reference: PyTorchRunner, export: Callable[..., Path], cuda_graph: bool | None
+) -> None:
+    with opened(export(dynamic=True), "pytorch-cuda", cuda_graph=cuda_graph) as runner:
+        for size in ((96, 128), (71, 97), (64, 66), (96, 128)):
+            wanted = reference.run(picture(*size))["map"]
+            for _ in range(2):
+                np.testing.assert_allclose(runner.run(picture(*size))["map"], wanted, atol=TOLERANCES["pytorch-cuda"])
 
 
 def test_tf32_is_on_where_it_is_asked_for_and_off_where_not(small: Path, reference: PyTorchRunner) -> None:

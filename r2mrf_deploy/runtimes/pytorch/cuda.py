@@ -1,6 +1,7 @@
 """PyTorch on a GPU, in the ways that people run it: FP32 and TF32, FP16, channels last, compiled, as a CUDA graph.
 
 Each is its own runtime, so that a benchmark finds out which is fastest on a GPU. They differ only in their `Variant`.
+They run checkpoints, and ONNX graphs too: the rewritten graph computes the same with less work.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from r2mrf_deploy import checkpoint_files, environment, gpus
 from r2mrf_deploy.artifact import Artifact
-from r2mrf_deploy.errors import UsageError
-from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.runtimes import specs
+from r2mrf_deploy.runtimes.base import Availability, OpenOptions, Runner, Runtime, changed
 from r2mrf_deploy.runtimes.cuda.execution_context import PREPARING
 from r2mrf_deploy.runtimes.pytorch.eager import Program, PyTorch, specs_of
 from r2mrf_deploy.runtimes.pytorch.execution_context import TorchCuda, TorchRunner
 
 if TYPE_CHECKING:
+    import onnx
+
     from r2mrf_deploy.checkpoint import Checkpoint
     from r2mrf_deploy.networks.deployed import Deployed
 
@@ -56,9 +61,13 @@ _VARIANTS = {
 
 
 class PyTorchCUDA(Runtime):
-    """PyTorch on the GPU in one of its variants; by default eager FP32 without TF32, the reference there."""
+    """PyTorch on the GPU in one of its variants; by default eager FP32 without TF32, the reference there.
 
-    suffixes = checkpoint_files.SUFFIXES
+    A checkpoint is computed in the variant's precision. A graph has its own, and is refused by the variants of another.
+    """
+
+    suffixes = (*checkpoint_files.SUFFIXES, ".onnx")
+    unsupported_precisions = frozenset({"bf16", "int8"})
     supported_options = frozenset({"cuda_graph", "spin_wait", "network", "settings", "weights_key", "rename"})
 
     def __init__(self, variant: str = "") -> None:
@@ -69,26 +78,72 @@ class PyTorchCUDA(Runtime):
     def availability(self) -> Availability:
         return triton_availability() if self.variant.compiled else cuda_availability()
 
-    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
-        from r2mrf_deploy.checkpoint import Checkpoint
-
+    def _check(self, artifact: Artifact, options: OpenOptions) -> None:
         if self.variant.cuda_graph and options.cuda_graph is False:
             raise UsageError(f"{self.name} always uses a CUDA graph: choose `runtime` pytorch-cuda-channels-last")
+        if _is_graph(artifact) and (given := [name for name in changed(options) if name in options.loading]):
+            raise UsageError(f"{artifact.path.name} is no checkpoint, so `{given[0]}` has no meaning: leave it out")
+
+    def _open(self, artifact: Artifact, options: OpenOptions) -> Runner:
+        if _is_graph(artifact):
+            return self._open_graph(artifact, options)
+        from r2mrf_deploy.checkpoint import Checkpoint
+
         loaded = Checkpoint.load(artifact.path, **options.loading)
         with PREPARING:
             module, program = make_program(loaded, self.variant, "cuda")
-        runner = TorchRunner(
+        runner = self._runner(program, *specs_of(module), options)
+        runner.preprocess, runner.network = loaded.preprocess, loaded.network
+        return runner
+
+    def _open_graph(self, artifact: Artifact, options: OpenOptions) -> Runner:
+        from r2mrf_deploy.graph import files, interface
+
+        model = files.read(artifact.path)
+        if (found := _precision(artifact, model)) != (wanted := "FP16" if self.variant.half else "FP32"):
+            cure = "convert it with `--precision fp16`" if self.variant.half else "choose `runtime` pytorch-cuda-fp16"
+            raise RuntimeUnavailable(f"{self.title} computes in {wanted}, and {artifact.path.name} in {found}: {cure}")
+        with PREPARING:
+            program = make_graph_program(model, self.variant, "cuda")
+        layouts = specs.layouts(artifact)
+        inputs, outputs = (
+            tuple(interface.spec(value, layouts.get(value.name)) for value in values)
+            for values in (interface.inputs(model), model.graph.output)
+        )
+        return self._runner(program, inputs, outputs, options)
+
+    def _runner(
+        self,
+        program: Program,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        options: OpenOptions,
+    ) -> TorchRunner:
+        return TorchRunner(
             TorchCuda(),
             program,
-            *specs_of(module),
+            inputs,
+            outputs,
             runtime=self.name,
             form=str(self.variant),
-            tf32=None if self.variant.half else self.variant.tf32,
+            # FP16 graphs may have nodes in FP32. The compiler reads PyTorch's older switches, which `precision` forbids.
+            tf32=None if self.variant.compiled else self.variant.tf32,
             cuda_graph=self.variant.cuda_graph,
             options=options,
         )
-        runner.preprocess, runner.network = loaded.preprocess, loaded.network
-        return runner
+
+
+def _is_graph(artifact: Artifact) -> bool:
+    return artifact.path.suffix.lower() == ".onnx"
+
+
+def _precision(artifact: Artifact, model: onnx.ModelProto) -> str:
+    """The precision that a graph computes in, in words: as its contract says, otherwise that of its weights."""
+    from onnx import TensorProto
+
+    if artifact.contract:
+        return artifact.precision.upper()
+    return "FP16" if any(t.data_type == TensorProto.FLOAT16 for t in model.graph.initializer) else "FP32"
 
 
 def cuda_availability() -> Availability:
@@ -175,6 +230,30 @@ def make_program(
     module.network.register_forward_hook(leave)
     # fullgraph: beyond the recompilation limit it raises, instead of silently running uncompiled
     return module, torch.compile(module, fullgraph=True) if variant.compiled else module
+
+
+def make_graph_program(model: onnx.ModelProto, variant: Variant, device: str) -> Program:
+    """An ONNX graph on a device as a program, prepared for a variant but for its precision, which is the graph's own.
+
+    Args:
+        model: with its weights loaded.
+        device: "cuda" or "cpu".
+
+    Raises:
+        GraphError: it has an operator that cannot be turned into PyTorch.
+    """
+    import torch
+
+    from r2mrf_deploy.graph.torch_module import OPERATORS, to_module
+
+    operators = dict(OPERATORS)
+    if not variant.channels_last:  # images are NHWC, and convolutions keep the layout of their input
+        operators["Transpose"] = lambda x, *, perm: x.permute(perm).contiguous()
+    module = to_module(model, operators).to(device)
+    for weight in module.buffers() if variant.channels_last else ():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return torch.compile(module, fullgraph=True) if variant.compiled else module
 
 
 def _halve(network: Any) -> None:

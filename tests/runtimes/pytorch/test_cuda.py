@@ -6,20 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from host_torch import HostTorch
 
 from r2mrf_deploy import environment, runtimes, sample_photographs
+from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import GraphError, InputError, RuntimeUnavailable, UsageError
+from r2mrf_deploy.graph import files, torch_module
 from r2mrf_deploy.images import resize
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import Availability
 from r2mrf_deploy.runtimes.pytorch import cuda
-from r2mrf_deploy.runtimes.pytorch.cuda import PyTorchCUDA, Variant, make_program
+from r2mrf_deploy.runtimes.pytorch.cuda import PyTorchCUDA, Variant, make_graph_program, make_program
 from r2mrf_deploy.runtimes.pytorch.eager import PyTorchRunner
 
 IMAGE = resize(sample_photographs.sample("chelsea"), (96, 128))[None].copy()
+Export = Callable[..., Path]
 NAMES = [n for n in runtimes.names() if n.startswith("pytorch-cuda")]
 
 
@@ -55,6 +60,111 @@ def test_a_variant_computes_the_map(small: Path, name: str, tolerance: float) ->
     with torch.inference_mode():
         program(torch.from_numpy(IMAGE))
     assert seen == [variant(name).channels_last]
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> HostTorch:
+    """The variants on host memory."""
+    host = HostTorch()
+    monkeypatch.setattr(cuda, "cuda_availability", lambda: Availability(True))
+    monkeypatch.setattr(cuda, "TorchCuda", lambda: host)
+    monkeypatch.setattr(cuda, "make_graph_program", lambda model, variant, _: make_graph_program(model, variant, "cpu"))
+    return host
+
+
+@pytest.mark.parametrize(
+    # as above; every step's logits and confidences are outputs, whose errors are measured by their spread
+    ("name", "precision", "tolerance"),
+    [
+        ("pytorch-cuda", "fp32", 1e-5),
+        ("pytorch-cuda-tf32", "fp32", 1e-5),
+        ("pytorch-cuda-fp16", "fp16", 1e-2),
+        ("pytorch-cuda-channels-last", "fp16", 1e-2),
+        ("pytorch-cuda-graph", "fp16", 1e-2),
+    ],
+)
+def test_a_graph_gives_its_outputs_by_name(
+    on_the_cpu: HostTorch, exported: Path, converted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    name: str, precision: str, tolerance: float,
+) -> None:  # fmt: skip
+    layouts, conv = [], torch_module.F.conv2d
+
+    def spied(x: torch.Tensor, *arguments: object) -> torch.Tensor:
+        if x.shape[1] > 1 and min(x.shape[2:]) > 1:  # the others are in both layouts
+            layouts.append(x.is_contiguous(memory_format=torch.channels_last))
+        return conv(x, *arguments)
+
+    monkeypatch.setattr(torch_module.F, "conv2d", spied)
+    with runtimes.open(exported, "onnxruntime") as reference:
+        wanted = reference.run({"image": IMAGE})
+    with runtimes.open(exported if precision == "fp32" else converted(precision), name) as runner:
+        for _ in range(2):
+            found = runner.run({"image": IMAGE})
+        assert runner.inputs == reference.inputs and runner.outputs == reference.outputs and len(found) > 1
+        assert runner.device == f"fake GPU, {variant(name)}" + (", CUDA graph" if name.endswith("-graph") else "")
+    assert found["map"].dtype == np.float32 and found["map"].std() > 0.05
+    for output, value in wanted.items():
+        np.testing.assert_allclose(found[output], value, atol=tolerance * (1 if output == "map" else 10 * value.std()))
+    assert (np.abs(found["map"] - wanted["map"]).max() > 1e-5) == (precision == "fp16")
+    # PyTorch joins a map of one channel, which is in both layouts, to others as NCHW: some convolutions get that
+    assert sum(layouts) > 0.8 * len(layouts) if variant(name).channels_last else not any(layouts)
+    assert on_the_cpu.live == {} and on_the_cpu.held == 0
+
+
+def test_a_graph_of_free_sizes_is_run_at_every_size(on_the_cpu: HostTorch, small: Path, export: Export) -> None:
+    whole = PyTorchRunner(Checkpoint.load(small))
+    with runtimes.open(export(dynamic=True), "pytorch-cuda", options=OpenOptions(cuda_graph=True)) as runner:
+        for height, width in ((96, 128), (71, 97), (64, 66), (96, 128)):
+            image = {"image": IMAGE[:, :height, :width].copy()}
+            np.testing.assert_allclose(runner.run(image)["map"], whole.run(image)["map"], atol=1e-5)
+        with pytest.raises(InputError, match="image must have shape"):
+            runner.run({"image": IMAGE[..., :2].copy()})
+    assert on_the_cpu.captures == 4
+
+
+def test_a_graph_of_another_precision_is_refused_with_the_cure(
+    on_the_cpu: HostTorch, exported: Path, converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare.onnx"  # without a contract
+    model = onnx.load(converted("fp16"))
+    del model.metadata_props[:]
+    onnx.save(model, bare)
+    with pytest.raises(
+        RuntimeUnavailable, match=r"graph computes in FP16, and small\.onnx in FP32: convert it with `--pre"
+    ):
+        runtimes.open(exported, "pytorch-cuda-graph")
+    for half in (converted("fp16"), bare):
+        with pytest.raises(RuntimeUnavailable, match=r"computes in FP32, and .*\.onnx in FP16: choose .*cuda-fp16"):
+            runtimes.open(half, "pytorch-cuda")
+        runtimes.open(half, "pytorch-cuda-fp16").close()
+    with pytest.raises(RuntimeUnavailable, match="has no INT8 kernels"):
+        runtimes.open(converted("int8"), "pytorch-cuda-graph")
+
+
+def test_what_is_said_of_checkpoints_has_no_meaning_for_a_graph(on_the_cpu: HostTorch, exported: Path) -> None:
+    with pytest.raises(UsageError, match=r"small\.onnx is no checkpoint, so `network` has no meaning"):
+        runtimes.open(exported, "pytorch-cuda", options=OpenOptions(network="r2mrf"))
+
+
+def test_an_operator_that_pytorch_does_not_get_is_named(on_the_cpu: HostTorch, tiny_onnx: Callable[..., Path]) -> None:
+    with pytest.raises(GraphError, match="the operator Resize cannot be turned into PyTorch"):
+        runtimes.open(tiny_onnx(), "pytorch-cuda")
+
+
+def test_libraries_for_onnx_files_come_first(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "cuda_availability", lambda: Availability(True))
+    assert runtimes.default(Artifact.open(exported)).name == "onnxruntime"
+    assert set(NAMES) < {runtime.name for runtime in runtimes.suitable(exported)}
+
+
+@pytest.mark.slow
+def test_a_compiled_graph_computes_the_same(exported: Path) -> None:
+    model = files.read(exported)
+    eager, compiled = (make_graph_program(model, Variant(compiled=c), "cpu") for c in (False, True))
+    with torch.inference_mode():
+        for found, wanted in zip(compiled(torch.from_numpy(IMAGE)), eager(torch.from_numpy(IMAGE)), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow

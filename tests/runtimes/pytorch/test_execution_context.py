@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from host_cuda import HostCuda
+from host_torch import HostTorch
 
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.manifest import TensorSpec
@@ -22,25 +22,6 @@ from r2mrf_deploy.runtimes.pytorch.execution_context import TorchRunner, precisi
 INPUT = TensorSpec(name="image", dtype="uint8", shape=["n", "h", "w", 3], layout="NHWC")
 OUTPUT = TensorSpec(name="map", dtype="float32", shape=["n", 1, "h", "w"], layout="NCHW")
 SIZES = [(1, 8, 8), (2, 32, 16), (1, 8, 8), (1, 4, 4)]
-
-
-class HostTorch(HostCuda):
-    """PyTorch on a CPU computes as it is called, so a graph here is the call."""
-
-    capturable = True
-
-    def on(self, stream: Any) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def tensor(self, address: int, shape: Sequence[int], dtype: np.dtype[Any]) -> torch.Tensor:
-        size = int(np.prod(shape)) * dtype.itemsize
-        return torch.from_numpy(self.memory(address, size).view(dtype).reshape(shape))
-
-    def capture(self, stream: Any, work: Callable[[], bool]) -> Any | None:
-        if not self.capturable:
-            return None
-        graph = super().capture(stream, work)
-        return None if graph is None else [work]
 
 
 def mean(image: torch.Tensor) -> tuple[torch.Tensor]:
