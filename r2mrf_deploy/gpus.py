@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from r2mrf_deploy.errors import UsageError, did_you_mean
@@ -200,6 +200,15 @@ def of_device(name: str, compute_capability: str) -> GPU | None:
     words = _words(name)
     fits = [g for g in GPUS.values() if g.compute_capability == compute_capability and _words(g.name) <= words]
     return max(fits, key=lambda g: len(_words(g.name)), default=None)
+
+
+def alike(name: str, compute_capability: str) -> GPU | None:
+    """A device as a class, also where the table has none for it: that of the nearest compute capability of the same major
+    version, under the device's own name; None if there is none."""
+    major = compute_capability.partition(".")[0]
+    of_major = [g for g in GPUS.values() if g.compute_capability.partition(".")[0] == major]
+    near = min(of_major, key=lambda g: abs(sm(g.compute_capability) - sm(compute_capability)), default=None)
+    return near and replace(near, title=name, compute_capability=compute_capability)
 
 
 def _words(name: str) -> set[str]:

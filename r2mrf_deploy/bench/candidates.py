@@ -70,9 +70,8 @@ class Candidate:
 
     @property
     def reason(self) -> str:
-        """`failure` in one line, with its type if it is not one of this package's."""
-        text = next((line.strip() for line in str(self.failure).splitlines() if line.strip()), "")
-        return text if isinstance(self.failure, R2mrfError) else f"{type(self.failure).__name__}: {text}"
+        """`failure`, as `worded`."""
+        return worded(self.failure)
 
     @property
     def title(self) -> str:
@@ -81,6 +80,12 @@ class Candidate:
     @property
     def inferences(self) -> int:
         return sum(map(len, self.turns))
+
+
+def worded(failure: BaseException | None) -> str:
+    """An error in one line, with its type if it is not one of this package's."""
+    text = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
+    return text if isinstance(failure, R2mrfError) else f"{type(failure).__name__}: {text}"
 
 
 def _title(name: str, runtime: str, batch: int, mode: Mode) -> str:

@@ -23,10 +23,10 @@ from typing import Any
 from r2mrf_deploy import environment, formats, runtimes, web
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.bench import feeds, power
-from r2mrf_deploy.bench.candidates import MARKS, MODES, Candidate, Measurement, Mode, Protocol
+from r2mrf_deploy.bench.candidates import MARKS, MODES, Candidate, Measurement, Mode, Protocol, worded
 from r2mrf_deploy.bench.profiling import Profile, profile
 from r2mrf_deploy.bench.summary import Summary
-from r2mrf_deploy.errors import ArtifactError, R2mrfError, RuntimeUnavailable, UsageError, did_you_mean
+from r2mrf_deploy.errors import RuntimeUnavailable, UsageError, did_you_mean
 from r2mrf_deploy.manifest import DEFAULT_SIZE
 from r2mrf_deploy.progress import Interrupted, Progress, ProgressCallback, silent, timed
 from r2mrf_deploy.runtimes import OpenOptions, Runner, Runtime, Timing
@@ -130,7 +130,7 @@ def bench_artifacts(
     opened: list[tuple[Runner, Path, Runtime, OpenOptions, Mode, int | None]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
-    unopened: R2mrfError | None = None
+    unopened: Exception | None = None
     with ExitStack() as stack:
         for artifact, runtime, kind in ((a, r, kind) for a, r in pairs for kind in MODES[mode]):
             progress(Progress(f"opening {artifact.name}"))
@@ -138,9 +138,9 @@ def bench_artifacts(
             chosen = OpenOptions(**supported | _for_mode(kind, runtime, protocol))
             try:
                 runner = stack.enter_context(runtimes.open(artifact, runtime.name, trust=trust, options=chosen))
-            except (RuntimeUnavailable, ArtifactError) as e:
+            except Exception as e:  # libraries raise their own; the others are timed all the same
                 unopened = unopened or e
-                skipped.append((f"{artifact.name} on {runtime.name}", str(e)))
+                skipped.append((f"{artifact.name} on {runtime.name}", worded(e)))
                 continue
             requests = _requests(kind, mode, runner, runtime, protocol)
             if kind == "throughput" and requests is None:

@@ -112,6 +112,10 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
             major = missing.rpartition(".")[2]
             cure = f'pip install "tensorrt=={major}.*" (no newer version), or add its folder to LD_LIBRARY_PATH'
             return Availability(False, state.version, f"{missing} does not load", cure)
+        card = gpus.alike("this GPU", environment.compute_capability() or "")
+        if state.ok and card and (wanted := _wanted_tensorrt()):
+            for refusal in gpus.refusals(card, "tensorrt", f"{wanted.rpartition('.')[2]}.0"):
+                return Availability(False, state.version, refusal, "choose `runtime` onnxruntime-cuda")
         return state
 
     def providers(self, artifact: Artifact, options: OpenOptions) -> list[Any]:
@@ -393,18 +397,23 @@ def cuda_major() -> int | None:
     return int(said) if said.isdigit() else None
 
 
-def missing_tensorrt() -> str | None:
-    """The TensorRT library that ONNX Runtime's provider needs, if it does not load here; None if it does."""
+def _wanted_tensorrt() -> str | None:
+    """The TensorRT library that ONNX Runtime's provider needs; None if there is no such provider, or if it names none."""
     import onnxruntime
 
     provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     wanted = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes()) if provider.is_file() else None
-    if wanted is None:
-        return None  # there is no such provider, or it names none: opening a session will tell
+    return wanted and wanted[0].decode()
+
+
+def missing_tensorrt() -> str | None:
+    """The TensorRT library that ONNX Runtime's provider needs, if it does not load here; None if it does."""
+    name = _wanted_tensorrt()
+    if name is None:
+        return None  # opening a session will tell
     _preload()
     with contextlib.suppress(ImportError):
         import tensorrt  # noqa: F401  importing it loads its libraries
-    name = wanted[0].decode()
     try:
         ctypes.CDLL(name)
     except OSError:

@@ -22,6 +22,7 @@ from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.report import bench_files, bench_tables
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
+from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
 
 pytestmark = pytest.mark.artifact
 
@@ -199,6 +200,28 @@ def test_options_go_to_those_who_know_them(small: Path, exported: Path) -> None:
     assert [m.flags for m in done.measurements] == [("threads",), ("threads",)]
     with pytest.raises(UsageError, match=r"`cuda_graph` is not supported by PyTorch, ONNX Runtime"):
         bench_artifacts([small, exported], (), quick, options=OpenOptions(cuda_graph=True))
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RuntimeError("libcudnn.so.9: cannot open\nmore"), "RuntimeError: libcudnn.so.9: cannot open"),
+        (MemoryError("no room"), "MemoryError: no room"),
+        (UsageError("`cuda_graph` needs fixed sizes"), "`cuda_graph` needs fixed sizes"),
+    ],
+)
+def test_what_cannot_be_opened_is_left_out_alone(
+    small: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, said: str
+) -> None:
+    def fail(*_: object) -> Runner:
+        raise raised
+
+    monkeypatch.setattr(OnnxRuntimeCPU, "_open", fail)
+    done = bench_artifacts([small, exported], (), Protocol(0, 0, 1, 1), size=(96, 128))
+    assert [m.name for m in done.measurements] == ["small.pth"]
+    assert done.skipped == [("small.onnx on onnxruntime", said)]
+    with pytest.raises(type(raised)):
+        bench_artifacts([exported], (), Protocol(0, 0, 1, 1))
 
 
 def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> None:

@@ -265,6 +265,13 @@ def test_tensorrt_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not state.ok and f"{asked[0]} does not load" == state.reason and "pip install" in state.cure
     assert asked[0].startswith("libnvinfer.so.")
     assert OnnxRuntimeTensorRT().availability().ok
+    monkeypatch.setattr(environment, "compute_capability", lambda: "6.1")
+    monkeypatch.setattr(module, "cuda_major", lambda: 12)
+    state = OnnxRuntimeTensorRT().availability()
+    assert (
+        not state.ok and "does not support Pascal" in state.reason and state.cure == "choose `runtime` onnxruntime-cuda"
+    )
+    assert OnnxRuntimeCUDA().availability().ok
 
 
 def test_options_that_mean_nothing_are_refused(tiny_onnx: TinyOnnx) -> None:

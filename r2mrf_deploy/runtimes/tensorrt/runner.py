@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from r2mrf_deploy import gpus
 from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.errors import ArtifactError, RuntimeUnavailable, UsageError, reading
 from r2mrf_deploy.files import refuse_unwritable, write_atomically
@@ -45,6 +46,10 @@ class TensorRT(Runtime):
         refusals = [refusal for flavour in found if (refusal := api.driver_refusal(flavour))]
         if len(refusals) == len(found):
             return Availability(False, version, "; ".join(refusals), api.NEWER_DRIVER, {"builds": builds})
+        card = gpus.alike(device.name, device.compute_capability)
+        unsupported = [why for flavour, v in found.items() for why in (gpus.refusals(card, flavour, v) if card else ())]
+        if len(unsupported) == len(found):
+            return Availability(False, version, "; ".join(unsupported), "see docs/gpu.md", {"builds": builds})
         details = {"builds": True, "device": device.name, "compute_capability": device.compute_capability}
         return Availability(True, version, details=details)
 

@@ -6,7 +6,7 @@ TensorRT builds only for the GPU at hand. TensorRT-RTX builds one plan for a lis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from r2mrf_deploy import gpus
 from r2mrf_deploy.errors import BuildError, RuntimeUnavailable
@@ -44,7 +44,10 @@ class Targets:
             device, why = bindings.device(), ""
         except bindings.CudaError as e:
             device, why = None, str(e)
-        return cls(api.load(wanted or _flavour(named, device)), tuple(named), device, why)
+        library = api.load(wanted or _flavour(named, device))
+        if device is not None and (refusal := api.driver_refusal(library.flavour)):
+            device, why = None, refusal  # TensorRT would crash if it were asked for anything on it
+        return cls(library, tuple(named), device, why)
 
     def refuse(self, precisions: Sequence[str]) -> None:
         """Refuse a build that must not be made. `precisions` are the types in the graph, as far as they are known.
@@ -65,7 +68,7 @@ class Targets:
             cure = 'TensorRT-RTX builds without a GPU: pip install "r2mrf-deploy[tensorrt-rtx]"'
             advised = next((gpu.advice for gpu in self.named if gpu.advice), cure)
             raise RuntimeUnavailable(
-                f"{title} builds only for the GPU at hand, and there is none ({self.why_no_device}); {advised}"
+                f"{title} builds only for a GPU at hand, and can use none here ({self.why_no_device}); {advised}"
             )
         for gpu in self.named:
             if gpu.compute_capability != device.compute_capability:
@@ -122,8 +125,8 @@ class Targets:
         device = self.device
         if device is None or (self.library.is_rtx and device.compute_capability != "7.5"):
             return ()
-        alike = [g for g in gpus.GPUS.values() if g.compute_capability == device.compute_capability]
-        return tuple(replace(g, title=device.name) for g in alike[:1])
+        alike = gpus.alike(device.name, device.compute_capability)
+        return (alike,) if alike else ()
 
 
 def _flavour(named: Sequence[GPU], device: bindings.Device | None) -> Flavour:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,27 @@ def test_a_plan_is_checked_before_the_driver_sees_it(no_device: None, plan: Path
         plan.write_bytes(content)
         with pytest.raises(R2mrfError, match=message):
             TensorRT().open(Artifact.open(plan))
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "installed", "said"),
+    [
+        ("GeForce GTX 1080 Ti", "6.1", {"tensorrt": "11.4.0"}, r"11\.4\.0 does not support Pascal .* 8\.6\.1"),
+        ("Tesla P100-PCIE-16GB", "6.0", {"tensorrt_rtx": "1.7.1"}, r"not support Pascal .* 6\.0 \(Tesla P100"),
+        ("GeForce GTX 1080 Ti", "6.1", {"tensorrt": "8.6.1"}, ""),
+        ("GeForce GTX 1080 Ti", "6.1", {"tensorrt": "8.6.1", "tensorrt_rtx": "1.7.1"}, ""),
+        ("H200", "9.0", {"tensorrt_rtx": "1.7.1"}, r"not support .* 9\.0"),
+        ("a card of the future", "14.0", {"tensorrt": "11.4.0"}, ""),
+    ],
+)
+def test_a_card_that_no_installed_tensorrt_supports_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: str, installed: dict[str, str], said: str
+) -> None:
+    monkeypatch.setattr(bindings, "device", lambda: bindings.Device(name, capability))
+    monkeypatch.setattr(api, "installed", lambda: installed)
+    monkeypatch.setattr(api, "driver_refusal", lambda flavour: None)
+    state = TensorRT().availability()
+    assert state.ok == (not said) and re.search(said, state.reason)
 
 
 def test_threads_are_not_an_option(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from r2mrf_deploy import gpus
 from r2mrf_deploy.errors import BuildError, RuntimeUnavailable
+from r2mrf_deploy.formats.plan import PlanHeader
 from r2mrf_deploy.runtimes.cuda import bindings
 from r2mrf_deploy.runtimes.tensorrt import api, targets
 from r2mrf_deploy.runtimes.tensorrt.api import Library
@@ -30,8 +31,27 @@ def test_tensorrt_builds_only_for_the_gpu_at_hand() -> None:
     native("11.4.0", "rtx3060", device=device).refuse(["fp16"])
     with pytest.raises(BuildError, match=r"`gpus` rtx4090: .*GPU at hand, a GeForce RTX 3090 \(8.6, not 8.9\)"):
         native("11.4.0", "rtx4090", device=device).refuse(["fp16"])
-    with pytest.raises(RuntimeUnavailable, match=r"there is none .*TensorRT-RTX builds without a GPU"):
+    with pytest.raises(RuntimeUnavailable, match=r"can use none here .*TensorRT-RTX builds without a GPU"):
         native("11.4.0").refuse(["fp16"])
+
+
+def test_a_gpu_whose_driver_is_too_old_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CUDA cannot start, TensorRT's objects are invalid, and the next call crashes."""
+    asked: list[Library] = []
+    monkeypatch.setattr(bindings, "device", lambda: bindings.Device("GeForce RTX 3090", "8.6"))
+    monkeypatch.setattr(api, "load", lambda flavour: Library(flavour, SimpleNamespace(__version__="11.4")))
+    monkeypatch.setattr(targets.plan_header, "parse", lambda *_: PlanHeader("tensorrt_rtx", "11.4", ()))
+    monkeypatch.setattr(targets, "achieved_precision", lambda library, plan: asked.append(library) or "fp16")
+    for driver, usable in (("it is too old", False), (None, True)):
+        monkeypatch.setattr(api, "driver_refusal", lambda flavour, driver=driver: driver)
+        rtx, native = (Targets.choose([], flavour) for flavour in ("tensorrt_rtx", "tensorrt"))
+        said = rtx.record(b"", {})
+        assert said.built_without_gpu != usable and bool(asked) == usable
+        if usable:
+            native.refuse([])
+        else:
+            with pytest.raises(RuntimeUnavailable, match=r"can use none here \(it is too old\)"):
+                native.refuse([])
 
 
 def test_a_pascal_at_hand_is_refused_fp16_and_tensorrt_10() -> None:
