@@ -10,7 +10,7 @@ from place import Place, Result
 
 from r2mrf_deploy import environment, gpus, runtimes, sample_photographs
 from r2mrf_deploy.checkpoint import Checkpoint
-from r2mrf_deploy.errors import R2mrfError
+from r2mrf_deploy.errors import R2mrfError, first_line
 from r2mrf_deploy.images import resize
 
 
@@ -53,6 +53,7 @@ def smoke(place: Place) -> Result:
     from r2mrf_deploy.runtimes.pytorch.execution_context import TorchCuda
 
     found: Result = {}
+    failed: list[Exception] = []
     makers: dict[str, Callable[[], bindings.Cuda]] = {"cuda-python": bindings.CudaPython, "pycuda": bindings.PyCuda}
     for name, make in (makers | {"torch": TorchCuda}).items():
         try:
@@ -60,9 +61,11 @@ def smoke(place: Place) -> Result:
         except ImportError:
             found[name] = "not installed"
         except (R2mrfError, RuntimeError, AssertionError) as e:
-            if place.device != "cpu":
-                raise
-            found[name] = f"not run: {str(e).splitlines()[0]}"
+            found[name] = f"not run: {first_line(e)}"
+            failed.append(e)
+        place.keep(found)
+    if failed and place.device != "cpu":
+        raise failed[0]
     return found
 
 

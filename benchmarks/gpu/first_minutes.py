@@ -86,7 +86,11 @@ def run(step: Any, folder: Path, order: dict[str, Any], limit: float) -> dict[st
         finally:
             _end(process)
     line = {"step": step.name, "ok": not reason, "seconds": time.monotonic() - started}
-    return line | ({"reason": reason} if reason else {"result": json.loads(result.read_text())})
+    if reason:
+        line["reason"] = reason
+    with contextlib.suppress(OSError, ValueError):  # of a step that failed, what it had found until then
+        line["result"] = json.loads(result.read_text())
+    return line
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,17 @@ class Place:
     settings: tuple[tuple[str, str], ...] = ()
     seconds: float = 1.0
     """How long each candidate is timed."""
+    result: Path | None = None
+    """Where this step's result is written."""
 
     def order(self) -> dict[str, Any]:
         """The fields as JSON values, for another process."""
-        return asdict(self) | {"folder": str(self.folder)}
+        return asdict(self) | {"folder": str(self.folder), "result": None}
+
+    def keep(self, found: Result) -> None:
+        """Write the result so far: what a step has found is not lost if it crashes later."""
+        if self.result:
+            self.result.write_text(json.dumps(found, default=str))
 
     @classmethod
     def ordered(cls, order: dict[str, Any]) -> Place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def main(order: dict[str, Any]) -> None:
         return
     chosen = steps([tuple(s) for s in order["sizes"]], order["batches"], order["families"])
     step = next(s for s in chosen if s.name == order["step"])
-    Path(order["result"]).write_text(json.dumps(step.run(place), default=str))
+    place = replace(place, result=Path(order["result"]))
+    place.keep(step.run(place))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from place import FORMS, Config, Place, Result
 
 from r2mrf_deploy import runtimes
 from r2mrf_deploy.bench import feeds
-from r2mrf_deploy.bench.protocol import Candidate, Protocol, measure
-from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable
+from r2mrf_deploy.bench.candidates import worded
+from r2mrf_deploy.bench.protocol import Candidate, Measurement, Protocol, measure
+from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.runtimes import OpenOptions
 
 
@@ -81,7 +82,9 @@ def pair(family: str, precision: str, graph: bool) -> tuple[Way, ...]:
 ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime", "tensorrt": "tensorrt"}
 
 
-def timing(place: Place, config: Config, ways: Sequence[Way], protocol: Protocol | None = None) -> Result:
+def timing(
+    place: Place, config: Config, ways: Sequence[Way], protocol: Protocol | None = None, *, keep: bool = True
+) -> Result:
     """Time ways of running the network side by side. The result lists those that cannot run, with the reason."""
     protocol = protocol or Protocol(duration=place.seconds)
     skipped: dict[str, str] = {}
@@ -92,20 +95,21 @@ def timing(place: Place, config: Config, ways: Sequence[Way], protocol: Protocol
             opened.append((way, candidate))
         if not opened:
             raise RuntimeUnavailable(next(iter(skipped.values()), "there is nothing to time"))
-        measured = measure([candidate for _, candidate in opened], protocol)
-    skipped |= {c.title: c.reason for _, c in opened if c.failure}
-    sound = [way for way, candidate in opened if not candidate.failure]
-    found = [
-        m.to_dict() | {"form": way.form, "precision": way.precision, "cuda_graph": way.cuda_graph}
-        for m, way in zip(measured, sound, strict=True)
-    ]
-    return {
-        "config": str(config),
-        "size": config.size,
-        "batch": config.batch,
-        "measurements": found,
-        "skipped": skipped,
-    }
+
+        def result(measured: Sequence[Measurement]) -> Result:
+            sound = [way for way, candidate in opened if not candidate.failure]
+            found = [
+                m.to_dict() | {"form": way.form, "precision": way.precision, "cuda_graph": way.cuda_graph}
+                for m, way in zip(measured, sound, strict=True)
+            ]
+            return {
+                "config": str(config), "size": config.size, "batch": config.batch, "measurements": found,
+                "skipped": skipped | {c.title: c.reason for _, c in opened if c.failure},
+            }  # fmt: skip
+
+        return result(
+            measure([c for _, c in opened], protocol, keep=lambda measured: keep and place.keep(result(measured)))
+        )
 
 
 def _runtime(place: Place, way: Way) -> str:
@@ -126,8 +130,8 @@ def _opened(
             if not file.exists():
                 raise RuntimeUnavailable(f"{file.name} was not made: see the step export-{config}")
             runner = runtimes.open(file, name, options=options)
-        except (R2mrfError, RuntimeError) as e:
-            skipped[f"{way} on {name}"] = str(e).splitlines()[0]
+        except Exception as e:  # libraries raise their own; the other ways are timed all the same
+            skipped[f"{way} on {name}"] = worded(e)
             continue
         feed = dict(feeds.sweep(runner.inputs, [config.batch], config.size, {}, {}))[config.batch]
         yield way, Candidate(str(way), runner, feed, config.batch)
@@ -136,10 +140,12 @@ def _opened(
 def overlap(place: Place, config: Config) -> Result:
     """Throughput with one, two and three streams: whether overlapping copies with computation gains any."""
     ways = [w for w in PYTORCH if w.runtime == "pytorch-cuda-graph"]
-    return {
-        f"{streams} streams": timing(place, config, ways, Protocol(duration=place.seconds, streams=streams))
-        for streams in (1, 2, 3)
-    }
+    found: Result = {}
+    for streams in (1, 2, 3):
+        protocol = Protocol(duration=place.seconds, streams=streams)
+        found[f"{streams} streams"] = timing(place, config, ways, protocol, keep=False)
+        place.keep(found)
+    return found
 
 
 def kernel_times(place: Place, config: Config, shown: int = 25) -> Result:

@@ -95,6 +95,7 @@ def bench_artifacts(
     record: bool = False,
     trust: bool = False,
     progress: ProgressCallback = silent,
+    keep: Callable[[Bench], object] | None = None,
 ) -> Bench:
     """Time artifacts and checkpoints side by side.
 
@@ -110,6 +111,7 @@ def bench_artifacts(
             images per second; or "both", beside one another.
         profiles: after the timing, also profile each artifact whose runtime can.
         record: keep the results in the artifacts' manifests.
+        keep: called now and then with the benchmark so far, as for `measure`.
 
     Returns:
         The measurements; the first candidate that could be run is the baseline.
@@ -127,6 +129,7 @@ def bench_artifacts(
     _refuse_unsupported(options, [runtime for _, runtime in pairs])
     if mode not in MODES:
         raise UsageError(f"`mode` {mode!r}: {did_you_mean(mode, MODES)}")
+    tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
     opened: list[tuple[Runner, Path, Runtime, OpenOptions, Mode, int | None]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
@@ -167,8 +170,13 @@ def bench_artifacts(
             raise UsageError("`transfers` cannot be omitted on a CPU, where nothing is copied")
         feeds.refuse_unknown({s.name for c in candidates for s in c.runner.inputs}, shapes, inputs)
         interrupted = False
+
+        def keep_measured(found: list[Measurement]) -> None:
+            if keep:
+                keep(Bench(found, skipped, [], found[0].title, protocol, environment.describe(), tools))
+
         try:
-            measured = measure(candidates, protocol, progress=progress)
+            measured = measure(candidates, protocol, progress=progress, keep=keep_measured)
         except Interrupted as e:
             measured, interrupted = e.done, True
         skipped += [(c.title, c.reason) for c in candidates if c.failure]
@@ -186,11 +194,10 @@ def bench_artifacts(
                 profiling = replace(chosen, profile=True, cuda_graph=None, throughput=False, streams=None)
                 with runtimes.open(artifact, runtime.name, trust=trust, options=profiling) as profiled:
                     tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
-    machine = environment.describe()
+    machine = environment.describe()  # with the clocks at the end
     unrecorded = (
         _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record and not interrupted else []
     )
-    tools = environment.tool_versions("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
     done = Bench(
         measured, skipped, tables, candidates[0].title if candidates else "", protocol, machine, tools, unrecorded
     )
@@ -280,8 +287,16 @@ def _refuse_unsupported(options: OpenOptions, asked: Sequence[Runtime]) -> None:
             raise UsageError(f"`{name}` is not supported by {titles}: leave it out")
 
 
+KEPT_EVERY = 5.0
+"""Seconds between two calls of `keep`."""
+
+
 def measure(
-    candidates: Sequence[Candidate], protocol: Protocol | None = None, *, progress: ProgressCallback = silent
+    candidates: Sequence[Candidate],
+    protocol: Protocol | None = None,
+    *,
+    progress: ProgressCallback = silent,
+    keep: Callable[[list[Measurement]], object] | None = None,
 ) -> list[Measurement]:
     """Time candidates side by side.
 
@@ -289,6 +304,7 @@ def measure(
         candidates: opened, with their inputs. Their turns are filled in; one that fails takes no further part, and its
             `failure` says why. The first that does not fail is the baseline.
         progress: called after each turn with the percentage of that candidate's run.
+        keep: called now and then between turns with the measurements so far, to store them where a crash does not reach.
 
     Raises:
         Exception: what the first candidate raised, if all of them failed.
@@ -298,6 +314,7 @@ def measure(
     meters = {True: power.of_gpu(), False: power.of_cpu()}
     most = max([protocol.streams, *(c.requests or 1 for c in candidates)])
     spent, shares = [0.0] * len(candidates), [0.0] * len(candidates)
+    kept = time.perf_counter()
     try:
         with ThreadPoolExecutor(most) as streams:
             for candidate in candidates:
@@ -325,16 +342,23 @@ def measure(
                     )
                     shares[number] = share
                     progress(Progress(f"timing {candidate.title}", round(100 * share), 100))
+                if keep and time.perf_counter() - kept > KEPT_EVERY and (found := _so_far(candidates, protocol)):
+                    keep(found)
+                    kept = time.perf_counter()
     except KeyboardInterrupt:
-        sound = [c for c in candidates if c.failure is None]
-        rounds = min((len(c.turns) for c in sound), default=0)  # the turns that all have had
-        for c in candidates:
-            del c.turns[rounds:]
-        raise Interrupted([_summarise(c, protocol, sound[0]) for c in sound if rounds]) from None
+        raise Interrupted(_so_far(candidates, protocol)) from None
     sound = [c for c in candidates if c.failure is None]
     if not sound and candidates and (error := candidates[0].failure):
         raise error
     return [_summarise(c, protocol, sound[0]) for c in sound]
+
+
+def _so_far(candidates: Sequence[Candidate], protocol: Protocol) -> list[Measurement]:
+    """The measurements of the turns that all candidates have had that did not fail; none before the first."""
+    sound = [c for c in candidates if c.failure is None]
+    rounds = min((len(c.turns) for c in sound), default=0)
+    common = [replace(c, turns=c.turns[:rounds], watts=c.watts[:rounds]) for c in sound if rounds]
+    return [_summarise(c, protocol, common[0]) for c in common]
 
 
 Part = Callable[["Candidate", Protocol], list[Timing]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ from typer import Argument, Context, Option
 from r2mrf_deploy.cli import flags, values
 from r2mrf_deploy.cli.common import app, kept_when_interrupted, line, print_json, shown_progress, table
 from r2mrf_deploy.cli.help import Group, Verb
-from r2mrf_deploy.errors import CheckFailed, RuntimeUnavailable, UsageError
+from r2mrf_deploy.errors import CheckFailed, R2mrfError, RuntimeUnavailable, UsageError
 from r2mrf_deploy.wording import count
 
 if TYPE_CHECKING:
@@ -289,18 +290,24 @@ def bench(
             print_json(done.to_dict())
         else:
             _print_bench(done, summary=summary, averages=avg_runs, profiles=profile)
+        # written after printing: a full disk must not lose the measurements
+        if done.measurements:
+            written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
+            if not as_json:
+                line(*map(str, written), exact=True)
+
+    def keep(done: Bench) -> None:
+        with suppress(OSError, R2mrfError):  # the end of the benchmark tells
+            bench_files.write(done, table=csv, markdown=markdown)
 
     with kept_when_interrupted(show), shown_progress() as progress:
         done = bench_artifacts(
             artifacts, runtime or [], protocol, size=free, batches=[*map(int, batches)],
             shapes=parse_shapes(shapes), inputs=feeds.parse_files(inputs), options=options, mode=mode,
             profiles=profile or export_profile is not None, record=record, trust=trust, progress=progress,
+            keep=keep if csv or markdown else None,
         )  # fmt: skip
     show(done)
-    # written after printing: a full disk must not lose the measurements
-    written = bench_files.write(done, export_times, export_profile, csv, markdown, plot)
-    if not as_json:
-        line(*map(str, written), exact=True)
 
 
 def _print_bench(done: Bench, *, summary: bool, averages: int | None, profiles: bool) -> None:

@@ -385,7 +385,9 @@ def _preload() -> None:
     with no_stdout():  # the session reports what is missing
         for place in (found and found.submodule_search_locations) or ():
             for folder in sorted(Path(place).glob("*/lib")):
-                onnxruntime.preload_dlls(directory=str(folder))
+                # what is not in the folder it takes from the system, which may have another cuDNN
+                cudnn = any(folder.glob("libcudnn.so*"))
+                onnxruntime.preload_dlls(cuda=not cudnn, cudnn=cudnn, directory=str(folder))
         onnxruntime.preload_dlls()
 
 

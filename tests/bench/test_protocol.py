@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from r2mrf_deploy import runtimes
-from r2mrf_deploy.bench import feeds
+from r2mrf_deploy.bench import feeds, protocol
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, bench_artifacts, measure, median_interval
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
@@ -222,6 +224,36 @@ def test_what_cannot_be_opened_is_left_out_alone(
     assert done.skipped == [("small.onnx on onnxruntime", said)]
     with pytest.raises(type(raised)):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1))
+
+
+def test_what_was_measured_so_far_is_told_after_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "KEPT_EVERY", 0.0)
+    kept: list[list[int]] = []
+    measure(candidates(1, 1), Protocol(0, 0, 6, 2), keep=lambda found: kept.append([len(m.turns) for m in found]))
+    assert kept == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_a_crash_leaves_the_files_of_what_was_measured_before(small: Path, exported: Path, tmp_path: Path) -> None:
+    program = """
+import os, sys
+from r2mrf_deploy.bench import protocol
+from r2mrf_deploy.cli import main
+protocol.KEPT_EVERY, whole, turns = 0.0, protocol._turn, []
+def turn(*given):
+    turns.append(given)
+    if len(turns) == 6:
+        os.kill(os.getpid(), 9)
+    return whole(*given)
+protocol._turn = turn
+main(sys.argv[1:])
+"""
+    files = ["--csv", str(tmp_path / "b.csv"), "--markdown", str(tmp_path / "b.md")]
+    quick = ["--size", "96x128", "--warmUp", "0", "--duration", "60", "--no-record"]
+    command = [sys.executable, "-c", program, "bench", str(small), str(exported), *quick, *files]
+    assert subprocess.run(command, capture_output=True).returncode == -9
+    with (tmp_path / "b.csv").open(newline="") as f:
+        assert [row[0] for row in csv.reader(f)][1:] == ["small.pth", "small.onnx"]
+    assert "small.onnx" in (tmp_path / "b.md").read_text()
 
 
 def test_a_sweep_over_batches(small: Path, exported: Path, tmp_path: Path) -> None:

@@ -297,9 +297,18 @@ def test_a_gpu_that_its_cuda_does_not_support_is_refused_with_the_cure(monkeypat
 def test_libraries_in_another_folder_than_onnx_runtime_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "nvidia" / "cu99" / "lib").mkdir(parents=True)
+    for folder, library in (("cu99", "libcublas.so.99"), ("cudnn99", "libcudnn.so.9")):
+        (tmp_path / "nvidia" / folder / "lib").mkdir(parents=True)
+        (tmp_path / "nvidia" / folder / "lib" / library).touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    asked: list[str | None] = []
-    monkeypatch.setattr("onnxruntime.preload_dlls", lambda directory=None: asked.append(directory), raising=False)
+    asked: list[tuple[str | None, bool, bool]] = []
+
+    def preload(cuda: bool = True, cudnn: bool = True, directory: str | None = None) -> None:
+        asked.append((directory, cuda, cudnn))
+
+    monkeypatch.setattr("onnxruntime.preload_dlls", preload, raising=False)
     module._preload()
-    assert str(tmp_path / "nvidia" / "cu99" / "lib") in asked and asked[-1] is None
+    # cuDNN is not looked for beside CUDA: what a folder lacks is taken from the system
+    assert (str(tmp_path / "nvidia" / "cu99" / "lib"), True, False) in asked
+    assert (str(tmp_path / "nvidia" / "cudnn99" / "lib"), False, True) in asked
+    assert asked[-1] == (None, True, True)
