@@ -160,7 +160,7 @@ def describe() -> dict[str, str | int]:
 
 
 def gpu() -> dict[str, str | int]:
-    """The first GPU, its driver and its current clocks, from nvidia-smi; empty if there is none."""
+    """The first GPU that CUDA uses, its driver and its current clocks, from nvidia-smi; empty if there is none."""
     import subprocess
 
     fields = {
@@ -170,7 +170,8 @@ def gpu() -> dict[str, str | int]:
         "gpu_memory_mhz": "clocks.mem",
         "gpu_power_limit_w": "power.limit",
     }
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader,nounits"]
+    which = [f"--id={bus}"] if (bus := _pci_bus()) else []
+    command = ["nvidia-smi", *which, f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -208,6 +209,14 @@ def compute_capability() -> str | None:
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
             return None
     return f"{major.value}.{minor.value}"
+
+
+def _pci_bus() -> str | None:
+    """The PCI bus of the first GPU that CUDA uses, which nvidia-smi, other than CUDA_VISIBLE_DEVICES, does not choose."""
+    driver, text = _driver(), ctypes.create_string_buffer(32)
+    if driver is None or cuda_driver() is not None or driver.cuDeviceGetPCIBusId(text, len(text), 0):
+        return None
+    return text.value.decode()
 
 
 def nvcc() -> Path | None:

@@ -196,10 +196,12 @@ def get(name: str) -> GPU:
 
 
 def of_device(name: str, compute_capability: str) -> GPU | None:
-    """The class of a device by its driver's name for it ("NVIDIA GeForce RTX 3090", "NVIDIA H200"); None if none fits."""
-    words = _words(name)
-    fits = [g for g in GPUS.values() if g.compute_capability == compute_capability and _words(g.name) <= words]
-    return max(fits, key=lambda g: len(_words(g.name)), default=None)
+    """The class of a device by its driver's name for it ("NVIDIA GeForce RTX 3090", "NVIDIA H200"); None if none fits, as
+    for a part of a card ("MIG 1g.10gb") and for a laptop's."""
+    if re.search(r"\b(mig|laptop|max-q)\b", name.lower()):
+        return None
+    fits = [g for g in GPUS.values() if g.compute_capability == compute_capability and _called(name, g.name)]
+    return max(fits, key=lambda g: len(g.name), default=None)
 
 
 def alike(name: str, compute_capability: str) -> GPU | None:
@@ -211,15 +213,21 @@ def alike(name: str, compute_capability: str) -> GPU | None:
     return near and replace(near, title=name, compute_capability=compute_capability)
 
 
-def _words(name: str) -> set[str]:
-    """The parts of a card's name: rtx3090 -> rtx, 3090."""
-    return set(re.findall(r"[a-z]+|\d+", name.lower()))
+def _called(name: str, short: str) -> bool:
+    """Whether a driver's name has a class's short name in it, with or without spaces: "RTX 3090" has rtx3090."""
+    spaced = r"[\W_]*".join(re.findall(r"[a-z]+|\d+", short))
+    return re.search(rf"\b{spaced}(?!\d)", name.lower()) is not None
 
 
 def sm(compute_capability: str) -> int:
     """A compute capability as TensorRT writes it: 8.6 -> 86, 12.0 -> 120."""
     major, _, minor = compute_capability.partition(".")
     return int(major) * 10 + int(minor)
+
+
+def has_tf32(compute_capability: str) -> bool:
+    """Whether a GPU's tensor cores multiply TF32: Ampere's and later ones do."""
+    return sm(compute_capability) >= 80
 
 
 def too_old_for_cuda(major: int | None, compute_capability: str | None) -> str | None:

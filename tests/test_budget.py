@@ -255,6 +255,12 @@ def test_wrong_use(
         ("Xavier", "7.2", "xavier"),
         ("NVIDIA Tegra X1", "5.3", None),
         ("NVIDIA GeForce RTX 3080", "8.6", None),
+        ("NVIDIA H100 80GB HBM3", "9.0", "h100"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "9.0", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", None),
+        ("Tesla T4", "7.5", "t4"),
+        ("NVIDIA T400 4GB", "7.5", None),
+        ("NVIDIA L40S", "8.9", None),
     ],
 )
 def test_a_device_s_class(name: str, capability: str, found: str | None) -> None:

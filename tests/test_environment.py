@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +33,24 @@ def test_a_container_uses_no_more_cores_than_its_share(
     assert environment.cores() == cores
     monkeypatch.setattr(environment, "CPU_SHARE", tmp_path / "none")
     assert environment.cores() == 6
+
+
+def test_the_gpu_that_is_described_is_the_one_that_cuda_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi does not look at CUDA_VISIBLE_DEVICES; the driver does."""
+
+    def bus(text: ctypes.Array[ctypes.c_char], size: int, device: int) -> int:
+        text.value = b"0000:17:00.0"
+        return 0
+
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "card at $1, 580"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(environment, "_driver", lambda: SimpleNamespace(cuDeviceGetPCIBusId=bus))
+    monkeypatch.setattr(environment, "cuda_driver", lambda: None)
+    assert environment.gpu() == {"gpu": "card at --id=0000:17:00.0", "driver": "580"}
+    monkeypatch.setattr(environment, "_driver", lambda: None)
+    assert "--query-gpu" in str(environment.gpu()["gpu"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 from place import FORMS, Config, Place, Result
@@ -17,7 +18,9 @@ from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
 from r2mrf_deploy.export.options import ExportOptions, PrecisionOptions
+from r2mrf_deploy.files import write_atomically
 from r2mrf_deploy.graph import files
+from r2mrf_deploy.runtimes.tensorrt.options import BuildOptions
 
 PROGRAM = Path(__file__).with_name("steps.py")
 """Makes one artifact in a process of its own."""
@@ -88,14 +91,23 @@ def export(place: Place, config: Config, suffixes: Sequence[str]) -> Result:
 def make(place: Place, config: Config, form: str, half: bool, suffix: str) -> str:
     """Make one file unless it exists, and return what became of it."""
     path, source = (place.artifact(config, form, half, s) for s in (suffix, ".onnx"))
-    if path.exists():
-        return "already there"
+    said = "already there" if path.exists() else _made(place, config, form, half, path, source)
+    roof_file = path.with_suffix(".roof.json")
+    if suffix == ".onnx" and path.exists() and not roof_file.exists():
+        with suppress(RuntimeUnavailable):  # the card is not in the table: its times have no roof beside them
+            write_atomically(roof_file, json.dumps(roof(place, path)).encode())
+    return said
+
+
+def _made(place: Place, config: Config, form: str, half: bool, path: Path, source: Path) -> str:
+    suffix = path.suffix
     try:
         if suffix == ".plan" and not (state := runtimes.get("tensorrt").availability()).ok:
             raise RuntimeUnavailable(f"nothing on this machine runs a plan: {state.reason}")
         if suffix != ".onnx":
             device = place.device if suffix == ".pt2" else None
-            made = build_artifact(source, path, device=device, allow_failed_parity=half)  # type: ignore[arg-type]
+            exact = BuildOptions(no_tf32=True) if suffix == ".plan" and not half else None
+            made = build_artifact(source, path, options=exact, device=device, allow_failed_parity=half)  # type: ignore[arg-type]
         elif half:
             fp32 = place.artifact(config, form, False, ".onnx")
             # random weights may fail, and are timed all the same
@@ -105,8 +117,6 @@ def make(place: Place, config: Config, form: str, half: bool, suffix: str) -> st
             made = export_artifact(place.checkpoint, path, options)
     except R2mrfError as e:
         return str(e)
-    if suffix == ".onnx":
-        path.with_suffix(".roof.json").write_text(json.dumps(roof(place, path)))
     return made.parity.verdict if made.parity else "made"
 
 

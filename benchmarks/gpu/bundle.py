@@ -71,7 +71,10 @@ def main() -> None:
         wheels = collect(given.python, have(given.have), Path(folder))
         if given.compute_capability:
             capability = given.compute_capability
-            wheels = [reduced(w, capability) if w.name.startswith("onnxruntime_gpu") else w for w in wheels]
+            try:
+                wheels = [reduced(w, capability) if w.name.startswith("onnxruntime_gpu") else w for w in wheels]
+            except fatbin.NotFatBinary as e:
+                raise SystemExit(f"--compute-capability {capability}: ONNX Runtime's library has {e}") from None
         parts = pack(wheels, given.output, int(given.part * 1e6))
     for part in parts:
         size = sum(f.stat().st_size for f in part.rglob("*") if f.is_file()) / 1e6
@@ -94,24 +97,24 @@ def collect(python: str, there: Mapping[str, str | None], folder: Path) -> list[
     shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would also pack files of earlier versions
     _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
     (own,) = folder.glob("r2mrf_deploy-*.whl")
-    wheels, done = [own], {"r2mrf-deploy"}
+    wheels, seen = {canonicalize_name("r2mrf-deploy"): own}, set[tuple[str, frozenset[str]]]()
     waiting = [*_needs(own, python, "export", "gpu"), Requirement("cuda-bindings>=12.6"), Requirement("pytest>=9.0")]
     while waiting:
         need = waiting.pop(0)
         name = canonicalize_name(need.name)
-        if name in done or _suffices(need, there.get(name, "missing")):
+        if (name, frozenset(need.extras)) in seen or _suffices(need, there.get(name, "missing")):
             continue
-        done.add(name)
-        if name in there:
-            print(f"the machine has {name} {there[name]}, but {need} is needed: the bundle includes it")
-        before = set(folder.iterdir())
-        options = ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
-        options += [f"--platform={p}" for p in PLATFORMS]
-        _pip("download", *options, "--dest", str(folder), f"{need.name}{need.specifier}")
-        (wheel,) = set(folder.iterdir()) - before
-        wheels.append(wheel)
-        waiting += _needs(wheel, python)
-    return wheels
+        seen.add((name, frozenset(need.extras)))
+        if name not in wheels:
+            if name in there:
+                print(f"the machine has {name} {there[name]}, but {need} is needed: the bundle includes it")
+            before = set(folder.iterdir())
+            options = ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+            options += [f"--platform={p}" for p in PLATFORMS]
+            _pip("download", *options, "--dest", str(folder), f"{need.name}{need.specifier}")
+            (wheels[name],) = set(folder.iterdir()) - before
+        waiting += _needs(wheels[name], python, *need.extras)
+    return list(wheels.values())
 
 
 def _suffices(need: Requirement, version: str | None) -> bool:

@@ -39,8 +39,9 @@ def card(place: Place) -> Result:
     source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
     ms = milliseconds(lambda: target.copy_(source))[0]
+    card = gpus.of_device(torch.cuda.get_device_name(), "{}.{}".format(*torch.cuda.get_device_capability()))
     return found | {
-        "class": gpus.of_device(torch.cuda.get_device_name(), "{}.{}".format(*torch.cuda.get_device_capability())).name,  # type: ignore[union-attr]
+        "class": card and card.name,
         "architectures": torch.cuda.get_arch_list(),
         "measured_tflops": rates,
         "measured_gb_s": 2 * source.nbytes / ms / 1e6,
@@ -159,6 +160,11 @@ def parity(place: Place) -> Result:
             "worst_output": worst, "worst_relative": relative[worst], "bound": bound, "ok": relative[worst] < bound,
             "relative": relative,
         }  # fmt: skip
+    place.keep(found)
+    if wrong := [name for name in VARIANTS if not found[name]["ok"]]:
+        raise AssertionError(
+            f"{', '.join(wrong)} differs from FP32 on the CPU by more than is allowed: see the results"
+        )
     return found
 
 

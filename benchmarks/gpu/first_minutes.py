@@ -15,6 +15,7 @@ import fnmatch
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,8 +28,13 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 import report  # noqa: E402
 import steps as all_steps  # noqa: E402
 from place import Place  # noqa: E402
+from timings import NOT_MADE  # noqa: E402
+
+from r2mrf_deploy.files import write_atomically  # noqa: E402
+from r2mrf_deploy.runtimes.pytorch.cuda import cuda_availability  # noqa: E402
 
 SMALL = {"steps": "2", "width": "4", "amdf_channels": "8", "initial_channels": "8"}
+MINIMAL = "aotinductor-minimal"
 FAMILIES = ("pytorch", "aotinductor", "onnxruntime", "tensorrt")
 
 
@@ -41,29 +47,41 @@ def main() -> None:
     place = Place(folder, "cuda", given.network, (), given.seconds)
     if given.dry_run:
         place = Place(folder, "cpu", "r2mrf-edge", tuple(SMALL.items()), 0.1)
-    order = {
-        "place": place.order(),
-        "sizes": sizes,
-        "batches": batches,
-        "families": given.runtimes or list(FAMILIES),
-    }
+    families = given.runtimes or list(FAMILIES)
+    order = {"place": place.order(), "sizes": sizes, "batches": batches}
     _refuse_other(folder, order["place"])
     log = folder / "steps.jsonl"
-    done = {line["step"] for line in report.lines(log) if line["ok"] or not given.again}
+    done = {line["step"] for line in report.lines(log) if line["ok"] or not (given.again or NOT_MADE in line["reason"])}
+    if not given.dry_run:
+        _refuse_without_gpu()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs is stopped too
+        signal.signal(number, lambda *_: sys.exit(1))
     end = time.monotonic() + given.minutes * 60
-    for step in all_steps.steps(sizes, batches, order["families"]):
+    for step in all_steps.steps(sizes, batches, families):
         wanted = not given.only or any(fnmatch.fnmatch(step.name, pattern) for pattern in given.only)
         if step.name in done or not wanted:
+            continue
+        order["families"] = families if step.name == MINIMAL else _unbroken(families, report.lines(log))
+        if "aotinductor" in step.name and "aotinductor" not in order["families"]:
             continue
         if (left := end - time.monotonic()) < 5:
             print(f"the {given.minutes:g} minutes are over: run this again to continue with {step.name}")
             break
-        line = run(step, folder, order, min(step.limit * (4 if given.dry_run else 1), left))
-        with log.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        limit = step.limit * (4 if given.dry_run else 1)
+        line = run(step, folder, order, min(limit, left))
+        if left < limit and not line["ok"] and time.monotonic() > end:
+            print(f"the {given.minutes:g} minutes are over: run this again to repeat {step.name}")
+            break
+        report.add(log, line)
         print(f"{step.name}: {'done' if line['ok'] else line['reason']} ({line['seconds']:.1f} s)", flush=True)
-        report.write(folder, given.output or folder)
+        report.write(folder, given.output or folder, "dry-run" if given.dry_run else "unknown")
     print((folder / "table.md").read_text() if (folder / "table.md").exists() else "there are no results yet")
+
+
+def _unbroken(families: list[str], lines: list[report.Line]) -> list[str]:
+    """The families without AOTInductor where its smallest package failed: others would only take time."""
+    broken = any(line["step"] == MINIMAL and not line["ok"] for line in lines)
+    return [family for family in families if not (broken and family == "aotinductor")]
 
 
 def run(step: Any, folder: Path, order: dict[str, Any], limit: float) -> dict[str, Any]:
@@ -127,7 +145,13 @@ def _refuse_other(folder: Path, place: dict[str, Any]) -> None:
     now = json.loads(json.dumps({key: place[key] for key in same}))
     if kept.exists() and json.loads(kept.read_text()) != now:
         raise SystemExit(f"{folder} holds results for {json.loads(kept.read_text())}: choose another --folder")
-    kept.write_text(json.dumps(now))
+    write_atomically(kept, json.dumps(now).encode())
+
+
+def _refuse_without_gpu() -> None:
+    """Without a GPU, or a PyTorch for it, every step would fail, and be taken for done."""
+    if not (state := cuda_availability()).ok:
+        raise SystemExit(f"{state.reason}; {state.cure}, or use --dry-run")
 
 
 def _size(text: str) -> tuple[int, int]:

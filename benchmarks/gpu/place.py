@@ -10,6 +10,7 @@ from typing import Any
 from r2mrf_deploy import gpus
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import RuntimeUnavailable
+from r2mrf_deploy.files import write_atomically
 
 Result = dict[str, Any]
 FORMS = {"traced": False, "rewritten": True}
@@ -47,7 +48,7 @@ class Place:
     def keep(self, found: Result) -> None:
         """Write the result so far: what a step has found is not lost if it crashes later."""
         if self.result:
-            self.result.write_text(json.dumps(found, default=str))
+            write_atomically(self.result, json.dumps(found, default=str).encode())
 
     @classmethod
     def ordered(cls, order: dict[str, Any]) -> Place:

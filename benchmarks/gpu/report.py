@@ -26,16 +26,27 @@ def lines(log: Path) -> list[Line]:
     return list(found.values())
 
 
-def write(folder: Path, output: Path) -> None:
-    """Write `table.md` to `folder`, and `gpu-NAME.json` to `output`."""
+def add(log: Path, line: Line) -> None:
+    """Add a step's result, on a line of its own also if the last one was cut off."""
+    text = log.read_bytes() if log.exists() else b""
+    with log.open("ab") as file:
+        file.write((b"" if not text or text.endswith(b"\n") else b"\n") + json.dumps(line).encode() + b"\n")
+
+
+def write(folder: Path, output: Path, unnamed: str = "unknown") -> None:
+    """Write `table.md` to `folder`, and `gpu-NAME.json` to `output`.
+
+    Args:
+        unnamed: the name where the steps do not tell the card's.
+    """
     found = lines(folder / "steps.jsonl")
     roofs: dict[str, Any] = {}
     for file in sorted(folder.glob("*/*.roof.json")):
         form = file.name.removesuffix(".roof.json").removesuffix("-fp16")
         said = roofs.setdefault(file.parent.name, {})
         said |= {f"{form}-{precision}": roof for precision, roof in json.loads(file.read_text()).items()}
-    card = next((line["result"] for line in found if line["step"] == "card" and line["ok"]), {})
-    name = str(card.get("machine", {}).get("gpu") or "dry-run")
+    card = next((line.get("result") or {} for line in found if line["step"] == "card"), {})
+    name = str(card.get("machine", {}).get("gpu") or unnamed)
     stem = "gpu-" + re.sub(r"\W+", "-", name.replace("NVIDIA ", "")).strip("-").lower()
     output.mkdir(parents=True, exist_ok=True)
     (output / f"{stem}.json").write_text(json.dumps({"steps": found, "roofs": roofs}, indent=1) + "\n")
@@ -47,9 +58,10 @@ def table(found: list[Line], roofs: dict[str, Any], name: str) -> str:
     said = [f"# {name}", ""]
     timings = [line["result"] for line in found if "measurements" in line.get("result", {})]
     for config in dict.fromkeys(timing["config"] for timing in timings):
-        said += ["", f"## {config}", "", *HEAD]
+        said += ["", f"## {config}"]
         own = [timing for timing in timings if timing["config"] == config]
-        said += [_row(m, roofs.get(config, {})) for timing in own for m in timing["measurements"]]
+        for timing in own:  # a table each: the speed-up is over the first that was timed beside it
+            said += ["", *HEAD, *(_row(m, roofs.get(config, {})) for m in timing["measurements"])]
         said += [f"\n- {what} was not timed: {why}" for timing in own for what, why in timing["skipped"].items()]
     for line in found:
         if line["ok"] and "passed" in line["result"]:

@@ -16,6 +16,8 @@ from r2mrf_deploy.bench.protocol import Candidate, Measurement, Protocol, measur
 from r2mrf_deploy.errors import RuntimeUnavailable
 from r2mrf_deploy.runtimes import OpenOptions
 
+NOT_MADE = "was not made: see the step"
+
 
 @dataclass(frozen=True)
 class Way:
@@ -98,13 +100,16 @@ def timing(
 
         def result(measured: Sequence[Measurement]) -> Result:
             sound = [way for way, candidate in opened if not candidate.failure]
+            pairs = [(m, way) for m, way in zip(measured, sound, strict=True) if "without a CUDA graph" not in m.device]
+            failed = {c.title: c.reason for _, c in opened if c.failure}
+            failed |= {m.title: m.device for m in measured if "without a CUDA graph" in m.device}
             found = [
                 m.to_dict() | {"form": way.form, "precision": way.precision, "cuda_graph": way.cuda_graph}
-                for m, way in zip(measured, sound, strict=True)
+                for m, way in pairs
             ]
             return {
                 "config": str(config), "size": config.size, "batch": config.batch, "measurements": found,
-                "skipped": skipped | {c.title: c.reason for _, c in opened if c.failure},
+                "skipped": skipped | failed,
             }  # fmt: skip
 
         return result(
@@ -128,7 +133,7 @@ def _opened(
             if not (state := runtimes.get(name).availability()).ok:
                 raise RuntimeUnavailable(f"{state.reason}; {state.cure}")
             if not file.exists():
-                raise RuntimeUnavailable(f"{file.name} was not made: see the step export-{config}")
+                raise RuntimeUnavailable(f"{file.name} {NOT_MADE} export-{config}")
             runner = runtimes.open(file, name, options=options)
         except Exception as e:  # libraries raise their own; the other ways are timed all the same
             skipped[f"{way} on {name}"] = worded(e)

@@ -134,6 +134,7 @@ class Remembering(Runner):
 
     def __init__(self, runner: Runner) -> None:
         self.runtime, self.device, self.emulates = runner.runtime, runner.device, runner.emulates
+        self.tf32 = runner.tf32
         self.inputs, self.outputs, self.preprocess = runner.inputs, runner.outputs, runner.preprocess
         self._runner = runner
         self._last: tuple[Arrays, Arrays] | None = None

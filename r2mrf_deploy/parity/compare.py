@@ -59,6 +59,7 @@ TOLERANCES = {
     # and 1e-3 on average, and by 1e-3 and 2e-2 at most. INT8 has one scale per activation: 0.02 on average.
     # The bound on the logits applies to the side outputs, which show drift along the recurrence.
     "fp16": Tolerance(map=0.02, logits=0.05, mean=0.002, f=0.005),
+    "tf32": Tolerance(map=0.02, logits=0.05, mean=0.002, f=0.005),  # the operands have FP16's 11 bits
     "bf16": Tolerance(map=0.25, logits=0.5, mean=0.005, f=0.02),
     "int8": Tolerance(map=1.0, logits=2.0, mean=0.03, f=0.06),
 }
@@ -134,7 +135,7 @@ class Parity:
     bisect: Search | None = None
     """The nodes whose precision explains a failure, if they were searched for."""
     rounding: str = "fp32"
-    """What selects the tolerance: see `Artifact.rounding`."""
+    """What selects the tolerance: see `Artifact.rounding` and `Runner.tf32`."""
     stated: Tolerance | None = None
     """The tolerance instead, if the artifact is compressed and the reference is not."""
     whole_path: WholePath | None = None
@@ -167,7 +168,8 @@ def compare(
     exact: Callable[[], Runner] | None = None,
     tolerance: Tolerance | None = None,
 ) -> Parity:
-    """Compare an artifact with a reference on the same inputs. The artifact's `rounding` selects the tolerance.
+    """Compare an artifact with a reference on the same inputs. The artifact's `rounding` selects the tolerance, or the
+    runner's TF32.
 
     Args:
         candidate: runs the artifact.
@@ -190,7 +192,8 @@ def compare(
         )
     about = (artifact.path.name, candidate.runtime, candidate.device, artifact.precision)
     shapes = [list(shape) for shape in dict.fromkeys(array.shape for array in inputs)]
-    result = Parity(*about, "pass", "", len(inputs), shapes, emulates=candidate.emulates, rounding=artifact.rounding)
+    rounding = "tf32" if candidate.tf32 and artifact.rounding == "fp32" else artifact.rounding
+    result = Parity(*about, "pass", "", len(inputs), shapes, emulates=candidate.emulates, rounding=rounding)
     result.stated = tolerance
     with timed(_LOG, "compared %s on %s with %s, on %s", *about[:2], reference.runtime, count(len(inputs), "input")):
         result.reason = _structure(reference, candidate) or _measure([(result, candidate)], reference, inputs, per_step)

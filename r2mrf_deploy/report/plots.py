@@ -76,7 +76,7 @@ def drift(results: Sequence[Parity], path: Path) -> Path:
             range(len(errors)), errors, "o-", ms=3, label=_label(f"{r.artifact} ({r.precision}, {r.runtime})")
         )
         if r.precision not in {c.precision for c in compared[:number]}:
-            axis.axhline(TOLERANCES[r.precision].logits, color=line.get_color(), ls="--", lw=0.8)
+            axis.axhline(TOLERANCES[r.rounding].logits, color=line.get_color(), ls="--", lw=0.8)
     axis.set_yscale("log")
     ticks = [name.replace("_branch", ".").replace("step", "") for name in names]
     axis.set_xticks(range(len(names)), map(_label, ticks), rotation=90)

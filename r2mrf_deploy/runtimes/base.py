@@ -165,6 +165,8 @@ class Runner(AbstractContextManager["Runner"]):
     """What runs it, in words."""
     emulates: str = ""
     """Why it is not computed in the artifact's precision, in words; empty if it is."""
+    tf32: bool = False
+    """Whether it computes FP32 with operands that are rounded to TF32's 11 bits, as TensorRT does where the GPU can."""
     on_gpu: bool = False
     streams: int = 1
     """How many threads may call `run` at once to some advantage."""

@@ -40,6 +40,8 @@ class OnnxRuntimeCPU(Runtime):
     suffixes = (".onnx",)
     supported_options = frozenset({"threads", "streams", "throughput", "cache", "profile"})
     provider: ClassVar[str] = "CPUExecutionProvider"
+    uses_tf32: ClassVar[bool] = False
+    """Whether FP32 becomes TF32 where the GPU has it."""
     unsupported_precisions = frozenset({"bf16"})
 
     def availability(self) -> Availability:
@@ -103,6 +105,7 @@ class OnnxRuntimeTensorRT(OnnxRuntimeCUDA):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime TensorRT"
+    uses_tf32 = True
     supported_options = frozenset({"threads", "profile", "cuda_graph", "buffers", "runtime_cache"})
     provider = "TensorrtExecutionProvider"
 
@@ -162,6 +165,7 @@ class OnnxRuntimeRunner(Runner):
                 self.emulates = "ONNX Runtime computes FP16 in FP32 on a CPU"
         else:
             self.device = _short(runtime.provider) + _elsewhere(self.session, runtime.provider)
+        self.tf32 = runtime.uses_tf32 and gpus.has_tf32(environment.compute_capability() or "0.0")
         layouts = specs.layouts(artifact)
         self.inputs = tuple(_spec(v, layouts) for v in self.session.get_inputs())
         self.outputs = tuple(_spec(v, layouts) for v in self.session.get_outputs())
@@ -254,7 +258,7 @@ class OnnxRuntimeDeviceRunner(ContextRunner):
         self._cuda_graph = bool(options.cuda_graph)
         self._first = OnnxRuntimeRunner(*self._source)
         self.runtime = runtime.name
-        self.inputs, self.outputs = self._first.inputs, self._first.outputs
+        self.inputs, self.outputs, self.tf32 = self._first.inputs, self._first.outputs, self._first.tf32
         if self._cuda_graph and not all(s.static for s in (*self.inputs, *self.outputs)):
             raise UsageError(f"ONNX Runtime's `cuda_graph` needs fixed sizes, and {artifact.path.name} has free ones")
         self.device = f"{device.device().name}, {self._first.device}" + (", CUDA graph" if self._cuda_graph else "")

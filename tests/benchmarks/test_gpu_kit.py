@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from r2mrf_deploy import environment
 
 KIT = Path(__file__).parents[2] / "benchmarks" / "gpu"
 
@@ -100,11 +105,12 @@ def test_what_is_there_is_not_carried_unless_it_is_too_old() -> None:
     assert not bundle._suffices(need, "2.6.0") and not bundle._suffices(need, "missing")
 
 
-def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+def wheel(folder: Path, name: str, files: dict[str, bytes], needs: Sequence[str] = ()) -> Path:
     path = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
     content = files | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode()
+        + "".join(f"Requires-Dist: {need}\n" for need in needs).encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     with zipfile.ZipFile(path, "w") as archive:
@@ -246,6 +252,93 @@ def test_a_line_that_was_cut_off_is_as_if_it_were_not_there(tmp_path: Path) -> N
     )
     assert [(line["step"], line["ok"]) for line in report.lines(log)] == [("a", True)]
     assert report.lines(tmp_path / "none") == []
+    report.add(log, {"step": "c", "ok": True, "result": {}})  # the next one is not glued to it
+    assert [line["step"] for line in report.lines(log)] == ["a", "c"]
+
+
+def test_a_card_that_is_not_in_the_table_has_no_roof_and_still_a_file(tmp_path: Path) -> None:
+    card = {"step": "card", "ok": False, "reason": "cut off", "result": {"machine": {"gpu": "NVIDIA A10"}}}
+    report.add(tmp_path / "steps.jsonl", card)
+    report.write(tmp_path, tmp_path)
+    assert (tmp_path / "gpu-a10.json").exists() and "card failed: cut off" in (tmp_path / "table.md").read_text()
+    (tmp_path / "steps.jsonl").unlink()
+    report.write(tmp_path, tmp_path)
+    assert (tmp_path / "gpu-unknown.json").exists() and not (tmp_path / "gpu-dry-run.json").exists()
+
+
+@pytest.mark.artifact
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_runs_is_stopped_with_the_kit(tmp_path: Path, number: int) -> None:
+    """A dropped connection must not leave a step on the card."""
+    command = [sys.executable, str(KIT / "first_minutes.py"), "--dry-run", "--folder", str(tmp_path), "--only", "card"]
+    kit = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    listed = ["pgrep", "-f", str(tmp_path / "card.json")]
+    end = time.monotonic() + 120
+    while subprocess.run(listed, stdout=subprocess.DEVNULL).returncode and time.monotonic() < end:
+        time.sleep(0.1)
+    kit.send_signal(number)
+    assert kit.wait(60) == 1
+    assert subprocess.run(listed, stdout=subprocess.DEVNULL).returncode == 1
+    assert not (tmp_path / "steps.jsonl").exists()  # it is not taken for done
+
+
+def test_without_a_gpu_nothing_is_recorded(tmp_path: Path) -> None:
+    if environment.cuda_driver() is None:
+        pytest.skip("there is a GPU here")
+    command = [sys.executable, str(KIT / "first_minutes.py"), "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "NVIDIA" in done.stderr and "--dry-run" in done.stderr
+    assert not (tmp_path / "steps.jsonl").exists()
+
+
+def test_what_could_not_be_captured_is_not_called_a_cuda_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = load("timings")
+
+    class Runner:
+        device, runtime = "a card, without a CUDA graph: it could not be captured", "pytorch-cuda"
+
+        def close(self) -> None: ...
+
+    def measured(candidates: Any, *_: Any, **__: Any) -> list[Any]:
+        devices = ("a card, CUDA graph", Runner.device)
+        return [
+            SimpleNamespace(title=f"{n}", device=device, to_dict=lambda n=n: {"name": n})
+            for n, device in enumerate(devices)
+        ]
+
+    ways = (timings.Way("pytorch-cuda", cuda_graph=True), timings.Way("pytorch-cuda-fp16", cuda_graph=True))
+    opened = [(way, SimpleNamespace(runner=Runner(), failure=None)) for way in ways]
+    monkeypatch.setattr(timings, "_opened", lambda *_: opened)
+    monkeypatch.setattr(timings, "measure", measured)
+    found = timings.timing(timings.Place(tmp_path, "cuda", "r2mrf"), timings.Config((32, 32), 1), ways)
+    assert [m["name"] for m in found["measurements"]] == [0] and found["skipped"] == {"1": Runner.device}
+
+
+def test_what_an_extra_of_a_requirement_needs_is_carried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {
+        "r2mrf_deploy": ["torch"],
+        "torch": ["toolkit[blas]", "toolkit"],
+        "toolkit": ["blas; extra == 'blas'"],
+        "blas": [],
+    }
+    monkeypatch.setattr(bundle, "ROOT", tmp_path)
+
+    def pip(verb: str, *arguments: str) -> None:
+        name = "r2mrf_deploy" if verb == "wheel" else re.split(r"\W", arguments[-1])[0]
+        wheel(tmp_path / "wheels", name, {}, needs.get(name, []))
+
+    (tmp_path / "wheels").mkdir()
+    monkeypatch.setattr(bundle, "_pip", pip)
+    there = dict.fromkeys(("cuda-bindings", "pytest"))
+    names = [w.name.split("-")[0] for w in bundle.collect("3.12", there, tmp_path / "wheels")]
+    assert names == ["r2mrf_deploy", "torch", "toolkit", "blas"]
+
+
+def test_a_compiler_whose_smallest_package_crashes_gets_no_more_time() -> None:
+    first_minutes = load("first_minutes")
+    crashed, worked = ({"step": "aotinductor-minimal", "ok": ok} for ok in (False, True))
+    for lines, left in (([], 3), ([worked], 3), ([crashed], 2)):
+        assert len(first_minutes._unbroken(["pytorch", "aotinductor", "tensorrt"], lines)) == left
 
 
 def measurement(runtime: str, precision: str, latency: float) -> dict[str, Any]:

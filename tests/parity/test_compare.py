@@ -13,6 +13,7 @@ from r2mrf_deploy.artifact import Artifact
 from r2mrf_deploy.checkpoint import Checkpoint
 from r2mrf_deploy.errors import GraphError, UsageError
 from r2mrf_deploy.export.build import build_artifact
+from r2mrf_deploy.export.check import Remembering
 from r2mrf_deploy.files import sha256
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.parity.artifacts import compare_artifacts
@@ -62,6 +63,16 @@ def test_a_difference_is_measured_and_fails() -> None:
     spread = np.log(RAMP / (1 - RAMP)).std()
     logit = np.log(0.11 / 0.89) - np.log(0.1 / 0.9)
     assert result.map.relative == pytest.approx(logit / spread, rel=1e-3)
+
+
+def test_tf32_is_judged_by_what_it_rounds_and_a_fault_in_it_still_fails() -> None:
+    rounded, wrong = Fixed(map=RAMP + np.float32(1e-3)), Fixed(map=RAMP[..., ::-1].copy())
+    assert verdict(rounded).verdict == "fail"
+    rounded.tf32 = wrong.tf32 = True
+    result = verdict(rounded)
+    assert result.passed and result.rounding == "tf32" and result.precision == "fp32"
+    assert verdict(wrong).verdict == "fail"
+    assert Remembering(rounded).tf32
 
 
 def test_a_small_difference_of_nearly_saturated_values_fails_by_its_logits() -> None:

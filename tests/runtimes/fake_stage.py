@@ -21,6 +21,7 @@ from fake_cuda_runtime import FakeCudaRuntime
 from fake_tensorrt import PLAN, FakeTensorRT, mean
 
 from r2mrf_deploy.artifact import Artifact
+from r2mrf_deploy.manifest import Contract
 from r2mrf_deploy.runtimes.base import OpenOptions
 from r2mrf_deploy.runtimes.cuda.bindings import CudaPython
 from r2mrf_deploy.runtimes.tensorrt.api import Library
@@ -55,10 +56,12 @@ class Stage:
         self.cuda = CudaPython()
         return self.rt
 
-    def runner(self, options: OpenOptions | None = None, **library: Any) -> TensorRTRunner:
+    def runner(
+        self, options: OpenOptions | None = None, contract: Contract | None = None, **library: Any
+    ) -> TensorRTRunner:
         self.trt = FakeTensorRT(self.rt, **library)
         found = Library("tensorrt_rtx" if self.trt.rtx else "tensorrt", self.trt)
-        return TensorRTRunner(found, Artifact(self._plan), options or OpenOptions(), self.cuda)
+        return TensorRTRunner(found, Artifact(self._plan, None, contract), options or OpenOptions(), self.cuda)
 
     def leaks(self) -> dict[str, int]:
         """What is alive when the device has done all that it was given."""

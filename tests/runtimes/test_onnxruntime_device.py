@@ -267,6 +267,7 @@ def test_tensorrt_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert OnnxRuntimeTensorRT().availability().ok
     monkeypatch.setattr(environment, "compute_capability", lambda: "6.1")
     monkeypatch.setattr(module, "cuda_major", lambda: 12)
+    assert OnnxRuntimeTensorRT().uses_tf32 and not OnnxRuntimeCUDA().uses_tf32
     state = OnnxRuntimeTensorRT().availability()
     assert (
         not state.ok and "does not support Pascal" in state.reason and state.cure == "choose `runtime` onnxruntime-cuda"

@@ -22,6 +22,7 @@ from fake_stage import (
 from fake_tensorrt import LAYERS
 
 from r2mrf_deploy.errors import InputError, R2mrfError, RuntimeUnavailable
+from r2mrf_deploy.manifest import Contract, Target
 from r2mrf_deploy.runtimes.base import OpenOptions
 
 # ---- results
@@ -58,6 +59,17 @@ def test_two_in_flight_have_their_own_inputs_and_outputs(
             for wait, arrays in zip(waits, (first, second), strict=True):
                 assert_map(wait()[0], arrays)
     assert stage.leaks() == {}
+
+
+def test_a_runner_says_whether_its_plan_rounds_to_tf32(stage: Stage) -> None:
+    with stage.runner() as runner:
+        assert runner.tf32  # the card is an Ampere
+        target = Target(
+            runtime="tensorrt", runtime_version="11", compute_capabilities=["8.6"], options={"noTF32": "true"},
+            built_without_gpu=False, achieved_precision="fp32",
+        )  # fmt: skip
+        said = Contract(kind="plan", inputs=list(runner.inputs), outputs=list(runner.outputs), target=target)
+    assert not stage.runner(contract=said).tf32
 
 
 def test_a_pipeline_of_two_keeps_the_order(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from r2mrf_deploy import gpus
 from r2mrf_deploy.errors import RuntimeUnavailable, first_line
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import Arrays, OpenOptions, Pending
@@ -237,7 +238,9 @@ class TorchRunner(ContextRunner):
         super().__init__()
         self.runtime = runtime
         self.inputs, self.outputs = inputs, outputs
-        self._title = f"{cuda.device().name}, {form}"
+        device = cuda.device()
+        self._title = f"{device.name}, {form}"
+        self.tf32 = bool(tf32) and gpus.has_tf32(device.compute_capability)
         self._cuda_graph = cuda_graph if options.cuda_graph is None else options.cuda_graph
         self.device = f"{self._title}, CUDA graph" if self._cuda_graph else self._title
         self._make_context = partial(

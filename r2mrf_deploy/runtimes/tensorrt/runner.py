@@ -79,6 +79,8 @@ class TensorRTRunner(ContextRunner):
         super().__init__()
         device, contract = provider.device(), artifact.contract
         self.device = f"{device.name} ({library.title} {library.version})"
+        built_without = contract is not None and contract.target is not None and "noTF32" in contract.target.options
+        self.tf32 = gpus.has_tf32(device.compute_capability) and not built_without
         self._library = library
         self._artifact = artifact
         self._options = options

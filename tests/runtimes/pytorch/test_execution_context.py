@@ -16,7 +16,7 @@ from host_torch import HostTorch
 from r2mrf_deploy.errors import ArtifactError, InputError
 from r2mrf_deploy.manifest import TensorSpec
 from r2mrf_deploy.runtimes.base import OpenOptions, now_ms
-from r2mrf_deploy.runtimes.cuda.bindings import CudaError
+from r2mrf_deploy.runtimes.cuda.bindings import CudaError, Device
 from r2mrf_deploy.runtimes.pytorch.execution_context import TorchRunner, precision
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=["n", "h", "w", 3], layout="NHWC")
@@ -60,6 +60,18 @@ def test_results_are_right_through_every_change_of_shape(graph: bool) -> None:
                 np.testing.assert_array_equal(job.run(arrays)["map"], expected(arrays))
     assert cuda.captures == (len(SIZES) if graph else 0)  # once for each change, never for the same shape
     assert cuda.live == {} and cuda.held == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "rounds"), [(True, "8.6", True), (True, "7.5", False), (False, "9.0", False)]
+)
+def test_a_runner_says_whether_it_rounds_to_tf32(
+    monkeypatch: pytest.MonkeyPatch, asked: bool, capability: str, rounds: bool
+) -> None:
+    monkeypatch.setattr(HostTorch, "device", lambda self: Device("a card", capability))
+    host: Any = HostTorch()
+    about = {"runtime": "fake", "form": "eager", "options": OpenOptions()}
+    assert TorchRunner(host, mean, (INPUT,), (OUTPUT,), tf32=asked, **about).tf32 == rounds
 
 
 def test_two_inferences_are_in_flight_and_keep_their_own_results() -> None:
