@@ -133,6 +133,7 @@ def bench_artifacts(
     opened: list[tuple[Runner, Path, Runtime, OpenOptions, Mode, int | None]] = []
     candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
+    unrecorded: list[str] = []
     unopened: Exception | None = None
     with ExitStack() as stack:
         for artifact, runtime, kind in ((a, r, kind) for a, r in pairs for kind in MODES[mode]):
@@ -140,11 +141,12 @@ def bench_artifacts(
             supported = {f: getattr(options, f) for f in changed(options) if f in runtime.supported_options}
             chosen = OpenOptions(**supported | _for_mode(kind, runtime, protocol))
             try:
-                runner = stack.enter_context(runtimes.open(artifact, runtime.name, trust=trust, options=chosen))
+                runner = runtimes.open(artifact, runtime.name, trust=trust, options=chosen)
             except Exception as e:  # libraries raise their own; the others are timed all the same
                 unopened = unopened or e
                 skipped.append((f"{artifact.name} on {runtime.name}", worded(e)))
                 continue
+            stack.callback(_close, runner, artifact.name, unrecorded)
             requests = _requests(kind, mode, runner, runtime, protocol)
             if kind == "throughput" and requests is None:
                 why = f"{runtime.title} computes one inference after the other: there is no throughput mode"
@@ -186,24 +188,37 @@ def bench_artifacts(
             if kind == "throughput" and mode == "both":
                 continue  # the layers are those of the other
             feed = next((c.feed for c in candidates if c.runner is runner), None)
+            what = f"the profile of {artifact.name} on {runtime.name}"
             if "profile" not in runtime.supported_options:
-                what = f"the profile of {artifact.name} on {runtime.name}"
                 skipped.append((what, f"{runtime.title} cannot profile"))
             elif feed is not None:
                 progress(Progress(f"profiling {artifact.name} on {runtime.name}"))
                 profiling = replace(chosen, profile=True, cuda_graph=None, throughput=False, streams=None)
-                with runtimes.open(artifact, runtime.name, trust=trust, options=profiling) as profiled:
-                    tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
+                try:
+                    with runtimes.open(artifact, runtime.name, trust=trust, options=profiling) as profiled:
+                        tables.append(profile(names[artifact], profiled, feed, protocol.iterations))
+                except Exception as e:  # the timings are there
+                    skipped.append((what, worded(e)))
+                except KeyboardInterrupt:
+                    interrupted = True
+                    break
     machine = environment.describe()  # with the clocks at the end
-    unrecorded = (
-        _record(measured, {names[a]: a for a in artifacts}, protocol, machine) if record and not interrupted else []
-    )
+    if record and not interrupted:
+        unrecorded += _record(measured, {names[a]: a for a in artifacts}, protocol, machine)
     done = Bench(
         measured, skipped, tables, candidates[0].title if candidates else "", protocol, machine, tools, unrecorded
     )
     if interrupted:
         raise Interrupted(done)
     return done
+
+
+def _close(runner: Runner, name: str, unrecorded: list[str]) -> None:
+    """Close a runner. A runtime that cannot store its cache must not lose the timings."""
+    try:
+        runner.close()
+    except Exception as e:
+        unrecorded.append(f"{name} on {runner.runtime}: {worded(e)}")
 
 
 def _for_mode(mode: Mode, runtime: Runtime, protocol: Protocol) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class OnnxRuntimeCUDA(OnnxRuntimeCPU):
         except bindings.CudaError as e:
             if options.buffers or options.cuda_graph:
                 raise
-            runner = OnnxRuntimeRunner(self, artifact, options)
+            with PREPARING:
+                runner = OnnxRuntimeRunner(self, artifact, options)
             runner.device += f", copies not timed separately: {e}"
             return runner
         with PREPARING:

@@ -21,10 +21,11 @@ from r2mrf_deploy.bench import feeds, protocol
 from r2mrf_deploy.bench.protocol import Candidate, Protocol, bench_artifacts, measure, median_interval
 from r2mrf_deploy.errors import InputError, UsageError
 from r2mrf_deploy.manifest import TensorSpec
+from r2mrf_deploy.progress import Interrupted
 from r2mrf_deploy.report import bench_files, bench_tables
 from r2mrf_deploy.runtimes import OpenOptions
 from r2mrf_deploy.runtimes.base import Arrays, Pending, Runner, Timing, now_ms
-from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU
+from r2mrf_deploy.runtimes.onnxruntime import OnnxRuntimeCPU, OnnxRuntimeRunner
 
 pytestmark = pytest.mark.artifact
 
@@ -224,6 +225,23 @@ def test_what_cannot_be_opened_is_left_out_alone(
     assert done.skipped == [("small.onnx on onnxruntime", said)]
     with pytest.raises(type(raised)):
         bench_artifacts([exported], (), Protocol(0, 0, 1, 1))
+
+
+def test_what_fails_after_the_timing_does_not_lose_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[BaseException] = [KeyboardInterrupt(), *(OSError(f"full {n}") for n in range(3))]
+
+    def fail(*_: object) -> None:
+        raise failures.pop(0)
+
+    monkeypatch.setattr(protocol, "profile", fail)
+    with pytest.raises(Interrupted) as caught:
+        bench_artifacts([exported], (), Protocol(0, 0, 1, 1), profiles=True)
+    assert [m.name for m in caught.value.done.measurements] == ["small.onnx"]
+    monkeypatch.setattr(OnnxRuntimeRunner, "close", fail)  # of the one that is profiled, and of the one that was timed
+    found = bench_artifacts([exported], (), Protocol(0, 0, 1, 1), profiles=True, record=False)
+    assert [m.name for m in found.measurements] == ["small.onnx"] and not failures
+    assert found.skipped == [("the profile of small.onnx on onnxruntime", "OSError: full 1")]
+    assert found.not_recorded == ["small.onnx on onnxruntime: OSError: full 2"]
 
 
 def test_what_was_measured_so_far_is_told_after_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
