@@ -227,6 +227,16 @@ def nvcc() -> Path | None:
     return Path(found) if found else None
 
 
+def cuda_toolkit() -> Path | None:
+    """The folder of CUDA's toolkit that has the stub of the driver's library, which linking needs; None if there is none."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    if compiler := nvcc():  # a link, or a script that calls another
+        homes += [str(compiler.parents[1]), str(compiler.resolve().parents[1])]
+    stubs = [f"{lib}/stubs/libcuda.so" for lib in ("lib64", "lib", "lib/*-linux-gnu", "targets/*/lib")]
+    found = (Path(home) for home in [*homes, "/usr/local/cuda"] if any(any(Path(home).glob(stub)) for stub in stubs))
+    return next(found, None)
+
+
 def _driver() -> Any | None:
     """The driver's library."""
     for library in ("libcuda.so.1", "nvcuda.dll"):

@@ -44,11 +44,13 @@ def test_what_an_uninstall_leaves_of_onnx_runtime_is_no_onnx_runtime(
     assert not state.ok and state.version == "1.1" and "pip uninstall onnxruntime-gpu" in state.cure
 
 
-def test_a_gpu_without_cuda_s_toolkit_makes_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_cuda_s_toolkit_makes_no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "cuda_driver", lambda: None)
     monkeypatch.setattr(environment, "nvcc", lambda: None)
-    monkeypatch.delenv("CUDA_HOME", raising=False)
-    state = AOTInductor().availability()
-    assert state.ok and "cannot be made" in state.reason and "CUDA_HOME" in state.cure
-    monkeypatch.setenv("CUDA_HOME", "/somewhere")
+    for nowhere in ("", str(tmp_path / "none"), str(tmp_path)):
+        monkeypatch.setenv("CUDA_HOME", nowhere)
+        state = AOTInductor().availability()
+        assert state.ok and "cannot be made" in state.reason and "CUDA_HOME" in state.cure
+    (tmp_path / "lib64" / "stubs").mkdir(parents=True)
+    (tmp_path / "lib64" / "stubs" / "libcuda.so").touch()
     assert not AOTInductor().availability().reason

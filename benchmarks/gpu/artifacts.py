@@ -14,6 +14,7 @@ from place import FORMS, Config, Place, Result
 
 from r2mrf_deploy import budget, environment, runtimes
 from r2mrf_deploy.errors import R2mrfError, RuntimeUnavailable
+from r2mrf_deploy.export.aotinductor import cuda_home
 from r2mrf_deploy.export.build import build_artifact
 from r2mrf_deploy.export.chain import export_artifact
 from r2mrf_deploy.export.convert import convert_artifact
@@ -27,7 +28,8 @@ PROGRAM = Path(__file__).with_name("steps.py")
 
 
 def minimal(place: Place) -> Result:
-    """Make, load and run PyTorch's own packages of one convolution, without this project: whether a crash is PyTorch's.
+    """Make, load and run PyTorch's own packages of one convolution: whether a crash is PyTorch's. Of this project it takes
+    only where CUDA's toolkit is.
 
     The log says how far it came. The library in a package asks for an executable stack because of the assembly file with the
     constants; loading one for the CPU beside CUDA, and one for the GPU whose constants are C++, tells whether that matters.
@@ -44,7 +46,7 @@ def minimal(place: Place) -> Result:
             torch.zeros(1, device=place.device)  # CUDA's threads are there
         path, image = place.folder / f"{name}.pt2", torch.rand(1, 3, 64, 96, device=device)
         module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU()).to(device).eval()
-        with torch.no_grad():
+        with torch.no_grad(), cuda_home(device):
             print(f"making {path.name}")
             exported = torch.export.export(module, (image,))
             torch._inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=settings)

@@ -57,7 +57,7 @@ class AOTInductorExporter(Exporter):
             "aot_inductor.metadata": {formats.KEY: contract.embedded()},
             "cpp.dynamic_threads": True,  # the process that runs the package sets their number
         }
-        with quiet(), torch.no_grad(), _cuda_home(device), precision(tf32=False if device == "cuda" else None):
+        with quiet(), torch.no_grad(), cuda_home(device), precision(tf32=False if device == "cuda" else None):
             try:
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
             except Exception as e:  # its exceptions share no base class
@@ -127,13 +127,20 @@ def _refuse_crash(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _cuda_home(device: str) -> Iterator[None]:
-    """Set CUDA_HOME while a package is linked: PyTorch looks for the driver's stub library only there."""
-    compiler = environment.nvcc() if device == "cuda" and not os.environ.get("CUDA_HOME") else None
-    if compiler:
-        os.environ["CUDA_HOME"] = str(compiler.resolve().parents[1])
+def cuda_home(device: str) -> Iterator[None]:
+    """Set CUDA_HOME while a package is linked: PyTorch looks for the driver's stub library only there, in a folder that it
+    has chosen when it was imported."""
+    from torch.utils import cpp_extension
+
+    toolkit = environment.cuda_toolkit() if device == "cuda" else None
+    before, chosen = os.environ.get("CUDA_HOME"), cpp_extension.CUDA_HOME
+    if toolkit:
+        os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = str(toolkit)
     try:
         yield
     finally:
-        if compiler:
-            del os.environ["CUDA_HOME"]
+        cpp_extension.CUDA_HOME = chosen
+        if before is None:
+            os.environ.pop("CUDA_HOME", None)
+        else:
+            os.environ["CUDA_HOME"] = before

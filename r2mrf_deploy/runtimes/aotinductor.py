@@ -7,7 +7,6 @@ outside its folder too. So what it is given is a private copy, which has been co
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -58,7 +57,7 @@ class AOTInductor(Runtime):
         if environment.cxx() is None:
             reason = "packages run here but cannot be made: there is no C++ compiler"
             return Availability(True, state.version, reason, environment.CXX)
-        if environment.cuda_driver() is None and environment.nvcc() is None and "CUDA_HOME" not in os.environ:
+        if environment.cuda_driver() is None and environment.cuda_toolkit() is None:
             reason = "GPU packages run here but cannot be made: that needs the driver stub in the CUDA toolkit"
             return Availability(True, state.version, reason, "install the toolkit, or set CUDA_HOME to its folder")
         return state

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from r2mrf_deploy import environment, formats, runtimes, sample_photographs
 from r2mrf_deploy.artifact import Artifact
@@ -280,18 +281,42 @@ def test_a_crash_of_pytorch_is_an_error_and_not_ours(
         aotinductor._refuse_crash(tmp_path / "x.pt2")  # its check, which follows, says what is wrong
 
 
-def test_cuda_home_is_set_where_the_compiler_is_found_and_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("given", [None, "", "/nowhere", "cuda-13"])
+def test_cuda_home_is_the_toolkit_with_the_stub_and_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
-    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
-    nvcc.parent.mkdir(parents=True)
-    nvcc.touch(mode=0o755)
+    """The compiler on the PATH is a link to that of a toolkit; PyTorch and the linker must look in one folder."""
+    toolkit, link = tmp_path / "cuda-13", tmp_path / "bin" / "nvcc"
+    for file in (toolkit / "bin" / "nvcc", toolkit / "targets" / "x86_64-linux" / "lib" / "stubs" / "libcuda.so"):
+        file.parent.mkdir(parents=True)
+        file.touch(mode=0o755)
+    link.parent.mkdir()
+    link.symlink_to(toolkit / "bin" / "nvcc")
+    monkeypatch.delenv("CUDA_PATH", raising=False)
     monkeypatch.delenv("CUDA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(nvcc.parent), prepend=":")
-    with aotinductor._cuda_home("cuda"):
-        assert os.environ["CUDA_HOME"] == str(tmp_path / "cuda")
-    with aotinductor._cuda_home("cpu"):
-        assert "CUDA_HOME" not in os.environ
-    monkeypatch.setenv("CUDA_HOME", "/mine")
-    with aotinductor._cuda_home("cuda"):
-        assert os.environ["CUDA_HOME"] == "/mine"
+    if given is not None:
+        monkeypatch.setenv("CUDA_HOME", str(toolkit) if given == "cuda-13" else given)
+    before = os.environ.get("CUDA_HOME")
+    monkeypatch.setenv("PATH", str(link.parent), prepend=":")
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", "/guess")
+    with aotinductor.cuda_home("cuda"):
+        assert os.environ["CUDA_HOME"] == cpp_extension.CUDA_HOME == str(toolkit)
+    for _ in range(2):
+        assert os.environ.get("CUDA_HOME") == before and cpp_extension.CUDA_HOME == "/guess"
+        with aotinductor.cuda_home("cpu"):
+            assert os.environ.get("CUDA_HOME") == before and cpp_extension.CUDA_HOME == "/guess"
+
+
+def test_the_exporter_links_in_that_folder(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setattr(environment, "cuda_toolkit", lambda: tmp_path)
+    monkeypatch.setattr(aotinductor, "cuda_home", lambda _, whole=aotinductor.cuda_home: whole("cuda"))
+
+    def compiled(*_: object, **__: object) -> None:
+        seen.append(os.environ.get("CUDA_HOME"))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compiled)
+    with pytest.raises(BuildError, match="enough"):
+        export_artifact(small, tmp_path / "x.pt2", ExportOptions((96, 128)))
+    assert seen == [str(tmp_path)]
