@@ -49,7 +49,7 @@ def main() -> None:
         place = Place(folder, "cpu", "r2mrf-edge", tuple(SMALL.items()), 0.1)
     families = given.runtimes or list(FAMILIES)
     order = {"place": place.order(), "sizes": sizes, "batches": batches}
-    _refuse_other(folder, order["place"])
+    _refuse_other(folder, order["place"] | {"card": None if given.dry_run else _card()})
     log = folder / "steps.jsonl"
     done = {line["step"] for line in report.lines(log) if line["ok"] or not (given.again or NOT_MADE in line["reason"])}
     if not given.dry_run:
@@ -140,12 +140,22 @@ def _why(code: int, log: Path) -> str:
 
 
 def _refuse_other(folder: Path, place: dict[str, Any]) -> None:
-    """Refuse a folder with results of another network or device."""
-    kept, same = folder / "order.json", ("device", "network", "settings")
+    """Refuse a folder with results of another network, device or card."""
+    kept, same = folder / "order.json", ("device", "card", "network", "settings")
     now = json.loads(json.dumps({key: place[key] for key in same}))
     if kept.exists() and json.loads(kept.read_text()) != now:
         raise SystemExit(f"{folder} holds results for {json.loads(kept.read_text())}: choose another --folder")
     write_atomically(kept, json.dumps(now).encode())
+
+
+def _card() -> str | None:
+    """The name and the identifier of the card; None if PyTorch has none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return f"{found.name} {getattr(found, 'uuid', '')}".strip()
 
 
 def _refuse_without_gpu() -> None:

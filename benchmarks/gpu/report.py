@@ -77,9 +77,10 @@ def _row(m: dict[str, Any], roofs: dict[str, Any]) -> str:
     roof = roofs.get(f"{m['form']}-{m['precision']}", {}).get("roof_ms")
     compute = m["compute"]["median"] if "compute" in m else m["latency"]["median"]
     share = f"{100 * roof / compute:.0f} %" if roof else ""
+    speed_up = "" if m["speed_up"] is None else f"{m['speed_up']:.2f}"
     return (
         f"| {m['runtime']} | {m['name']} | {m['latency']['median']:.2f} | {m['images_per_second']:.0f} | {share} | "
-        f"{m['speed_up']:.2f} |"
+        f"{speed_up} |"
     )
 
 

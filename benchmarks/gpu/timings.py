@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,29 @@ ON_CPU = {"aotinductor": "aotinductor", "onnxruntime-cuda": "onnxruntime", "tens
 def timing(
     place: Place, config: Config, ways: Sequence[Way], protocol: Protocol | None = None, *, keep: bool = True
 ) -> Result:
-    """Time ways of running the network side by side. The result lists those that cannot run, with the reason."""
+    """Time ways of running the network side by side. The result lists those that cannot run, with the reason.
+
+    All are open at once. One that finds no room beside the others is timed alone, and has no speed-up.
+    """
     protocol = protocol or Protocol(duration=place.seconds)
-    skipped: dict[str, str] = {}
+    found, skipped = _side_by_side(place, config, ways, protocol, keep)
+    for way in [way for way, why in skipped.items() if len(ways) > 1 and CROWDED.search(why)]:
+        with suppress(Exception):  # it stays among those that cannot run
+            alone, _ = _side_by_side(place, config, [way], protocol, keep=False)
+            found["measurements"] += [m | {"speed_up": None} for m in alone["measurements"]]
+            skipped = {w: why for w, why in skipped.items() if w != way or not alone["measurements"]}
+    return found | {"skipped": _named(place, skipped)}
+
+
+UNCAPTURED = "without a CUDA graph"
+CROWDED = re.compile(f"out of memory|{UNCAPTURED}")  # PyTorch's captures end for want of memory too
+
+
+def _side_by_side(
+    place: Place, config: Config, ways: Sequence[Way], protocol: Protocol, keep: bool
+) -> tuple[Result, dict[Way, str]]:
+    """The measurements, and why each of the other ways has none."""
+    skipped: dict[Way, str] = {}
     with ExitStack() as stack:
         opened = []
         for way, candidate in _opened(place, config, ways, skipped):
@@ -100,21 +121,26 @@ def timing(
 
         def result(measured: Sequence[Measurement]) -> Result:
             sound = [way for way, candidate in opened if not candidate.failure]
-            pairs = [(m, way) for m, way in zip(measured, sound, strict=True) if "without a CUDA graph" not in m.device]
-            failed = {c.title: c.reason for _, c in opened if c.failure}
-            failed |= {m.title: m.device for m in measured if "without a CUDA graph" in m.device}
+            skipped.update({way: c.reason for way, c in opened if c.failure})
+            skipped.update({way: m.device for m, way in zip(measured, sound, strict=True) if UNCAPTURED in m.device})
             found = [
                 m.to_dict() | {"form": way.form, "precision": way.precision, "cuda_graph": way.cuda_graph}
-                for m, way in pairs
+                for m, way in zip(measured, sound, strict=True)
+                if way not in skipped
             ]
             return {
                 "config": str(config), "size": config.size, "batch": config.batch, "measurements": found,
-                "skipped": skipped | failed,
+                "skipped": _named(place, skipped),
             }  # fmt: skip
 
-        return result(
-            measure([c for _, c in opened], protocol, keep=lambda measured: keep and place.keep(result(measured)))
+        measured = measure(
+            [c for _, c in opened], protocol, keep=lambda measured: keep and place.keep(result(measured))
         )
+        return result(measured), skipped
+
+
+def _named(place: Place, skipped: dict[Way, str]) -> dict[str, str]:
+    return {f"{way} on {_runtime(place, way)}": why for way, why in skipped.items()}
 
 
 def _runtime(place: Place, way: Way) -> str:
@@ -124,7 +150,7 @@ def _runtime(place: Place, way: Way) -> str:
 
 
 def _opened(
-    place: Place, config: Config, ways: Sequence[Way], skipped: dict[str, str]
+    place: Place, config: Config, ways: Sequence[Way], skipped: dict[Way, str]
 ) -> Iterator[tuple[Way, Candidate]]:
     for way in ways:
         file, name = way.file(place, config), _runtime(place, way)
@@ -136,7 +162,7 @@ def _opened(
                 raise RuntimeUnavailable(f"{file.name} {NOT_MADE} export-{config}")
             runner = runtimes.open(file, name, options=options)
         except Exception as e:  # libraries raise their own; the other ways are timed all the same
-            skipped[f"{way} on {name}"] = worded(e)
+            skipped[way] = worded(e)
             continue
         feed = dict(feeds.sweep(runner.inputs, [config.batch], config.size, {}, {}))[config.batch]
         yield way, Candidate(str(way), runner, feed, config.batch)

@@ -291,27 +291,38 @@ def test_without_a_gpu_nothing_is_recorded(tmp_path: Path) -> None:
     assert not (tmp_path / "steps.jsonl").exists()
 
 
-def test_what_could_not_be_captured_is_not_called_a_cuda_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("beside", "alone"), [("out of memory", None), ("out of memory", "no"), ("it is wrong", None)])
+def test_what_finds_no_room_is_timed_alone_and_what_could_not_be_captured_is_no_cuda_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str, alone: str | None
+) -> None:
     timings = load("timings")
+    first, second, third = (timings.Way(f"pytorch-cuda{name}", cuda_graph=True) for name in ("", "-fp16", "-graph"))
+    uncaptured = "a card, without a CUDA graph: it could not be captured"
 
-    class Runner:
-        device, runtime = "a card, without a CUDA graph: it could not be captured", "pytorch-cuda"
-
-        def close(self) -> None: ...
+    def opened(place: Any, config: Any, ways: Any, skipped: Any) -> Any:
+        for way in ways:
+            if way == third and (why := beside if len(ways) > 1 else alone):
+                skipped[way] = why
+            else:
+                device = uncaptured if way == second else "a card, CUDA graph"
+                runner = SimpleNamespace(device=device, close=lambda: None)
+                yield way, SimpleNamespace(way=way, runner=runner, failure=None)
 
     def measured(candidates: Any, *_: Any, **__: Any) -> list[Any]:
-        devices = ("a card, CUDA graph", Runner.device)
         return [
-            SimpleNamespace(title=f"{n}", device=device, to_dict=lambda n=n: {"name": n})
-            for n, device in enumerate(devices)
+            SimpleNamespace(device=c.runner.device, to_dict=lambda c=c: {"runtime": c.way.runtime, "speed_up": 1.0})
+            for c in candidates
         ]
 
-    ways = (timings.Way("pytorch-cuda", cuda_graph=True), timings.Way("pytorch-cuda-fp16", cuda_graph=True))
-    opened = [(way, SimpleNamespace(runner=Runner(), failure=None)) for way in ways]
-    monkeypatch.setattr(timings, "_opened", lambda *_: opened)
+    monkeypatch.setattr(timings, "_opened", opened)
     monkeypatch.setattr(timings, "measure", measured)
-    found = timings.timing(timings.Place(tmp_path, "cuda", "r2mrf"), timings.Config((32, 32), 1), ways)
-    assert [m["name"] for m in found["measurements"]] == [0] and found["skipped"] == {"1": Runner.device}
+    place, config = timings.Place(tmp_path, "cuda", "r2mrf"), timings.Config((32, 32), 1)
+    found = timings.timing(place, config, [first, second, third])
+    times = {m["runtime"]: m["speed_up"] for m in found["measurements"]}
+    works = beside == "out of memory" and alone is None
+    assert times == {"pytorch-cuda": 1.0} | ({"pytorch-cuda-graph": None} if works else {})
+    left = {f"{second} on {second.runtime}": uncaptured} | ({} if works else {f"{third} on {third.runtime}": beside})
+    assert found["skipped"] == left
 
 
 def test_what_an_extra_of_a_requirement_needs_is_carried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,6 +343,15 @@ def test_what_an_extra_of_a_requirement_needs_is_carried_too(tmp_path: Path, mon
     there = dict.fromkeys(("cuda-bindings", "pytest"))
     names = [w.name.split("-")[0] for w in bundle.collect("3.12", there, tmp_path / "wheels")]
     assert names == ["r2mrf_deploy", "torch", "toolkit", "blas"]
+
+
+def test_a_folder_holds_the_results_of_one_card(tmp_path: Path) -> None:
+    first_minutes = load("first_minutes")
+    place = {"device": "cuda", "network": "r2mrf", "settings": (), "card": "NVIDIA H200 GPU-1"}
+    for _ in range(2):
+        first_minutes._refuse_other(tmp_path, place)
+    with pytest.raises(SystemExit, match="choose another --folder"):
+        first_minutes._refuse_other(tmp_path, place | {"card": "NVIDIA H200 GPU-2"})
 
 
 def test_a_compiler_whose_smallest_package_crashes_gets_no_more_time() -> None:
