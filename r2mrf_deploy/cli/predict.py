@@ -176,7 +176,6 @@ def predict(
     as_json: flags.Json = False,
 ) -> None:
     """Find what is in focus: maps, overlays, contours, scores."""
-    from r2mrf_deploy import runtimes
     from r2mrf_deploy.artifact import Artifact
     from r2mrf_deploy.predict import Outputs, Sources, footage, summaries
     from r2mrf_deploy.predict.rois import Rois
@@ -191,8 +190,7 @@ def predict(
     if connections:
         flags.refuse_given(context, (*served.LOCAL, "cache"), "has no meaning for a server (`server`)")
     loading = flags.loading(network, settings, weights_key, rename)
-    other = runtime is not None and ".onnx" not in runtimes.get(runtime).suffixes
-    artifact, given = _artifact_first(inputs, needs_checkpoint=other or any(loading.values()))
+    artifact, given = _artifact_first(inputs, needs_checkpoint=_needs_checkpoint(runtime) or any(loading.values()))
     outputs = Outputs.of(
         save, map_side=map_side, overlay_side=overlay_side, overlay_format=overlay_format, float_format=float_format
     )
@@ -423,6 +421,14 @@ def _link(source: str, page: Path) -> str:
         return quote(os.fsencode(Path(os.path.relpath(source, page.resolve().parent)).as_posix()))
     except ValueError:  # another drive
         return Path(source).as_uri()
+
+
+def _needs_checkpoint(runtime: str | None) -> bool:
+    """Whether the shipped weights must be a checkpoint: a runtime that opens ONNX files too may not compute in theirs."""
+    from r2mrf_deploy import checkpoint_files, runtimes
+
+    opens = {".onnx"} if runtime is None else {*runtimes.get(runtime).suffixes}
+    return ".onnx" not in opens or bool(opens & {*checkpoint_files.SUFFIXES})
 
 
 def _artifact_first(given: list[str], *, needs_checkpoint: bool) -> tuple[Path, list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from r2mrf_deploy.cli import main
+from r2mrf_deploy.cli.predict import _needs_checkpoint
 from tests.predict.conftest import photograph
 
 Run = Callable[..., int]
@@ -93,3 +94,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_touched(
     assert run(*arguments) == 2
     assert said in capsys.readouterr().err
     assert {p: p.read_bytes() for p in Path().rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("runtime", "checkpoint"),
+    [(None, False), ("onnxruntime", False), ("openvino", False), ("pytorch", True), ("pytorch-cuda-fp16", True)],
+)
+def test_the_shipped_weights_are_what_the_runtime_computes_in_its_precision(
+    runtime: str | None, checkpoint: bool
+) -> None:
+    """PyTorch's variants open the shipped ONNX file too, but one for FP16 refuses it, since it is FP32."""
+    assert _needs_checkpoint(runtime) == checkpoint
