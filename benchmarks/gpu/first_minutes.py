@@ -51,7 +51,7 @@ def main() -> None:
     order = {"place": place.order(), "sizes": sizes, "batches": batches}
     _refuse_other(folder, order["place"] | {"card": None if given.dry_run else _card()})
     log = folder / "steps.jsonl"
-    done = {line["step"] for line in report.lines(log) if line["ok"] or not (given.again or NOT_MADE in line["reason"])}
+    done = {line["step"] for line in report.lines(log) if _is_done(line, given.again)}
     if not given.dry_run:
         _refuse_without_gpu()
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs is stopped too
@@ -76,6 +76,12 @@ def main() -> None:
         print(f"{step.name}: {'done' if line['ok'] else line['reason']} ({line['seconds']:.1f} s)", flush=True)
         report.write(folder, given.output or folder, "dry-run" if given.dry_run else "unknown")
     print((folder / "table.md").read_text() if (folder / "table.md").exists() else "there are no results yet")
+
+
+def _is_done(line: report.Line, again: bool) -> bool:
+    """Whether a step need not run again: it did, and the artifacts that it wanted were there."""
+    whys = [line.get("reason", ""), *(line.get("result") or {}).get("skipped", {}).values()]
+    return (line["ok"] or not again) and not any(NOT_MADE in why for why in whys)
 
 
 def _unbroken(families: list[str], lines: list[report.Line]) -> list[str]:

@@ -54,7 +54,7 @@ def steps(sizes: Sequence[tuple[int, int]], batches: Sequence[int], families: Se
             found.append(Step(f"compile-{first}-{what}", 280, partial(timing, config=first, ways=ways)))
         found.append(Step(f"streams-{first}", 90, partial(overlap, config=first)))
         found.append(Step(f"kernels-{first}", 90, partial(kernel_times, config=first)))
-    found += [Step(f"tests-{name}", 300, partial(tests, name=name)) for name in files(families)]
+    found += [Step(f"tests-{name}", 600, partial(tests, name=name)) for name in files(families)]
     return found
 
 

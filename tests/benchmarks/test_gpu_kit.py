@@ -345,6 +345,22 @@ def test_what_an_extra_of_a_requirement_needs_is_carried_too(tmp_path: Path, mon
     assert names == ["r2mrf_deploy", "torch", "toolkit", "blas"]
 
 
+@pytest.mark.parametrize(
+    ("line", "done", "done_again"),
+    [
+        ({"ok": True, "result": {"skipped": {"x": "no room"}}}, True, True),
+        ({"ok": True, "result": {"skipped": {"x": "a.onnx was not made: see the step export-1"}}}, False, False),
+        ({"ok": False, "reason": "RuntimeUnavailable: a.onnx was not made: see the step export-1"}, False, False),
+        ({"ok": False, "reason": "it crashed"}, True, False),
+    ],
+)
+def test_a_step_that_lacked_artifacts_runs_when_they_are_there(
+    line: dict[str, Any], done: bool, done_again: bool
+) -> None:
+    first_minutes = load("first_minutes")
+    assert first_minutes._is_done(line, False) == done and first_minutes._is_done(line, True) == done_again
+
+
 def test_a_folder_holds_the_results_of_one_card(tmp_path: Path) -> None:
     first_minutes = load("first_minutes")
     place = {"device": "cuda", "network": "r2mrf", "settings": (), "card": "NVIDIA H200 GPU-1"}
